@@ -1,0 +1,12 @@
+//! The pure floor: plain data in, plain data out.
+//!
+//! Nothing here reads a clock, waits, draws a random number or touches a file. Every
+//! decision that podgres takes is a function in this room, so that it can be tested by
+//! table, enumerated, simulated and replayed.
+
+pub mod data_directory;
+pub mod member;
+pub mod routing;
+pub mod status;
+pub mod supervision;
+pub mod wal;

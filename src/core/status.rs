@@ -1,0 +1,190 @@
+//! What a member tells the others and the operator about itself.
+//!
+//! Names follow `pg_stat_replication`, `pg_stat_wal_receiver`, `pg_replication_slots` and Patroni's
+//! `/cluster`. The same value is streamed to the peers, shown by `podgres status` and used for routing.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::data_directory::SystemIdentifier;
+use super::member::Ordinal;
+use super::supervision::{JobKind, JobProgress};
+use super::wal::{Lsn, TimelineId};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    Primary,
+    Standby,
+}
+
+impl Role {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Standby => "standby",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberState {
+    /// Accepts connections; on a standby: but does not stream.
+    Running,
+    /// A standby whose WAL receiver streams.
+    Streaming,
+    Cloning,
+    Rewinding,
+    Starting,
+    Stopped,
+    Fenced,
+    Unreachable,
+}
+
+impl MemberState {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Streaming => "streaming",
+            Self::Cloning => "cloning",
+            Self::Rewinding => "rewinding",
+            Self::Starting => "starting",
+            Self::Stopped => "stopped",
+            Self::Fenced => "fenced",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}
+
+/// Whether a member has data that a new cluster must not ignore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldData {
+    /// Its data directory is empty.
+    None,
+    /// It holds something, complete or not.
+    Some,
+    /// It has not looked yet, or its supervisor does not answer.
+    Unknown,
+}
+
+/// One row of `pg_replication_slots` that matters to the members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotStatus {
+    pub slot_name: String,
+    pub active: bool,
+    pub restart_lsn: Option<Lsn>,
+    /// `wal_status = 'lost'`: the WAL that it held back has been removed.
+    pub lost: bool,
+    /// Bytes until the slot is at risk; `None` if unlimited or unknown.
+    pub safe_wal_size_bytes: Option<i64>,
+}
+
+/// One row of `pg_stat_replication`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicationStatus {
+    pub application_name: String,
+    pub client_addr: Option<IpAddr>,
+    /// `startup`, `catchup`, `streaming`, `backup`, `stopping`.
+    pub state: String,
+    pub sent_lsn: Option<Lsn>,
+    pub flush_lsn: Option<Lsn>,
+    pub replay_lsn: Option<Lsn>,
+    /// `async`, `potential`, `sync`, `quorum`.
+    pub sync_state: String,
+    pub pid: i32,
+}
+
+/// What a running server answers to the agent's one query.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerStatus {
+    /// `server_version_num`, e.g. 150018.
+    pub server_version: u32,
+    pub system_identifier: SystemIdentifier,
+    pub timeline: TimelineId,
+    pub in_recovery: bool,
+    /// The WAL receiver exists and is `streaming`.
+    pub receiver_streaming: bool,
+    /// Primary: written and flushed. Standby: received and flushed.
+    pub flush_lsn: Lsn,
+    /// Standby: applied. Primary: the same as `flush_lsn`.
+    pub replay_lsn: Lsn,
+    /// Standby: the newest position that the upstream reported (`latest_end_lsn`).
+    pub upstream_lsn: Option<Lsn>,
+    /// Standby: milliseconds since the commit time of the last replayed transaction.
+    pub replay_age_ms: Option<u64>,
+    /// `pg_postmaster_start_time()` as text, for `/patroni`.
+    pub postmaster_start_time: String,
+    /// Primary only.
+    pub replication: Vec<ReplicationStatus>,
+    pub slots: Vec<SlotStatus>,
+    /// The oldest WAL segment that still exists; looked up only while a member is not streaming.
+    pub oldest_wal_lsn: Option<Lsn>,
+    pub wal_segment_size_bytes: u64,
+    /// The login role for replication exists with the right password verifier.
+    pub replication_role: bool,
+}
+
+/// Process ids, given only where they mean something outside the pod: in a demo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberPids {
+    pub supervisor: Option<u32>,
+    pub postgres: Option<u32>,
+    pub sidecar: Option<u32>,
+}
+
+/// A clone under way.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobReport {
+    pub kind: JobKind,
+    #[serde(flatten)]
+    pub progress: JobProgress,
+}
+
+/// One member, as it describes itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    pub name: String,
+    pub cluster: String,
+    pub ordinal: Ordinal,
+    /// The pod's UID, or another text that changes with each incarnation of the pod.
+    pub uid: String,
+    /// `None` while it has no data and no task.
+    pub role: Option<Role>,
+    pub state: MemberState,
+    /// The name of the situation that its last decision rests on.
+    pub situation: String,
+    /// The situation as a sentence with its particulars.
+    pub message: String,
+    pub held_data: HeldData,
+    pub system_identifier: Option<SystemIdentifier>,
+    /// Present while the server answers.
+    pub server: Option<ServerStatus>,
+    /// Accepts client connections now.
+    pub accepting: bool,
+    /// Accepts writes now: not in recovery, and allowed to be the primary.
+    pub writable: bool,
+    pub job: Option<JobReport>,
+    pub host: IpAddr,
+    pub postgres_port: u16,
+    pub http_port: u16,
+    pub read_write_port: u16,
+    pub read_only_port: u16,
+    pub pids: Option<MemberPids>,
+    /// podgres' own version.
+    pub version: String,
+    /// Clones this member has made since its volume was new, by reason, are metrics; this one is for tests and status.
+    pub clones_total: u64,
+}
+
+impl MemberStatus {
+    /// A standby that accepts connections and whose WAL receiver streams.
+    #[must_use]
+    pub fn streaming(&self) -> bool {
+        self.accepting && self.state == MemberState::Streaming
+    }
+}

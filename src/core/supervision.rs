@@ -1,0 +1,230 @@
+//! What the agent asks of the supervisor, and what the supervisor says of itself.
+//!
+//! One JSON value a line in each direction over the pod's unix socket. Requests carry only what
+//! changes while a pod lives; paths, names and secrets are the supervisor's own settings.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::data_directory::{DataDirectory, SystemIdentifier};
+
+/// The server that a standby streams or clones from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// The name that its certificate must carry.
+    pub host: String,
+    /// The address that DNS gave, so that libpq need not ask a cache that may still say NXDOMAIN.
+    pub address: IpAddr,
+    pub port: u16,
+    /// The physical replication slot on the upstream that is this member's.
+    pub slot: String,
+}
+
+/// How PostgreSQL is to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "role", rename_all = "snake_case")]
+pub enum ServerRole {
+    Primary,
+    /// `upstream` is `None` while nobody is known: the server then replays and serves what it has.
+    Standby {
+        upstream: Option<Upstream>,
+    },
+}
+
+/// How to stop PostgreSQL (manual, "Shutting Down the Server").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopMode {
+    /// Ends sessions, writes a checkpoint (SIGINT).
+    Fast,
+    /// Ends at once, crash recovery at the next start (SIGQUIT).
+    Immediate,
+}
+
+/// Why a directory is cloned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CloneReason {
+    /// There was no data.
+    Empty,
+    /// The primary no longer has the WAL that this standby needs next.
+    WalGone,
+    /// The directory holds WAL that the primary's history does not.
+    Diverged,
+    /// The operator asked.
+    Requested,
+}
+
+/// A slow action on the data directory; at most one runs at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "job", rename_all = "snake_case")]
+pub enum JobRequest {
+    /// Makes a new cluster in a staging directory and renames it to PGDATA.
+    Initdb,
+    /// Copies the upstream into a staging directory and renames it to PGDATA.
+    Clone {
+        upstream: Upstream,
+        /// The clone is refused if the upstream turns out to be another cluster.
+        system_identifier: SystemIdentifier,
+        /// `Empty` refuses a PGDATA that holds anything; the other reasons replace it.
+        reason: CloneReason,
+    },
+}
+
+impl JobRequest {
+    #[must_use]
+    pub fn kind(&self) -> JobKind {
+        match self {
+            Self::Initdb => JobKind::Initdb,
+            Self::Clone { .. } => JobKind::Clone,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    Initdb,
+    Clone,
+}
+
+/// How far a clone is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JobProgress {
+    pub done_bytes: u64,
+    /// 0 while not yet known.
+    pub total_bytes: u64,
+    /// Mean rate since the job began.
+    pub bytes_per_second: u64,
+}
+
+/// What became of the last job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum JobState {
+    Running {
+        progress: JobProgress,
+    },
+    Done,
+    /// `refused`: trying again cannot help (bad settings, foreign data, no space).
+    Failed {
+        refused: bool,
+        message: String,
+    },
+}
+
+/// The job that runs or ran last.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// Counts up from 1 with each job of this supervisor.
+    pub id: u64,
+    pub kind: JobKind,
+    #[serde(flatten)]
+    pub state: JobState,
+}
+
+/// The postmaster, as its parent sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Postmaster {
+    /// `last_exit` says how it ended: `None` if it never ran under this supervisor.
+    Stopped {
+        last_exit: Option<PostmasterExit>,
+    },
+    /// Started; `ready` once `postmaster.pid` says "ready" or "standby".
+    Running {
+        pid: u32,
+        role: ServerRole,
+        ready: bool,
+    },
+    Stopping {
+        pid: u32,
+        mode: StopMode,
+    },
+}
+
+/// How a postmaster ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PostmasterExit {
+    /// Asked for by the agent, by TERM or by the fence.
+    pub requested: bool,
+    /// `exited with code 1`, `killed by signal 9`.
+    pub description: String,
+    /// Whether it had become ready before it ended.
+    pub was_ready: bool,
+}
+
+/// Whether PostgreSQL may run writable, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "licence", rename_all = "snake_case")]
+pub enum Licence {
+    /// No deadline: fixed leadership.
+    Unlimited,
+    /// Ends by itself this long after the supervisor received it.
+    Limited { remaining_ms: u64 },
+    /// Never given, or run out: a primary is stopped and not started.
+    None,
+}
+
+/// What the supervisor answers to every request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SupervisorStatus {
+    /// Grows with every change; handed back in [`SupervisorRequest::Wait`].
+    pub version: u64,
+    pub pid: u32,
+    pub postmaster: Postmaster,
+    pub job: Option<JobStatus>,
+    /// As read while PostgreSQL was last stopped, before the start of a server that runs now.
+    pub data_directory: DataDirectory,
+    pub licence: Licence,
+    /// Major version of the PostgreSQL programs in this container.
+    pub major_version: u32,
+    /// TERM came: nothing is started any more.
+    pub stopping: bool,
+    /// The licence ran out while PostgreSQL was writable, and it was stopped because of that.
+    pub fenced: bool,
+}
+
+/// One request, one line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum SupervisorRequest {
+    Status,
+    /// Answers when the version is no longer `version`, or after `timeout_ms`.
+    Wait {
+        version: u64,
+        timeout_ms: u64,
+    },
+    /// Starts a stopped postmaster; writes podgres' configuration files first.
+    Start {
+        server: ServerRole,
+    },
+    /// Writes the configuration anew for `server` (same kind of role) and reloads.
+    Reload {
+        server: ServerRole,
+    },
+    Stop {
+        mode: StopMode,
+    },
+    Run {
+        job: JobRequest,
+    },
+    /// Ends the running job and cleans its staging directory.
+    Cancel,
+    /// `duration_ms` from the receipt; `None` for no deadline.
+    GrantLicence {
+        duration_ms: Option<u64>,
+    },
+    RevokeLicence,
+}
+
+/// One reply, one line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum SupervisorReply {
+    /// Done, or begun; the status as it is now.
+    Status(Box<SupervisorStatus>),
+    /// The request does not fit the state (e.g. a second job) or could not be read.
+    Refused { message: String },
+}

@@ -1,0 +1,196 @@
+//! Positions in the write-ahead log, and the family tree of timelines.
+//!
+//! Sources: PostgreSQL manual, "WAL Internals" and "Timelines"; `pg_lsn` text form.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A byte position in the write-ahead log, written as PostgreSQL writes it: `0/3000060`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Lsn(pub u64);
+
+impl Lsn {
+    /// Bytes from `earlier` to this position; 0 if `earlier` is not earlier.
+    #[must_use]
+    pub fn bytes_since(self, earlier: Lsn) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// The first position of the WAL segment that holds this position.
+    ///
+    /// `segment_size_bytes` is a power of two (`wal_segment_size`, 16 MiB by default).
+    #[must_use]
+    pub fn segment_start(self, segment_size_bytes: u64) -> Lsn {
+        Lsn(self.0 - self.0 % segment_size_bytes)
+    }
+}
+
+impl fmt::Display for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & 0xFFFF_FFFF)
+    }
+}
+
+/// A text that is no WAL position or timeline history.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid {kind} \"{text}\"")]
+pub struct InvalidWalText {
+    /// What was expected: "WAL position" or "timeline history line".
+    pub kind: &'static str,
+    /// What was found.
+    pub text: String,
+}
+
+impl FromStr for Lsn {
+    type Err = InvalidWalText;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = || InvalidWalText {
+            kind: "WAL position",
+            text: text.to_owned(),
+        };
+        let (high, low) = text.split_once('/').ok_or_else(invalid)?;
+        let half = |digits: &str| {
+            let plain = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
+            if plain {
+                u64::from_str_radix(digits, 16).map_err(|_| invalid())
+            } else {
+                Err(invalid())
+            }
+        };
+        Ok(Lsn(half(high)? << 32 | half(low)?))
+    }
+}
+
+impl TryFrom<String> for Lsn {
+    type Error = InvalidWalText;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Lsn> for String {
+    fn from(lsn: Lsn) -> Self {
+        lsn.to_string()
+    }
+}
+
+/// A timeline: 1 for a new cluster, one more with each promotion.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TimelineId(pub u32);
+
+impl fmt::Display for TimelineId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A place in the history of a cluster: two positions compare only within one timeline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalPosition {
+    pub timeline: TimelineId,
+    pub lsn: Lsn,
+}
+
+/// The ancestors of a timeline, oldest first, each with the position where the next one branched off.
+///
+/// Timeline 1 has no ancestors and no history file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimelineHistory {
+    pub timeline: TimelineId,
+    pub ancestors: Vec<WalPosition>,
+}
+
+impl TimelineHistory {
+    /// Reads the text of a `.history` file (`parent<TAB>switch LSN<TAB>reason` a line, `#` comments).
+    ///
+    /// # Errors
+    /// A line that is neither empty, a comment, nor of that form.
+    pub fn parse(timeline: TimelineId, text: &str) -> Result<Self, InvalidWalText> {
+        let mut ancestors = Vec::new();
+        for line in text.lines().map(str::trim) {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let invalid = || InvalidWalText {
+                kind: "timeline history line",
+                text: line.to_owned(),
+            };
+            let mut words = line.split_whitespace();
+            let parent = words.next().and_then(|w| w.parse().ok()).ok_or_else(invalid)?;
+            let lsn = words.next().and_then(|w| w.parse().ok()).ok_or_else(invalid)?;
+            ancestors.push(WalPosition {
+                timeline: TimelineId(parent),
+                lsn,
+            });
+        }
+        Ok(Self { timeline, ancestors })
+    }
+
+    /// Whether a server at `position` has nothing that this history lacks, so that it can follow.
+    ///
+    /// On the history's own timeline the position must not be past `end`; on an ancestor it must
+    /// not be past the branch point; any other timeline is a fork.
+    #[must_use]
+    pub fn contains(&self, position: WalPosition, end: Lsn) -> bool {
+        if position.timeline == self.timeline {
+            return position.lsn <= end;
+        }
+        self.ancestors
+            .iter()
+            .any(|branch| branch.timeline == position.timeline && position.lsn <= branch.lsn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_lsn_reads_what_it_writes() {
+        for text in ["0/0", "0/3000060", "16/B374D848", "FFFFFFFF/FFFFFFFF"] {
+            let lsn: Lsn = text.parse().expect(text);
+            assert_eq!(lsn.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn an_lsn_refuses_what_postgresql_refuses() {
+        for text in [
+            "",
+            "0",
+            "/",
+            "0/",
+            "/0",
+            "0/123456789",
+            "0x1/0",
+            "+1/0",
+            "0/-1",
+            "0/ 1",
+            "G/0",
+        ] {
+            assert!(text.parse::<Lsn>().is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_history_tells_who_can_follow() {
+        let text = "1\t0/5000000\tno recovery target specified\n\n# note\n2\t0/7000000\tx\n";
+        let history = TimelineHistory::parse(TimelineId(3), text).expect("valid history");
+        let at = |timeline, lsn| WalPosition {
+            timeline: TimelineId(timeline),
+            lsn: Lsn(lsn),
+        };
+        let end = Lsn(0x800_0000);
+        assert!(history.contains(at(1, 0x500_0000), end));
+        assert!(!history.contains(at(1, 0x500_0001), end), "past the branch point");
+        assert!(history.contains(at(3, 0x800_0000), end));
+        assert!(!history.contains(at(3, 0x800_0001), end), "ahead of the upstream");
+        assert!(!history.contains(at(4, 1), end), "a fork");
+        assert!(TimelineHistory::parse(TimelineId(2), "one 0/1").is_err());
+    }
+}

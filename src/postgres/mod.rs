@@ -1,0 +1,80 @@
+//! PostgreSQL's programs, files and client protocol: one file per verb.
+//!
+//! Never decides anything; tells what it found and does what it is told.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A text that must not reach a log, an argument or a child's environment.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text itself; the caller sees to it that it goes nowhere else.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// A login: role name and password.
+#[derive(Clone, Debug)]
+pub struct Login {
+    pub user: String,
+    pub password: Secret,
+}
+
+/// Everything that the programs and configuration of one server need and that does not change while it lives.
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    /// `<cluster>-<ordinal>`; `application_name` of the WAL receiver and `cluster_name`.
+    pub member: String,
+    /// PGDATA.
+    pub data_directory: PathBuf,
+    /// The folder with `initdb`, `postgres`, `pg_basebackup`, `pg_controldata`.
+    pub program_directory: PathBuf,
+    /// The pod's shared emptyDir: generated configuration, passfile, sockets. Never on the data volume.
+    pub run_directory: PathBuf,
+    /// Where PostgreSQL puts its own unix sockets.
+    pub socket_directories: Vec<PathBuf>,
+    /// `listen_addresses`.
+    pub listen_addresses: String,
+    /// Where this pod's own clients (sidecar) reach the server.
+    pub local_address: IpAddr,
+    pub port: u16,
+    pub superuser: Login,
+    pub replication: Login,
+    /// `POSTGRES_DB`.
+    pub database: String,
+    /// `POSTGRES_INITDB_ARGS`, split as a shell would.
+    pub initdb_arguments: Vec<String>,
+    /// `POSTGRES_HOST_AUTH_METHOD`, `scram-sha-256` by default.
+    pub host_auth_method: String,
+    /// `/docker-entrypoint-initdb.d`.
+    pub initdb_scripts: PathBuf,
+    /// A mounted folder with the user's `*.conf` and `pg_hba.conf`, if any.
+    pub user_configuration: Option<PathBuf>,
+    /// A mounted folder with `tls.crt`, `tls.key`, `ca.crt`, if any.
+    pub tls: Option<PathBuf>,
+    /// Fast stop, then immediate stop after this long.
+    pub stop_timeout: Duration,
+}
+
+impl ServerSettings {
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.program_directory.join(name)
+    }
+}
