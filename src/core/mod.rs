@@ -5,8 +5,13 @@
 //! table, enumerated, simulated and replayed.
 
 pub mod data_directory;
+pub mod decide;
+pub mod decision;
 pub mod member;
+pub mod observation;
+pub mod policy;
 pub mod routing;
+pub mod situation;
 pub mod status;
 pub mod supervision;
 pub mod wal;

@@ -1,0 +1,281 @@
+//! The one row that fits an observation: log sentence, metric label, column of `podgres status`.
+
+use serde::{Deserialize, Serialize};
+
+/// What a member finds itself in. Exactly one fits each observation; `decide` picks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Situation {
+    SupervisorUnreachable,
+    Leaving,
+    Initialising,
+    Cloning,
+    JobRefused,
+    JobFailed,
+    UnusableDataDirectory,
+    WrongMajorVersion,
+    Unlicensed,
+    AskingPeers,
+    PeerHoldsData,
+    PeersUnreachable,
+    NewCluster,
+    WaitingForName,
+    WaitingForPrimary,
+    ReadyToClone,
+    FirstHoldsStandby,
+    FirstBehindPeer,
+    AnotherPrimary,
+    ReadyAsPrimary,
+    StartFailing,
+    ForeignDataDirectory,
+    WasWritable,
+    Diverged,
+    WalGone,
+    ReadyAsStandby,
+    Stopping,
+    Starting,
+    Unresponsive,
+    WritableStandby,
+    Recovering,
+    Primary,
+    TwoWritable,
+    UpstreamMoved,
+    Streaming,
+    NotStreaming,
+    PrimaryUnreachable,
+}
+
+/// What follows from a situation that stays as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outlook {
+    /// The member works.
+    Steady,
+    /// Something is under way or awaited.
+    Passing,
+    /// Acting would endanger data: a person must decide. `init` ends with exit code 65.
+    Refused,
+    /// What was awaited did not come in time. `init` ends with exit code 69.
+    Overdue,
+}
+
+/// Name, outlook and explanation of every situation, in the order in which `decide` asks for them.
+pub const SITUATIONS: [(Situation, Outlook, &str); 37] = {
+    use Outlook::{Overdue, Passing, Refused, Steady};
+    use Situation as S;
+    [
+        (
+            S::SupervisorUnreachable,
+            Passing,
+            "the supervisor does not answer on its socket",
+        ),
+        (
+            S::Leaving,
+            Passing,
+            "the pod is ending; nothing is started any more",
+        ),
+        (
+            S::Initialising,
+            Passing,
+            "a new cluster is being made in the staging directory",
+        ),
+        (
+            S::Cloning,
+            Passing,
+            "the primary is being copied into the staging directory",
+        ),
+        (
+            S::UnusableDataDirectory,
+            Refused,
+            "PGDATA holds something that is no complete data directory",
+        ),
+        (
+            S::WrongMajorVersion,
+            Refused,
+            "PGDATA was made by another major version of PostgreSQL",
+        ),
+        (
+            S::ForeignDataDirectory,
+            Refused,
+            "PGDATA belongs to another cluster than the primary",
+        ),
+        (
+            S::WritableStandby,
+            Passing,
+            "a server that must be a standby runs writable; it is stopped",
+        ),
+        (S::Stopping, Passing, "PostgreSQL is stopping"),
+        (S::Starting, Passing, "PostgreSQL is starting"),
+        (S::Unresponsive, Passing, "PostgreSQL runs but does not answer"),
+        (
+            S::Recovering,
+            Passing,
+            "the first ordinal is in recovery and will be the primary when it ends",
+        ),
+        (
+            S::TwoWritable,
+            Steady,
+            "another member accepts writes too; a person must decide which one is right",
+        ),
+        (S::Primary, Steady, "running as primary"),
+        (
+            S::WalGone,
+            Passing,
+            "the primary no longer has the WAL that this standby needs",
+        ),
+        (
+            S::Diverged,
+            Passing,
+            "this directory holds WAL that the primary's history does not",
+        ),
+        (
+            S::UpstreamMoved,
+            Passing,
+            "the primary's address has changed; the standby is pointed at it",
+        ),
+        (S::Streaming, Steady, "streaming from the primary"),
+        (
+            S::PrimaryUnreachable,
+            Passing,
+            "the primary cannot be reached; serving what was received",
+        ),
+        (
+            S::NotStreaming,
+            Passing,
+            "the primary is there but the WAL receiver does not stream yet",
+        ),
+        (
+            S::JobRefused,
+            Refused,
+            "the last job was refused; trying again cannot help",
+        ),
+        (
+            S::JobFailed,
+            Passing,
+            "the last job failed; it is tried again after a pause",
+        ),
+        (
+            S::StartFailing,
+            Passing,
+            "PostgreSQL did not start; it is tried again after a pause",
+        ),
+        (
+            S::AskingPeers,
+            Passing,
+            "asking the peers that DNS knows before anything is started",
+        ),
+        (
+            S::PeerHoldsData,
+            Refused,
+            "this first ordinal is empty but a peer holds data",
+        ),
+        (
+            S::PeersUnreachable,
+            Overdue,
+            "a peer that DNS knows does not answer; it may hold data",
+        ),
+        (
+            S::NewCluster,
+            Passing,
+            "no peer holds data: a new cluster is made",
+        ),
+        (
+            S::WaitingForName,
+            Passing,
+            "standby waiting on DNS for the primary's name",
+        ),
+        (
+            S::WaitingForPrimary,
+            Passing,
+            "standby waiting for the primary to accept replication",
+        ),
+        (
+            S::ReadyToClone,
+            Passing,
+            "the primary accepts replication: it is cloned",
+        ),
+        (
+            S::FirstHoldsStandby,
+            Refused,
+            "the first ordinal holds a standby's data directory",
+        ),
+        (
+            S::FirstBehindPeer,
+            Refused,
+            "a peer is on a later timeline than the first ordinal",
+        ),
+        (
+            S::AnotherPrimary,
+            Refused,
+            "another member already accepts writes",
+        ),
+        (
+            S::WasWritable,
+            Refused,
+            "this standby ordinal's directory was last used by a primary",
+        ),
+        (S::Unlicensed, Passing, "the supervisor is given its licence"),
+        (
+            S::ReadyAsPrimary,
+            Passing,
+            "the data directory is ready to start as primary",
+        ),
+        (
+            S::ReadyAsStandby,
+            Passing,
+            "the data directory is ready to start as standby",
+        ),
+    ]
+};
+
+impl Situation {
+    /// The name in logs, metrics and `podgres status`: `waiting_for_primary`.
+    #[must_use]
+    pub fn name(self) -> String {
+        let debug = format!("{self:?}");
+        let mut name = String::with_capacity(debug.len() + 4);
+        for (index, letter) in debug.chars().enumerate() {
+            if letter.is_ascii_uppercase() && index > 0 {
+                name.push('_');
+            }
+            name.push(letter.to_ascii_lowercase());
+        }
+        name
+    }
+
+    fn row(self) -> (Outlook, &'static str) {
+        SITUATIONS
+            .iter()
+            .find(|(situation, _, _)| *situation == self)
+            .map_or((Outlook::Passing, ""), |(_, outlook, sentence)| {
+                (*outlook, sentence)
+            })
+    }
+
+    #[must_use]
+    pub fn outlook(self) -> Outlook {
+        self.row().0
+    }
+
+    /// One sentence without particulars.
+    #[must_use]
+    pub fn sentence(self) -> &'static str {
+        self.row().1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_situation_is_in_the_table_once_and_serde_agrees_with_its_name() {
+        let names: BTreeSet<String> = SITUATIONS.iter().map(|(s, _, _)| s.name()).collect();
+        assert_eq!(names.len(), SITUATIONS.len());
+        for (situation, _, sentence) in SITUATIONS {
+            assert!(!sentence.is_empty());
+            let json = serde_json::to_string(&situation).expect("plain enum");
+            assert_eq!(json, format!("\"{}\"", situation.name()));
+        }
+    }
+}
