@@ -7,5 +7,6 @@
 //! - `agent`, `supervisor`, `demo`: where deciding meets doing.
 //! - `cmd`, `config`, `telemetry`: the command line.
 
+pub mod config;
 pub mod core;
 pub mod postgres;
