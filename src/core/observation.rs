@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::cluster::PeerContact;
 use super::data_directory::SystemIdentifier;
 use super::member::Ordinal;
 use super::status::{HeldData, MemberStatus, ServerStatus, SlotStatus};
@@ -23,8 +24,8 @@ pub struct Observation {
     pub server: Option<ServerStatus>,
     /// The roles on the primary have been brought up to the secrets' present contents.
     pub roles_current: bool,
-    /// DNS has been asked, and every peer that it named has been tried at least once.
-    pub peers_asked: bool,
+    /// DNS has answered at least once: a peer that it does not name is not there.
+    pub dns_answered: bool,
     pub peers: BTreeMap<Ordinal, PeerView>,
     /// The server to clone from and to follow; only looked at where this member is to be a standby.
     pub upstream: UpstreamView,
@@ -32,17 +33,13 @@ pub struct Observation {
     pub own_slot: String,
 }
 
-/// How a peer's HTTP port met us last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PeerContact {
-    /// Named by DNS, not tried yet.
-    Untried,
-    Connected,
-    /// The host is there and nobody listens.
-    Refused,
-    /// No answer at all: cut off, frozen or gone.
-    Unreachable,
+impl Observation {
+    /// DNS has answered, and every peer that it names has been tried at least once.
+    #[must_use]
+    pub fn peers_asked(&self) -> bool {
+        let tried = |peer: &PeerView| !peer.named || peer.contact != PeerContact::Unknown;
+        self.dns_answered && self.peers.values().all(tried)
+    }
 }
 
 /// One other member, as far as decisions need it.
@@ -68,7 +65,7 @@ impl PeerView {
     pub fn untried() -> Self {
         Self {
             named: true,
-            contact: PeerContact::Untried,
+            contact: PeerContact::Unknown,
             held_data: HeldData::Unknown,
             system_identifier: None,
             timeline: None,

@@ -2,7 +2,7 @@
 
 use crate::core::data_directory::DataDirectoryFacts;
 use crate::core::decision::{Decision, PostgresAction};
-use crate::core::observation::PeerContact;
+use crate::core::cluster::PeerContact;
 use crate::core::situation::Situation;
 use crate::core::status::HeldData;
 use crate::core::supervision::{JobRequest, Licence, ServerRole};
@@ -62,10 +62,11 @@ fn unanswered(turn: &Turn<'_>) -> Option<(Situation, String)> {
         .peekable();
     let waited_ms = turn.waited_ms();
     let in_time = waited_ms < turn.policy.discovery_timeout_ms;
-    if silent.peek().is_none() {
-        let unasked = !turn.observation.peers_asked && in_time;
-        return unasked.then(|| (Situation::AskingPeers, "DNS has not answered yet".to_owned()));
+    if !turn.observation.dns_answered {
+        let situation = if in_time { Situation::AskingPeers } else { Situation::PeersUnreachable };
+        return Some((situation, format!("DNS has not answered for {waited_ms} ms")));
     }
+    silent.peek()?;
     let cluster = &turn.policy.cluster;
     if in_time {
         let (ordinal, peer) = silent.next()?;
@@ -104,7 +105,7 @@ pub(super) fn complete(turn: Turn<'_>, facts: &DataDirectoryFacts) -> Decision {
     if let Some(detail) = ahead {
         return turn.row(Situation::FirstBehindPeer, detail);
     }
-    if !turn.observation.peers_asked && turn.waited_ms() < turn.policy.discovery_timeout_ms {
+    if !turn.observation.peers_asked() && turn.waited_ms() < turn.policy.discovery_timeout_ms {
         return turn
             .row(
                 Situation::AskingPeers,

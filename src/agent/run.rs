@@ -1,0 +1,338 @@
+//! The loop: observe, decide, record, publish, execute, wait.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::core::cluster::{ClusterView, PeerEntry};
+use crate::core::decide::decide;
+use crate::core::decision::{Decision, Memory, PostgresAction};
+use crate::core::member::Ordinal;
+use crate::core::observation::{Observation, UpstreamView};
+use crate::core::route_table::route_table;
+use crate::core::routing::RouteTable;
+use crate::core::situation::{Outlook, Situation};
+use crate::core::status::{MemberStatus, ServerStatus};
+use crate::core::supervision::{JobKind, JobState, SupervisorStatus};
+use crate::dns::Resolver;
+use crate::peers::Peers;
+use crate::postgres::Login;
+use crate::postgres::query::LocalServer;
+use crate::postgres::tls::ClientTls;
+
+use super::execute::{Hands, execute};
+use super::journal::{Journal, Recorder};
+use super::names::Names;
+use super::supervisor::Supervisor;
+use super::upstream::Access;
+use super::{Beat, Published, Settings, names, observe, publish, upstream};
+
+/// How often the secrets' files are read again.
+const LOGINS_PAUSE_MS: u64 = 10_000;
+
+/// When the loop ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Never by itself: `podgres sidecar`.
+    Ended,
+    /// With the first decision to start PostgreSQL, or to refuse: `podgres init`.
+    DirectoryReady,
+}
+
+/// How the loop of `podgres init` ended.
+#[derive(Debug)]
+pub enum Outcome {
+    Ready(Decision),
+    Refused(Decision),
+    Overdue(Decision),
+}
+
+/// Why an agent cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error("{message}")]
+    Logins { message: String },
+    #[error(transparent)]
+    Resolver(#[from] crate::dns::ResolverError),
+    #[error(transparent)]
+    Tls(#[from] crate::postgres::tls::TlsError),
+}
+
+/// The loop's own things: adapters, memory, and where it publishes.
+pub struct Agent {
+    settings: Settings,
+    began: tokio::time::Instant,
+    supervisor: Supervisor,
+    supervisor_status: watch::Receiver<Option<SupervisorStatus>>,
+    names: watch::Receiver<Names>,
+    upstream: watch::Receiver<UpstreamView>,
+    access: Arc<Access>,
+    peers: Peers,
+    server: LocalServer,
+    /// Superuser and replication role, as last read.
+    logins: (Login, Login),
+    logins_read_at_ms: u64,
+    login_sender: watch::Sender<Login>,
+    upstream_wanted: watch::Sender<bool>,
+    settled: watch::Sender<bool>,
+    roles_current: bool,
+    last_server: Option<ServerStatus>,
+    was_streaming: bool,
+    clones: Clones,
+    memory: Memory,
+    recorder: Recorder,
+    outlets: Outlets,
+}
+
+/// Counts the clones of this process, each job once.
+#[derive(Default)]
+struct Clones {
+    counted_job: u64,
+    total: u64,
+}
+
+struct Outlets {
+    status: watch::Sender<Option<Arc<MemberStatus>>>,
+    view: watch::Sender<Option<Arc<ClusterView>>>,
+    routes: watch::Sender<Arc<RouteTable>>,
+    beat: Beat,
+}
+
+impl Agent {
+    /// Starts the adapters; must be called on a tokio runtime.
+    pub fn start(settings: Settings) -> Result<(Self, Published), AgentError> {
+        let logins = (settings.logins)().map_err(|message| AgentError::Logins { message })?;
+        let resolver = Resolver::new(settings.dns_server)?;
+        let tls = settings.tls.as_deref().map(ClientTls::open).transpose()?.map(Arc::new);
+        let (login_sender, login) = watch::channel(logins.1.clone());
+        let access = Arc::new(Access {
+            host: settings.topology.pod_host(settings.policy.first_ordinal),
+            port: settings.postgres_port,
+            slot: settings.member.slot_name(),
+            application_name: settings.member.to_string(),
+            login,
+            tls,
+        });
+        let (upstream_wanted, wanted) = watch::channel(false);
+        let (settled, settled_receiver) = watch::channel(false);
+        let supervisor = Supervisor::follow(settings.supervisor_socket.clone());
+        let (outlets, published, journal) = outlets();
+        let agent = Self {
+            began: tokio::time::Instant::now(),
+            supervisor_status: supervisor.subscribe(),
+            supervisor,
+            names: names::follow(resolver.clone(), settings.topology.clone(), settled_receiver),
+            upstream: upstream::follow(Arc::clone(&access), resolver, wanted),
+            access,
+            peers: Peers::new(settings.peer_timeout),
+            server: LocalServer::new(settings.server_address, settings.member.clone(), logins.0.clone(), logins.1.clone()),
+            logins,
+            logins_read_at_ms: 0,
+            login_sender,
+            upstream_wanted,
+            settled,
+            roles_current: false,
+            last_server: None,
+            was_streaming: false,
+            clones: Clones::default(),
+            memory: Memory::default(),
+            recorder: Recorder::new(journal),
+            outlets,
+            settings,
+        };
+        Ok((agent, published))
+    }
+
+    /// Turns until `until`.
+    pub async fn run(mut self, until: Until) -> Outcome {
+        loop {
+            let entries = self.peers.entries();
+            let observation = self.observe(&entries).await;
+            let decision = decide(&self.settings.policy, &self.memory, &observation);
+            self.recorder.record(&self.settings.policy, &self.memory, &observation, &decision);
+            self.publish(entries, &observation, &decision);
+            if until == Until::DirectoryReady
+                && let Some(outcome) = ended(&decision)
+            {
+                return outcome;
+            }
+            self.memory = decision.memory;
+            if let Some(action) = decision.postgres {
+                self.execute(action).await;
+            }
+            self.wait(Duration::from_millis(decision.recheck_after_ms)).await;
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    async fn observe(&mut self, entries: &[PeerEntry]) -> Observation {
+        self.read_logins();
+        let supervisor = self.supervisor_status.borrow_and_update().clone();
+        let names = self.names.borrow_and_update().clone();
+        self.follow_peers(&names);
+        let look_for_oldest_wal = observe::oldest_wal_matters(self.last_server.as_ref(), entries);
+        let server = observe::server(&mut self.server, supervisor.as_ref(), look_for_oldest_wal).await;
+        self.note_server(server.as_ref());
+        let own_slot = self.settings.member.slot_name();
+        let streaming = server.as_ref().is_some_and(|server| server.receiver_streaming);
+        self.want_upstream(!self.settings.policy.first() && !streaming);
+        Observation {
+            at_ms: self.now_ms(),
+            supervisor,
+            roles_current: self.roles_current && server.as_ref().is_some_and(|server| server.replication_role),
+            server,
+            dns_answered: names.asked,
+            peers: observe::peers(&names, entries, self.settings.member.ordinal, &own_slot),
+            upstream: self.upstream.borrow_and_update().clone(),
+            own_slot,
+        }
+    }
+
+    fn note_server(&mut self, server: Option<&ServerStatus>) {
+        let started = |server: &ServerStatus| server.postmaster_start_time.clone();
+        let restarted = self.last_server.as_ref().map(started) != server.map(started);
+        if let Some(server) = server {
+            if restarted {
+                self.was_streaming = false;
+                self.roles_current = false;
+            }
+            self.was_streaming |= server.receiver_streaming;
+            self.last_server = Some(server.clone());
+        }
+    }
+
+    fn want_upstream(&self, wanted: bool) {
+        self.upstream_wanted.send_if_modified(|known| std::mem::replace(known, wanted) != wanted);
+    }
+
+    fn follow_peers(&self, names: &Names) {
+        let own = self.settings.member.ordinal;
+        let others = names.members.iter().filter(|(ordinal, _)| **ordinal != own);
+        let targets: BTreeMap<Ordinal, Vec<IpAddr>> = others.map(|(ordinal, addresses)| (*ordinal, addresses.clone())).collect();
+        self.peers.set_targets(&self.settings.member.cluster, &targets, self.settings.http_port);
+    }
+
+    /// A rotated password is brought to the server by the next turn.
+    fn read_logins(&mut self) {
+        let now_ms = self.now_ms();
+        if now_ms.saturating_sub(self.logins_read_at_ms) < LOGINS_PAUSE_MS {
+            return;
+        }
+        self.logins_read_at_ms = now_ms;
+        match (self.settings.logins)() {
+            Ok(logins) if logins != self.logins => {
+                tracing::info!("the secrets have changed");
+                self.login_sender.send_replace(logins.1.clone());
+                self.logins = logins;
+                self.roles_current = false;
+            }
+            Ok(_) => {}
+            Err(message) => tracing::warn!(detail = message, "could not read the secrets again"),
+        }
+    }
+
+    fn publish(&mut self, peers: Vec<PeerEntry>, observation: &Observation, decision: &Decision) {
+        self.clones.count(observation);
+        if matches!(decision.situation, Situation::WalGone | Situation::Diverged | Situation::ForeignDataDirectory) {
+            self.was_streaming = false;
+        }
+        let mut status = publish::member_status(&self.settings, observation, decision, self.clones.total);
+        status.was_streaming = self.was_streaming;
+        let view = ClusterView {
+            cluster: self.settings.member.cluster.clone(),
+            leadership: "fixed".to_owned(),
+            durability: "async".to_owned(),
+            term: 0,
+            lease_holder: None,
+            read_only: false,
+            paused: false,
+            me: status.clone(),
+            peers,
+        };
+        let settled = decision.situation.outlook() == Outlook::Steady && view.peers.iter().all(PeerEntry::connected);
+        self.settled.send_if_modified(|known| std::mem::replace(known, settled) != settled);
+        let table = route_table(&view);
+        self.outlets.routes.send_if_modified(|known| {
+            let changed = **known != table;
+            if changed {
+                *known = Arc::new(table);
+            }
+            changed
+        });
+        self.outlets.status.send_replace(Some(Arc::new(status)));
+        self.outlets.view.send_replace(Some(Arc::new(view)));
+        self.outlets.beat.turn();
+    }
+
+    async fn execute(&mut self, action: PostgresAction) {
+        let hands = Hands {
+            supervisor: &self.supervisor,
+            server: &mut self.server,
+            access: &self.access,
+            superuser: &self.logins.0,
+            replication: &self.logins.1,
+        };
+        let done = execute(action, hands).await;
+        self.roles_current |= done.roles_ensured;
+    }
+
+    /// Until something happens, or until it is time to look again anyway.
+    async fn wait(&mut self, limit: Duration) {
+        tokio::select! {
+            _ = self.supervisor_status.changed() => {}
+            _ = self.names.changed() => {}
+            _ = self.upstream.changed() => {}
+            () = self.peers.changed() => {}
+            () = tokio::time::sleep(limit) => {}
+        }
+    }
+}
+
+impl Clones {
+    fn count(&mut self, observation: &Observation) {
+        let Some(job) = observation.supervisor.as_ref().and_then(|supervisor| supervisor.job.as_ref()) else {
+            self.counted_job = 0;
+            return;
+        };
+        if job.id != self.counted_job && job.state == JobState::Done {
+            self.counted_job = job.id;
+            self.total += u64::from(job.kind == JobKind::Clone);
+        }
+    }
+}
+
+fn ended(decision: &Decision) -> Option<Outcome> {
+    let starts = matches!(decision.postgres, Some(PostgresAction::Start { .. }));
+    match decision.situation.outlook() {
+        Outlook::Refused => Some(Outcome::Refused(decision.clone())),
+        Outlook::Overdue => Some(Outcome::Overdue(decision.clone())),
+        Outlook::Steady | Outlook::Passing => starts.then(|| Outcome::Ready(decision.clone())),
+    }
+}
+
+fn outlets() -> (Outlets, Published, Journal) {
+    let (status, status_receiver) = watch::channel(None);
+    let (view, view_receiver) = watch::channel(None);
+    let (routes, routes_receiver) = watch::channel(Arc::new(RouteTable::default()));
+    let (beat, journal) = (Beat::new(), Journal::default());
+    let published = Published {
+        status: status_receiver,
+        view: view_receiver,
+        routes: routes_receiver,
+        journal: journal.clone(),
+        beat: beat.clone(),
+    };
+    let outlets = Outlets {
+        status,
+        view,
+        routes,
+        beat,
+    };
+    (outlets, published, journal)
+}
