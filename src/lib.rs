@@ -8,4 +8,6 @@
 //! - `cmd`, `config`, `telemetry`: the command line.
 
 pub mod core;
+pub mod demo;
+pub mod dns;
 pub mod postgres;
