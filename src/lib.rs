@@ -9,4 +9,6 @@
 
 pub mod config;
 pub mod core;
+pub mod demo;
+pub mod dns;
 pub mod postgres;
