@@ -9,3 +9,4 @@
 
 pub mod core;
 pub mod postgres;
+pub mod proxy;

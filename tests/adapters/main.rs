@@ -1,0 +1,3 @@
+//! What touches the outside, tried against the real thing: PostgreSQL, sockets, files.
+
+mod proxy;
