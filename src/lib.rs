@@ -12,3 +12,4 @@ pub mod core;
 pub mod demo;
 pub mod dns;
 pub mod postgres;
+pub mod proxy;
