@@ -2,6 +2,14 @@
 //!
 //! Never decides anything; tells what it found and does what it is told.
 
+pub mod query;
+pub mod replication;
+pub mod roles;
+mod scram;
+pub mod slots;
+mod status_query;
+pub mod tls;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
