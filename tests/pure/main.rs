@@ -4,3 +4,12 @@ mod decision_table;
 mod exhaustive;
 mod scenarios;
 mod worlds;
+//! Tests that need no PostgreSQL and no other process: tables, layers, golden files. Seconds.
+
+#![allow(
+    clippy::expect_used,
+    reason = "clippy takes a test's helpers for code that ships"
+)]
+
+mod layers;
+mod source;
