@@ -14,6 +14,7 @@ pub(super) fn member_status(
     observation: &Observation,
     decision: &Decision,
     clones_total: u64,
+    was_streaming: bool,
 ) -> MemberStatus {
     let supervisor = observation.supervisor.as_ref();
     let server = observation.server.as_ref();
@@ -33,6 +34,7 @@ pub(super) fn member_status(
         system_identifier: system_identifier(observation),
         server: server.cloned(),
         accepting,
+        was_streaming,
         writable: accepting && settings.policy.first() && server.is_some_and(|server| !server.in_recovery),
         job,
         host: settings.host,

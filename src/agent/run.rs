@@ -242,8 +242,7 @@ impl Agent {
         if matches!(decision.situation, Situation::WalGone | Situation::Diverged | Situation::ForeignDataDirectory) {
             self.was_streaming = false;
         }
-        let mut status = publish::member_status(&self.settings, observation, decision, self.clones.total);
-        status.was_streaming = self.was_streaming;
+        let status = publish::member_status(&self.settings, observation, decision, self.clones.total, self.was_streaming);
         let view = ClusterView {
             cluster: self.settings.member.cluster.clone(),
             leadership: "fixed".to_owned(),

@@ -95,9 +95,6 @@ pub struct ClusterView {
     pub read_only: bool,
     pub paused: bool,
     pub me: MemberStatus,
-    /// The WAL receiver has streamed since this server started, and nothing since then has shown that
-    /// its WAL is of no use: cleared when WAL is gone, histories diverged or the upstream is foreign.
-    pub was_streaming: bool,
     pub peers: Vec<PeerEntry>,
 }
 

@@ -11,6 +11,7 @@ pub mod decision;
 pub mod member;
 pub mod observation;
 pub mod policy;
+pub mod route_table;
 pub mod routing;
 pub mod situation;
 pub mod status;

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::cluster::{ClusterView, LagMode, PeerContact, PeerEntry, primary_is_gone};
+use super::cluster::verdict::primary_is_gone;
+use super::cluster::{ClusterView, LagMode, PeerContact, PeerEntry};
 use super::routing::{RouteTable, Server};
 use super::status::{MemberState, MemberStatus, Role};
 
@@ -16,7 +17,9 @@ pub fn route_table(view: &ClusterView) -> RouteTable {
     let orphaned = primary_is_gone(view);
     let peers = view.peers.iter().filter_map(believed);
     let members = std::iter::once(&view.me).chain(peers);
-    let servers = members.filter(|member| member.accepting).filter_map(|member| server(view, member, orphaned));
+    let servers = members
+        .filter(|member| member.accepting)
+        .filter_map(|member| server(view, member, orphaned));
     let everybody = view.peers.iter().filter_map(|peer| peer.status.as_ref());
     RouteTable {
         servers: servers.collect(),
@@ -29,7 +32,9 @@ fn believed(peer: &PeerEntry) -> Option<&MemberStatus> {
     match peer.contact {
         PeerContact::Connected => Some(status),
         PeerContact::Refused | PeerContact::Closed => Some(status).filter(|status| status.writable),
-        PeerContact::Unknown | PeerContact::Unreachable | PeerContact::TimedOut | PeerContact::Invalid => None,
+        PeerContact::Unknown | PeerContact::Unreachable | PeerContact::TimedOut | PeerContact::Invalid => {
+            None
+        }
     }
 }
 
@@ -41,7 +46,8 @@ fn server(view: &ClusterView, member: &MemberStatus, orphaned: bool) -> Option<S
         _ => return None,
     };
     // With the primary known to be dead nothing newer exists anywhere: its standbys go on serving reads.
-    let streaming = role == Role::Primary || member.state == MemberState::Streaming || (orphaned && member.was_streaming);
+    let streaming =
+        role == Role::Primary || member.state == MemberState::Streaming || (orphaned && member.was_streaming);
     let lag_bytes = match role {
         Role::Primary => Some(0),
         Role::Standby => view.lag_bytes(member, LagMode::Apply),
@@ -62,10 +68,15 @@ fn address(member: &MemberStatus) -> SocketAddr {
 
 /// One number for "this server process in this role": FNV-1a over what identifies it.
 fn incarnation(member: &MemberStatus, role: Role) -> u64 {
-    let start_time = member.server.as_ref().map_or("", |server| server.postmaster_start_time.as_str());
+    let start_time = member
+        .server
+        .as_ref()
+        .map_or("", |server| server.postmaster_start_time.as_str());
     let words = [member.uid.as_str(), start_time, role.as_str()];
     words
         .iter()
         .flat_map(|word| word.bytes().chain([0]))
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
 }

@@ -166,6 +166,9 @@ pub struct MemberStatus {
     pub server: Option<ServerStatus>,
     /// Accepts client connections now.
     pub accepting: bool,
+    /// Standby: the WAL receiver has streamed since this server started, and nothing since then has shown
+    /// that its WAL is of no use (WAL gone, histories diverged, another cluster's).
+    pub was_streaming: bool,
     /// Accepts writes now: not in recovery, and allowed to be the primary.
     pub writable: bool,
     pub job: Option<JobReport>,

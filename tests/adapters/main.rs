@@ -1,6 +1,4 @@
-//! Adapters against the real thing: PostgreSQL, sockets, processes.
+//! Adapters against the real thing: PostgreSQL, sockets, processes, files.
 
 mod dns;
-//! What touches the outside, tried against the real thing: PostgreSQL, sockets, files.
-
 mod proxy;

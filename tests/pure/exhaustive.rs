@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use podgres::core::cluster::PeerContact;
 use podgres::core::data_directory::{DataDirectory, DataDirectoryFacts};
 use podgres::core::decide::decide;
 use podgres::core::decision::{Decision, Memory, PostgresAction};
-use podgres::core::observation::{Observation, PeerContact, ProbeState};
+use podgres::core::observation::{Observation, ProbeState};
 use podgres::core::policy::Policy;
 use podgres::core::situation::{Outlook, SITUATIONS};
 use podgres::core::status::HeldData;
@@ -99,7 +100,8 @@ fn broken_by_job(
             if !empty {
                 return Some("initdb only into an empty directory");
             }
-            ((holds || silent) && !policy.new_cluster).then_some("initdb only when nobody can know of data")
+            let unknown = holds || silent || !observation.dns_answered;
+            (unknown && !policy.new_cluster).then_some("initdb only when nobody can know of data")
         }
         JobRequest::Clone { reason, .. } => {
             if policy.first() {

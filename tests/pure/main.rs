@@ -1,9 +1,3 @@
-//! Tests of the pure floor: seconds, no PostgreSQL, no sockets.
-
-mod decision_table;
-mod exhaustive;
-mod scenarios;
-mod worlds;
 //! Tests that need no PostgreSQL and no other process: tables, layers, golden files. Seconds.
 
 #![allow(
@@ -11,5 +5,9 @@ mod worlds;
     reason = "clippy takes a test's helpers for code that ships"
 )]
 
+mod decision_table;
+mod exhaustive;
 mod layers;
+mod scenarios;
 mod source;
+mod worlds;

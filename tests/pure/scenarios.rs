@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use podgres::core::cluster::PeerContact;
 use podgres::core::data_directory::DataDirectory;
 use podgres::core::decide::decide;
 use podgres::core::decision::{Memory, PostgresAction};
 use podgres::core::member::Ordinal;
-use podgres::core::observation::{NameState, PeerContact, PeerView, ProbeState};
+use podgres::core::observation::{NameState, PeerView, ProbeState};
 use podgres::core::situation::Situation;
 use podgres::core::status::{HeldData, ServerStatus, SlotStatus};
 use podgres::core::supervision::{CloneReason, JobRequest, Licence, ServerRole, SupervisorStatus};

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use podgres::core::cluster::PeerContact;
 use podgres::core::data_directory::{ControlState, DataDirectory, DataDirectoryFacts, SystemIdentifier};
 use podgres::core::decision::{Memory, Stalled};
 use podgres::core::member::{Ordinal, slot_name};
-use podgres::core::observation::{
-    NameState, Observation, PeerContact, PeerView, ProbeState, UpstreamFacts, UpstreamView,
-};
+use podgres::core::observation::{NameState, Observation, PeerView, ProbeState, UpstreamFacts, UpstreamView};
 use podgres::core::policy::{Leadership, Policy};
 use podgres::core::status::{HeldData, ServerStatus, SlotStatus};
 use podgres::core::supervision::{
@@ -149,7 +148,7 @@ pub(crate) fn observation(ordinal: u32, supervisor: SupervisorStatus) -> Observa
         supervisor: Some(supervisor),
         server: None,
         roles_current: true,
-        peers_asked: true,
+        dns_answered: true,
         peers: BTreeMap::new(),
         upstream: upstream(NameState::Unasked, ProbeState::Untried),
         own_slot: slot_name("pg", Ordinal(ordinal)),
@@ -324,7 +323,7 @@ pub(crate) fn each_stopped(mut visit: impl FnMut(&Policy, &Memory, &Observation)
                     ..supervisor(data_directory.clone())
                 };
                 let mut observation = observation(1, status);
-                observation.peers_asked = bits & 4 != 0;
+                observation.dns_answered = bits & 4 != 0;
                 observation.at_ms = if bits & 8 != 0 { LATE_MS } else { 1_000 };
                 for peers in &peers {
                     observation.peers.clone_from(peers);

@@ -52,7 +52,6 @@ pub(crate) fn view(me: MemberStatus, peers: Vec<PeerEntry>) -> ClusterView {
         lease_holder: None,
         read_only: false,
         paused: false,
-        was_streaming: me.role == Some(Role::Standby),
         me,
         peers,
     }
@@ -89,6 +88,7 @@ fn member(ordinal: u32, role: Role, state: MemberState, situation: &str) -> Memb
         system_identifier: Some(SystemIdentifier(7_412_345_678_901_234_567)),
         server: Some(server()),
         accepting: true,
+        was_streaming: role == Role::Standby,
         writable: false,
         job: None,
         host: std::net::IpAddr::from([10, 0, 0, u8::try_from(ordinal).unwrap_or(255)]),

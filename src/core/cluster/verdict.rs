@@ -177,7 +177,7 @@ fn orphaned(view: &ClusterView) -> Verdict {
         .filter_map(|s| s.server.as_ref())
         .map(|s| s.timeline)
         .max();
-    if !view.was_streaming {
+    if !view.me.was_streaming {
         no("standby, not streaming, and has not streamed since it started")
     } else if newest > Some(server.timeline) {
         no("standby, not streaming, and behind a promotion")

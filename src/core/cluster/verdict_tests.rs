@@ -188,7 +188,7 @@ fn an_orphan_must_have_streamed_have_replayed_and_be_on_the_newest_timeline() {
     assert!(passes(Check::Readiness, &[], &base));
 
     let mut seen = base.clone();
-    seen.was_streaming = false;
+    seen.me.was_streaming = false;
     assert!(!passes(Check::Readiness, &[], &seen), "row 68: WAL gone");
 
     let mut seen = base.clone();

@@ -1,8 +1,8 @@
 //! The first ordinal under fixed leadership, while PostgreSQL does not run.
 
+use crate::core::cluster::PeerContact;
 use crate::core::data_directory::DataDirectoryFacts;
 use crate::core::decision::{Decision, PostgresAction};
-use crate::core::cluster::PeerContact;
 use crate::core::situation::Situation;
 use crate::core::status::HeldData;
 use crate::core::supervision::{JobRequest, Licence, ServerRole};
@@ -63,7 +63,11 @@ fn unanswered(turn: &Turn<'_>) -> Option<(Situation, String)> {
     let waited_ms = turn.waited_ms();
     let in_time = waited_ms < turn.policy.discovery_timeout_ms;
     if !turn.observation.dns_answered {
-        let situation = if in_time { Situation::AskingPeers } else { Situation::PeersUnreachable };
+        let situation = if in_time {
+            Situation::AskingPeers
+        } else {
+            Situation::PeersUnreachable
+        };
         return Some((situation, format!("DNS has not answered for {waited_ms} ms")));
     }
     silent.peek()?;
