@@ -16,7 +16,6 @@ mod upstream;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -25,11 +24,11 @@ use crate::core::cluster::ClusterView;
 use crate::core::member::{MemberName, Topology};
 use crate::core::policy::Policy;
 use crate::core::routing::RouteTable;
-use crate::core::status::MemberStatus;
+use crate::http::Beat;
 use crate::postgres::Login;
 
 pub use journal::Journal;
-pub use run::{Agent, Outcome, Until};
+pub use run::{Agent, AgentError, Counters, Outcome, Until};
 
 /// The two logins, read again now and then so that a rotated password is picked up.
 pub type ReadLogins = Box<dyn Fn() -> Result<(Login, Login), String> + Send>;
@@ -61,38 +60,9 @@ pub struct Settings {
 /// What the agent tells the rest of the process after each turn.
 #[derive(Clone)]
 pub struct Published {
-    pub status: watch::Receiver<Option<Arc<MemberStatus>>>,
-    pub view: watch::Receiver<Option<Arc<ClusterView>>>,
+    pub view: watch::Receiver<Arc<ClusterView>>,
     pub routes: watch::Receiver<Arc<RouteTable>>,
     pub journal: Journal,
     pub beat: Beat,
-}
-
-/// When the loop last turned, on the process' own monotonic clock.
-#[derive(Clone, Debug)]
-pub struct Beat {
-    began: tokio::time::Instant,
-    last_ms: Arc<AtomicU64>,
-}
-
-impl Beat {
-    fn new() -> Self {
-        Self {
-            began: tokio::time::Instant::now(),
-            last_ms: Arc::default(),
-        }
-    }
-
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn turn(&self) {
-        self.last_ms.store(self.now_ms(), Ordering::Relaxed);
-    }
-
-    /// How long ago the loop last turned.
-    pub fn age(&self) -> Duration {
-        Duration::from_millis(self.now_ms().saturating_sub(self.last_ms.load(Ordering::Relaxed)))
-    }
+    pub counters: Counters,
 }

@@ -1,8 +1,10 @@
 //! From an observation and its decision to what others see: pure, but for the process id.
 
+use crate::core::cluster::{ClusterView, PeerEntry};
 use crate::core::data_directory::{DataDirectory, SystemIdentifier};
 use crate::core::decision::Decision;
 use crate::core::observation::Observation;
+use crate::core::situation::Situation;
 use crate::core::status::{HeldData, JobReport, MemberPids, MemberState, MemberStatus, Role};
 use crate::core::supervision::{JobKind, JobState, Postmaster, ServerRole, SupervisorStatus};
 
@@ -28,7 +30,7 @@ pub(super) fn member_status(
         uid: settings.uid.clone(),
         role: Some(role(settings, supervisor)),
         state: state(observation, job.as_ref()),
-        situation: decision.situation.name(),
+        situation: decision.situation.name().to_owned(),
         message: if decision.detail.is_empty() { sentence.to_owned() } else { format!("{sentence}: {}", decision.detail) },
         held_data: held_data(supervisor),
         system_identifier: system_identifier(observation),
@@ -109,5 +111,50 @@ fn pids(supervisor: Option<&SupervisorStatus>) -> MemberPids {
         supervisor: supervisor.map(|supervisor| supervisor.pid),
         postgres,
         sidecar: Some(std::process::id()),
+    }
+}
+
+/// What is shown before the first turn.
+pub(super) fn first_view(settings: &Settings) -> ClusterView {
+    let me = MemberStatus {
+        name: settings.member.to_string(),
+        cluster: settings.member.cluster.clone(),
+        ordinal: settings.member.ordinal,
+        uid: settings.uid.clone(),
+        role: Some(role(settings, None)),
+        state: MemberState::Starting,
+        situation: Situation::SupervisorUnreachable.name().to_owned(),
+        message: Situation::SupervisorUnreachable.sentence().to_owned(),
+        held_data: HeldData::Unknown,
+        system_identifier: None,
+        server: None,
+        accepting: false,
+        was_streaming: false,
+        writable: false,
+        job: None,
+        host: settings.host,
+        postgres_port: settings.postgres_port,
+        http_port: settings.http_port,
+        read_write_port: settings.read_write_port,
+        read_only_port: settings.read_only_port,
+        pids: settings.report_pids.then(|| pids(None)),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        clones_total: 0,
+    };
+    view(settings, me, Vec::new())
+}
+
+/// The cluster as this member sees it.
+pub(super) fn view(settings: &Settings, me: MemberStatus, peers: Vec<PeerEntry>) -> ClusterView {
+    ClusterView {
+        cluster: settings.member.cluster.clone(),
+        leadership: "fixed".to_owned(),
+        durability: "async".to_owned(),
+        term: 0,
+        lease_holder: None,
+        read_only: false,
+        paused: false,
+        me,
+        peers,
     }
 }

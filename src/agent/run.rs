@@ -1,8 +1,7 @@
 //! The loop: observe, decide, record, publish, execute, wait.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -10,14 +9,14 @@ use tokio::sync::watch;
 use crate::core::cluster::{ClusterView, PeerEntry};
 use crate::core::decide::decide;
 use crate::core::decision::{Decision, Memory, PostgresAction};
-use crate::core::member::Ordinal;
 use crate::core::observation::{Observation, UpstreamView};
 use crate::core::route_table::route_table;
 use crate::core::routing::RouteTable;
 use crate::core::situation::{Outlook, Situation};
-use crate::core::status::{MemberStatus, ServerStatus};
-use crate::core::supervision::{JobKind, JobState, SupervisorStatus};
+use crate::core::status::ServerStatus;
+use crate::core::supervision::{CloneReason, JobKind, JobRequest, JobState, SupervisorStatus};
 use crate::dns::Resolver;
+use crate::http::Beat;
 use crate::peers::Peers;
 use crate::postgres::Login;
 use crate::postgres::query::LocalServer;
@@ -28,7 +27,10 @@ use super::journal::{Journal, Recorder};
 use super::names::Names;
 use super::supervisor::Supervisor;
 use super::upstream::Access;
-use super::{Beat, Published, Settings, names, observe, publish, upstream};
+use super::{Published, Settings, names, observe, publish, upstream};
+
+/// A loop that has not turned for this long is stuck: every wait in it is shorter.
+const LOOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often the secrets' files are read again.
 const LOGINS_PAUSE_MS: u64 = 10_000;
@@ -87,18 +89,38 @@ pub struct Agent {
     outlets: Outlets,
 }
 
+/// What the agent counts for the metrics page.
+#[derive(Clone, Default)]
+pub struct Counters {
+    clones: Arc<Mutex<BTreeMap<CloneReason, u64>>>,
+}
+
+impl Counters {
+    /// Clones that this process saw to their end, by reason.
+    pub fn clones(&self) -> Vec<(CloneReason, u64)> {
+        let clones = self.clones.lock().unwrap_or_else(PoisonError::into_inner);
+        clones.iter().map(|(reason, count)| (*reason, *count)).collect()
+    }
+
+    fn cloned(&self, reason: CloneReason) {
+        let mut clones = self.clones.lock().unwrap_or_else(PoisonError::into_inner);
+        *clones.entry(reason).or_default() += 1;
+    }
+}
+
 /// Counts the clones of this process, each job once.
 #[derive(Default)]
 struct Clones {
+    asked: Option<CloneReason>,
     counted_job: u64,
     total: u64,
 }
 
 struct Outlets {
-    status: watch::Sender<Option<Arc<MemberStatus>>>,
-    view: watch::Sender<Option<Arc<ClusterView>>>,
+    view: watch::Sender<Arc<ClusterView>>,
     routes: watch::Sender<Arc<RouteTable>>,
     beat: Beat,
+    counters: Counters,
 }
 
 impl Agent {
@@ -119,7 +141,7 @@ impl Agent {
         let (upstream_wanted, wanted) = watch::channel(false);
         let (settled, settled_receiver) = watch::channel(false);
         let supervisor = Supervisor::follow(settings.supervisor_socket.clone());
-        let (outlets, published, journal) = outlets();
+        let (outlets, published, journal) = outlets(&settings);
         let agent = Self {
             began: tokio::time::Instant::now(),
             supervisor_status: supervisor.subscribe(),
@@ -127,8 +149,8 @@ impl Agent {
             names: names::follow(resolver.clone(), settings.topology.clone(), settled_receiver),
             upstream: upstream::follow(Arc::clone(&access), resolver, wanted),
             access,
-            peers: Peers::new(settings.peer_timeout),
-            server: LocalServer::new(settings.server_address, settings.member.clone(), logins.0.clone(), logins.1.clone()),
+            peers: Peers::new(&settings.member.cluster, settings.peer_timeout),
+            server: LocalServer::at(settings.server_address, Some(settings.member.clone()), logins.0.clone(), logins.1.clone()),
             logins,
             logins_read_at_ms: 0,
             login_sender,
@@ -149,7 +171,7 @@ impl Agent {
     /// Turns until `until`.
     pub async fn run(mut self, until: Until) -> Outcome {
         loop {
-            let entries = self.peers.entries();
+            let entries = self.peer_entries();
             let observation = self.observe(&entries).await;
             let decision = decide(&self.settings.policy, &self.memory, &observation);
             self.recorder.record(&self.settings.policy, &self.memory, &observation, &decision);
@@ -211,11 +233,18 @@ impl Agent {
         self.upstream_wanted.send_if_modified(|known| std::mem::replace(known, wanted) != wanted);
     }
 
-    fn follow_peers(&self, names: &Names) {
+    fn peer_entries(&self) -> Vec<PeerEntry> {
+        let (cluster, now) = (&self.settings.member.cluster, std::time::Instant::now());
+        let peers = self.peers.snapshot();
+        peers.iter().map(|(ordinal, peer)| peer.entry(cluster, *ordinal, now)).collect()
+    }
+
+    fn follow_peers(&mut self, names: &Names) {
         let own = self.settings.member.ordinal;
         let others = names.members.iter().filter(|(ordinal, _)| **ordinal != own);
-        let targets: BTreeMap<Ordinal, Vec<IpAddr>> = others.map(|(ordinal, addresses)| (*ordinal, addresses.clone())).collect();
-        self.peers.set_targets(&self.settings.member.cluster, &targets, self.settings.http_port);
+        let port = self.settings.http_port;
+        let targets = others.map(|(ordinal, addresses)| (*ordinal, addresses.clone(), port));
+        self.peers.set_targets(targets.collect());
     }
 
     /// A rotated password is brought to the server by the next turn.
@@ -238,22 +267,14 @@ impl Agent {
     }
 
     fn publish(&mut self, peers: Vec<PeerEntry>, observation: &Observation, decision: &Decision) {
-        self.clones.count(observation);
+        if let Some(reason) = self.clones.ended(observation) {
+            self.outlets.counters.cloned(reason);
+        }
         if matches!(decision.situation, Situation::WalGone | Situation::Diverged | Situation::ForeignDataDirectory) {
             self.was_streaming = false;
         }
         let status = publish::member_status(&self.settings, observation, decision, self.clones.total, self.was_streaming);
-        let view = ClusterView {
-            cluster: self.settings.member.cluster.clone(),
-            leadership: "fixed".to_owned(),
-            durability: "async".to_owned(),
-            term: 0,
-            lease_holder: None,
-            read_only: false,
-            paused: false,
-            me: status.clone(),
-            peers,
-        };
+        let view = publish::view(&self.settings, status, peers);
         let settled = decision.situation.outlook() == Outlook::Steady && view.peers.iter().all(PeerEntry::connected);
         self.settled.send_if_modified(|known| std::mem::replace(known, settled) != settled);
         let table = route_table(&view);
@@ -264,12 +285,12 @@ impl Agent {
             }
             changed
         });
-        self.outlets.status.send_replace(Some(Arc::new(status)));
-        self.outlets.view.send_replace(Some(Arc::new(view)));
-        self.outlets.beat.turn();
+        self.outlets.view.send_replace(Arc::new(view));
+        self.outlets.beat.turned();
     }
 
     async fn execute(&mut self, action: PostgresAction) {
+        self.clones.note(&action);
         let hands = Hands {
             supervisor: &self.supervisor,
             server: &mut self.server,
@@ -294,15 +315,22 @@ impl Agent {
 }
 
 impl Clones {
-    fn count(&mut self, observation: &Observation) {
-        let Some(job) = observation.supervisor.as_ref().and_then(|supervisor| supervisor.job.as_ref()) else {
-            self.counted_job = 0;
-            return;
-        };
-        if job.id != self.counted_job && job.state == JobState::Done {
-            self.counted_job = job.id;
-            self.total += u64::from(job.kind == JobKind::Clone);
+    fn note(&mut self, action: &PostgresAction) {
+        if let PostgresAction::Run { job: JobRequest::Clone { reason, .. } } = action {
+            self.asked = Some(*reason);
         }
+    }
+
+    /// The reason of a clone that has just come to its end.
+    fn ended(&mut self, observation: &Observation) -> Option<CloneReason> {
+        let job = observation.supervisor.as_ref().and_then(|supervisor| supervisor.job.as_ref())?;
+        let news = job.id != self.counted_job && job.kind == JobKind::Clone && job.state == JobState::Done;
+        if !news {
+            return None;
+        }
+        self.counted_job = job.id;
+        self.total += 1;
+        self.asked.take()
     }
 }
 
@@ -315,23 +343,22 @@ fn ended(decision: &Decision) -> Option<Outcome> {
     }
 }
 
-fn outlets() -> (Outlets, Published, Journal) {
-    let (status, status_receiver) = watch::channel(None);
-    let (view, view_receiver) = watch::channel(None);
+fn outlets(settings: &Settings) -> (Outlets, Published, Journal) {
+    let (view, view_receiver) = watch::channel(Arc::new(publish::first_view(settings)));
     let (routes, routes_receiver) = watch::channel(Arc::new(RouteTable::default()));
-    let (beat, journal) = (Beat::new(), Journal::default());
+    let (beat, journal, counters) = (Beat::new(LOOP_LIMIT), Journal::default(), Counters::default());
     let published = Published {
-        status: status_receiver,
         view: view_receiver,
         routes: routes_receiver,
         journal: journal.clone(),
         beat: beat.clone(),
+        counters: counters.clone(),
     };
     let outlets = Outlets {
-        status,
         view,
         routes,
         beat,
+        counters,
     };
     (outlets, published, journal)
 }

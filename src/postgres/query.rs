@@ -113,11 +113,22 @@ impl LocalServer {
     /// Connects with the first call.
     #[must_use]
     pub fn new(settings: &ServerSettings) -> Self {
+        Self::at(
+            SocketAddr::new(settings.local_address, settings.port),
+            MemberName::parse(&settings.member).ok(),
+            settings.superuser.clone(),
+            settings.replication.clone(),
+        )
+    }
+
+    /// As [`LocalServer::new`], for a process that knows no more of the server than this.
+    #[must_use]
+    pub fn at(address: SocketAddr, member: Option<MemberName>, superuser: Login, replication: Login) -> Self {
         Self {
-            address: SocketAddr::new(settings.local_address, settings.port),
-            member: MemberName::parse(&settings.member).ok(),
-            superuser: settings.superuser.clone(),
-            replication: settings.replication.clone(),
+            address,
+            member,
+            superuser,
+            replication,
             verifiers: VerifierMemory::default(),
             session: None,
         }

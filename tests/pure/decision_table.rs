@@ -63,9 +63,9 @@ fn table() -> String {
          | situation | what it means | which ordinals | outlook | what is done |\n|---|---|---|---|---|\n",
     );
     let join = |words: &BTreeSet<&str>| words.iter().copied().collect::<Vec<_>>().join(", ");
-    for (situation, outlook, sentence) in SITUATIONS {
+    for (situation, outlook, name, sentence) in SITUATIONS {
         let (members, actions) = &seen[&situation];
-        let (name, outlook) = (situation.name(), format!("{outlook:?}").to_lowercase());
+        let outlook = format!("{outlook:?}").to_lowercase();
         let _ = writeln!(
             text,
             "| `{name}` | {sentence} | {} | {outlook} | {} |",
