@@ -9,3 +9,5 @@
 
 pub mod core;
 pub mod postgres;
+pub mod supervisor;
+pub mod supervisor_client;

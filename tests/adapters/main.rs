@@ -1,0 +1,3 @@
+//! Adapters against the real parts: PostgreSQL, sockets, processes.
+
+mod supervisor;
