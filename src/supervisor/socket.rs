@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -20,7 +20,7 @@ use tokio::task::AbortHandle;
 
 use crate::core::supervision::{MAX_LINE_BYTES, SupervisorReply, SupervisorRequest};
 
-/// More clients than that push out the oldest one that has not yet sent a valid request, else the oldest.
+/// A client more pushes out another: the oldest of the lowest [`standing`].
 const MAX_CONNECTIONS: usize = 16;
 /// From a line's first byte to its last, and for the client to take its reply.
 const LINE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -93,23 +93,33 @@ struct Clients(VecDeque<Client>);
 
 struct Client {
     task: AbortHandle,
-    /// Has sent a valid request.
-    proven: Arc<AtomicBool>,
+    standing: Arc<AtomicU8>,
+}
+
+/// How little a client deserves to be pushed out.
+mod standing {
+    /// Has sent no valid request yet, or does not take its reply.
+    pub(super) const DOUBTFUL: u8 = 0;
+    /// Has taken its last reply.
+    pub(super) const IDLE: u8 = 1;
+    /// Waits for a reply.
+    pub(super) const SERVED: u8 = 2;
 }
 
 impl Clients {
     fn admit(&mut self, stream: UnixStream, desk: Desk) {
         self.0.retain(|client| !client.task.is_finished());
         if self.0.len() >= MAX_CONNECTIONS {
-            let stranger = self.0.iter().position(|client| !client.proven.load(Ordering::Relaxed));
-            if let Some(client) = self.0.remove(stranger.unwrap_or(0)) {
+            // The first of equals, so the oldest.
+            let lowest = (0..self.0.len()).min_by_key(|index| self.0[*index].standing.load(Ordering::Relaxed));
+            if let Some(client) = lowest.and_then(|index| self.0.remove(index)) {
                 client.task.abort();
             }
         }
-        let proven = Arc::new(AtomicBool::new(false));
-        let connection = Connection::new(stream, desk, proven.clone());
+        let standing = Arc::new(AtomicU8::new(standing::DOUBTFUL));
+        let connection = Connection::new(stream, desk, standing.clone());
         let task = tokio::spawn(connection.serve()).abort_handle();
-        self.0.push_back(Client { task, proven });
+        self.0.push_back(Client { task, standing });
     }
 }
 
@@ -134,17 +144,17 @@ struct Connection {
     reader: BufReader<OwnedReadHalf>,
     writer: OwnedWriteHalf,
     desk: Desk,
-    proven: Arc<AtomicBool>,
+    standing: Arc<AtomicU8>,
 }
 
 impl Connection {
-    fn new(stream: UnixStream, desk: Desk, proven: Arc<AtomicBool>) -> Self {
+    fn new(stream: UnixStream, desk: Desk, standing: Arc<AtomicU8>) -> Self {
         let (read, writer) = stream.into_split();
         Self {
             reader: BufReader::with_capacity(1024, read),
             writer,
             desk,
-            proven,
+            standing,
         }
     }
 
@@ -155,7 +165,7 @@ impl Connection {
                 Line::Bad(message) => message,
                 Line::Whole(line) => match serde_json::from_slice(&line) {
                     Ok(request) => {
-                        self.proven.store(true, Ordering::Relaxed);
+                        self.standing.store(standing::SERVED, Ordering::Relaxed);
                         match self.answer(request).await {
                             Some(reply) if self.send(&reply).await => continue,
                             _ => return,
@@ -239,7 +249,9 @@ impl Connection {
             return false;
         };
         line.push(b'\n');
+        self.standing.store(standing::DOUBTFUL, Ordering::Relaxed);
         let sent = tokio::time::timeout(LINE_TIMEOUT, self.writer.write_all(&line)).await;
+        self.standing.store(standing::IDLE, Ordering::Relaxed);
         matches!(sent, Ok(Ok(())))
     }
 }
