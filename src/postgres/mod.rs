@@ -2,6 +2,28 @@
 //!
 //! Never decides anything; tells what it found and does what it is told.
 
+pub mod auto_conf;
+pub mod basebackup;
+pub mod conf;
+pub mod conninfo;
+pub mod data_directory;
+pub mod error;
+mod files;
+pub mod find;
+pub mod hba;
+pub mod initdb;
+mod initdb_scripts;
+mod leftovers;
+pub mod passfile;
+pub mod postmaster_pid;
+pub mod process;
+mod program;
+pub mod progress;
+pub mod signal_file;
+pub mod staging;
+mod temporary_server;
+mod tls_files;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
