@@ -13,3 +13,5 @@ pub mod demo;
 pub mod dns;
 pub mod postgres;
 pub mod proxy;
+pub mod supervisor;
+pub mod supervisor_client;

@@ -9,6 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::data_directory::{DataDirectory, SystemIdentifier};
 
+/// The socket's file name in the pod's run directory.
+pub const SOCKET_NAME: &str = "supervisor.sock";
+
+/// The longest line that either side takes, its newline not counted.
+pub const MAX_LINE_BYTES: usize = 64 * 1024;
+
 /// The server that a standby streams or clones from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upstream {

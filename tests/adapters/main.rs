@@ -2,3 +2,4 @@
 
 mod dns;
 mod proxy;
+mod supervisor;

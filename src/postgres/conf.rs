@@ -1,0 +1,296 @@
+//! Generates the server's configuration in the run directory: `postgresql.conf`, `pg_hba.conf`, the
+//! passfile and copies of the TLS files.
+//!
+//! Order, the later wins: podgres' defaults, PGDATA's own `postgresql.conf`, the user's mounted files,
+//! podgres' own lines. Never touches PGDATA but for [`auto_conf`]. PostgreSQL itself checks the result
+//! before it takes the old one's place.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::conninfo::conninfo;
+use super::error::{ConfigurationError, FileContext as _, FileError, ProgramError};
+use super::files::{create_private_directory, with_suffix, write_private};
+use super::process::{Locale, command};
+use super::tls_files::{self, TlsFiles};
+use super::{ServerSettings, auto_conf, hba, passfile, program, staging};
+use crate::core::supervision::ServerRole;
+
+const MIB: u64 = 1 << 20;
+/// A slot may hold back a quarter of the volume, within these bounds.
+const SLOT_WAL_BOUNDS_BYTES: (u64, u64) = (256 * MIB, 64 << 30);
+/// What helps a standby that comes back without its slot, within a quarter of what slots may hold.
+const KEPT_WAL_BOUNDS_BYTES: (u64, u64) = (64 * MIB, 128 * MIB);
+/// Between checkpoints an eighth of the volume, and PostgreSQL's own default where there is room.
+const MAX_WAL_BOUNDS_BYTES: (u64, u64) = (64 * MIB, 1 << 30);
+/// `postgres -C` reads files only.
+const CHECK_LIMIT: Duration = Duration::from_secs(30);
+
+/// What works for a replicated server and may be overruled by the user.
+///
+/// `wal_receiver_timeout`: a frozen upstream is noticed within 5 s (the receiver asks it for a sign of
+/// life half way), so that "streaming" is never claimed for longer than that.
+const DEFAULTS: &[(&str, &str)] = &[
+    ("wal_level", "replica"),
+    ("max_wal_senders", "16"),
+    ("max_replication_slots", "16"),
+    ("wal_log_hints", "on"),
+    ("wal_compression", "on"),
+    ("password_encryption", "scram-sha-256"),
+    ("wal_receiver_timeout", "5s"),
+    ("wal_receiver_status_interval", "1s"),
+    ("wal_retrieve_retry_interval", "1s"),
+    ("wal_sender_timeout", "30s"),
+    ("logging_collector", "off"),
+    ("log_destination", "stderr"),
+    ("log_line_prefix", "%m [%p] %q%u@%d "),
+];
+
+/// Where the generated file is: `<run directory>/postgresql.conf`.
+#[must_use]
+pub fn path(settings: &ServerSettings) -> PathBuf {
+    settings.run_directory.join("postgresql.conf")
+}
+
+/// Writes everything that a server in `role` reads, before a start or a reload.
+///
+/// # Errors
+/// Files cannot be read or written, PostgreSQL does not accept the result, or the user's settings
+/// endanger the cluster. The previous `postgresql.conf` is then still in place.
+pub async fn write(settings: &ServerSettings, role: &ServerRole) -> Result<(), ConfigurationError> {
+    create_private_directory(&settings.run_directory)?;
+    passfile::write(settings)?;
+    hba::write(settings)?;
+    let tls = match &settings.tls {
+        Some(folder) => Some(tls_files::copy(settings, folder)?),
+        None => None,
+    };
+    auto_conf::strip(settings, &settings.data_directory)?;
+    let path = path(settings);
+    let candidate = with_suffix(&path, ".candidate");
+    write_private(&candidate, text(settings, role, tls.as_ref())?.as_bytes())?;
+    check(settings, &candidate).await?;
+    Ok(fs::rename(&candidate, &path).file("rename file", &candidate)?)
+}
+
+fn text(
+    settings: &ServerSettings,
+    role: &ServerRole,
+    tls: Option<&TlsFiles>,
+) -> Result<String, ConfigurationError> {
+    let mut text = String::from("# Written by podgres at every start and reload: changes here are lost.\n");
+    text.push_str("\n# Defaults, which the files below may overrule.\n");
+    for (name, value) in DEFAULTS {
+        text.push_str(&line(name, value)?);
+    }
+    let volume = staging::total_bytes(&settings.data_directory)?;
+    for (name, megabytes) in volume_defaults(volume) {
+        text.push_str(&line(name, &format!("{megabytes}MB"))?);
+    }
+    text.push_str("\n# The data directory's own file, then the user's.\n");
+    text.push_str(&include(&settings.data_directory.join("postgresql.conf"), true)?);
+    text.push_str(&user_includes(settings)?);
+    text.push_str("\n# What the cluster depends on.\n");
+    for (name, value) in owned(settings, role, tls) {
+        text.push_str(&line(name, &value)?);
+    }
+    Ok(text)
+}
+
+/// WAL limits in megabytes that keep a small volume from filling up.
+fn volume_defaults(volume_bytes: u64) -> [(&'static str, u64); 4] {
+    let within = |bytes: u64, (low, high): (u64, u64)| bytes.clamp(low, high);
+    let slots = within(volume_bytes / 4, SLOT_WAL_BOUNDS_BYTES);
+    let max_wal = within(volume_bytes / 8, MAX_WAL_BOUNDS_BYTES);
+    [
+        ("max_slot_wal_keep_size", slots / MIB),
+        ("wal_keep_size", within(slots / 4, KEPT_WAL_BOUNDS_BYTES) / MIB),
+        ("max_wal_size", max_wal / MIB),
+        ("min_wal_size", (max_wal / 4).clamp(32 * MIB, 80 * MIB) / MIB),
+    ]
+}
+
+fn owned(
+    settings: &ServerSettings,
+    role: &ServerRole,
+    tls: Option<&TlsFiles>,
+) -> Vec<(&'static str, String)> {
+    let display = |path: &Path| path.to_string_lossy().into_owned();
+    let upstream = match role {
+        ServerRole::Primary => None,
+        ServerRole::Standby { upstream } => upstream.as_ref(),
+    };
+    let mut lines = vec![
+        ("data_directory", display(&settings.data_directory)),
+        ("hba_file", display(&hba::path(settings))),
+        ("listen_addresses", settings.listen_addresses.clone()),
+        ("port", settings.port.to_string()),
+        (
+            "unix_socket_directories",
+            socket_directories(&settings.socket_directories),
+        ),
+        ("cluster_name", settings.member.clone()),
+        ("hot_standby", "on".to_owned()),
+        ("recovery_target_timeline", "latest".to_owned()),
+        (
+            "primary_conninfo",
+            upstream.map_or_else(String::new, |upstream| {
+                conninfo(settings, upstream, &settings.member)
+            }),
+        ),
+        (
+            "primary_slot_name",
+            upstream.map_or_else(String::new, |upstream| upstream.slot.clone()),
+        ),
+    ];
+    if let Some(tls) = tls {
+        lines.extend([
+            ("ssl", "on".to_owned()),
+            ("ssl_cert_file", display(&tls.certificate)),
+            ("ssl_key_file", display(&tls.key)),
+            ("ssl_ca_file", display(&tls.authority)),
+        ]);
+    }
+    lines
+}
+
+/// A list in which commas, quotes and spaces of a path mean themselves.
+pub(super) fn socket_directories(directories: &[PathBuf]) -> String {
+    let quoted: Vec<String> = directories
+        .iter()
+        .map(|path| format!("\"{}\"", path.to_string_lossy().replace('"', "\"\"")))
+        .collect();
+    quoted.join(", ")
+}
+
+/// An `include` line for each `*.conf` in the user's folder, by name, `pg_hba.conf` excepted.
+pub(super) fn user_includes(settings: &ServerSettings) -> Result<String, ConfigurationError> {
+    let Some(folder) = &settings.user_configuration else {
+        return Ok(String::new());
+    };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).file("read directory", folder)? {
+        let path = entry.file("read directory", folder)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let wanted = !name.starts_with('.')
+            && name != hba::USER_FILE
+            && path.extension().is_some_and(|extension| extension == "conf");
+        if wanted && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files.iter().map(|file| include(file, false)).collect()
+}
+
+/// `include '…'`.
+pub(super) fn include(file: &Path, if_exists: bool) -> Result<String, ConfigurationError> {
+    let word = if if_exists { "include_if_exists" } else { "include" };
+    Ok(format!(
+        "{word} {}\n",
+        quote("file name", &file.to_string_lossy())?
+    ))
+}
+
+/// `name = '…'`.
+pub(super) fn line(name: &'static str, value: &str) -> Result<String, ConfigurationError> {
+    let mut line = String::new();
+    // Writing to a String cannot fail.
+    writeln!(line, "{name} = {}", quote(name, value)?).ok();
+    Ok(line)
+}
+
+/// A string of the configuration file: quotes doubled, backslashes escaped (`GUC_scanstr`).
+fn quote(what: &'static str, value: &str) -> Result<String, ConfigurationError> {
+    if value.contains(['\n', '\r', '\0']) {
+        return Err(ConfigurationError::LineBreak { what });
+    }
+    Ok(format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''")))
+}
+
+/// Lets PostgreSQL read `file` as it would at a start, and looks at what must not be.
+async fn check(settings: &ServerSettings, file: &Path) -> Result<(), ConfigurationError> {
+    let refuse = |name, value: &str, detail| {
+        Err(ConfigurationError::Setting {
+            name,
+            value: value.to_owned(),
+            detail,
+        })
+    };
+    let value = effective(settings, file, "max_slot_wal_keep_size").await?;
+    if value.starts_with('-') {
+        return refuse(
+            "max_slot_wal_keep_size",
+            &value,
+            "the slot of a standby that is away would fill the volume; set a limit",
+        );
+    }
+    let value = effective(settings, file, "wal_level").await?;
+    if value == "minimal" {
+        return refuse("wal_level", &value, "standbys need \"replica\" or \"logical\"");
+    }
+    Ok(())
+}
+
+/// The value that a server started with `file` would use, `postgresql.auto.conf` included.
+async fn effective(
+    settings: &ServerSettings,
+    file: &Path,
+    name: &'static str,
+) -> Result<String, ConfigurationError> {
+    let mut config_file = std::ffi::OsString::from("config_file=");
+    config_file.push(file);
+    let mut postgres = command(&settings.program("postgres"), Locale::C, Signal::KILL);
+    postgres
+        .args(["-C", name, "-D"])
+        .arg(&settings.data_directory)
+        .arg("-c")
+        .arg(config_file);
+    match program::run(postgres, CHECK_LIMIT).await {
+        Ok(lines) => Ok(lines
+            .last()
+            .map_or_else(String::new, |line| line.trim().to_owned())),
+        Err(ProgramError::Failed { output, .. }) => Err(ConfigurationError::Rejected { output }),
+        Err(error) => Err(ConfigurationError::Check(error)),
+    }
+}
+
+/// Comments out the value of `max_wal_size` and `min_wal_size` that initdb wrote, so that the
+/// volume's size decides; what the user asked of initdb is another value and stays.
+pub(super) fn release_initdb_defaults(directory: &Path) -> Result<(), FileError> {
+    let path = directory.join("postgresql.conf");
+    let text = fs::read_to_string(&path).file("read file", &path)?;
+    let text = text
+        .replace("\nmax_wal_size = 1GB", "\n#max_wal_size = 1GB")
+        .replace("\nmin_wal_size = 80MB", "\n#min_wal_size = 80MB");
+    write_private(&path, text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn row_73_wal_limits_follow_the_volume() {
+        let of = |bytes| volume_defaults(bytes).map(|(_, megabytes)| megabytes);
+        assert_eq!(of(1 << 30), [256, 64, 128, 32]);
+        assert_eq!(of(100 << 30), [25_600, 128, 1024, 80]);
+        assert_eq!(of(10 << 40), [65_536, 128, 1024, 80]);
+    }
+
+    #[test]
+    fn values_mean_themselves() {
+        assert_eq!(line("port", "5432").expect("line"), "port = '5432'\n");
+        assert_eq!(
+            line("primary_conninfo", r"user='o\'b'").expect("line"),
+            "primary_conninfo = 'user=''o\\\\''b'''\n"
+        );
+        assert!(line("cluster_name", "a\nfsync = off").is_err());
+        let directories = [PathBuf::from("/a,b"), PathBuf::from("/c\"d")];
+        assert_eq!(socket_directories(&directories), r#""/a,b", "/c""d""#);
+    }
+}

@@ -1,0 +1,77 @@
+//! The libpq connection string by which a member reaches its upstream.
+//!
+//! Never holds a password: that is in the passfile. Keywords as in the manual, "Parameter Key Words".
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::ServerSettings;
+use crate::core::supervision::Upstream;
+
+/// Gives up on an upstream that does not answer: connecting takes 5 s at most; a silent network is
+/// noticed after 5 + 2 * 2 s without traffic, or 6 s after sent bytes stay unacknowledged.
+const TIMEOUTS: &[(&str, &str)] = &[
+    ("connect_timeout", "5"),
+    ("keepalives", "1"),
+    ("keepalives_idle", "5"),
+    ("keepalives_interval", "2"),
+    ("keepalives_count", "2"),
+    ("tcp_user_timeout", "6000"),
+];
+
+/// The connection string for the WAL receiver or `pg_basebackup`.
+///
+/// `hostaddr` spares a look-up in a cache that may be stale; `host` is what the certificate must say.
+#[must_use]
+pub fn conninfo(settings: &ServerSettings, upstream: &Upstream, application_name: &str) -> String {
+    let mut text = String::new();
+    let mut add = |key: &str, value: &str| {
+        let separator = if text.is_empty() { "" } else { " " };
+        // Writing to a String cannot fail.
+        write!(text, "{separator}{key}={}", quote(value)).ok();
+    };
+    add("host", &upstream.host);
+    add("hostaddr", &upstream.address.to_string());
+    add("port", &upstream.port.to_string());
+    add("user", &settings.replication.user);
+    add("passfile", &super::passfile::path(settings).to_string_lossy());
+    add("application_name", application_name);
+    match &settings.tls {
+        Some(folder) => {
+            add("sslmode", "verify-full");
+            add("sslrootcert", &authority(folder));
+        }
+        None => add("sslmode", "prefer"),
+    }
+    add("gssencmode", "disable");
+    for (key, value) in TIMEOUTS {
+        add(key, value);
+    }
+    text
+}
+
+fn authority(folder: &Path) -> String {
+    folder.join("ca.crt").to_string_lossy().into_owned()
+}
+
+/// In single quotes unless plain; a backslash takes the meaning from quotes and backslashes.
+fn quote(value: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:".contains(&byte);
+    if !value.is_empty() && value.bytes().all(plain) {
+        return value.to_owned();
+    }
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_quoted_where_needed() {
+        assert_eq!(quote("pg-0.pg.default.svc"), "pg-0.pg.default.svc");
+        assert_eq!(quote("fe80::1"), "fe80::1");
+        assert_eq!(quote(""), "''");
+        assert_eq!(quote(r"o'b\r x"), r"'o\'b\\r x'");
+    }
+}

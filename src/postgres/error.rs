@@ -1,0 +1,226 @@
+//! The errors that the file and program adapters share, and how a chain of them is shown.
+//!
+//! `Display` of each error shows itself only; the causes follow with [`describe`], once, where the
+//! error is logged or handed to somebody else.
+
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A file operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {verb} \"{}\"", path.display())]
+pub struct FileError {
+    /// What was tried: "read file", "rename directory".
+    pub verb: &'static str,
+    pub path: PathBuf,
+    #[source]
+    pub source: io::Error,
+}
+
+/// Says which file an [`io::Error`] is about.
+pub(super) trait FileContext<T> {
+    fn file(self, verb: &'static str, path: &Path) -> Result<T, FileError>;
+}
+
+impl<T, E: Into<io::Error>> FileContext<T> for Result<T, E> {
+    fn file(self, verb: &'static str, path: &Path) -> Result<T, FileError> {
+        self.map_err(|source| FileError {
+            verb,
+            path: path.to_owned(),
+            source: source.into(),
+        })
+    }
+}
+
+/// A program that did not do what it was started for.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    #[error("could not execute \"{program}\"")]
+    Spawn {
+        program: String,
+        #[source]
+        source: io::Error,
+    },
+    /// `outcome` is "exited with code 1" or "was killed by signal 9"; `output` its last lines, which
+    /// hold no secret since none is ever given to a program.
+    #[error("\"{program}\" {outcome}{}{output}", if output.is_empty() { "" } else { ": " })]
+    Failed {
+        program: String,
+        outcome: String,
+        output: String,
+    },
+    #[error("\"{program}\" did not end within {limit_s} s")]
+    Timeout { program: String, limit_s: u64 },
+    #[error("could not read the output of \"{program}\": {detail}")]
+    Output { program: String, detail: String },
+}
+
+/// Why a data directory could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    #[error(transparent)]
+    Configuration(#[from] ConfigurationError),
+    #[error("data directory \"{}\" is not empty: {found}", path.display())]
+    NotEmpty { path: PathBuf, found: String },
+    #[error(
+        "cannot rename a new data directory to \"{0}\", since it is a mount point (set PGDATA to a \
+         sub-directory of the volume, for example \"{0}/pgdata\")", path.display()
+    )]
+    MountPoint { path: PathBuf },
+    #[error(
+        "cannot rename a new data directory to \"{}\", since it is a symbolic link (set PGDATA to the \
+         directory that it points to)", path.display()
+    )]
+    SymbolicLink { path: PathBuf },
+    #[error("data directory \"{}\" is in use by process {pid}", path.display())]
+    InUse { path: PathBuf, pid: u32 },
+    #[error("not enough space for a copy of {needed_bytes} bytes: \"{}\" has {free_bytes} bytes free", path.display())]
+    NoSpace {
+        path: PathBuf,
+        needed_bytes: u64,
+        free_bytes: u64,
+    },
+    #[error("no space left on the volume of \"{}\": {output}", path.display())]
+    DiskFull { path: PathBuf, output: String },
+    #[error("upstream \"{upstream}\" has system identifier {found}, but this cluster has {expected}")]
+    ForeignUpstream {
+        upstream: String,
+        expected: String,
+        found: String,
+    },
+    #[error("the copy of upstream \"{upstream}\" cannot be used: {detail}")]
+    UnusableCopy { upstream: String, detail: String },
+    #[error("the copy of upstream \"{upstream}\" made no progress for {limit_s} s")]
+    Stalled { upstream: String, limit_s: u64 },
+    #[error("initdb argument \"{argument}\" is not supported: {detail}")]
+    InitdbArgument { argument: String, detail: &'static str },
+    #[error("cannot run \"{}\": {detail}", script.display())]
+    Script { script: PathBuf, detail: &'static str },
+    #[error("could not prepare the new cluster: {what}")]
+    Sql {
+        what: &'static str,
+        #[source]
+        source: Box<tokio_postgres::Error>,
+    },
+}
+
+impl JobError {
+    /// Whether trying again cannot help before somebody changes a setting, the volume or the data.
+    #[must_use]
+    pub fn refused(&self) -> bool {
+        match self {
+            Self::NotEmpty { .. }
+            | Self::MountPoint { .. }
+            | Self::SymbolicLink { .. }
+            | Self::NoSpace { .. }
+            | Self::DiskFull { .. }
+            | Self::ForeignUpstream { .. }
+            | Self::InitdbArgument { .. }
+            | Self::Script { .. } => true,
+            Self::Configuration(error) => error.refused(),
+            Self::File(error) => matches!(
+                error.source.kind(),
+                io::ErrorKind::StorageFull
+                    | io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::ReadOnlyFilesystem
+            ),
+            Self::Program(_)
+            | Self::InUse { .. }
+            | Self::UnusableCopy { .. }
+            | Self::Stalled { .. }
+            | Self::Sql { .. } => false,
+        }
+    }
+}
+
+/// Why the configuration of a server could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigurationError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("could not check the configuration")]
+    Check(#[source] ProgramError),
+    /// PostgreSQL itself does not take the files.
+    #[error("PostgreSQL does not accept the configuration: {output}")]
+    Rejected { output: String },
+    #[error("setting \"{name}\" cannot be \"{value}\": {detail}")]
+    Setting {
+        name: &'static str,
+        value: String,
+        detail: &'static str,
+    },
+    #[error(
+        "data directory \"{}\" holds \"standby.signal\", so it cannot be started as a primary", path.display()
+    )]
+    StandbySignal { path: PathBuf },
+    #[error("{what} contains a line break")]
+    LineBreak { what: &'static str },
+}
+
+impl ConfigurationError {
+    /// See [`JobError::refused`].
+    #[must_use]
+    pub fn refused(&self) -> bool {
+        !matches!(self, Self::File(_) | Self::Check(_))
+    }
+}
+
+/// The error and its causes in one line: `could not read file "x": permission denied`.
+#[must_use]
+pub fn describe(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // A cause that is already part of the text (a transparent error) is not said twice.
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_shown_once_and_in_order() {
+        let file = FileError {
+            verb: "read file",
+            path: PathBuf::from("/x"),
+            source: io::Error::other("worn out"),
+        };
+        assert_eq!(
+            describe(&JobError::File(file)),
+            "could not read file \"/x\": worn out"
+        );
+    }
+
+    #[test]
+    fn a_full_disk_is_refused_and_a_lost_connection_is_not() {
+        let full = JobError::File(FileError {
+            verb: "write file",
+            path: PathBuf::from("/x"),
+            source: io::Error::from(io::ErrorKind::StorageFull),
+        });
+        assert!(full.refused());
+        let lost = JobError::Program(ProgramError::Failed {
+            program: "pg_basebackup".into(),
+            outcome: "exited with code 1".into(),
+            output: "connection refused".into(),
+        });
+        assert!(!lost.refused());
+        assert_eq!(
+            lost.to_string(),
+            "\"pg_basebackup\" exited with code 1: connection refused"
+        );
+    }
+}

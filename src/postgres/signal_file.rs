@@ -1,0 +1,43 @@
+//! Makes a data directory's signal files fit the role that it is to be started in.
+//!
+//! Creates `standby.signal`, and never deletes it: what was a standby becomes a primary only by promotion.
+
+use std::fs::File;
+
+use super::ServerSettings;
+use super::error::{ConfigurationError, FileContext as _, FileError};
+use super::files::{blocking, exists, sync_directory};
+use crate::core::supervision::ServerRole;
+
+const STANDBY_SIGNAL: &str = "standby.signal";
+
+/// Called before every start.
+///
+/// # Errors
+/// A primary's directory holds `standby.signal`, or the file cannot be created.
+pub async fn prepare_role(settings: &ServerSettings, role: &ServerRole) -> Result<(), ConfigurationError> {
+    let directory = settings.data_directory.clone();
+    let standby = matches!(role, ServerRole::Standby { .. });
+    blocking(move || {
+        if standby {
+            Ok(create(&directory)?)
+        } else if exists(&directory.join(STANDBY_SIGNAL))? {
+            Err(ConfigurationError::StandbySignal { path: directory })
+        } else {
+            Ok(())
+        }
+    })
+    .await
+}
+
+/// Creates `standby.signal` durably, if it is not there.
+pub(super) fn create(directory: &std::path::Path) -> Result<(), FileError> {
+    let path = directory.join(STANDBY_SIGNAL);
+    if exists(&path)? {
+        return Ok(());
+    }
+    File::create(&path)
+        .and_then(|file| file.sync_all())
+        .file("create file", &path)?;
+    sync_directory(directory)
+}

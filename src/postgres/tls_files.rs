@@ -1,0 +1,37 @@
+//! Copies certificate and key from a mounted Secret to where PostgreSQL takes them.
+//!
+//! PostgreSQL refuses a key that the group may read or that a stranger owns, and `fsGroup` makes Secret
+//! files just that. All three files are read before the first is written, so that they belong together.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::ServerSettings;
+use super::error::{FileContext as _, FileError};
+use super::files::write_private;
+
+/// The copies in the run directory.
+#[derive(Clone, Debug)]
+pub(super) struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub authority: PathBuf,
+}
+
+/// Copies `tls.crt`, `tls.key` and `ca.crt` from `folder`.
+pub(super) fn copy(settings: &ServerSettings, folder: &Path) -> Result<TlsFiles, FileError> {
+    let read = |name: &str| {
+        let path = folder.join(name);
+        fs::read(&path).file("read file", &path)
+    };
+    let (certificate, key, authority) = (read("tls.crt")?, read("tls.key")?, read("ca.crt")?);
+    let files = TlsFiles {
+        certificate: settings.run_directory.join("tls.crt"),
+        key: settings.run_directory.join("tls.key"),
+        authority: settings.run_directory.join("ca.crt"),
+    };
+    write_private(&files.certificate, &certificate)?;
+    write_private(&files.key, &key)?;
+    write_private(&files.authority, &authority)?;
+    Ok(files)
+}

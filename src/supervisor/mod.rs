@@ -1,0 +1,71 @@
+//! The parent of PostgreSQL in its container: process 1, and the fence.
+//!
+//! Runs the postmaster and the tools for the data directory as the agent asks over a unix socket,
+//! collects dead children, forwards signals, and stops a writable server by itself when its licence
+//! runs out. Never decides what the member should be, and never looks beyond its own pod.
+//!
+//! While PostgreSQL runs, only PostgreSQL writes to the container's output.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::core::supervision::{PostmasterExit, SOCKET_NAME};
+use crate::postgres::ServerSettings;
+
+mod licence;
+mod panic;
+mod postmaster;
+mod reaper;
+mod requests;
+mod run;
+mod signals;
+mod socket;
+mod tools;
+mod work;
+
+pub use panic::stop_on_panic;
+
+/// What may differ between `podgres postgres` and `podgres init`.
+#[derive(Clone, Debug, Default)]
+pub struct SupervisorOptions {
+    /// Where to listen; `supervisor.sock` in the run directory if `None`.
+    pub socket: Option<PathBuf>,
+}
+
+/// Why a supervisor could not begin its work.
+#[derive(Debug, thiserror::Error)]
+pub enum SupervisorError {
+    #[error("could not become the parent of orphaned processes")]
+    AdoptOrphans(#[source] io::Error),
+    #[error("could not listen for signals")]
+    Signals(#[source] io::Error),
+    #[error("could not make a timer for the licence")]
+    Timer(#[source] io::Error),
+    #[error("could not listen on \"{}\"", path.display())]
+    Socket { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Tools(#[from] tools::ToolsError),
+}
+
+/// How a supervisor ended after it was told to: PostgreSQL is down, no tool runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SupervisorExit {
+    /// How the last postmaster ended; `None` if none was ever started.
+    pub last_exit: Option<PostmasterExit>,
+}
+
+/// Supervises until TERM, INT or QUIT and until PostgreSQL is down.
+///
+/// Await it on the main thread of a `current_thread` runtime, directly and not in a spawned task:
+/// a child's death signal is bound to the thread that started it. The process must have no other
+/// children of its own. Dropping the future ends the tools and leaves a running postmaster alone.
+///
+/// # Errors
+/// Only before anything was started.
+pub async fn run(
+    settings: ServerSettings,
+    options: SupervisorOptions,
+) -> Result<SupervisorExit, SupervisorError> {
+    let socket = options.socket.unwrap_or_else(|| settings.run_directory.join(SOCKET_NAME));
+    run::run(settings, socket).await
+}

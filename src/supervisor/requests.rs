@@ -1,0 +1,168 @@
+//! What the agent asks, held against what is so: carried out, begun, or refused with the reason.
+
+use std::mem::discriminant;
+
+use tokio::sync::oneshot;
+
+use super::run::Supervisor;
+use super::socket::Call;
+use super::work::{Task, Work};
+use crate::core::supervision::{
+    JobRequest, JobState, JobStatus, ServerRole, StopMode, SupervisorReply, SupervisorRequest,
+};
+
+/// Where the answer to one request goes.
+pub(super) type Reply = oneshot::Sender<SupervisorReply>;
+
+/// Why a request is not carried out, for the agent's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("cannot start as primary: no licence")]
+    NoLicence,
+    #[error("the supervisor is stopping")]
+    Stopping,
+    #[error("PostgreSQL is running")]
+    Running,
+    #[error("PostgreSQL is not running")]
+    NotRunning,
+    #[error("PostgreSQL is being stopped")]
+    BeingStopped,
+    #[error("PostgreSQL ended or was stopped meanwhile")]
+    Ended,
+    #[error("PostgreSQL runs in the other role: a reload cannot change it")]
+    OtherRole,
+    #[error("job {id} is running")]
+    JobRunning { id: u64 },
+    #[error("an earlier request is still being carried out")]
+    Busy,
+}
+
+impl Supervisor {
+    /// Replies now, or leaves that to the work it begins.
+    pub(super) fn answer(&mut self, call: Call) {
+        // The deadline may have passed since the loop last looked; a renewal comes too late then.
+        self.enforce_licence();
+        let Call { request, reply } = call;
+        let result = match request {
+            SupervisorRequest::Status | SupervisorRequest::Wait { .. } => Ok(()),
+            SupervisorRequest::Start { server } => match self.may_start(&server) {
+                Ok(()) => return self.work = Some(Work::prepare(&self.settings, server, reply)),
+                Err(refusal) => Err(refusal.to_string()),
+            },
+            SupervisorRequest::Reload { server } => match self.may_reload(&server) {
+                Ok(()) => return self.work = Some(Work::rewrite(&self.settings, server, Some(reply))),
+                Err(refusal) => Err(refusal.to_string()),
+            },
+            SupervisorRequest::Run { job } => self.may_work().map(|()| self.begin(job)).map_err(|r| r.to_string()),
+            SupervisorRequest::Stop { mode } => Ok(self.stop_as_asked(mode)),
+            SupervisorRequest::Cancel => Ok(self.cancel_job()),
+            SupervisorRequest::GrantLicence { duration_ms } => self.grant(duration_ms),
+            SupervisorRequest::RevokeLicence => Ok(self.revoke()),
+        };
+        self.reply(reply, result);
+    }
+
+    /// The status as it is now, or the refusal. A client that has gone does not matter.
+    pub(super) fn reply(&self, reply: Reply, result: Result<(), String>) {
+        let answer = match result {
+            Ok(()) => SupervisorReply::Status(Box::new(self.status())),
+            Err(message) => SupervisorReply::Refused { message },
+        };
+        drop(reply.send(answer));
+    }
+
+    /// Nothing runs: no postmaster, no tool.
+    fn may_work(&self) -> Result<(), Refusal> {
+        if self.stopping {
+            return Err(Refusal::Stopping);
+        }
+        if self.child.is_some() {
+            return Err(Refusal::Running);
+        }
+        self.may_begin_work()
+    }
+
+    fn may_begin_work(&self) -> Result<(), Refusal> {
+        match (&self.work, &self.job) {
+            (None, _) => Ok(()),
+            (Some(Work { task: Task::Job { .. }, .. }), Some(job)) => Err(Refusal::JobRunning { id: job.id }),
+            (Some(_), _) => Err(Refusal::Busy),
+        }
+    }
+
+    fn may_start(&self, server: &ServerRole) -> Result<(), Refusal> {
+        self.may_work()?;
+        self.may_run_as(server)
+    }
+
+    pub(super) fn may_run_as(&self, server: &ServerRole) -> Result<(), Refusal> {
+        if *server == ServerRole::Primary && !self.licence.allows_primary() {
+            return Err(Refusal::NoLicence);
+        }
+        Ok(())
+    }
+
+    fn may_reload(&self, server: &ServerRole) -> Result<(), Refusal> {
+        if self.stopping {
+            return Err(Refusal::Stopping);
+        }
+        let child = self.child.as_ref().ok_or(Refusal::NotRunning)?;
+        if child.is_stopping() {
+            return Err(Refusal::BeingStopped);
+        }
+        if discriminant(&child.role) != discriminant(server) {
+            return Err(Refusal::OtherRole);
+        }
+        self.may_begin_work()
+    }
+
+    /// For HUP: the same server, with whatever has changed in the mounted files.
+    pub(super) fn reload_as_it_runs(&mut self) {
+        let Some(role) = self.child.as_ref().map(|child| child.role.clone()) else {
+            return;
+        };
+        if self.may_reload(&role).is_ok() {
+            self.work = Some(Work::rewrite(&self.settings, role, None));
+        }
+    }
+
+    fn begin(&mut self, job: JobRequest) {
+        let kind = job.kind();
+        self.job = Some(JobStatus {
+            id: self.job.as_ref().map_or(0, |job| job.id) + 1,
+            kind,
+            state: JobState::Running {
+                progress: Default::default(),
+            },
+        });
+        self.work = Some(Work::job(&self.settings, job));
+        self.changed();
+    }
+
+    fn stop_as_asked(&mut self, mode: StopMode) {
+        if matches!(self.work, Some(Work { task: Task::Prepare { .. }, .. })) {
+            self.abandon_work();
+        }
+        self.stop(mode, None, "requested by the agent");
+    }
+
+    fn grant(&mut self, duration_ms: Option<u64>) -> Result<(), String> {
+        let could_not = |error| format!("could not set the timer for the licence: {error}");
+        let before = self.licence.allows_primary();
+        self.licence.grant(duration_ms).map_err(could_not)?;
+        // A renewal is no news to anybody, and comes every few seconds.
+        if !before {
+            self.changed();
+        }
+        Ok(())
+    }
+
+    fn revoke(&mut self) {
+        let before = self.licence.allows_primary();
+        self.licence.revoke();
+        self.stop_if_writable("its licence was revoked");
+        if before {
+            self.changed();
+        }
+    }
+}

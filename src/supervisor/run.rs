@@ -1,0 +1,253 @@
+//! The supervisor's one loop: everything that can happen, in the order of its urgency.
+//!
+//! The licence comes first, so that no request that waited in the socket while the pod was frozen
+//! is served before the fence. Nothing in the loop itself waits; slow things are [`super::work`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::WaitStatus;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::licence::{LicenceClock, boottime_ns};
+use super::postmaster::Child;
+use super::signals::{Asked, Signals};
+use super::socket::{Call, ControlSocket, Desk};
+use super::tools::{self, Found};
+use super::work::{self, Task, Work};
+use super::{SupervisorError, SupervisorExit, panic, reaper};
+use crate::core::supervision::{JobStatus, Postmaster, PostmasterExit, ServerRole, StopMode, SupervisorStatus};
+use crate::postgres::ServerSettings;
+
+/// How often `postmaster.pid` is read while PostgreSQL starts, and only then.
+const READY_POLL: Duration = Duration::from_millis(30);
+const WAITING_CALLS: usize = 16;
+const NANOSECONDS_PER_MILLISECOND: u64 = 1_000_000;
+
+/// Everything the supervisor knows. Owned by the loop, seen by nobody else.
+pub(super) struct Supervisor {
+    pub(super) settings: Arc<ServerSettings>,
+    pub(super) found: Found,
+    pub(super) child: Option<Child>,
+    pub(super) last_exit: Option<PostmasterExit>,
+    pub(super) work: Option<Work>,
+    pub(super) job: Option<JobStatus>,
+    pub(super) licence: LicenceClock,
+    /// TERM came.
+    pub(super) stopping: bool,
+    pub(super) fenced: bool,
+    version: u64,
+    versions: watch::Sender<u64>,
+    look_again_at: Instant,
+}
+
+pub(super) async fn run(settings: ServerSettings, socket: PathBuf) -> Result<SupervisorExit, SupervisorError> {
+    reaper::adopt_orphans().map_err(SupervisorError::AdoptOrphans)?;
+    let mut signals = Signals::listen().map_err(SupervisorError::Signals)?;
+    let child_died = signal(SignalKind::child()).map_err(SupervisorError::Signals)?;
+    let settings = Arc::new(settings);
+    let found = tokio::select! {
+        biased;
+        () = told_to_end(&mut signals) => return Ok(SupervisorExit { last_exit: None }),
+        found = tools::prepare(&settings) => found?,
+    };
+    let licence = LicenceClock::new().map_err(SupervisorError::Timer)?;
+    let mut supervisor = Supervisor::new(settings, found, licence);
+    let control = ControlSocket::bind(&socket).map_err(|source| SupervisorError::Socket { path: socket, source })?;
+    let (calls, asked) = mpsc::channel(WAITING_CALLS);
+    let versions = supervisor.versions.subscribe();
+    tokio::select! {
+        biased;
+        () = supervisor.turn(signals, child_died, asked) => {}
+        never = control.serve(Desk { calls, versions }) => match never {},
+    }
+    Ok(SupervisorExit {
+        last_exit: supervisor.last_exit,
+    })
+}
+
+async fn told_to_end(signals: &mut Signals) {
+    while signals.next().await == Asked::Reload {}
+}
+
+impl Supervisor {
+    fn new(settings: Arc<ServerSettings>, found: Found, licence: LicenceClock) -> Self {
+        // Later than any version of an earlier supervisor on this machine, so that its client's long
+        // poll ends at once.
+        let version = boottime_ns() / NANOSECONDS_PER_MILLISECOND;
+        Self {
+            settings,
+            found,
+            child: None,
+            last_exit: None,
+            work: None,
+            job: None,
+            licence,
+            stopping: false,
+            fenced: false,
+            version,
+            versions: watch::Sender::new(version),
+            look_again_at: Instant::now(),
+        }
+    }
+
+    /// Until TERM has come and all is down.
+    async fn turn(
+        &mut self,
+        mut signals: Signals,
+        mut child_died: tokio::signal::unix::Signal,
+        mut calls: mpsc::Receiver<Call>,
+    ) {
+        while !(self.stopping && self.child.is_none() && self.work.is_none()) {
+            let escalate_at = self.child.as_ref().and_then(Child::escalate_at);
+            let look_again_at = self.child.as_ref().is_some_and(Child::is_starting).then_some(self.look_again_at);
+            tokio::select! {
+                biased;
+                () = self.licence.deadline() => self.enforce_licence(),
+                asked = signals.next() => self.obey(asked),
+                _ = child_died.recv() => self.collect_children(),
+                () = at(escalate_at) => self.escalate(),
+                happened = work::next(&mut self.work) => self.take_in(happened),
+                () = at(look_again_at) => self.look_whether_ready(),
+                Some(call) = calls.recv() => self.answer(call),
+            }
+        }
+    }
+
+    pub(super) fn status(&self) -> SupervisorStatus {
+        let postmaster = match (&self.child, &self.work) {
+            (Some(child), _) => child.status(),
+            (None, Some(Work { task: Task::Settle { before, .. }, .. })) => before.clone(),
+            (None, _) => Postmaster::Stopped {
+                last_exit: self.last_exit.clone(),
+            },
+        };
+        SupervisorStatus {
+            version: self.version,
+            pid: std::process::id(),
+            postmaster,
+            job: self.job.clone(),
+            data_directory: self.found.data_directory.clone(),
+            licence: self.licence.current(),
+            major_version: self.found.major_version,
+            stopping: self.stopping,
+            fenced: self.fenced,
+        }
+    }
+
+    /// Wakes the long polls.
+    pub(super) fn changed(&mut self) {
+        self.version += 1;
+        self.versions.send_replace(self.version);
+    }
+
+    /// Stops a writable server whose licence has run out just now.
+    pub(super) fn enforce_licence(&mut self) {
+        if !self.licence.lapse() {
+            return;
+        }
+        if self.stop_if_writable("its licence ran out") {
+            self.fenced = true;
+        }
+        self.changed();
+    }
+
+    /// Fast, then immediate after `stop_timeout`, then killed after another.
+    pub(super) fn stop_if_writable(&mut self, reason: &str) -> bool {
+        let Some(child) = &self.child else {
+            return false;
+        };
+        let writable = child.role == ServerRole::Primary || tools::was_promoted(&self.settings);
+        if writable {
+            self.stop(StopMode::Fast, Some(self.settings.stop_timeout), reason);
+        }
+        writable
+    }
+
+    pub(super) fn stop(&mut self, mode: StopMode, patience: Option<Duration>, reason: &str) {
+        let Some(child) = &mut self.child else {
+            return;
+        };
+        // The signal first: writing the line may have to wait for whoever reads our output.
+        if child.stop(mode, patience, self.settings.stop_timeout) {
+            self.changed();
+            match mode {
+                StopMode::Fast => tracing::info!("stopping PostgreSQL (fast): {reason}"),
+                StopMode::Immediate => tracing::info!("stopping PostgreSQL (immediate): {reason}"),
+            }
+        }
+    }
+
+    fn escalate(&mut self) {
+        if let Some(child) = &mut self.child {
+            child.escalate(self.settings.stop_timeout);
+            self.changed();
+            tracing::warn!("PostgreSQL did not stop in time, stopping it harder");
+        }
+    }
+
+    fn obey(&mut self, asked: Asked) {
+        let again = self.stopping;
+        match asked {
+            Asked::Reload => return self.reload_as_it_runs(),
+            Asked::Terminate if !again => self.stop(StopMode::Fast, None, "termination requested"),
+            Asked::Terminate | Asked::Quit => {
+                self.stop(StopMode::Immediate, None, "immediate termination requested");
+            }
+        }
+        self.stopping = true;
+        self.abandon_work();
+        self.changed();
+    }
+
+    /// Everybody's children while no tool runs, else only the postmaster: the others have an owner.
+    pub(super) fn collect_children(&mut self) {
+        let postmaster = self.child.as_ref().map(|child| child.pid);
+        let status = if self.work.is_some() {
+            postmaster.and_then(reaper::collect)
+        } else {
+            let dead = reaper::collect_all();
+            dead.into_iter().find(|(pid, _)| Some(*pid) == postmaster).map(|(_, status)| status)
+        };
+        if let Some(status) = status {
+            self.settle(status);
+        }
+    }
+
+    /// The postmaster is dead: clears up behind it and reads its data directory, then says so.
+    fn settle(&mut self, status: WaitStatus) {
+        panic::record_postmaster(None);
+        let Some(child) = self.child.take() else {
+            return;
+        };
+        self.abandon_work();
+        let exit = PostmasterExit {
+            requested: child.is_stopping(),
+            description: reaper::describe(status),
+            was_ready: child.ready,
+        };
+        self.work = Some(Work::settle(&self.settings, child.status(), exit));
+    }
+
+    fn look_whether_ready(&mut self) {
+        self.look_again_at = Instant::now() + READY_POLL;
+        let Some(child) = &mut self.child else {
+            return;
+        };
+        if tools::is_ready(&self.settings, child.pid) {
+            child.ready = true;
+            self.changed();
+        }
+    }
+}
+
+/// Never, without a time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

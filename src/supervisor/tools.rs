@@ -1,0 +1,181 @@
+//! What the supervisor asks of PostgreSQL's programs and files, each within a time limit.
+//!
+//! Never decides; turns errors into the words that the agent gets to read.
+
+use std::time::Duration;
+
+use rustix::process::Pid;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::reaper;
+use crate::core::data_directory::DataDirectory;
+use crate::core::supervision::{JobProgress, JobRequest, ServerRole};
+use crate::postgres::error::{JobError, describe};
+use crate::postgres::postmaster_pid::{self, PostmasterPid, PostmasterStatus};
+use crate::postgres::{
+    ServerSettings, basebackup, conf, data_directory, find, initdb, process, signal_file, staging,
+};
+
+/// `pg_controldata` and a few small files.
+const INSPECT_LIMIT: Duration = Duration::from_secs(10);
+/// Small files, one of them on the data volume, and PostgreSQL's own check of them.
+const CONFIGURATION_LIMIT: Duration = Duration::from_secs(60);
+/// How long killed tools may take to be gone.
+const TOOLS_END_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a supervisor must know before it can serve anybody.
+pub(super) struct Found {
+    pub(super) major_version: u32,
+    /// Read while PostgreSQL was last stopped.
+    pub(super) data_directory: DataDirectory,
+}
+
+/// Why that could not be found out.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ToolsError(String);
+
+/// What is to become of a cancelled job's staging directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cleanup {
+    Now,
+    /// Deleting may take longer than the time that is left.
+    AtNextStart,
+}
+
+/// Why a job did not reach its end.
+#[derive(Debug)]
+pub(super) struct JobFailure {
+    pub(super) refused: bool,
+    pub(super) message: String,
+}
+
+/// Repairs what a killed supervisor left and looks at what there is.
+pub(super) async fn prepare(settings: &ServerSettings) -> Result<Found, ToolsError> {
+    let version = find::major_version(&settings.program_directory).await;
+    let major_version = version.map_err(|error| ToolsError(describe(&error)))?;
+    let recovered = staging::recover(settings).await;
+    recovered.map_err(|error| ToolsError(describe(&error)))?;
+    Ok(Found {
+        major_version,
+        data_directory: inspect(settings).await,
+    })
+}
+
+/// What stands at PGDATA. A directory that cannot be read is reported as unusable, with the reason.
+pub(super) async fn inspect(settings: &ServerSettings) -> DataDirectory {
+    let detail = match timeout(INSPECT_LIMIT, data_directory::inspect(settings)).await {
+        Ok(Ok(directory)) => return directory,
+        Ok(Err(error)) => describe(&error),
+        Err(_) => format!("could not read the data directory within {} s", INSPECT_LIMIT.as_secs()),
+    };
+    DataDirectory::Unusable { detail }
+}
+
+/// Makes a complete data directory fit for a start as `server`.
+pub(super) async fn prepare_start(settings: &ServerSettings, server: &ServerRole) -> Result<DataDirectory, String> {
+    let directory = inspect(settings).await;
+    match &directory {
+        DataDirectory::Complete(_) => {}
+        DataDirectory::Empty => return Err("cannot start: the data directory is empty".to_owned()),
+        DataDirectory::Unusable { detail } => return Err(format!("cannot start: {detail}")),
+    }
+    let prepared = async {
+        let error = |error: &dyn std::error::Error| format!("could not prepare the start: {}", describe(error));
+        data_directory::repair_mode(settings).await.map_err(|e| error(&e))?;
+        postmaster_pid::clear_stale(settings).map_err(|e| error(&e))?;
+        signal_file::prepare_role(settings, server).await.map_err(|e| error(&e))?;
+        conf::write(settings, server).await.map_err(|e| error(&e))
+    };
+    within_configuration_limit(prepared).await?;
+    Ok(directory)
+}
+
+/// Writes the configuration anew for a running server.
+pub(super) async fn write_configuration(settings: &ServerSettings, server: &ServerRole) -> Result<(), String> {
+    let written = async { conf::write(settings, server).await.map_err(|error| describe(&error)) };
+    within_configuration_limit(written).await
+}
+
+async fn within_configuration_limit(work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+    let late = |_| format!("could not write the configuration within {} s", CONFIGURATION_LIMIT.as_secs());
+    timeout(CONFIGURATION_LIMIT, work).await.map_err(late)?
+}
+
+/// Starts the postmaster as a child of this thread. It is collected by [`reaper`], not by the runtime.
+pub(super) fn spawn_postmaster(settings: &ServerSettings) -> Result<Pid, String> {
+    let could_not = |error: std::io::Error| format!("could not start PostgreSQL: {error}");
+    let command = process::postmaster_command(settings).map_err(could_not)?;
+    let child = command.into_std().spawn().map_err(could_not)?;
+    Ok(Pid::from_child(&child))
+}
+
+/// Whether the postmaster says that it accepts connections, or waits for its primary.
+pub(super) fn is_ready(settings: &ServerSettings, postmaster: Pid) -> bool {
+    let status = postmaster_status(settings, postmaster);
+    matches!(status, Some(PostmasterStatus::Ready | PostmasterStatus::Standby))
+}
+
+/// Whether a server that was started as a standby has been promoted: PostgreSQL removes the signal
+/// file then. If that cannot be told it counts as promoted.
+pub(super) fn was_promoted(settings: &ServerSettings) -> bool {
+    !settings.data_directory.join("standby.signal").exists()
+}
+
+fn postmaster_status(settings: &ServerSettings, postmaster: Pid) -> Option<PostmasterStatus> {
+    let PostmasterPid { pid, status } = postmaster_pid::read_postmaster_pid(settings)?;
+    (i32::try_from(pid) == Ok(postmaster.as_raw_nonzero().get())).then_some(status)
+}
+
+/// Runs a job until its end or until `cancelled` says what to do with its remains.
+pub(super) async fn run_job(
+    settings: &ServerSettings,
+    job: JobRequest,
+    report: watch::Sender<JobProgress>,
+    mut cancelled: watch::Receiver<Option<Cleanup>>,
+) -> Result<(), JobFailure> {
+    let result = tokio::select! {
+        result = run_tool(settings, job, report) => result.map_err(|error| JobFailure {
+            refused: error.refused(),
+            message: describe(&error),
+        }),
+        _ = cancelled.wait_for(Option::is_some) => Err(JobFailure {
+            refused: false,
+            message: "cancelled".to_owned(),
+        }),
+    };
+    if result.is_err() {
+        reaper::end_leftovers(TOOLS_END_LIMIT).await;
+        tokio::select! {
+            biased;
+            _ = cancelled.wait_for(|cleanup| *cleanup == Some(Cleanup::AtNextStart)) => {}
+            recovered = staging::recover(settings) => if let Err(error) = recovered {
+                tracing::warn!("{}", describe(&error));
+            },
+        }
+    }
+    result
+}
+
+async fn run_tool(
+    settings: &ServerSettings,
+    job: JobRequest,
+    report: watch::Sender<JobProgress>,
+) -> Result<(), JobError> {
+    match job {
+        JobRequest::Initdb => initdb::run(settings).await,
+        JobRequest::Clone {
+            upstream,
+            system_identifier,
+            reason,
+        } => {
+            let clone = basebackup::Clone {
+                upstream,
+                system_identifier,
+                reason,
+            };
+            basebackup::run(settings, &clone, &report).await
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The one slow thing that may be under way: a start, a reload, a job, or clearing up after a stop.
+//!
+//! Each is a future that the loop polls among everything else; what it yields is taken in here.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::postmaster::Child;
+use super::requests::{Refusal, Reply};
+use super::run::Supervisor;
+use super::tools::{self, Cleanup, JobFailure};
+use super::{panic, reaper};
+use crate::core::data_directory::DataDirectory;
+use crate::core::supervision::{JobProgress, JobRequest, JobState, Postmaster, PostmasterExit, ServerRole};
+use crate::postgres::ServerSettings;
+
+/// What a future yields at its end.
+pub(super) enum Finished {
+    Settled(DataDirectory),
+    Prepared(Result<DataDirectory, String>),
+    Rewritten(Result<(), String>),
+    JobEnded(Result<(), JobFailure>, DataDirectory),
+}
+
+/// What is under way, with what will be needed at its end.
+pub(super) enum Task {
+    /// Ends what a postmaster left behind and reads its directory. Until then the status says `before`.
+    Settle { before: Postmaster, exit: PostmasterExit },
+    /// Everything before the start of a postmaster.
+    Prepare { role: ServerRole, reply: Reply },
+    /// New configuration files for a running postmaster.
+    Rewrite { role: ServerRole, reply: Option<Reply> },
+    Job {
+        cancel: watch::Sender<Option<Cleanup>>,
+        progress: watch::Receiver<JobProgress>,
+    },
+}
+
+type Doing = Pin<Box<dyn Future<Output = Finished> + Send>>;
+
+pub(super) struct Work {
+    pub(super) task: Task,
+    doing: Doing,
+}
+
+pub(super) enum Happened {
+    Progress(JobProgress),
+    Finished(Finished),
+}
+
+impl Work {
+    pub(super) fn settle(settings: &Arc<ServerSettings>, before: Postmaster, exit: PostmasterExit) -> Self {
+        let settings = settings.clone();
+        Self {
+            task: Task::Settle { before, exit },
+            doing: Box::pin(async move {
+                let left = reaper::end_leftovers(settings.stop_timeout).await;
+                if left > 0 {
+                    tracing::warn!("could not end {left} processes that PostgreSQL left behind");
+                }
+                Finished::Settled(tools::inspect(&settings).await)
+            }),
+        }
+    }
+
+    pub(super) fn prepare(settings: &Arc<ServerSettings>, role: ServerRole, reply: Reply) -> Self {
+        let (settings, server) = (settings.clone(), role.clone());
+        Self {
+            task: Task::Prepare { role, reply },
+            doing: Box::pin(async move { Finished::Prepared(tools::prepare_start(&settings, &server).await) }),
+        }
+    }
+
+    pub(super) fn rewrite(settings: &Arc<ServerSettings>, role: ServerRole, reply: Option<Reply>) -> Self {
+        let (settings, server) = (settings.clone(), role.clone());
+        Self {
+            task: Task::Rewrite { role, reply },
+            doing: Box::pin(async move { Finished::Rewritten(tools::write_configuration(&settings, &server).await) }),
+        }
+    }
+
+    pub(super) fn job(settings: &Arc<ServerSettings>, job: JobRequest) -> Self {
+        let settings = settings.clone();
+        let (report, progress) = watch::channel(JobProgress::default());
+        let (cancel, cancelled) = watch::channel(None);
+        Self {
+            task: Task::Job { cancel, progress },
+            doing: Box::pin(async move {
+                let result = tools::run_job(&settings, job, report, cancelled).await;
+                Finished::JobEnded(result, tools::inspect(&settings).await)
+            }),
+        }
+    }
+}
+
+/// The next event of the work under way; never, without any. Dropping the future loses nothing.
+pub(super) async fn next(work: &mut Option<Work>) -> Happened {
+    let Some(Work { task, doing }) = work else {
+        return std::future::pending().await;
+    };
+    let Task::Job { progress, .. } = task else {
+        return Happened::Finished(doing.await);
+    };
+    tokio::select! {
+        biased;
+        finished = &mut *doing => Happened::Finished(finished),
+        Ok(()) = progress.changed() => Happened::Progress(*progress.borrow_and_update()),
+    }
+}
+
+impl Supervisor {
+    pub(super) fn take_in(&mut self, happened: Happened) {
+        let finished = match happened {
+            Happened::Progress(progress) => return self.job_goes_on(progress),
+            Happened::Finished(finished) => finished,
+        };
+        match (self.work.take().map(|work| work.task), finished) {
+            (Some(Task::Settle { exit, .. }), Finished::Settled(directory)) => {
+                self.found.data_directory = directory;
+                tracing::info!("PostgreSQL {}", exit.description);
+                self.last_exit = Some(exit);
+                self.changed();
+            }
+            (Some(Task::Prepare { role, reply }), Finished::Prepared(prepared)) => {
+                let started = prepared.and_then(|directory| {
+                    self.found.data_directory = directory;
+                    self.changed();
+                    self.start(role)
+                });
+                self.reply(reply, started);
+            }
+            (Some(Task::Rewrite { role, reply }), Finished::Rewritten(written)) => self.reload(role, reply, written),
+            (Some(Task::Job { .. }), Finished::JobEnded(result, directory)) => {
+                self.found.data_directory = directory;
+                self.job_ended(result);
+                self.changed();
+            }
+            _ => tracing::error!("work ended as something else than it began; this is a bug"),
+        }
+        // Those that died while a tool ran.
+        self.collect_children();
+    }
+
+    fn start(&mut self, role: ServerRole) -> Result<(), String> {
+        self.enforce_licence();
+        self.may_run_as(&role).map_err(|refusal| refusal.to_string())?;
+        let name = match role {
+            ServerRole::Primary => "primary",
+            ServerRole::Standby { .. } => "standby",
+        };
+        tracing::info!("starting PostgreSQL {} as {name}", self.found.major_version);
+        let pid = tools::spawn_postmaster(&self.settings)?;
+        panic::record_postmaster(Some(pid));
+        self.child = Some(Child::new(pid, role));
+        self.fenced = false;
+        self.changed();
+        Ok(())
+    }
+
+    fn reload(&mut self, role: ServerRole, reply: Option<Reply>, written: Result<(), String>) {
+        let result = written.and_then(|()| {
+            let child = self.child.as_mut().ok_or(Refusal::Ended.to_string())?;
+            child.role = role;
+            child.reload();
+            self.changed();
+            Ok(())
+        });
+        if let Some(reply) = reply {
+            self.reply(reply, result);
+        }
+    }
+
+    fn job_goes_on(&mut self, now: JobProgress) {
+        if let Some(job) = &mut self.job {
+            job.state = JobState::Running { progress: now };
+            self.changed();
+        }
+    }
+
+    fn job_ended(&mut self, result: Result<(), JobFailure>) {
+        let Some(job) = &mut self.job else {
+            return;
+        };
+        job.state = match result {
+            Ok(()) => JobState::Done,
+            Err(JobFailure { refused, message }) => {
+                tracing::warn!("{message}");
+                JobState::Failed { refused, message }
+            }
+        };
+    }
+
+    /// Ends the running job; the status tells when it has ended.
+    pub(super) fn cancel_job(&mut self) {
+        self.end_job(Cleanup::Now);
+    }
+
+    /// Gives up what is under way, since PostgreSQL ended or everything is to end.
+    pub(super) fn abandon_work(&mut self) {
+        self.end_job(Cleanup::AtNextStart);
+        let begun = matches!(
+            &self.work,
+            Some(Work {
+                task: Task::Prepare { .. } | Task::Rewrite { .. },
+                ..
+            })
+        );
+        if !begun {
+            return;
+        }
+        let reply = match self.work.take().map(|work| work.task) {
+            Some(Task::Prepare { reply, .. }) => Some(reply),
+            Some(Task::Rewrite { reply, .. }) => reply,
+            _ => None,
+        };
+        if let Some(reply) = reply {
+            self.reply(reply, Err(Refusal::Ended.to_string()));
+        }
+    }
+
+    fn end_job(&mut self, cleanup: Cleanup) {
+        if let Some(Work {
+            task: Task::Job { cancel, .. },
+            ..
+        }) = &self.work
+        {
+            cancel.send_replace(Some(cleanup));
+        }
+    }
+}

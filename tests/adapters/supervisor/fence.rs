@@ -1,0 +1,116 @@
+//! The fence: a primary whose licence runs out is stopped, whoever is frozen or gone.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use podgres::core::supervision::{Licence, Postmaster, ServerRole, SupervisorRequest, SupervisorStatus};
+use rustix::process::{Signal, kill_process};
+
+use super::pod::{Pod, gone};
+
+fn grant(duration: Duration) -> SupervisorRequest {
+    SupervisorRequest::GrantLicence {
+        duration_ms: Some(duration.as_millis().try_into().unwrap()),
+    }
+}
+
+fn stopped(status: &SupervisorStatus) -> bool {
+    matches!(status.postmaster, Postmaster::Stopped { .. })
+}
+
+#[tokio::test]
+async fn a_primary_stops_by_itself_when_nobody_renews() {
+    let mut pod = Pod::with_data();
+    pod.supervise().await;
+    let postmaster = pod.start_primary().await;
+    let granted = Instant::now();
+    pod.ask(grant(Duration::from_millis(700))).await;
+    // Nobody talks to the supervisor from here on.
+    gone(postmaster).await;
+    assert!(granted.elapsed() >= Duration::from_millis(700), "stopped too early");
+    let status = pod.until(stopped).await;
+    assert!(status.fenced);
+    assert_eq!(status.licence, Licence::None);
+    assert_eq!(pod.control_state(), "shut down");
+    let start = |server| SupervisorRequest::Start { server };
+    assert_eq!(
+        pod.refused(start(ServerRole::Primary)).await,
+        "cannot start as primary: no licence"
+    );
+    pod.start_primary().await;
+    assert!(!pod.ask(SupervisorRequest::Status).await.fenced);
+}
+
+#[tokio::test]
+async fn a_postmaster_that_does_not_react_is_killed_by_the_fence() {
+    let mut pod = Pod::with_data();
+    pod.stop_timeout = Duration::from_millis(200);
+    pod.supervise().await;
+    let postmaster = pod.start_primary().await;
+    kill_process(postmaster, Signal::STOP).unwrap();
+    let granted = Instant::now();
+    pod.ask(grant(Duration::from_millis(300))).await;
+    gone(postmaster).await;
+    assert!(granted.elapsed() >= Duration::from_millis(700), "fast and immediate had no time");
+    assert!(granted.elapsed() < Duration::from_secs(10), "took {:?}", granted.elapsed());
+    assert!(pod.until(stopped).await.fenced);
+}
+
+#[tokio::test]
+async fn a_renewal_extends_and_an_unlimited_licence_needs_none() {
+    let mut pod = Pod::with_data();
+    pod.supervise().await;
+    pod.start_primary().await;
+    for _ in 0..4 {
+        let version = pod.ask(grant(Duration::from_secs(2))).await.version;
+        let timeout_ms = 800;
+        let status = pod.ask(SupervisorRequest::Wait { version, timeout_ms }).await;
+        assert_eq!(status.version, version, "something changed: {status:?}");
+    }
+    let version = pod.ask(SupervisorRequest::GrantLicence { duration_ms: None }).await.version;
+    let timeout_ms = 2500;
+    let status = pod.ask(SupervisorRequest::Wait { version, timeout_ms }).await;
+    assert!(matches!(status.postmaster, Postmaster::Running { .. }), "{status:?}");
+    assert_eq!(status.licence, Licence::Unlimited);
+}
+
+#[tokio::test]
+async fn a_revoked_licence_stops_a_primary_and_not_a_standby() {
+    let mut pod = Pod::with_data();
+    pod.supervise().await;
+    pod.start_primary().await;
+    pod.ask(SupervisorRequest::RevokeLicence).await;
+    let status = pod.until(stopped).await;
+    assert!(!status.fenced);
+    assert_eq!(pod.control_state(), "shut down");
+
+    pod.start(ServerRole::Standby { upstream: None }).await;
+    pod.ask(grant(Duration::from_millis(100))).await;
+    let lapsed = pod.until(|status| status.licence == Licence::None).await;
+    assert!(matches!(lapsed.postmaster, Postmaster::Running { .. }), "{lapsed:?}");
+    assert!(!lapsed.fenced);
+    // Promoted behind the supervisor's back it has no right to be writable.
+    pod.ask(grant(Duration::from_secs(60))).await;
+    pod.sql("SELECT pg_promote()");
+    pod.ask(SupervisorRequest::RevokeLicence).await;
+    pod.until(stopped).await;
+}
+
+#[tokio::test]
+async fn a_renewal_that_waited_while_the_pod_was_frozen_comes_too_late() {
+    let mut pod = Pod::with_data();
+    pod.supervise().await;
+    let postmaster = pod.start_primary().await;
+    pod.ask(grant(Duration::from_millis(500))).await;
+    let deadline = Instant::now() + Duration::from_millis(600);
+    pod.signal(Signal::STOP);
+    let mut sidecar = UnixStream::connect(pod.socket()).unwrap();
+    let mut line = serde_json::to_vec(&grant(Duration::from_secs(60))).unwrap();
+    line.push(b'\n');
+    sidecar.write_all(&line).unwrap();
+    tokio::time::sleep_until(deadline.into()).await;
+    pod.signal(Signal::CONT);
+    gone(postmaster).await;
+    assert!(pod.until(stopped).await.fenced);
+}

