@@ -1,0 +1,3 @@
+//! The adapters against the real thing: real PostgreSQL, real sockets.
+
+mod postgres_client;
