@@ -3,3 +3,4 @@
 mod dns;
 mod proxy;
 mod supervisor;
+mod postgres_client;
