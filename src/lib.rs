@@ -8,4 +8,5 @@
 //! - `cmd`, `config`, `telemetry`: the command line.
 
 pub mod core;
+pub mod http;
 pub mod postgres;
