@@ -11,6 +11,7 @@ pub mod config;
 pub mod core;
 pub mod demo;
 pub mod dns;
+pub mod http;
 pub mod postgres;
 pub mod proxy;
 pub mod supervisor;

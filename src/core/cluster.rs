@@ -4,6 +4,7 @@
 //! probes, `/cluster`, `/patroni`, the metrics page and the table of `podgres status`. Ages are
 //! measured by the observer's own clock before the view is made; nothing here reads one.
 
+pub mod change;
 pub mod check;
 pub mod json;
 pub mod patroni;
@@ -213,37 +214,6 @@ fn told_position(status: &MemberStatus, known_ms_ago: u64) -> Option<PrimaryPosi
     })
 }
 
-/// Whether two reports of one member differ in nothing but how far things have moved: WAL positions, ages, bytes
-/// of a running job. Such a change wakes nobody.
-#[must_use]
-pub fn same_but_for_progress(one: &MemberStatus, other: &MemberStatus) -> bool {
-    one == other || without_progress(one) == without_progress(other)
-}
-
-fn without_progress(status: &MemberStatus) -> MemberStatus {
-    let mut still = status.clone();
-    // The sentence repeats the figures; the situation's name does not.
-    still.message.clear();
-    if let Some(job) = &mut still.job {
-        job.progress = super::supervision::JobProgress::default();
-    }
-    if let Some(server) = &mut still.server {
-        server.flush_lsn = Lsn(0);
-        server.replay_lsn = Lsn(0);
-        server.upstream_lsn = server.upstream_lsn.map(|_| Lsn(0));
-        server.replay_age_ms = None;
-        server.oldest_wal_lsn = server.oldest_wal_lsn.map(|_| Lsn(0));
-        for row in &mut server.replication {
-            (row.sent_lsn, row.flush_lsn, row.replay_lsn) = (None, None, None);
-        }
-        for slot in &mut server.slots {
-            slot.restart_lsn = slot.restart_lsn.map(|_| Lsn(0));
-            slot.safe_wal_size_bytes = None;
-        }
-    }
-    still
-}
-
 #[cfg(test)]
 mod tests {
     use super::fixtures::{peer, primary, standby, view};
@@ -296,18 +266,5 @@ mod tests {
         assert_eq!(seen.primary_position(), None);
         assert_eq!(seen.lag_bytes(&seen.me, LagMode::Apply), None);
         assert_eq!(seen.live_members().count(), 1);
-    }
-
-    #[test]
-    fn movement_is_not_news_but_a_change_of_state_is() {
-        let one = standby(1);
-        let mut moved = one.clone();
-        let server = moved.server.as_mut().expect("server");
-        server.flush_lsn = Lsn(u64::MAX);
-        server.replay_age_ms = Some(1);
-        assert!(same_but_for_progress(&one, &moved));
-        let mut cut = one.clone();
-        cut.server.as_mut().expect("server").receiver_streaming = false;
-        assert!(!same_but_for_progress(&one, &cut));
     }
 }
