@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use podgres::cmd::{CommandLine, Failure, run};
-use podgres::telemetry;
+use podgres::{config, telemetry};
 
 fn main() -> ExitCode {
-    podgres::end_with_parent();
+    config::end_with_parent();
     let command = match CommandLine::try_parse() {
         Ok(command) => command,
         Err(error) => {

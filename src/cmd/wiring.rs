@@ -1,5 +1,6 @@
 //! From settings to the rooms below: what `init`, `postgres` and `sidecar` build alike.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -15,7 +16,9 @@ use super::{ExitStatus, Failure};
 /// The server's settings, with the programs that were found.
 pub(super) async fn server_settings(pod: &Pod, arguments: &ServerArguments) -> Result<ServerSettings, Failure> {
     let environment = ProcessEnvironment;
-    let programs = find::find_program_directory(None, arguments.program_dir.as_deref(), environment.get("PATH").as_deref())
+    let path = environment.get("PATH").map(OsString::from);
+    let programs = find::find_program_directory(arguments.program_dir.as_deref(), None, path.as_deref())
+        .await
         .map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?;
     let major_version = find::major_version(&programs)
         .await

@@ -42,3 +42,13 @@ impl Environment for ProcessEnvironment {
         std::env::var_os(key).map(|value| value.to_string_lossy().into_owned())
     }
 }
+
+/// Asks for TERM when the parent ends, if the parent asked for that: a demo's pods do not outlive it.
+pub fn end_with_parent() {
+    if ProcessEnvironment.get("PODGRES_END_WITH_PARENT").is_some() {
+        let term = Some(rustix::process::Signal::TERM);
+        if let Err(error) = rustix::process::set_parent_process_death_signal(term) {
+            tracing::warn!(%error, "could not tie this process to its parent");
+        }
+    }
+}

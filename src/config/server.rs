@@ -29,6 +29,13 @@ pub struct ServerArguments {
     pub tls_dir: PathBuf,
 }
 
+impl ServerArguments {
+    /// The mounted TLS folder, if there is one.
+    pub fn tls_directory(&self) -> Option<PathBuf> {
+        existing(&self.tls_dir)
+    }
+}
+
 const INITDB_SCRIPTS: &str = "/docker-entrypoint-initdb.d";
 const DEFAULT_SOCKET_DIRECTORY: &str = "/var/run/postgresql";
 

@@ -59,7 +59,7 @@ impl std::fmt::Debug for Secret {
 }
 
 /// A login: role name and password.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     pub user: String,
     pub password: Secret,

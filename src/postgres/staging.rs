@@ -67,6 +67,14 @@ pub fn staging_directory(settings: &ServerSettings) -> PathBuf {
     with_suffix(&settings.data_directory, STAGING)
 }
 
+/// Whether a new directory could take PGDATA's name at all: not if PGDATA is a mount point.
+///
+/// # Errors
+/// The reason why it cannot.
+pub fn replaceable(settings: &ServerSettings) -> Result<(), JobError> {
+    check_name(&settings.data_directory, Target::Replace)
+}
+
 /// Checks that a new directory can take PGDATA's name, and cleans what an earlier job left.
 pub(super) async fn begin(settings: &ServerSettings, target: Target) -> Result<PathBuf, JobError> {
     recover(settings).await?;
