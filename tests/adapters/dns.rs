@@ -1,5 +1,7 @@
 //! The shipped DNS client against the demo's DNS server, and against servers that misbehave.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -110,8 +112,8 @@ async fn members_without_a_named_port_are_probed_past_gaps() {
     );
     let members = resolver.members(&topology(), Ordinal(4)).await.expect("members");
     assert_eq!(members, [found(4, &["127.7.7.14"])]);
-    let many: BTreeMap<Ordinal, IpAddr> = (0..40)
-        .map(|i| (Ordinal(i), IpAddr::from([127, 7, 8, 10 + i as u8])))
+    let many: BTreeMap<Ordinal, IpAddr> = (0..40u8)
+        .map(|i| (Ordinal(i.into()), IpAddr::from([127, 7, 8, 10 + i])))
         .collect();
     zone.set_pods(&many).expect("pods");
     zone.drop_service_port();
@@ -247,8 +249,8 @@ async fn garbage_is_no_answer() {
 #[tokio::test]
 async fn an_answer_too_long_for_udp_comes_over_tcp() {
     let (server, zone, resolver) = server().await;
-    let many: BTreeMap<Ordinal, IpAddr> = (0..200)
-        .map(|i| (Ordinal(i), IpAddr::from([127, 7, 9, i as u8])))
+    let many: BTreeMap<Ordinal, IpAddr> = (0..200u8)
+        .map(|i| (Ordinal(i.into()), IpAddr::from([127, 7, 9, i])))
         .collect();
     zone.set_pods(&many).expect("pods");
     let over_udp = zone
