@@ -54,14 +54,26 @@ async fn try_execute(action: PostgresAction, hands: Hands<'_>) -> Result<Done, S
         PostgresAction::EnsureRoles => return ensure_roles(hands).await,
         PostgresAction::ReconcileSlots { expected } => return reconcile_slots(hands, &expected).await,
     };
-    hands.supervisor.request(request).await.map_err(|error| error.to_string())?;
+    hands
+        .supervisor
+        .request(request)
+        .await
+        .map_err(|error| error.to_string())?;
     Ok(Done::default())
 }
 
 async fn ensure_roles(hands: Hands<'_>) -> Result<Done, String> {
     let describe = |error: crate::postgres::query::QueryError| error.to_string();
-    let superuser = hands.server.ensure_superuser_password(hands.superuser, SQL_LIMIT).await.map_err(describe)?;
-    let replication = hands.server.ensure_replication_role(hands.replication, SQL_LIMIT).await.map_err(describe)?;
+    let superuser = hands
+        .server
+        .ensure_superuser_password(hands.superuser, SQL_LIMIT)
+        .await
+        .map_err(describe)?;
+    let replication = hands
+        .server
+        .ensure_replication_role(hands.replication, SQL_LIMIT)
+        .await
+        .map_err(describe)?;
     tracing::info!(superuser = ?superuser, replication = ?replication, "the roles fit the secrets");
     Ok(Done { roles_ensured: true })
 }
@@ -74,7 +86,11 @@ async fn reconcile_slots(hands: Hands<'_>, expected: &[String]) -> Result<Done, 
         .map_err(|error| error.to_string())?;
     tracing::info!(created = ?changes.created, dropped = ?changes.dropped, renewed = ?changes.renewed, "replication slots fit the members");
     for failure in &changes.failed {
-        tracing::warn!(slot = failure.slot_name, detail = failure.message, "could not bring a replication slot about");
+        tracing::warn!(
+            slot = failure.slot_name,
+            detail = failure.message,
+            "could not bring a replication slot about"
+        );
     }
     Ok(Done::default())
 }

@@ -54,7 +54,13 @@ impl Recorder {
     }
 
     /// Keeps and logs a decision that says or does something new.
-    pub(super) fn record(&mut self, policy: &Policy, memory: &Memory, observation: &Observation, decision: &Decision) {
+    pub(super) fn record(
+        &mut self,
+        policy: &Policy,
+        memory: &Memory,
+        observation: &Observation,
+        decision: &Decision,
+    ) {
         let known = self.last.as_ref();
         let same_situation = known.is_some_and(|(situation, _)| *situation == decision.situation);
         let same_detail = known.is_some_and(|(_, detail)| *detail == decision.detail);
@@ -70,7 +76,11 @@ impl Recorder {
         if !same_situation || decision.postgres.is_some() {
             log(decision);
         } else if !same_detail {
-            tracing::debug!(situation = decision.situation.name(), detail = decision.detail, "unchanged");
+            tracing::debug!(
+                situation = decision.situation.name(),
+                detail = decision.detail,
+                "unchanged"
+            );
         }
         self.last = Some((decision.situation, decision.detail.clone()));
     }

@@ -22,7 +22,11 @@ pub(super) struct Names {
 }
 
 /// Follows DNS; `settled` says whether all is well.
-pub(super) fn follow(resolver: Resolver, topology: Topology, settled: watch::Receiver<bool>) -> watch::Receiver<Names> {
+pub(super) fn follow(
+    resolver: Resolver,
+    topology: Topology,
+    settled: watch::Receiver<bool>,
+) -> watch::Receiver<Names> {
     let (sender, receiver) = watch::channel(Names::default());
     tokio::spawn(ask(resolver, topology, settled, sender));
     receiver
@@ -36,11 +40,16 @@ async fn ask(
 ) {
     loop {
         let highest = sender.borrow().members.keys().next_back().copied();
-        let answer = resolver.members(&topology, highest.unwrap_or(topology.first_ordinal)).await;
+        let answer = resolver
+            .members(&topology, highest.unwrap_or(topology.first_ordinal))
+            .await;
         let names = match answer {
             Ok(found) => Names {
                 asked: true,
-                members: found.into_iter().map(|found| (found.ordinal, found.addresses)).collect(),
+                members: found
+                    .into_iter()
+                    .map(|found| (found.ordinal, found.addresses))
+                    .collect(),
                 error: None,
             },
             Err(error) => Names {
@@ -53,7 +62,11 @@ async fn ask(
             *known = names;
             changed
         });
-        let pause = if *settled.borrow_and_update() { SEDATE } else { BRISK };
+        let pause = if *settled.borrow_and_update() {
+            SEDATE
+        } else {
+            BRISK
+        };
         // A change for the worse cuts the pause short; the sender lives as long as the agent.
         let woken = tokio::time::timeout(pause, settled.changed()).await;
         if woken.is_ok_and(|changed| changed.is_err()) {

@@ -36,7 +36,12 @@ pub(super) async fn server(
 }
 
 /// The peers as decisions see them: those that DNS names, and those that were heard.
-pub(super) fn peers(names: &Names, entries: &[PeerEntry], own: Ordinal, own_slot: &str) -> BTreeMap<Ordinal, PeerView> {
+pub(super) fn peers(
+    names: &Names,
+    entries: &[PeerEntry],
+    own: Ordinal,
+    own_slot: &str,
+) -> BTreeMap<Ordinal, PeerView> {
     let mut peers: BTreeMap<Ordinal, PeerView> = names
         .members
         .keys()
@@ -64,5 +69,7 @@ pub(super) fn oldest_wal_matters(last: Option<&ServerStatus>, entries: &[PeerEnt
         return false;
     };
     last.slots.iter().any(|slot| !slot.active)
-        || entries.iter().any(|entry| entry.status.as_ref().is_some_and(|status| !status.streaming()))
+        || entries
+            .iter()
+            .any(|entry| entry.status.as_ref().is_some_and(|status| !status.streaming()))
 }

@@ -31,7 +31,11 @@ pub(super) fn member_status(
         role: Some(role(settings, supervisor)),
         state: state(observation, job.as_ref()),
         situation: decision.situation.name().to_owned(),
-        message: if decision.detail.is_empty() { sentence.to_owned() } else { format!("{sentence}: {}", decision.detail) },
+        message: if decision.detail.is_empty() {
+            sentence.to_owned()
+        } else {
+            format!("{sentence}: {}", decision.detail)
+        },
         held_data: held_data(supervisor),
         system_identifier: system_identifier(observation),
         server: server.cloned(),
@@ -52,8 +56,14 @@ pub(super) fn member_status(
 
 fn role(settings: &Settings, supervisor: Option<&SupervisorStatus>) -> Role {
     match supervisor.map(|supervisor| &supervisor.postmaster) {
-        Some(Postmaster::Running { role: ServerRole::Primary, .. }) => Role::Primary,
-        Some(Postmaster::Running { role: ServerRole::Standby { .. }, .. }) => Role::Standby,
+        Some(Postmaster::Running {
+            role: ServerRole::Primary,
+            ..
+        }) => Role::Primary,
+        Some(Postmaster::Running {
+            role: ServerRole::Standby { .. },
+            ..
+        }) => Role::Standby,
         _ if settings.policy.first() => Role::Primary,
         _ => Role::Standby,
     }
@@ -66,7 +76,10 @@ fn is_ready(supervisor: &SupervisorStatus) -> bool {
 fn running_job(supervisor: &SupervisorStatus) -> Option<JobReport> {
     let job = supervisor.job.as_ref()?;
     match job.state {
-        JobState::Running { progress } => Some(JobReport { kind: job.kind, progress }),
+        JobState::Running { progress } => Some(JobReport {
+            kind: job.kind,
+            progress,
+        }),
         JobState::Done | JobState::Failed { .. } => None,
     }
 }
@@ -75,10 +88,16 @@ fn state(observation: &Observation, job: Option<&JobReport>) -> MemberState {
     let Some(supervisor) = &observation.supervisor else {
         return MemberState::Stopped;
     };
-    match (job.map(|job| job.kind), &supervisor.postmaster, &observation.server) {
+    match (
+        job.map(|job| job.kind),
+        &supervisor.postmaster,
+        &observation.server,
+    ) {
         (Some(JobKind::Clone), _, _) => MemberState::Cloning,
         (Some(JobKind::Initdb), _, _) => MemberState::Starting,
-        (None, Postmaster::Running { ready: true, .. }, Some(server)) if server.in_recovery && server.receiver_streaming => {
+        (None, Postmaster::Running { ready: true, .. }, Some(server))
+            if server.in_recovery && server.receiver_streaming =>
+        {
             MemberState::Streaming
         }
         (None, Postmaster::Running { ready: true, .. }, Some(_)) => MemberState::Running,
@@ -98,7 +117,10 @@ fn held_data(supervisor: Option<&SupervisorStatus>) -> HeldData {
 
 fn system_identifier(observation: &Observation) -> Option<SystemIdentifier> {
     let running = observation.server.as_ref().map(|server| server.system_identifier);
-    let directory = observation.supervisor.as_ref().and_then(|supervisor| supervisor.data_directory.facts());
+    let directory = observation
+        .supervisor
+        .as_ref()
+        .and_then(|supervisor| supervisor.data_directory.facts());
     running.or_else(|| directory.map(|facts| facts.system_identifier))
 }
 

@@ -128,7 +128,12 @@ impl Agent {
     pub fn start(settings: Settings) -> Result<(Self, Published), AgentError> {
         let logins = (settings.logins)().map_err(|message| AgentError::Logins { message })?;
         let resolver = Resolver::new(settings.dns_server)?;
-        let tls = settings.tls.as_deref().map(ClientTls::open).transpose()?.map(Arc::new);
+        let tls = settings
+            .tls
+            .as_deref()
+            .map(ClientTls::open)
+            .transpose()?
+            .map(Arc::new);
         let (login_sender, login) = watch::channel(logins.1.clone());
         let access = Arc::new(Access {
             host: settings.topology.pod_host(settings.policy.first_ordinal),
@@ -150,7 +155,12 @@ impl Agent {
             upstream: upstream::follow(Arc::clone(&access), resolver, wanted),
             access,
             peers: Peers::new(&settings.member.cluster, settings.peer_timeout),
-            server: LocalServer::at(settings.server_address, Some(settings.member.clone()), logins.0.clone(), logins.1.clone()),
+            server: LocalServer::at(
+                settings.server_address,
+                Some(settings.member.clone()),
+                logins.0.clone(),
+                logins.1.clone(),
+            ),
             logins,
             logins_read_at_ms: 0,
             login_sender,
@@ -174,7 +184,8 @@ impl Agent {
             let entries = self.peer_entries();
             let observation = self.observe(&entries).await;
             let decision = decide(&self.settings.policy, &self.memory, &observation);
-            self.recorder.record(&self.settings.policy, &self.memory, &observation, &decision);
+            self.recorder
+                .record(&self.settings.policy, &self.memory, &observation, &decision);
             self.publish(entries, &observation, &decision);
             if until == Until::DirectoryReady
                 && let Some(outcome) = ended(&decision)
@@ -207,7 +218,8 @@ impl Agent {
         Observation {
             at_ms: self.now_ms(),
             supervisor,
-            roles_current: self.roles_current && server.as_ref().is_some_and(|server| server.replication_role),
+            roles_current: self.roles_current
+                && server.as_ref().is_some_and(|server| server.replication_role),
             server,
             dns_answered: names.asked,
             peers: observe::peers(&names, entries, self.settings.member.ordinal, &own_slot),
@@ -230,13 +242,17 @@ impl Agent {
     }
 
     fn want_upstream(&self, wanted: bool) {
-        self.upstream_wanted.send_if_modified(|known| std::mem::replace(known, wanted) != wanted);
+        self.upstream_wanted
+            .send_if_modified(|known| std::mem::replace(known, wanted) != wanted);
     }
 
     fn peer_entries(&self) -> Vec<PeerEntry> {
         let (cluster, now) = (&self.settings.member.cluster, std::time::Instant::now());
         let peers = self.peers.snapshot();
-        peers.iter().map(|(ordinal, peer)| peer.entry(cluster, *ordinal, now)).collect()
+        peers
+            .iter()
+            .map(|(ordinal, peer)| peer.entry(cluster, *ordinal, now))
+            .collect()
     }
 
     fn follow_peers(&mut self, names: &Names) {
@@ -270,13 +286,24 @@ impl Agent {
         if let Some(reason) = self.clones.ended(observation) {
             self.outlets.counters.cloned(reason);
         }
-        if matches!(decision.situation, Situation::WalGone | Situation::Diverged | Situation::ForeignDataDirectory) {
+        if matches!(
+            decision.situation,
+            Situation::WalGone | Situation::Diverged | Situation::ForeignDataDirectory
+        ) {
             self.was_streaming = false;
         }
-        let status = publish::member_status(&self.settings, observation, decision, self.clones.total, self.was_streaming);
+        let status = publish::member_status(
+            &self.settings,
+            observation,
+            decision,
+            self.clones.total,
+            self.was_streaming,
+        );
         let view = publish::view(&self.settings, status, peers);
-        let settled = decision.situation.outlook() == Outlook::Steady && view.peers.iter().all(PeerEntry::connected);
-        self.settled.send_if_modified(|known| std::mem::replace(known, settled) != settled);
+        let settled =
+            decision.situation.outlook() == Outlook::Steady && view.peers.iter().all(PeerEntry::connected);
+        self.settled
+            .send_if_modified(|known| std::mem::replace(known, settled) != settled);
         let table = route_table(&view);
         self.outlets.routes.send_if_modified(|known| {
             let changed = **known != table;
@@ -316,14 +343,20 @@ impl Agent {
 
 impl Clones {
     fn note(&mut self, action: &PostgresAction) {
-        if let PostgresAction::Run { job: JobRequest::Clone { reason, .. } } = action {
+        if let PostgresAction::Run {
+            job: JobRequest::Clone { reason, .. },
+        } = action
+        {
             self.asked = Some(*reason);
         }
     }
 
     /// The reason of a clone that has just come to its end.
     fn ended(&mut self, observation: &Observation) -> Option<CloneReason> {
-        let job = observation.supervisor.as_ref().and_then(|supervisor| supervisor.job.as_ref())?;
+        let job = observation
+            .supervisor
+            .as_ref()
+            .and_then(|supervisor| supervisor.job.as_ref())?;
         let news = job.id != self.counted_job && job.kind == JobKind::Clone && job.state == JobState::Done;
         if !news {
             return None;

@@ -45,7 +45,10 @@ async fn poll(client: Arc<SupervisorClient>, sender: watch::Sender<Option<Superv
     loop {
         let known = sender.borrow().as_ref().map(|status| status.version);
         let timeout_ms = u64::try_from(POLL_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
-        let request = known.map_or(SupervisorRequest::Status, |version| SupervisorRequest::Wait { version, timeout_ms });
+        let request = known.map_or(SupervisorRequest::Status, |version| SupervisorRequest::Wait {
+            version,
+            timeout_ms,
+        });
         match client.request(request, POLL_TIMEOUT + REQUEST_TIMEOUT).await {
             Ok(SupervisorReply::Status(status)) => note(&sender, *status),
             Ok(SupervisorReply::Refused { .. }) | Err(_) => {

@@ -58,7 +58,10 @@ impl Access {
             application_name: &self.application_name,
             tls: self.tls.as_deref(),
         };
-        ensure_slot(&access, PROBE_LIMIT).await.map(|_| ()).map_err(|error| error.to_string())
+        ensure_slot(&access, PROBE_LIMIT)
+            .await
+            .map(|_| ())
+            .map_err(|error| error.to_string())
     }
 
     async fn probe(&self, address: IpAddr) -> Result<UpstreamFacts, String> {
@@ -126,7 +129,9 @@ pub(super) fn follow(
                 *known = view;
                 changed
             });
-            let unwanted = tokio::time::timeout(PAUSE, wanted.wait_for(|wanted| !*wanted)).await.is_ok();
+            let unwanted = tokio::time::timeout(PAUSE, wanted.wait_for(|wanted| !*wanted))
+                .await
+                .is_ok();
             if unwanted {
                 sender.send_replace(access.unasked());
             }

@@ -45,7 +45,8 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut text = String::new();
     for finding in &findings {
         let Finding { problem, hint } = finding;
-        writeln!(text, "{problem}\n    hint: {hint}").map_err(|error| Failure::from_error(ExitStatus::Bug, &error))?;
+        writeln!(text, "{problem}\n    hint: {hint}")
+            .map_err(|error| Failure::from_error(ExitStatus::Bug, &error))?;
     }
     if findings.is_empty() {
         text = format!("{}: nothing found that cannot work\n", pod.name);
@@ -57,7 +58,10 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     if findings.is_empty() {
         return Ok(());
     }
-    Err(Failure::new(ExitStatus::Settings, format!("{} things cannot work", findings.len())))
+    Err(Failure::new(
+        ExitStatus::Settings,
+        format!("{} things cannot work", findings.len()),
+    ))
 }
 
 fn run_directory(pod: &Pod, findings: &mut Vec<Finding>) {

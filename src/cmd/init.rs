@@ -62,7 +62,11 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
 fn judge(outcome: Outcome) -> Result<(), Failure> {
     match outcome {
         Outcome::Ready(decision) => {
-            tracing::info!(situation = decision.situation.name(), detail = decision.detail, "init is done");
+            tracing::info!(
+                situation = decision.situation.name(),
+                detail = decision.detail,
+                "init is done"
+            );
             Ok(())
         }
         Outcome::Refused(decision) => Err(failure(ExitStatus::Refused, &decision)),
@@ -84,13 +88,27 @@ fn hint(situation: Situation) -> Option<&'static str> {
         Situation::PeerHoldsData => {
             "Bring this ordinal's volume back. Only if the peers' data are of no use: set PODGRES_NEW_CLUSTER=true once."
         }
-        Situation::PeersUnreachable => "Is the peer's node cut off? This pod goes on as soon as every peer that DNS names answers.",
-        Situation::ForeignDataDirectory => "Another cluster's volume is mounted here. Remove it, or give this pod an empty one.",
-        Situation::UnusableDataDirectory => "Look at PGDATA by hand; podgres does not remove what it did not make.",
-        Situation::WasWritable => "Keep its volume if it may hold rows that the primary lacks; with an empty volume this pod clones the primary.",
-        Situation::FirstHoldsStandby => "Is the first ordinal's volume mounted here? If this copy is to be the primary, remove standby.signal by hand.",
-        Situation::FirstBehindPeer | Situation::AnotherPrimary => "Another member was promoted. Decide by hand which one is right before anything is started.",
-        Situation::WrongMajorVersion => "Use the image of the version that made the directory, or pg_upgrade.",
+        Situation::PeersUnreachable => {
+            "Is the peer's node cut off? This pod goes on as soon as every peer that DNS names answers."
+        }
+        Situation::ForeignDataDirectory => {
+            "Another cluster's volume is mounted here. Remove it, or give this pod an empty one."
+        }
+        Situation::UnusableDataDirectory => {
+            "Look at PGDATA by hand; podgres does not remove what it did not make."
+        }
+        Situation::WasWritable => {
+            "Keep its volume if it may hold rows that the primary lacks; with an empty volume this pod clones the primary."
+        }
+        Situation::FirstHoldsStandby => {
+            "Is the first ordinal's volume mounted here? If this copy is to be the primary, remove standby.signal by hand."
+        }
+        Situation::FirstBehindPeer | Situation::AnotherPrimary => {
+            "Another member was promoted. Decide by hand which one is right before anything is started."
+        }
+        Situation::WrongMajorVersion => {
+            "Use the image of the version that made the directory, or pg_upgrade."
+        }
         _ => return None,
     })
 }

@@ -26,7 +26,10 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         fs::rename(&staged, &target)
     };
     copy().map_err(|error| {
-        Failure::new(status_of(&error), format!("could not install to \"{}\": {error}", target.display()))
-            .hint("The folder must exist or be makeable, and writable for this user.")
+        Failure::new(
+            status_of(&error),
+            format!("could not install to \"{}\": {error}", target.display()),
+        )
+        .hint("The folder must exist or be makeable, and writable for this user.")
     })
 }

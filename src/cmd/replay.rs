@@ -40,8 +40,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let file = arguments.file.display();
     let text = std::fs::read_to_string(&arguments.file)
         .map_err(|error| Failure::new(status_of(&error), format!("could not read \"{file}\": {error}")))?;
-    let recording = serde_json::from_str(&text)
-        .map_err(|error| Failure::new(ExitStatus::Settings, format!("\"{file}\" is no recording: {error}")))?;
+    let recording = serde_json::from_str(&text).map_err(|error| {
+        Failure::new(
+            ExitStatus::Settings,
+            format!("\"{file}\" is no recording: {error}"),
+        )
+    })?;
     let entries = match recording {
         Recording::Many(entries) => entries,
         Recording::One(entry) => vec![*entry],
@@ -51,7 +55,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         let decision = decide(&entry.policy, &entry.memory, &entry.observation);
         let same = entry.decision.is_none_or(|then| then == decision);
         let line = serde_json::json!({ "at_ms": entry.observation.at_ms, "same_as_recorded": same, "decision": decision });
-        writeln!(stdout, "{line}").map_err(|error| Failure::new(status_of(&error), format!("could not print: {error}")))?;
+        writeln!(stdout, "{line}")
+            .map_err(|error| Failure::new(status_of(&error), format!("could not print: {error}")))?;
     }
     Ok(())
 }

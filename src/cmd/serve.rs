@@ -26,8 +26,17 @@ pub(super) async fn http_listeners(pod: &Pod, run_directory: &Path) -> Result<Ve
 }
 
 /// Serves until the process ends.
-pub(super) async fn serve_http(listeners: Vec<Listener>, pod: &Pod, published: &Published, routes: Vec<Route>) {
-    let mut state = HttpState::new(published.view.clone(), published.beat.clone(), pod.arguments.peer_timeout);
+pub(super) async fn serve_http(
+    listeners: Vec<Listener>,
+    pod: &Pod,
+    published: &Published,
+    routes: Vec<Route>,
+) {
+    let mut state = HttpState::new(
+        published.view.clone(),
+        published.beat.clone(),
+        pod.arguments.peer_timeout,
+    );
     let journal = published.journal.clone();
     state.decisions = Arc::new(move || journal.to_json());
     let agent = published.counters.clone();
@@ -38,7 +47,13 @@ pub(super) async fn serve_http(listeners: Vec<Listener>, pod: &Pod, published: &
     });
     let settings = settings(pod);
     state.settings = Arc::new(move || settings.clone());
-    serve(listeners, router(state), Limits::default(), std::future::pending()).await;
+    serve(
+        listeners,
+        router(state),
+        Limits::default(),
+        std::future::pending(),
+    )
+    .await;
 }
 
 fn counters((name, stats): &Route) -> RouteCounters {

@@ -61,7 +61,10 @@ async fn bind_routes(pod: &Pod) -> Result<Vec<Bound>, Failure> {
     ] {
         let address = pod.bind_address(port);
         let socket = TcpListener::bind(address).await.map_err(|error| {
-            Failure::new(status_of(&error), format!("could not listen on \"{address}\" for the {name} route: {error}"))
+            Failure::new(
+                status_of(&error),
+                format!("could not listen on \"{address}\" for the {name} route: {error}"),
+            )
         })?;
         bound.push((name, mode, socket));
     }

@@ -1,6 +1,7 @@
 //! `podgres status`: asks any member for its view, prints a table or JSON.
 
 use std::io::{IsTerminal, Write as _};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use crate::core::cluster::table::table;
-use crate::demo::state::DemoState;
+use crate::demo::state::PodState;
 use crate::peers::get_json;
 
 use super::{ExitStatus, Failure, status_of};
@@ -49,12 +50,15 @@ impl Place {
     /// Every member that may be asked.
     fn urls(&self) -> Result<Vec<String>, Failure> {
         if let Some(directory) = &self.dir {
-            let state = DemoState::load(directory).map_err(|error| {
-                Failure::from_error(ExitStatus::Settings, &error).hint("Give --dir the folder of a demo that runs.")
-            })?;
-            return Ok(state.http_urls());
+            let state = super::demo::state(directory)?;
+            let url = |pod: &PodState| format!("http://{}", SocketAddr::new(pod.address, state.ports.http));
+            return Ok(state.pods.iter().map(url).collect());
         }
-        Ok(vec![self.url.clone().unwrap_or_else(|| "http://127.0.0.1:8008".to_owned())])
+        Ok(vec![
+            self.url
+                .clone()
+                .unwrap_or_else(|| "http://127.0.0.1:8008".to_owned()),
+        ])
     }
 
     /// The view of the first member that answers.
@@ -94,7 +98,11 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
 /// On a terminal that is watched the new picture replaces the old one.
 fn show(text: &str, watched: bool) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
-    let home = if watched && stdout.is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+    let home = if watched && stdout.is_terminal() {
+        "\x1b[H\x1b[2J"
+    } else {
+        ""
+    };
     write!(stdout, "{home}{text}")
         .and_then(|()| stdout.flush())
         .map_err(|error| Failure::new(status_of(&error), format!("could not print: {error}")))

@@ -14,7 +14,10 @@ use crate::postgres::{ServerSettings, find};
 use super::{ExitStatus, Failure};
 
 /// The server's settings, with the programs that were found.
-pub(super) async fn server_settings(pod: &Pod, arguments: &ServerArguments) -> Result<ServerSettings, Failure> {
+pub(super) async fn server_settings(
+    pod: &Pod,
+    arguments: &ServerArguments,
+) -> Result<ServerSettings, Failure> {
     let environment = ProcessEnvironment;
     let path = environment.get("PATH").map(OsString::from);
     let programs = find::find_program_directory(arguments.program_dir.as_deref(), None, path.as_deref())
@@ -69,7 +72,10 @@ pub(super) fn topology(pod: &Pod) -> Topology {
 pub(super) fn prepare_run_directory(pod: &Pod) -> Result<(), Failure> {
     let directory = &pod.arguments.run_dir;
     std::fs::create_dir_all(directory).map_err(|error| {
-        Failure::new(super::status_of(&error), format!("could not make folder \"{}\": {error}", directory.display()))
-            .hint("Mount an emptyDir there, with medium: Memory, in every container of the pod.")
+        Failure::new(
+            super::status_of(&error),
+            format!("could not make folder \"{}\": {error}", directory.display()),
+        )
+        .hint("Mount an emptyDir there, with medium: Memory, in every container of the pod.")
     })
 }

@@ -2,13 +2,6 @@
 //!
 //! Never decides anything; tells what it found and does what it is told.
 
-pub mod query;
-pub mod replication;
-pub mod roles;
-mod scram;
-pub mod slots;
-mod status_query;
-pub mod tls;
 pub mod auto_conf;
 pub mod basebackup;
 pub mod conf;
@@ -26,9 +19,16 @@ pub mod postmaster_pid;
 pub mod process;
 mod program;
 pub mod progress;
+pub mod query;
+pub mod replication;
+pub mod roles;
+mod scram;
 pub mod signal_file;
+pub mod slots;
 pub mod staging;
+mod status_query;
 mod temporary_server;
+pub mod tls;
 mod tls_files;
 
 use std::net::IpAddr;

@@ -53,7 +53,10 @@ impl Supervisor {
                 Ok(()) => return self.work = Some(Work::rewrite(&self.settings, server, Some(reply))),
                 Err(refusal) => Err(refusal.to_string()),
             },
-            SupervisorRequest::Run { job } => self.may_work().map(|()| self.begin(job)).map_err(|r| r.to_string()),
+            SupervisorRequest::Run { job } => self
+                .may_work()
+                .map(|()| self.begin(job))
+                .map_err(|r| r.to_string()),
             SupervisorRequest::Stop { mode } => Ok(self.stop_as_asked(mode)),
             SupervisorRequest::Cancel => Ok(self.cancel_job()),
             SupervisorRequest::GrantLicence { duration_ms } => self.grant(duration_ms),
@@ -85,7 +88,13 @@ impl Supervisor {
     fn may_begin_work(&self) -> Result<(), Refusal> {
         match (&self.work, &self.job) {
             (None, _) => Ok(()),
-            (Some(Work { task: Task::Job { .. }, .. }), Some(job)) => Err(Refusal::JobRunning { id: job.id }),
+            (
+                Some(Work {
+                    task: Task::Job { .. },
+                    ..
+                }),
+                Some(job),
+            ) => Err(Refusal::JobRunning { id: job.id }),
             (Some(_), _) => Err(Refusal::Busy),
         }
     }
@@ -140,7 +149,13 @@ impl Supervisor {
     }
 
     fn stop_as_asked(&mut self, mode: StopMode) {
-        if matches!(self.work, Some(Work { task: Task::Prepare { .. }, .. })) {
+        if matches!(
+            self.work,
+            Some(Work {
+                task: Task::Prepare { .. },
+                ..
+            })
+        ) {
             self.abandon_work();
         }
         self.stop(mode, None, "requested by the agent");

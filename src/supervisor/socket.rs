@@ -111,7 +111,8 @@ impl Clients {
         self.0.retain(|client| !client.task.is_finished());
         if self.0.len() >= MAX_CONNECTIONS {
             // The first of equals, so the oldest.
-            let lowest = (0..self.0.len()).min_by_key(|index| self.0[*index].standing.load(Ordering::Relaxed));
+            let lowest =
+                (0..self.0.len()).min_by_key(|index| self.0[*index].standing.load(Ordering::Relaxed));
             if let Some(client) = lowest.and_then(|index| self.0.remove(index)) {
                 client.task.abort();
             }
@@ -215,9 +216,10 @@ impl Connection {
     /// `None` if the client or the supervisor has gone meanwhile.
     async fn answer(&mut self, request: SupervisorRequest) -> Option<SupervisorReply> {
         let request = match request {
-            SupervisorRequest::Wait { version, timeout_ms } => {
-                self.wait(version, timeout_ms).await.then_some(SupervisorRequest::Status)?
-            }
+            SupervisorRequest::Wait { version, timeout_ms } => self
+                .wait(version, timeout_ms)
+                .await
+                .then_some(SupervisorRequest::Status)?,
             other => other,
         };
         let (reply, answer) = oneshot::channel();

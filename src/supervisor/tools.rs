@@ -68,13 +68,19 @@ pub(super) async fn inspect(settings: &ServerSettings) -> DataDirectory {
     let detail = match timeout(INSPECT_LIMIT, data_directory::inspect(settings)).await {
         Ok(Ok(directory)) => return directory,
         Ok(Err(error)) => describe(&error),
-        Err(_) => format!("could not read the data directory within {} s", INSPECT_LIMIT.as_secs()),
+        Err(_) => format!(
+            "could not read the data directory within {} s",
+            INSPECT_LIMIT.as_secs()
+        ),
     };
     DataDirectory::Unusable { detail }
 }
 
 /// Makes a complete data directory fit for a start as `server`.
-pub(super) async fn prepare_start(settings: &ServerSettings, server: &ServerRole) -> Result<DataDirectory, String> {
+pub(super) async fn prepare_start(
+    settings: &ServerSettings,
+    server: &ServerRole,
+) -> Result<DataDirectory, String> {
     let directory = inspect(settings).await;
     match &directory {
         DataDirectory::Complete(_) => {}
@@ -82,10 +88,15 @@ pub(super) async fn prepare_start(settings: &ServerSettings, server: &ServerRole
         DataDirectory::Unusable { detail } => return Err(format!("cannot start: {detail}")),
     }
     let prepared = async {
-        let error = |error: &dyn std::error::Error| format!("could not prepare the start: {}", describe(error));
-        data_directory::repair_mode(settings).await.map_err(|e| error(&e))?;
+        let error =
+            |error: &dyn std::error::Error| format!("could not prepare the start: {}", describe(error));
+        data_directory::repair_mode(settings)
+            .await
+            .map_err(|e| error(&e))?;
         postmaster_pid::clear_stale(settings).map_err(|e| error(&e))?;
-        signal_file::prepare_role(settings, server).await.map_err(|e| error(&e))?;
+        signal_file::prepare_role(settings, server)
+            .await
+            .map_err(|e| error(&e))?;
         conf::write(settings, server).await.map_err(|e| error(&e))
     };
     within_configuration_limit(prepared).await?;
@@ -93,13 +104,25 @@ pub(super) async fn prepare_start(settings: &ServerSettings, server: &ServerRole
 }
 
 /// Writes the configuration anew for a running server.
-pub(super) async fn write_configuration(settings: &ServerSettings, server: &ServerRole) -> Result<(), String> {
-    let written = async { conf::write(settings, server).await.map_err(|error| describe(&error)) };
+pub(super) async fn write_configuration(
+    settings: &ServerSettings,
+    server: &ServerRole,
+) -> Result<(), String> {
+    let written = async {
+        conf::write(settings, server)
+            .await
+            .map_err(|error| describe(&error))
+    };
     within_configuration_limit(written).await
 }
 
 async fn within_configuration_limit(work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
-    let late = |_| format!("could not write the configuration within {} s", CONFIGURATION_LIMIT.as_secs());
+    let late = |_| {
+        format!(
+            "could not write the configuration within {} s",
+            CONFIGURATION_LIMIT.as_secs()
+        )
+    };
     timeout(CONFIGURATION_LIMIT, work).await.map_err(late)?
 }
 

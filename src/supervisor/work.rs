@@ -28,7 +28,10 @@ pub(super) enum Finished {
 /// What is under way, with what will be needed at its end.
 pub(super) enum Task {
     /// Ends what a postmaster left behind and reads its directory. Until then the status says `before`.
-    Settle { before: Postmaster, exit: PostmasterExit },
+    Settle {
+        before: Postmaster,
+        exit: PostmasterExit,
+    },
     /// Everything before the start of a postmaster.
     Prepare { role: ServerRole, reply: Reply },
     /// New configuration files for a running postmaster.
@@ -70,7 +73,9 @@ impl Work {
         let (settings, server) = (settings.clone(), role.clone());
         Self {
             task: Task::Prepare { role, reply },
-            doing: Box::pin(async move { Finished::Prepared(tools::prepare_start(&settings, &server).await) }),
+            doing: Box::pin(
+                async move { Finished::Prepared(tools::prepare_start(&settings, &server).await) },
+            ),
         }
     }
 
@@ -78,7 +83,9 @@ impl Work {
         let (settings, server) = (settings.clone(), role.clone());
         Self {
             task: Task::Rewrite { role, reply },
-            doing: Box::pin(async move { Finished::Rewritten(tools::write_configuration(&settings, &server).await) }),
+            doing: Box::pin(async move {
+                Finished::Rewritten(tools::write_configuration(&settings, &server).await)
+            }),
         }
     }
 
@@ -132,7 +139,9 @@ impl Supervisor {
                 });
                 self.reply(reply, started);
             }
-            (Some(Task::Rewrite { role, reply }), Finished::Rewritten(written)) => self.reload(role, reply, written),
+            (Some(Task::Rewrite { role, reply }), Finished::Rewritten(written)) => {
+                self.reload(role, reply, written)
+            }
             (Some(Task::Job { .. }), Finished::JobEnded(result, directory)) => {
                 self.found.data_directory = directory;
                 self.job_ended(result);

@@ -1,6 +1,6 @@
 //! Adapters against the real thing: PostgreSQL, sockets, processes, files.
 
 mod dns;
+mod postgres_client;
 mod proxy;
 mod supervisor;
-mod postgres_client;

@@ -14,7 +14,9 @@ async fn an_orphan_is_adopted_and_collected() {
     pod.supervise().await;
     pod.start_primary().await;
     let folder = pod.path().display();
-    pod.sql(&format!("COPY (SELECT) TO PROGRAM 'sleep 1000 >/dev/null 2>&1 & echo $! > {folder}/orphan'"));
+    pod.sql(&format!(
+        "COPY (SELECT) TO PROGRAM 'sleep 1000 >/dev/null 2>&1 & echo $! > {folder}/orphan'"
+    ));
     let text = fs::read_to_string(pod.path().join("orphan")).unwrap();
     let orphan = Pid::from_raw(text.trim().parse().unwrap()).unwrap();
     let adopted = |pid| children_of(pod.pid()).iter().any(|(child, _)| *child == pid);
@@ -39,7 +41,15 @@ async fn it_works_as_process_1_of_a_container() {
     let (supervisor, _) = children_of(pod.pid())[0];
     let script = "sleep 0.1 & sleep 0.1 & sleep 0.1 &";
     let entered = Command::new("nsenter")
-        .args(["--pid", "--mount", "--target", &supervisor.to_string(), "sh", "-c", script])
+        .args([
+            "--pid",
+            "--mount",
+            "--target",
+            &supervisor.to_string(),
+            "sh",
+            "-c",
+            script,
+        ])
         .status()
         .unwrap();
     assert!(entered.success());
@@ -48,7 +58,11 @@ async fn it_works_as_process_1_of_a_container() {
     };
     let begun = std::time::Instant::now();
     while children_of(supervisor).iter().any(of_sleep) {
-        assert!(begun.elapsed() < LIMIT, "orphans are not collected: {:?}", children_of(supervisor));
+        assert!(
+            begun.elapsed() < LIMIT,
+            "orphans are not collected: {:?}",
+            children_of(supervisor)
+        );
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     kill_process(supervisor, Signal::TERM).unwrap();
@@ -64,7 +78,10 @@ async fn no_secret_reaches_the_postmaster() {
     for file in ["environ", "cmdline"] {
         let bytes = fs::read(format!("/proc/{postmaster}/{file}")).unwrap();
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        assert!(!text.contains(PASSWORD) && !text.contains("POSTGRES_PASSWORD"), "{file}: {text}");
+        assert!(
+            !text.contains(PASSWORD) && !text.contains("POSTGRES_PASSWORD"),
+            "{file}: {text}"
+        );
     }
     assert!(!pod.log().contains(PASSWORD), "{}", pod.log());
 }
@@ -104,6 +121,9 @@ async fn postgresql_lives_on_when_its_clients_go() {
     let before = pod.start_primary().await;
     pod.client = podgres::supervisor_client::SupervisorClient::new(pod.socket());
     let status = pod.ask(SupervisorRequest::Status).await;
-    assert!(matches!(status.postmaster, Postmaster::Running { ready: true, .. }));
+    assert!(matches!(
+        status.postmaster,
+        Postmaster::Running { ready: true, .. }
+    ));
     assert_eq!(super::pod::postmaster(&status), before);
 }
