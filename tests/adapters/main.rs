@@ -1,3 +1,4 @@
 //! Adapters against the real thing: PostgreSQL, sockets, processes.
 
+mod demo;
 mod dns;
