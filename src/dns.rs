@@ -97,21 +97,8 @@ impl Resolver {
     /// # Errors
     /// The file is not readable or names no server.
     pub fn new(server: Option<SocketAddr>) -> Result<Self, ResolverError> {
-        let mut builder = match server {
-            Some(server) => {
-                TokioResolver::builder_with_config(one_server(server), TokioRuntimeProvider::default())
-            }
-            None => {
-                let (system, _) =
-                    hickory_resolver::system_conf::read_system_conf().map_err(ResolverError::Settings)?;
-                let servers = system.name_servers().to_vec();
-                if servers.is_empty() {
-                    return Err(ResolverError::NoServer);
-                }
-                let config = ResolverConfig::from_parts(None, Vec::new(), servers);
-                TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-            }
-        };
+        let config = server.map_or_else(system_config, |server| Ok(one_server(server)))?;
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         set_options(builder.options_mut());
         let resolver = builder.build().map_err(ResolverError::Client)?;
         Ok(Self { resolver })
@@ -256,6 +243,16 @@ impl Resolver {
         }
         Ok(records)
     }
+}
+
+fn system_config() -> Result<ResolverConfig, ResolverError> {
+    let (system, _) = hickory_resolver::system_conf::read_system_conf().map_err(ResolverError::Settings)?;
+    let servers = system.name_servers().to_vec();
+    if servers.is_empty() {
+        return Err(ResolverError::NoServer);
+    }
+    // Neither domain nor search list: names are asked as they are.
+    Ok(ResolverConfig::from_parts(None, Vec::new(), servers))
 }
 
 fn one_server(server: SocketAddr) -> ResolverConfig {

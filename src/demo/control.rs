@@ -23,7 +23,7 @@ const REPLY_LIMIT_BYTES: u64 = 1 << 20;
 /// How long a client may take to send a line, or to take one.
 const LINE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a reply may take beyond the grace periods of the pods that it waits for.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
+const REPLY_TIMEOUT: Duration = Duration::from_mins(1);
 const CONNECTIONS: usize = 16;
 
 /// What may be asked of a running demo.

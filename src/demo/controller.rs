@@ -55,7 +55,7 @@ pub async fn run(options: Options, events: Events) -> Result<(), DemoError> {
     drop(asked.map(|reply| reply.send(done("stopped"))));
     // Ends by itself now that nobody receives calls; a panic in it has been reported.
     drop(server.await);
-    controller.clean_up()
+    controller.clean_up().await
 }
 
 /// What is still to be done about a pod that is to go.
@@ -156,7 +156,7 @@ impl Controller {
         let state = &mut self.prepared.state;
         let name = state.topology().pod_name(ordinal);
         if leaving.move_address {
-            let taken: Vec<u8> = state.pods.iter().filter_map(|pod| last_byte(pod)).collect();
+            let taken: Vec<u8> = state.pods.iter().filter_map(last_byte).collect();
             let free = addresses::host_to_move_to(state.network, state.ports, &taken);
             let address = free.map(|host| state.network.host(host));
             if let (Some(address), Some(pod)) =
@@ -369,7 +369,8 @@ impl Controller {
         }
     }
 
-    fn clean_up(self) -> Result<(), DemoError> {
+    async fn clean_up(self) -> Result<(), DemoError> {
+        self.prepared.server.close().await;
         let layout = self.prepared.layout;
         if self.prepared.temporary {
             layout.remove_all()

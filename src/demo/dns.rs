@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::core::member::{Ordinal, Topology};
 
-/// As in CoreDNS' own configuration for headless Services.
+/// The default of `CoreDNS`; short, so that a client with a cache sees a moved pod soon.
 const TTL_SECONDS: u32 = 5;
 /// The largest answer over UDP to a client that says nothing of its own limit (RFC 1035).
 const UDP_LIMIT_BYTES: u16 = 512;
@@ -172,10 +172,10 @@ impl Zone {
     }
 }
 
-/// A running server; ends when dropped.
+/// A running server; ends soon after it is dropped.
 pub struct Server {
     address: SocketAddr,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Server {
@@ -190,10 +190,12 @@ impl Server {
         let mut tasks = JoinSet::new();
         tasks.spawn(serve_udp(udp, zone.clone()));
         tasks.spawn(serve_tcp(tcp, zone));
-        Ok(Self {
-            address,
-            _tasks: tasks,
-        })
+        Ok(Self { address, tasks })
+    }
+
+    /// Ends it; its address is free when this returns.
+    pub async fn close(mut self) {
+        self.tasks.shutdown().await;
     }
 
     #[must_use]

@@ -106,7 +106,7 @@ fn percent_encoded(bytes: &[u8]) -> String {
         .fold(String::with_capacity(bytes.len()), |mut text, byte| {
             match byte {
                 b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                    text.push(char::from(*byte))
+                    text.push(char::from(*byte));
                 }
                 // Writing to a string cannot fail.
                 other => drop(write!(text, "%{other:02X}")),

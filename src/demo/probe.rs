@@ -34,7 +34,7 @@ async fn status(address: SocketAddr, path: &str) -> io::Result<u16> {
 
 fn parse_status(answer: &[u8]) -> Option<u16> {
     let text = answer.strip_prefix(b"HTTP/1.")?;
-    let mut words = text.split(|byte| byte.is_ascii_whitespace());
+    let mut words = text.split(u8::is_ascii_whitespace);
     words.next()?;
     std::str::from_utf8(words.next()?).ok()?.parse().ok()
 }

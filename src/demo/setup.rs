@@ -28,8 +28,7 @@ pub(super) struct Prepared {
     pub program: PathBuf,
     /// The directory is to be removed at the end.
     pub temporary: bool,
-    /// Ends when dropped.
-    pub _server: Server,
+    pub server: Server,
     /// Held, and thereby locked, until dropped.
     pub _lock: OwnedFd,
 }
@@ -99,7 +98,7 @@ async fn prepare_in(directory: &Path, options: &Options) -> Result<Prepared, Dem
     Ok(Prepared {
         temporary: options.directory.is_none(),
         zone: claim.zone,
-        _server: claim.server,
+        server: claim.server,
         _lock: lock,
         layout,
         state,

@@ -1,5 +1,6 @@
 //! Adapters against the real thing: PostgreSQL, sockets, processes, files.
 
+mod demo;
 mod dns;
 mod postgres_client;
 mod proxy;
