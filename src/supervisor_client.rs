@@ -142,7 +142,10 @@ impl Connection {
         self.writer.write_all(line).await?;
         let mut reply = Vec::new();
         let limit = MAX_LINE_BYTES as u64 + 1;
-        (&mut self.reader).take(limit).read_until(b'\n', &mut reply).await?;
+        (&mut self.reader)
+            .take(limit)
+            .read_until(b'\n', &mut reply)
+            .await?;
         Ok((!reply.is_empty()).then_some(reply))
     }
 }
@@ -185,21 +188,39 @@ mod tests {
         let client = SupervisorClient::new(&path);
         let ask = |limit| client.request(SupervisorRequest::Status, limit);
         let error = ask(LIMIT).await.unwrap_err();
-        assert!(matches!(error, SupervisorClientError::NotReachable { .. }), "{error:?}");
+        assert!(
+            matches!(error, SupervisorClientError::NotReachable { .. }),
+            "{error:?}"
+        );
 
         let long = vec![b'x'; MAX_LINE_BYTES + 100];
-        let replies = vec![refusal("no"), b"hello\n".to_vec(), long, b"{\"reply\":".to_vec(), Vec::new()];
+        let replies = vec![
+            refusal("no"),
+            b"hello\n".to_vec(),
+            long,
+            b"{\"reply\":".to_vec(),
+            Vec::new(),
+        ];
         answer_with(&path, replies);
         let error = ask(LIMIT).await.unwrap_err();
         assert!(matches!(&error, SupervisorClientError::Refused { message } if message == "no"));
         for _ in 0..3 {
             let error = ask(LIMIT).await.unwrap_err();
-            assert!(matches!(error, SupervisorClientError::Garbage { .. }), "{error:?}");
+            assert!(
+                matches!(error, SupervisorClientError::Garbage { .. }),
+                "{error:?}"
+            );
         }
         let error = ask(LIMIT).await.unwrap_err();
-        assert!(matches!(error, SupervisorClientError::NotReachable { .. }), "{error:?}");
+        assert!(
+            matches!(error, SupervisorClientError::NotReachable { .. }),
+            "{error:?}"
+        );
         let error = ask(Duration::from_millis(50)).await.unwrap_err();
-        assert!(matches!(error, SupervisorClientError::TimedOut { .. }), "{error:?}");
+        assert!(
+            matches!(error, SupervisorClientError::TimedOut { .. }),
+            "{error:?}"
+        );
     }
 
     #[tokio::test]
@@ -209,7 +230,10 @@ mod tests {
         answer_with(&path, vec![refusal("first"), refusal("second")]);
         let client = SupervisorClient::new(&path);
         for expected in ["first", "second"] {
-            let error = client.request(SupervisorRequest::Status, LIMIT).await.unwrap_err();
+            let error = client
+                .request(SupervisorRequest::Status, LIMIT)
+                .await
+                .unwrap_err();
             assert!(matches!(error, SupervisorClientError::Refused { message } if message == expected));
         }
     }

@@ -32,7 +32,10 @@ pub(super) struct LicenceClock {
 }
 
 impl LicenceClock {
-    #[expect(deprecated, reason = "its successor is unsafe for types whose descriptor may change; OwnedFd's cannot")]
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe for types whose descriptor may change; OwnedFd's cannot"
+    )]
     pub(super) fn new() -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Boottime, flags)?;
@@ -110,7 +113,10 @@ impl LicenceClock {
             Held::Until(deadline) => deadline.max(1),
             Held::Unlimited | Held::None => 0,
         };
-        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let zero = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         let value = Timespec {
             tv_sec: i64::try_from(at / NANOSECONDS_PER_SECOND).unwrap_or(i64::MAX),
             tv_nsec: i64::try_from(at % NANOSECONDS_PER_SECOND).unwrap_or(0),
@@ -151,7 +157,10 @@ mod tests {
         clock.grant(Some(400)).unwrap();
         let begun = std::time::Instant::now();
         assert!(deadline_comes(&clock).await);
-        assert!(begun.elapsed() >= Duration::from_millis(390), "the renewal did not count");
+        assert!(
+            begun.elapsed() >= Duration::from_millis(390),
+            "the renewal did not count"
+        );
         assert!(clock.lapse() && !clock.lapse());
         assert_eq!(clock.current(), Licence::None);
         clock.grant(Some(20)).unwrap();

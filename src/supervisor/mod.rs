@@ -66,6 +66,8 @@ pub async fn run(
     settings: ServerSettings,
     options: SupervisorOptions,
 ) -> Result<SupervisorExit, SupervisorError> {
-    let socket = options.socket.unwrap_or_else(|| settings.run_directory.join(SOCKET_NAME));
+    let socket = options
+        .socket
+        .unwrap_or_else(|| settings.run_directory.join(SOCKET_NAME));
     run::run(settings, socket).await
 }

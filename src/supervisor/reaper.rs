@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, set_child_subreaper, wait, waitpid};
+use rustix::process::{
+    Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, set_child_subreaper, wait, waitpid,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
@@ -27,7 +29,10 @@ pub(super) fn adopt_orphans() -> std::io::Result<()> {
 
 /// Collects `pid` if it is dead.
 pub(super) fn collect(pid: Pid) -> Option<WaitStatus> {
-    waitpid(Some(pid), WaitOptions::NOHANG).ok().flatten().map(|(_, status)| status)
+    waitpid(Some(pid), WaitOptions::NOHANG)
+        .ok()
+        .flatten()
+        .map(|(_, status)| status)
 }
 
 /// Collects every dead child.

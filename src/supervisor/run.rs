@@ -19,7 +19,9 @@ use super::socket::{Call, ControlSocket, Desk};
 use super::tools::{self, Found};
 use super::work::{self, Task, Work};
 use super::{SupervisorError, SupervisorExit, panic, reaper};
-use crate::core::supervision::{JobStatus, Postmaster, PostmasterExit, ServerRole, StopMode, SupervisorStatus};
+use crate::core::supervision::{
+    JobStatus, Postmaster, PostmasterExit, ServerRole, StopMode, SupervisorStatus,
+};
 use crate::postgres::ServerSettings;
 
 /// How often `postmaster.pid` is read while PostgreSQL starts, and only then.
@@ -44,7 +46,10 @@ pub(super) struct Supervisor {
     look_again_at: Instant,
 }
 
-pub(super) async fn run(settings: ServerSettings, socket: PathBuf) -> Result<SupervisorExit, SupervisorError> {
+pub(super) async fn run(
+    settings: ServerSettings,
+    socket: PathBuf,
+) -> Result<SupervisorExit, SupervisorError> {
     reaper::adopt_orphans().map_err(SupervisorError::AdoptOrphans)?;
     let mut signals = Signals::listen().map_err(SupervisorError::Signals)?;
     let child_died = signal(SignalKind::child()).map_err(SupervisorError::Signals)?;
@@ -56,7 +61,8 @@ pub(super) async fn run(settings: ServerSettings, socket: PathBuf) -> Result<Sup
     };
     let licence = LicenceClock::new().map_err(SupervisorError::Timer)?;
     let mut supervisor = Supervisor::new(settings, found, licence);
-    let control = ControlSocket::bind(&socket).map_err(|source| SupervisorError::Socket { path: socket, source })?;
+    let control =
+        ControlSocket::bind(&socket).map_err(|source| SupervisorError::Socket { path: socket, source })?;
     let (calls, asked) = mpsc::channel(WAITING_CALLS);
     let versions = supervisor.versions.subscribe();
     tokio::select! {
@@ -103,7 +109,11 @@ impl Supervisor {
     ) {
         while !(self.stopping && self.child.is_none() && self.work.is_none()) {
             let escalate_at = self.child.as_ref().and_then(Child::escalate_at);
-            let look_again_at = self.child.as_ref().is_some_and(Child::is_starting).then_some(self.look_again_at);
+            let look_again_at = self
+                .child
+                .as_ref()
+                .is_some_and(Child::is_starting)
+                .then_some(self.look_again_at);
             tokio::select! {
                 biased;
                 () = self.licence.deadline() => self.enforce_licence(),
@@ -120,7 +130,13 @@ impl Supervisor {
     pub(super) fn status(&self) -> SupervisorStatus {
         let postmaster = match (&self.child, &self.work) {
             (Some(child), _) => child.status(),
-            (None, Some(Work { task: Task::Settle { before, .. }, .. })) => before.clone(),
+            (
+                None,
+                Some(Work {
+                    task: Task::Settle { before, .. },
+                    ..
+                }),
+            ) => before.clone(),
             (None, _) => Postmaster::Stopped {
                 last_exit: self.last_exit.clone(),
             },
@@ -210,7 +226,9 @@ impl Supervisor {
             postmaster.and_then(reaper::collect)
         } else {
             let dead = reaper::collect_all();
-            dead.into_iter().find(|(pid, _)| Some(*pid) == postmaster).map(|(_, status)| status)
+            dead.into_iter()
+                .find(|(pid, _)| Some(*pid) == postmaster)
+                .map(|(_, status)| status)
         };
         if let Some(status) = status {
             self.settle(status);

@@ -98,11 +98,11 @@ struct Client {
 
 /// How little a client deserves to be pushed out.
 mod standing {
-    /// Has sent no valid request yet, or does not take its reply.
+    /// Has sent no valid request yet, sends on without waiting for its reply, or does not take it.
     pub(super) const DOUBTFUL: u8 = 0;
     /// Has taken its last reply.
     pub(super) const IDLE: u8 = 1;
-    /// Waits for a reply.
+    /// Waits for its reply.
     pub(super) const SERVED: u8 = 2;
 }
 
@@ -111,7 +111,8 @@ impl Clients {
         self.0.retain(|client| !client.task.is_finished());
         if self.0.len() >= MAX_CONNECTIONS {
             // The first of equals, so the oldest.
-            let lowest = (0..self.0.len()).min_by_key(|index| self.0[*index].standing.load(Ordering::Relaxed));
+            let lowest =
+                (0..self.0.len()).min_by_key(|index| self.0[*index].standing.load(Ordering::Relaxed));
             if let Some(client) = lowest.and_then(|index| self.0.remove(index)) {
                 client.task.abort();
             }
@@ -165,7 +166,13 @@ impl Connection {
                 Line::Bad(message) => message,
                 Line::Whole(line) => match serde_json::from_slice(&line) {
                     Ok(request) => {
-                        self.standing.store(standing::SERVED, Ordering::Relaxed);
+                        let patient = self.reader.buffer().is_empty();
+                        let standing = if patient {
+                            standing::SERVED
+                        } else {
+                            standing::DOUBTFUL
+                        };
+                        self.standing.store(standing, Ordering::Relaxed);
                         match self.answer(request).await {
                             Some(reply) if self.send(&reply).await => continue,
                             _ => return,
@@ -215,9 +222,10 @@ impl Connection {
     /// `None` if the client or the supervisor has gone meanwhile.
     async fn answer(&mut self, request: SupervisorRequest) -> Option<SupervisorReply> {
         let request = match request {
-            SupervisorRequest::Wait { version, timeout_ms } => {
-                self.wait(version, timeout_ms).await.then_some(SupervisorRequest::Status)?
-            }
+            SupervisorRequest::Wait { version, timeout_ms } => self
+                .wait(version, timeout_ms)
+                .await
+                .then_some(SupervisorRequest::Status)?,
             other => other,
         };
         let (reply, answer) = oneshot::channel();

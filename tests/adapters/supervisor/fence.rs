@@ -28,7 +28,10 @@ async fn a_primary_stops_by_itself_when_nobody_renews() {
     pod.ask(grant(Duration::from_millis(700))).await;
     // Nobody talks to the supervisor from here on.
     gone(postmaster).await;
-    assert!(granted.elapsed() >= Duration::from_millis(700), "stopped too early");
+    assert!(
+        granted.elapsed() >= Duration::from_millis(700),
+        "stopped too early"
+    );
     let status = pod.until(stopped).await;
     assert!(status.fenced);
     assert_eq!(status.licence, Licence::None);
@@ -52,8 +55,15 @@ async fn a_postmaster_that_does_not_react_is_killed_by_the_fence() {
     let granted = Instant::now();
     pod.ask(grant(Duration::from_millis(300))).await;
     gone(postmaster).await;
-    assert!(granted.elapsed() >= Duration::from_millis(700), "fast and immediate had no time");
-    assert!(granted.elapsed() < Duration::from_secs(10), "took {:?}", granted.elapsed());
+    assert!(
+        granted.elapsed() >= Duration::from_millis(700),
+        "fast and immediate had no time"
+    );
+    assert!(
+        granted.elapsed() < Duration::from_secs(10),
+        "took {:?}",
+        granted.elapsed()
+    );
     assert!(pod.until(stopped).await.fenced);
 }
 
@@ -68,10 +78,16 @@ async fn a_renewal_extends_and_an_unlimited_licence_needs_none() {
         let status = pod.ask(SupervisorRequest::Wait { version, timeout_ms }).await;
         assert_eq!(status.version, version, "something changed: {status:?}");
     }
-    let version = pod.ask(SupervisorRequest::GrantLicence { duration_ms: None }).await.version;
+    let version = pod
+        .ask(SupervisorRequest::GrantLicence { duration_ms: None })
+        .await
+        .version;
     let timeout_ms = 2500;
     let status = pod.ask(SupervisorRequest::Wait { version, timeout_ms }).await;
-    assert!(matches!(status.postmaster, Postmaster::Running { .. }), "{status:?}");
+    assert!(
+        matches!(status.postmaster, Postmaster::Running { .. }),
+        "{status:?}"
+    );
     assert_eq!(status.licence, Licence::Unlimited);
 }
 
@@ -88,10 +104,13 @@ async fn a_revoked_licence_stops_a_primary_and_not_a_standby() {
     pod.start(ServerRole::Standby { upstream: None }).await;
     pod.ask(grant(Duration::from_millis(100))).await;
     let lapsed = pod.until(|status| status.licence == Licence::None).await;
-    assert!(matches!(lapsed.postmaster, Postmaster::Running { .. }), "{lapsed:?}");
+    assert!(
+        matches!(lapsed.postmaster, Postmaster::Running { .. }),
+        "{lapsed:?}"
+    );
     assert!(!lapsed.fenced);
     // Promoted behind the supervisor's back it has no right to be writable.
-    pod.ask(grant(Duration::from_secs(60))).await;
+    pod.ask(grant(Duration::from_mins(1))).await;
     pod.sql("SELECT pg_promote()");
     pod.ask(SupervisorRequest::RevokeLicence).await;
     pod.until(stopped).await;
@@ -106,7 +125,7 @@ async fn a_renewal_that_waited_while_the_pod_was_frozen_comes_too_late() {
     let deadline = Instant::now() + Duration::from_millis(600);
     pod.signal(Signal::STOP);
     let mut sidecar = UnixStream::connect(pod.socket()).unwrap();
-    let mut line = serde_json::to_vec(&grant(Duration::from_secs(60))).unwrap();
+    let mut line = serde_json::to_vec(&grant(Duration::from_mins(1))).unwrap();
     line.push(b'\n');
     sidecar.write_all(&line).unwrap();
     tokio::time::sleep_until(deadline.into()).await;

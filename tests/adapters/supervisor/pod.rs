@@ -25,7 +25,7 @@ pub(super) const POSTGRESQL_18: &str =
 /// Appears in the supervisor's environment and settings and must appear nowhere else.
 pub(super) const PASSWORD: &str = "dolphin-staircase-42";
 /// Longer than anything here takes on a busy machine.
-pub(super) const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_mins(1);
 
 const POSTGRES_UID: u32 = 101;
 const POSTGRES_GID: u32 = 104;
@@ -109,7 +109,14 @@ impl Pod {
         let (uid, gid) = (POSTGRES_UID.to_string(), POSTGRES_GID.to_string());
         let test = std::env::current_exe().unwrap();
         let mut arguments = vec!["--pid", "--fork", "--kill-child", "--mount-proc", "setpriv"];
-        arguments.extend(["--reuid", &uid, "--regid", &gid, "--clear-groups", test.to_str().unwrap()]);
+        arguments.extend([
+            "--reuid",
+            &uid,
+            "--regid",
+            &gid,
+            "--clear-groups",
+            test.to_str().unwrap(),
+        ]);
         let mut command = self.command("unshare".as_ref(), &arguments);
         command.uid(0).gid(0);
         self.supervise_by(command).await;
@@ -126,18 +133,36 @@ impl Pod {
         self.process = Some(command.spawn().unwrap());
         let begun = Instant::now();
         while let Err(error) = self.try_ask(SupervisorRequest::Status).await {
-            assert!(begun.elapsed() < LIMIT, "supervisor does not answer: {error}\n{}", self.log());
-            assert_eq!(self.process.as_mut().unwrap().try_wait().unwrap(), None, "{}", self.log());
+            assert!(
+                begun.elapsed() < LIMIT,
+                "supervisor does not answer: {error}\n{}",
+                self.log()
+            );
+            assert_eq!(
+                self.process.as_mut().unwrap().try_wait().unwrap(),
+                None,
+                "{}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
     fn command(&self, program: &Path, arguments: &[&str]) -> Command {
-        let log = File::options().append(true).create(true).open(self.path().join("log")).unwrap();
+        let log = File::options()
+            .append(true)
+            .create(true)
+            .open(self.path().join("log"))
+            .unwrap();
         let mut command = Command::new(program);
         command
             .args(arguments)
-            .args(["supervisor::pod::supervisor_process", "--exact", "--nocapture", "--test-threads=1"])
+            .args([
+                "supervisor::pod::supervisor_process",
+                "--exact",
+                "--nocapture",
+                "--test-threads=1",
+            ])
             .env(ROOT, self.path())
             .env(ADDRESS, self.address.to_string())
             .env(PROGRAMS, &self.programs)
@@ -180,7 +205,7 @@ impl Pod {
         let asked = format!("{request:?}");
         match self.try_ask(request).await {
             Ok(status) => status,
-            Err(error) => panic!("{asked}: {error}\n{}", self.log()),
+            Err(error) => panic!("{asked}: {error:?}\n{}", self.log()),
         }
     }
 
@@ -197,7 +222,11 @@ impl Pod {
         let begun = Instant::now();
         let mut status = self.ask(SupervisorRequest::Status).await;
         while !wanted(&status) {
-            assert!(begun.elapsed() < LIMIT, "waited in vain: {status:?}\n{}", self.log());
+            assert!(
+                begun.elapsed() < LIMIT,
+                "waited in vain: {status:?}\n{}",
+                self.log()
+            );
             let (version, timeout_ms) = (status.version, 5000);
             status = self.ask(SupervisorRequest::Wait { version, timeout_ms }).await;
         }
@@ -216,7 +245,8 @@ impl Pod {
     }
 
     pub(super) async fn start_primary(&self) -> Pid {
-        self.ask(SupervisorRequest::GrantLicence { duration_ms: None }).await;
+        self.ask(SupervisorRequest::GrantLicence { duration_ms: None })
+            .await;
         self.start(ServerRole::Primary).await
     }
 
@@ -225,14 +255,28 @@ impl Pod {
         let mut command = Command::new(self.programs.join("pg_controldata"));
         let output = command.arg(self.data()).env("LC_ALL", "C").output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix("Database cluster state:"));
-        line.unwrap_or_else(|| panic!("no state in {text}")).trim().to_owned()
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("Database cluster state:"));
+        line.unwrap_or_else(|| panic!("no state in {text}"))
+            .trim()
+            .to_owned()
     }
 
     /// Runs one statement as superuser.
     pub(super) fn sql(&self, statement: &str) -> String {
         let mut command = Command::new(self.programs.join("psql"));
-        command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-c", statement]);
+        command.args([
+            "-XAtq",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-U",
+            "postgres",
+            "-d",
+            "postgres",
+            "-c",
+            statement,
+        ]);
         let output = command
             .env("PGPASSWORD", PASSWORD)
             .arg("-h")
@@ -293,7 +337,10 @@ fn supervisor_process() {
         stop_timeout: Duration::from_millis(text(STOP_TIMEOUT_MS).parse().unwrap()),
     };
     supervisor::stop_on_panic();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let exit = runtime.block_on(async {
         if let Some(file) = std::env::var_os(PANIC) {
             tokio::spawn(panic_when_there_is(file.into()));
@@ -313,9 +360,16 @@ async fn panic_when_there_is(file: PathBuf) {
 fn without_programs_it_says_so() {
     let mut pod = Pod::empty();
     pod.programs = pod.path().join("nowhere");
-    let status = pod.command(&std::env::current_exe().unwrap(), &[]).status().unwrap();
+    let status = pod
+        .command(&std::env::current_exe().unwrap(), &[])
+        .status()
+        .unwrap();
     assert!(!status.success());
-    assert!(pod.log().contains("could not find out the version of PostgreSQL"), "{}", pod.log());
+    assert!(
+        pod.log().contains("could not find out the version of PostgreSQL"),
+        "{}",
+        pod.log()
+    );
 }
 
 /// The process id in the status.
@@ -350,7 +404,11 @@ pub(super) fn children_of(parent: Pid) -> Vec<(Pid, String)> {
         let state = fields.next()?.to_owned();
         (fields.next()? == parent.to_string()).then_some((pid, state))
     };
-    fs::read_dir("/proc").unwrap().flatten().filter_map(of_parent).collect()
+    fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(of_parent)
+        .collect()
 }
 
 fn own(path: &Path) {
@@ -359,7 +417,12 @@ fn own(path: &Path) {
 }
 
 fn run_as_postgres(command: &mut Command) {
-    let status = command.uid(POSTGRES_UID).gid(POSTGRES_GID).current_dir("/").status().unwrap();
+    let status = command
+        .uid(POSTGRES_UID)
+        .gid(POSTGRES_GID)
+        .current_dir("/")
+        .status()
+        .unwrap();
     assert!(status.success(), "{command:?}: {status}");
 }
 
@@ -381,9 +444,21 @@ fn initdb(programs: &Path, data: &Path) {
     own(&password_file);
     let mut pwfile = std::ffi::OsString::from("--pwfile=");
     pwfile.push(&password_file);
-    let arguments: [&OsStr; 6] =
-        ["-N".as_ref(), "-U".as_ref(), "postgres".as_ref(), "-A".as_ref(), "scram-sha-256".as_ref(), &pwfile];
+    let arguments: [&OsStr; 6] = [
+        "-N".as_ref(),
+        "-U".as_ref(),
+        "postgres".as_ref(),
+        "-A".as_ref(),
+        "scram-sha-256".as_ref(),
+        &pwfile,
+    ];
     let mut command = Command::new(programs.join("initdb"));
-    run_as_postgres(command.args(arguments).arg("-D").arg(data).stdout(std::process::Stdio::null()));
+    run_as_postgres(
+        command
+            .args(arguments)
+            .arg("-D")
+            .arg(data)
+            .stdout(std::process::Stdio::null()),
+    );
     fs::remove_file(password_file).unwrap();
 }

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
-use podgres::core::supervision::{Postmaster, SupervisorRequest};
+use podgres::core::supervision::SupervisorRequest;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::pod::{LIMIT, PASSWORD, Pod, children_of, gone};
@@ -14,7 +15,9 @@ async fn an_orphan_is_adopted_and_collected() {
     pod.supervise().await;
     pod.start_primary().await;
     let folder = pod.path().display();
-    pod.sql(&format!("COPY (SELECT) TO PROGRAM 'sleep 1000 >/dev/null 2>&1 & echo $! > {folder}/orphan'"));
+    pod.sql(&format!(
+        "COPY (SELECT) TO PROGRAM 'sleep 1000 >/dev/null 2>&1 & echo $! > {folder}/orphan'"
+    ));
     let text = fs::read_to_string(pod.path().join("orphan")).unwrap();
     let orphan = Pid::from_raw(text.trim().parse().unwrap()).unwrap();
     let adopted = |pid| children_of(pod.pid()).iter().any(|(child, _)| *child == pid);
@@ -39,7 +42,15 @@ async fn it_works_as_process_1_of_a_container() {
     let (supervisor, _) = children_of(pod.pid())[0];
     let script = "sleep 0.1 & sleep 0.1 & sleep 0.1 &";
     let entered = Command::new("nsenter")
-        .args(["--pid", "--mount", "--target", &supervisor.to_string(), "sh", "-c", script])
+        .args([
+            "--pid",
+            "--mount",
+            "--target",
+            &supervisor.to_string(),
+            "sh",
+            "-c",
+            script,
+        ])
         .status()
         .unwrap();
     assert!(entered.success());
@@ -48,8 +59,12 @@ async fn it_works_as_process_1_of_a_container() {
     };
     let begun = std::time::Instant::now();
     while children_of(supervisor).iter().any(of_sleep) {
-        assert!(begun.elapsed() < LIMIT, "orphans are not collected: {:?}", children_of(supervisor));
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        assert!(
+            begun.elapsed() < LIMIT,
+            "orphans are not collected: {:?}",
+            children_of(supervisor)
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     kill_process(supervisor, Signal::TERM).unwrap();
     assert!(pod.ended().await.success(), "{}", pod.log());
@@ -64,7 +79,10 @@ async fn no_secret_reaches_the_postmaster() {
     for file in ["environ", "cmdline"] {
         let bytes = fs::read(format!("/proc/{postmaster}/{file}")).unwrap();
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        assert!(!text.contains(PASSWORD) && !text.contains("POSTGRES_PASSWORD"), "{file}: {text}");
+        assert!(
+            !text.contains(PASSWORD) && !text.contains("POSTGRES_PASSWORD"),
+            "{file}: {text}"
+        );
     }
     assert!(!pod.log().contains(PASSWORD), "{}", pod.log());
 }
@@ -98,12 +116,31 @@ async fn a_panic_stops_postgresql_cleanly() {
 }
 
 #[tokio::test]
-async fn postgresql_lives_on_when_its_clients_go() {
+async fn an_idle_supervisor_sleeps() {
     let mut pod = Pod::with_data();
     pod.supervise().await;
-    let before = pod.start_primary().await;
-    pod.client = podgres::supervisor_client::SupervisorClient::new(pod.socket());
-    let status = pod.ask(SupervisorRequest::Status).await;
-    assert!(matches!(status.postmaster, Postmaster::Running { ready: true, .. }));
-    assert_eq!(super::pod::postmaster(&status), before);
+    pod.start_primary().await;
+    // Threads that wrote files go away when they have had nothing to do for a while.
+    let threads = || fs::read_dir(format!("/proc/{}/task", pod.pid())).unwrap().count();
+    let begun = std::time::Instant::now();
+    while threads() > 2 {
+        assert!(begun.elapsed() < LIMIT, "{} threads", threads());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let before = wakeups(pod.pid());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(wakeups(pod.pid()), before);
+}
+
+/// How often the process' threads went to sleep by themselves.
+fn wakeups(pid: Pid) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let of_thread = |thread: std::io::Result<fs::DirEntry>| -> u64 {
+        let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.unwrap().trim().parse().unwrap()
+    };
+    threads.map(of_thread).sum()
 }
