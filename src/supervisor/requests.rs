@@ -8,7 +8,7 @@ use super::run::Supervisor;
 use super::socket::Call;
 use super::work::{Task, Work};
 use crate::core::supervision::{
-    JobRequest, JobState, JobStatus, ServerRole, StopMode, SupervisorReply, SupervisorRequest,
+    JobProgress, JobRequest, JobState, JobStatus, ServerRole, StopMode, SupervisorReply, SupervisorRequest,
 };
 
 /// Where the answer to one request goes.
@@ -46,11 +46,17 @@ impl Supervisor {
         let result = match request {
             SupervisorRequest::Status | SupervisorRequest::Wait { .. } => Ok(()),
             SupervisorRequest::Start { server } => match self.may_start(&server) {
-                Ok(()) => return self.work = Some(Work::prepare(&self.settings, server, reply)),
+                Ok(()) => {
+                    self.work = Some(Work::prepare(&self.settings, server, reply));
+                    return;
+                }
                 Err(refusal) => Err(refusal.to_string()),
             },
             SupervisorRequest::Reload { server } => match self.may_reload(&server) {
-                Ok(()) => return self.work = Some(Work::rewrite(&self.settings, server, Some(reply))),
+                Ok(()) => {
+                    self.work = Some(Work::rewrite(&self.settings, server, Some(reply)));
+                    return;
+                }
                 Err(refusal) => Err(refusal.to_string()),
             },
             SupervisorRequest::Run { job } => self
@@ -61,8 +67,29 @@ impl Supervisor {
             SupervisorRequest::Cancel => Ok(self.cancel_job()),
             SupervisorRequest::GrantLicence { duration_ms } => self.grant(duration_ms),
             SupervisorRequest::RevokeLicence => Ok(self.revoke()),
+            other => self.carry_out(other),
         };
         self.reply(reply, result);
+    }
+
+    /// What needs no work that would reply later.
+    fn carry_out(&mut self, request: SupervisorRequest) -> Result<(), String> {
+        match request {
+            SupervisorRequest::Run { job } => {
+                self.may_work().map_err(|refusal| refusal.to_string())?;
+                self.begin(job);
+            }
+            SupervisorRequest::Stop { mode } => self.stop_as_asked(mode),
+            SupervisorRequest::Cancel => self.cancel_job(),
+            SupervisorRequest::GrantLicence { duration_ms } => return self.grant(duration_ms),
+            SupervisorRequest::RevokeLicence => self.revoke(),
+            // Answered by the status alone, or begun by the caller.
+            SupervisorRequest::Status
+            | SupervisorRequest::Wait { .. }
+            | SupervisorRequest::Start { .. }
+            | SupervisorRequest::Reload { .. } => {}
+        }
+        Ok(())
     }
 
     /// The status as it is now, or the refusal. A client that has gone does not matter.
@@ -141,7 +168,7 @@ impl Supervisor {
             id: self.job.as_ref().map_or(0, |job| job.id) + 1,
             kind,
             state: JobState::Running {
-                progress: Default::default(),
+                progress: JobProgress::default(),
             },
         });
         self.work = Some(Work::job(&self.settings, job));

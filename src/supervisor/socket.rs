@@ -98,11 +98,11 @@ struct Client {
 
 /// How little a client deserves to be pushed out.
 mod standing {
-    /// Has sent no valid request yet, or does not take its reply.
+    /// Has sent no valid request yet, sends on without waiting for its reply, or does not take it.
     pub(super) const DOUBTFUL: u8 = 0;
     /// Has taken its last reply.
     pub(super) const IDLE: u8 = 1;
-    /// Waits for a reply.
+    /// Waits for its reply.
     pub(super) const SERVED: u8 = 2;
 }
 
@@ -166,7 +166,13 @@ impl Connection {
                 Line::Bad(message) => message,
                 Line::Whole(line) => match serde_json::from_slice(&line) {
                     Ok(request) => {
-                        self.standing.store(standing::SERVED, Ordering::Relaxed);
+                        let patient = self.reader.buffer().is_empty();
+                        let standing = if patient {
+                            standing::SERVED
+                        } else {
+                            standing::DOUBTFUL
+                        };
+                        self.standing.store(standing, Ordering::Relaxed);
                         match self.answer(request).await {
                             Some(reply) if self.send(&reply).await => continue,
                             _ => return,

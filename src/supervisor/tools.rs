@@ -2,10 +2,12 @@
 //!
 //! Never decides; turns errors into the words that the agent gets to read.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Pid;
-use tokio::sync::watch;
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
 use super::reaper;
@@ -20,7 +22,7 @@ use crate::postgres::{
 /// `pg_controldata` and a few small files.
 const INSPECT_LIMIT: Duration = Duration::from_secs(10);
 /// Small files, one of them on the data volume, and PostgreSQL's own check of them.
-const CONFIGURATION_LIMIT: Duration = Duration::from_secs(60);
+const CONFIGURATION_LIMIT: Duration = Duration::from_mins(1);
 /// How long killed tools may take to be gone.
 const TOOLS_END_LIMIT: Duration = Duration::from_secs(5);
 
@@ -98,9 +100,30 @@ pub(super) async fn prepare_start(
             .await
             .map_err(|e| error(&e))?;
         conf::write(settings, server).await.map_err(|e| error(&e))
+/// Makes a complete data directory fit for a start as `server`; tells in any case what it found.
+    settings: Arc<ServerSettings>,
+    server: ServerRole,
+) -> (DataDirectory, Result<(), String>) {
+    let directory = inspect(&settings).await;
+    let prepared = match &directory {
+        DataDirectory::Complete(_) => configure(async move {
+            data_directory::repair_mode(&settings)
+                .await
+                .map_err(|error| describe(&error))?;
+            postmaster_pid::clear_stale(&settings).map_err(|error| describe(&error))?;
+            signal_file::prepare_role(&settings, &server)
+                .await
+                .map_err(|error| describe(&error))?;
+            conf::write(&settings, &server)
+                .await
+                .map_err(|error| describe(&error))
+        })
+        .await
+        .map_err(|error| format!("could not prepare the start: {error}")),
+        DataDirectory::Empty => Err("cannot start: the data directory is empty".to_owned()),
+        DataDirectory::Unusable { detail } => Err(format!("cannot start: {detail}")),
     };
-    within_configuration_limit(prepared).await?;
-    Ok(directory)
+    (directory, prepared)
 }
 
 /// Writes the configuration anew for a running server.
@@ -124,6 +147,29 @@ async fn within_configuration_limit(work: impl Future<Output = Result<(), String
         )
     };
     timeout(CONFIGURATION_LIMIT, work).await.map_err(late)?
+    settings: Arc<ServerSettings>,
+    server: ServerRole,
+    configure(async move {
+        conf::write(&settings, &server)
+    })
+    .await
+/// Runs `work` on a thread of its own, one after another: a file operation that hangs must not hold
+/// up the supervisor's loop, and with it the fence. The thread lives as long as the program that
+/// `work` runs, so that the program's death signal does not come early.
+async fn configure(work: impl Future<Output = Result<(), String>> + Send + 'static) -> Result<(), String> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+    let runtime = Handle::current();
+    let limited = async {
+        let _turn = ONE_AT_A_TIME.lock().await;
+        work.await
+    let done = tokio::task::spawn_blocking(move || runtime.block_on(timeout(CONFIGURATION_LIMIT, limited)));
+    let late = || {
+            "configuration not written within {} s",
+    match timeout(CONFIGURATION_LIMIT, done).await {
+        Ok(Ok(Ok(result))) => result,
+        Ok(Ok(Err(_))) | Err(_) => Err(late()),
+        Ok(Err(error)) => Err(format!("could not finish writing the configuration: {error}")),
+    }
 }
 
 /// Starts the postmaster as a child of this thread. It is collected by [`reaper`], not by the runtime.

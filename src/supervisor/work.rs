@@ -20,7 +20,7 @@ use crate::postgres::ServerSettings;
 /// What a future yields at its end.
 pub(super) enum Finished {
     Settled(DataDirectory),
-    Prepared(Result<DataDirectory, String>),
+    Prepared(DataDirectory, Result<(), String>),
     Rewritten(Result<(), String>),
     JobEnded(Result<(), JobFailure>, DataDirectory),
 }
@@ -70,22 +70,27 @@ impl Work {
     }
 
     pub(super) fn prepare(settings: &Arc<ServerSettings>, role: ServerRole, reply: Reply) -> Self {
-        let (settings, server) = (settings.clone(), role.clone());
+        let preparing = tools::prepare_start(settings.clone(), role.clone());
         Self {
             task: Task::Prepare { role, reply },
             doing: Box::pin(
                 async move { Finished::Prepared(tools::prepare_start(&settings, &server).await) },
             ),
+            doing: Box::pin(async move {
+                let (directory, prepared) = preparing.await;
+                Finished::Prepared(directory, prepared)
+            }),
         }
     }
 
     pub(super) fn rewrite(settings: &Arc<ServerSettings>, role: ServerRole, reply: Option<Reply>) -> Self {
-        let (settings, server) = (settings.clone(), role.clone());
+        let writing = tools::write_configuration(settings.clone(), role.clone());
         Self {
             task: Task::Rewrite { role, reply },
             doing: Box::pin(async move {
                 Finished::Rewritten(tools::write_configuration(&settings, &server).await)
             }),
+            doing: Box::pin(async move { Finished::Rewritten(writing.await) }),
         }
     }
 
@@ -131,16 +136,15 @@ impl Supervisor {
                 self.last_exit = Some(exit);
                 self.changed();
             }
-            (Some(Task::Prepare { role, reply }), Finished::Prepared(prepared)) => {
-                let started = prepared.and_then(|directory| {
-                    self.found.data_directory = directory;
-                    self.changed();
-                    self.start(role)
-                });
+            (Some(Task::Prepare { role, reply }), Finished::Prepared(directory, prepared)) => {
+                self.found.data_directory = directory;
+                self.changed();
+                let started = prepared.and_then(|()| self.start(role));
                 self.reply(reply, started);
             }
             (Some(Task::Rewrite { role, reply }), Finished::Rewritten(written)) => {
                 self.reload(role, reply, written)
+                self.reload(role, reply, written);
             }
             (Some(Task::Job { .. }), Finished::JobEnded(result, directory)) => {
                 self.found.data_directory = directory;

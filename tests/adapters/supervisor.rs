@@ -1,5 +1,7 @@
 //! The supervisor as a process of its own, with real PostgreSQL below it and a real client at its socket.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod control;
 mod fence;
 mod lifecycle;

@@ -110,7 +110,7 @@ async fn a_revoked_licence_stops_a_primary_and_not_a_standby() {
     );
     assert!(!lapsed.fenced);
     // Promoted behind the supervisor's back it has no right to be writable.
-    pod.ask(grant(Duration::from_secs(60))).await;
+    pod.ask(grant(Duration::from_mins(1))).await;
     pod.sql("SELECT pg_promote()");
     pod.ask(SupervisorRequest::RevokeLicence).await;
     pod.until(stopped).await;
@@ -125,7 +125,7 @@ async fn a_renewal_that_waited_while_the_pod_was_frozen_comes_too_late() {
     let deadline = Instant::now() + Duration::from_millis(600);
     pod.signal(Signal::STOP);
     let mut sidecar = UnixStream::connect(pod.socket()).unwrap();
-    let mut line = serde_json::to_vec(&grant(Duration::from_secs(60))).unwrap();
+    let mut line = serde_json::to_vec(&grant(Duration::from_mins(1))).unwrap();
     line.push(b'\n');
     sidecar.write_all(&line).unwrap();
     tokio::time::sleep_until(deadline.into()).await;

@@ -78,8 +78,14 @@ async fn a_killed_postmaster_is_noticed_and_nothing_of_it_is_left() {
     let postmaster = pod.start_primary().await;
     let backends = children_of(postmaster);
     assert!(backends.len() >= 4, "{backends:?}");
+    let killed = std::time::Instant::now();
     kill_process(postmaster, Signal::KILL).unwrap();
     let status = pod.until(stopped).await;
+    assert!(
+        killed.elapsed() < std::time::Duration::from_secs(3),
+        "took {:?}",
+        killed.elapsed()
+    );
     let Postmaster::Stopped {
         last_exit: Some(exit),
     } = &status.postmaster

@@ -25,7 +25,7 @@ pub(super) const POSTGRESQL_18: &str =
 /// Appears in the supervisor's environment and settings and must appear nowhere else.
 pub(super) const PASSWORD: &str = "dolphin-staircase-42";
 /// Longer than anything here takes on a busy machine.
-pub(super) const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_mins(1);
 
 const POSTGRES_UID: u32 = 101;
 const POSTGRES_GID: u32 = 104;
@@ -205,7 +205,7 @@ impl Pod {
         let asked = format!("{request:?}");
         match self.try_ask(request).await {
             Ok(status) => status,
-            Err(error) => panic!("{asked}: {error}\n{}", self.log()),
+            Err(error) => panic!("{asked}: {error:?}\n{}", self.log()),
         }
     }
 

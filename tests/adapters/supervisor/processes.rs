@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
-use podgres::core::supervision::{Postmaster, SupervisorRequest};
+use podgres::core::supervision::SupervisorRequest;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::pod::{LIMIT, PASSWORD, Pod, children_of, gone};
@@ -64,6 +65,7 @@ async fn it_works_as_process_1_of_a_container() {
             children_of(supervisor)
         );
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     kill_process(supervisor, Signal::TERM).unwrap();
     assert!(pod.ended().await.success(), "{}", pod.log());
@@ -115,7 +117,7 @@ async fn a_panic_stops_postgresql_cleanly() {
 }
 
 #[tokio::test]
-async fn postgresql_lives_on_when_its_clients_go() {
+async fn an_idle_supervisor_sleeps() {
     let mut pod = Pod::with_data();
     pod.supervise().await;
     let before = pod.start_primary().await;
@@ -126,4 +128,27 @@ async fn postgresql_lives_on_when_its_clients_go() {
         Postmaster::Running { ready: true, .. }
     ));
     assert_eq!(super::pod::postmaster(&status), before);
+    pod.start_primary().await;
+    // Threads that wrote files go away when they have had nothing to do for a while.
+    let threads = || fs::read_dir(format!("/proc/{}/task", pod.pid())).unwrap().count();
+    let begun = std::time::Instant::now();
+    while threads() > 2 {
+        assert!(begun.elapsed() < LIMIT, "{} threads", threads());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let before = wakeups(pod.pid());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(wakeups(pod.pid()), before);
+}
+/// How often the process' threads went to sleep by themselves.
+fn wakeups(pid: Pid) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let of_thread = |thread: std::io::Result<fs::DirEntry>| -> u64 {
+        let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.unwrap().trim().parse().unwrap()
+    };
+    threads.map(of_thread).sum()
 }
