@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use podgres::core::supervision::Upstream;
 use podgres::postgres::replication::{UpstreamError, ensure_slot, probe_upstream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::server::{access, fresh_address, replication};
 
@@ -18,14 +18,8 @@ async fn answer_of(script: Vec<u8>, forever: bool) -> UpstreamError {
     let address = listener.local_addr().expect("address");
     let server = tokio::spawn(async move {
         loop {
-            let (mut stream, _) = listener.accept().await.expect("accept");
-            let mut received = [0; 1024];
-            let mut alive = stream.read(&mut received).await.is_ok();
-            alive &= stream.write_all(&script).await.is_ok();
-            while alive && forever {
-                alive = stream.write_all(&script).await.is_ok();
-            }
-            while alive && stream.read(&mut received).await.is_ok_and(|count| count > 0) {}
+            let (stream, _) = listener.accept().await.expect("accept");
+            tokio::spawn(recite(stream, script.clone(), forever));
         }
     });
     let upstream = Upstream {
@@ -36,11 +30,20 @@ async fn answer_of(script: Vec<u8>, forever: bool) -> UpstreamError {
     };
     let (login, began) = (replication(), Instant::now());
     let access = access(&upstream, &login, None);
-    let error = probe_upstream(&access, LIMIT).await.expect_err("no PostgreSQL");
-    ensure_slot(&access, LIMIT).await.expect_err("no PostgreSQL");
-    assert!(began.elapsed() < 3 * LIMIT, "{error}");
+    let (facts, slot) = tokio::join!(probe_upstream(&access, LIMIT), ensure_slot(&access, LIMIT));
+    assert!(began.elapsed() < 3 * LIMIT);
+    assert!(slot.is_err(), "{slot:?}");
     server.abort();
-    error
+    facts.expect_err("no PostgreSQL")
+}
+
+async fn recite(mut stream: TcpStream, script: Vec<u8>, forever: bool) {
+    let mut received = [0; 1024];
+    let mut alive = stream.read(&mut received).await.is_ok() && stream.write_all(&script).await.is_ok();
+    while alive && forever {
+        alive = stream.write_all(&script).await.is_ok();
+    }
+    while alive && stream.read(&mut received).await.is_ok_and(|count| count > 0) {}
 }
 
 fn message(tag: u8, body: &[u8]) -> Vec<u8> {

@@ -172,7 +172,7 @@ impl TestServer {
         eventually("the server's start", async || {
             match local.status(false, LIMIT).await {
                 Ok(_) => true,
-                Err(QueryError::Starting { .. }) => self.log().contains("entering standby mode"),
+                Err(QueryError::Starting { message }) => message.ends_with("is not accepting connections"),
                 Err(QueryError::Unreachable { .. }) => false,
                 Err(error) => panic!("{error}\n{}", self.log()),
             }

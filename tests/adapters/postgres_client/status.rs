@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use podgres::core::wal::{Lsn, TimelineId, WalPosition};
 use podgres::postgres::query::{LocalServer, QueryError};
-use podgres::postgres::replication::probe_upstream;
+use podgres::postgres::replication::{UpstreamFacts, probe_upstream};
 use rustix::process::Signal;
 
 use super::server::{
@@ -97,17 +97,15 @@ async fn receiver_gone(standby: &TestServer, local: &mut LocalServer, timeline: 
 
 /// The connection lives on, so the same session must see the new role and timeline.
 async fn promotion(standby: &TestServer, local: &mut LocalServer) {
+    standby.sql("ALTER SYSTEM RESET primary_conninfo").await;
+    let follower = standby.standby("podgres_pg_2", "primary_slot_name = ''").await;
     let before = local.status(false, LIMIT).await.expect("status");
     standby.sql("SELECT pg_promote()").await;
-    standby.sql("ALTER SYSTEM RESET primary_conninfo").await;
     let status = local.status(true, LIMIT).await.expect("status");
     assert!(!status.in_recovery && status.oldest_wal_lsn.is_some() && status.replay_age_ms.is_none());
     assert_eq!(status.timeline, TimelineId(2));
 
-    let (upstream, login) = (standby.as_upstream(), replication());
-    let facts = probe_upstream(&access(&upstream, &login, None), LIMIT)
-        .await
-        .expect("facts");
+    let facts = facts(standby).await;
     assert_eq!(facts.identity.system_identifier, status.system_identifier);
     assert_eq!(facts.identity.position.timeline, TimelineId(2));
     assert_eq!(facts.in_recovery, Some(false));
@@ -115,32 +113,27 @@ async fn promotion(standby: &TestServer, local: &mut LocalServer) {
         panic!("{facts:?}")
     };
     assert!(*timeline == TimelineId(1) && *lsn >= before.replay_lsn);
-    clone_of_promoted(standby).await;
+    follow(&follower).await;
 }
 
-async fn clone_of_promoted(promoted: &TestServer) {
-    let clone = promoted
-        .standby("podgres_pg_2", "hot_standby = on\nprimary_slot_name = ''")
-        .await;
-    let mut local_clone = clone.local();
+/// A standby that goes over to timeline 2 while it runs, and then loses its receiver again.
+async fn follow(follower: &TestServer) {
+    let mut local = follower.local();
     eventually("streaming on the new timeline", async || {
-        local_clone
-            .status(false, LIMIT)
-            .await
-            .expect("status")
-            .receiver_streaming
+        let status = local.status(false, LIMIT).await.expect("status");
+        status.receiver_streaming && status.timeline == TimelineId(2)
     })
     .await;
-    let status = local_clone.status(false, LIMIT).await.expect("status");
-    assert_eq!(status.timeline, TimelineId(2));
-    let facts = probe_upstream(&access(&clone.as_upstream(), &replication(), None), LIMIT)
+    let facts = facts(follower).await;
+    assert_eq!(facts.in_recovery, Some(true));
+    receiver_gone(follower, &mut local, TimelineId(2)).await;
+}
+
+async fn facts(server: &TestServer) -> UpstreamFacts {
+    let (upstream, login) = (server.as_upstream(), replication());
+    probe_upstream(&access(&upstream, &login, None), LIMIT)
         .await
-        .expect("facts");
-    assert_eq!(
-        (facts.in_recovery, facts.identity.position.timeline),
-        (Some(true), TimelineId(2))
-    );
-    receiver_gone(&clone, &mut local_clone, TimelineId(2)).await;
+        .expect("facts")
 }
 
 #[tokio::test]
