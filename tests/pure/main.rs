@@ -6,4 +6,5 @@
 )]
 
 mod layers;
+mod links;
 mod source;
