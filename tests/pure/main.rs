@@ -9,5 +9,6 @@ mod decision_table;
 mod exhaustive;
 mod layers;
 mod scenarios;
+mod links;
 mod source;
 mod worlds;
