@@ -126,6 +126,7 @@ struct Outlets {
 impl Agent {
     /// Starts the adapters; must be called on a tokio runtime.
     pub fn start(settings: Settings) -> Result<(Self, Published), AgentError> {
+        let began = tokio::time::Instant::now();
         let logins = (settings.logins)().map_err(|message| AgentError::Logins { message })?;
         let resolver = Resolver::new(settings.dns_server)?;
         let tls = settings
@@ -148,11 +149,11 @@ impl Agent {
         let supervisor = Supervisor::follow(settings.supervisor_socket.clone());
         let (outlets, published, journal) = outlets(&settings);
         let agent = Self {
-            began: tokio::time::Instant::now(),
+            began,
             supervisor_status: supervisor.subscribe(),
             supervisor,
             names: names::follow(resolver.clone(), settings.topology.clone(), settled_receiver),
-            upstream: upstream::follow(Arc::clone(&access), resolver, wanted),
+            upstream: upstream::follow(Arc::clone(&access), resolver, wanted, began),
             access,
             peers: Peers::new(&settings.member.cluster, settings.peer_timeout),
             server: LocalServer::at(

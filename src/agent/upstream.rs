@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::core::observation::{NameState, ProbeState, UpstreamFacts, UpstreamView};
 use crate::core::supervision::Upstream;
@@ -28,13 +29,14 @@ pub(super) struct Access {
 
 impl Access {
     pub(super) fn unasked(&self) -> UpstreamView {
-        self.view(NameState::Unasked, ProbeState::Untried)
+        self.view(0, NameState::Unasked, ProbeState::Untried)
     }
 
-    fn view(&self, name: NameState, probe: ProbeState) -> UpstreamView {
+    fn view(&self, looked_at_ms: u64, name: NameState, probe: ProbeState) -> UpstreamView {
         UpstreamView {
             host: self.host.clone(),
             port: self.port,
+            looked_at_ms,
             name,
             probe,
         }
@@ -88,13 +90,15 @@ impl Access {
         }
     }
 
-    async fn look(&self, resolver: &Resolver) -> UpstreamView {
+    async fn look(&self, resolver: &Resolver, looked_at_ms: u64) -> UpstreamView {
         let addresses = match resolver.addresses(&self.host).await {
             Ok(addresses) => addresses,
-            Err(error) if error.absent() => return self.view(NameState::Missing, ProbeState::Untried),
+            Err(error) if error.absent() => {
+                return self.view(looked_at_ms, NameState::Missing, ProbeState::Untried);
+            }
             Err(error) => {
                 let message = error.to_string();
-                return self.view(NameState::Failed { message }, ProbeState::Untried);
+                return self.view(looked_at_ms, NameState::Failed { message }, ProbeState::Untried);
             }
         };
         let mut probe = ProbeState::Untried;
@@ -107,7 +111,7 @@ impl Access {
                 Err(message) => probe = ProbeState::Failed { message },
             }
         }
-        self.view(NameState::Resolved { addresses }, probe)
+        self.view(looked_at_ms, NameState::Resolved { addresses }, probe)
     }
 }
 
@@ -116,6 +120,7 @@ pub(super) fn follow(
     access: Arc<Access>,
     resolver: Resolver,
     mut wanted: watch::Receiver<bool>,
+    began: Instant,
 ) -> watch::Receiver<UpstreamView> {
     let (sender, receiver) = watch::channel(access.unasked());
     tokio::spawn(async move {
@@ -123,7 +128,8 @@ pub(super) fn follow(
             if wanted.wait_for(|wanted| *wanted).await.is_err() {
                 return;
             }
-            let view = access.look(&resolver).await;
+            let looked_at_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let view = access.look(&resolver, looked_at_ms).await;
             sender.send_if_modified(|known| {
                 let changed = *known != view;
                 *known = view;

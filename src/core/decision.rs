@@ -44,6 +44,8 @@ pub enum PostgresAction {
 pub struct Memory {
     /// The first turn's time: how long this process has been looking.
     pub began_at_ms: Option<u64>,
+    /// The last turn at which PostgreSQL ran, a job ran, or a job's end was first seen.
+    pub busy_at_ms: u64,
     /// Failed tries in a row, of jobs or starts.
     pub failures: u32,
     /// Nothing is tried again before this time.

@@ -101,6 +101,8 @@ pub struct UpstreamView {
     /// `<pod>.<service>.<namespace>.svc.<domain>`.
     pub host: String,
     pub port: u16,
+    /// When this look began: what it says may be older than what was done since.
+    pub looked_at_ms: u64,
     pub name: NameState,
     pub probe: ProbeState,
 }

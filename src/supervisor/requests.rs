@@ -59,14 +59,6 @@ impl Supervisor {
                 }
                 Err(refusal) => Err(refusal.to_string()),
             },
-            SupervisorRequest::Run { job } => self
-                .may_work()
-                .map(|()| self.begin(job))
-                .map_err(|r| r.to_string()),
-            SupervisorRequest::Stop { mode } => Ok(self.stop_as_asked(mode)),
-            SupervisorRequest::Cancel => Ok(self.cancel_job()),
-            SupervisorRequest::GrantLicence { duration_ms } => self.grant(duration_ms),
-            SupervisorRequest::RevokeLicence => Ok(self.revoke()),
             other => self.carry_out(other),
         };
         self.reply(reply, result);

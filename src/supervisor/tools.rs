@@ -78,29 +78,8 @@ pub(super) async fn inspect(settings: &ServerSettings) -> DataDirectory {
     DataDirectory::Unusable { detail }
 }
 
-/// Makes a complete data directory fit for a start as `server`.
-pub(super) async fn prepare_start(
-    settings: &ServerSettings,
-    server: &ServerRole,
-) -> Result<DataDirectory, String> {
-    let directory = inspect(settings).await;
-    match &directory {
-        DataDirectory::Complete(_) => {}
-        DataDirectory::Empty => return Err("cannot start: the data directory is empty".to_owned()),
-        DataDirectory::Unusable { detail } => return Err(format!("cannot start: {detail}")),
-    }
-    let prepared = async {
-        let error =
-            |error: &dyn std::error::Error| format!("could not prepare the start: {}", describe(error));
-        data_directory::repair_mode(settings)
-            .await
-            .map_err(|e| error(&e))?;
-        postmaster_pid::clear_stale(settings).map_err(|e| error(&e))?;
-        signal_file::prepare_role(settings, server)
-            .await
-            .map_err(|e| error(&e))?;
-        conf::write(settings, server).await.map_err(|e| error(&e))
 /// Makes a complete data directory fit for a start as `server`; tells in any case what it found.
+pub(super) async fn prepare_start(
     settings: Arc<ServerSettings>,
     server: ServerRole,
 ) -> (DataDirectory, Result<(), String>) {
@@ -128,31 +107,17 @@ pub(super) async fn prepare_start(
 
 /// Writes the configuration anew for a running server.
 pub(super) async fn write_configuration(
-    settings: &ServerSettings,
-    server: &ServerRole,
-) -> Result<(), String> {
-    let written = async {
-        conf::write(settings, server)
-            .await
-            .map_err(|error| describe(&error))
-    };
-    within_configuration_limit(written).await
-}
-
-async fn within_configuration_limit(work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
-    let late = |_| {
-        format!(
-            "could not write the configuration within {} s",
-            CONFIGURATION_LIMIT.as_secs()
-        )
-    };
-    timeout(CONFIGURATION_LIMIT, work).await.map_err(late)?
     settings: Arc<ServerSettings>,
     server: ServerRole,
+) -> Result<(), String> {
     configure(async move {
         conf::write(&settings, &server)
+            .await
+            .map_err(|error| describe(&error))
     })
     .await
+}
+
 /// Runs `work` on a thread of its own, one after another: a file operation that hangs must not hold
 /// up the supervisor's loop, and with it the fence. The thread lives as long as the program that
 /// `work` runs, so that the program's death signal does not come early.
@@ -162,9 +127,14 @@ async fn configure(work: impl Future<Output = Result<(), String>> + Send + 'stat
     let limited = async {
         let _turn = ONE_AT_A_TIME.lock().await;
         work.await
+    };
     let done = tokio::task::spawn_blocking(move || runtime.block_on(timeout(CONFIGURATION_LIMIT, limited)));
     let late = || {
+        format!(
             "configuration not written within {} s",
+            CONFIGURATION_LIMIT.as_secs()
+        )
+    };
     match timeout(CONFIGURATION_LIMIT, done).await {
         Ok(Ok(Ok(result))) => result,
         Ok(Ok(Err(_))) | Err(_) => Err(late()),

@@ -73,9 +73,6 @@ impl Work {
         let preparing = tools::prepare_start(settings.clone(), role.clone());
         Self {
             task: Task::Prepare { role, reply },
-            doing: Box::pin(
-                async move { Finished::Prepared(tools::prepare_start(&settings, &server).await) },
-            ),
             doing: Box::pin(async move {
                 let (directory, prepared) = preparing.await;
                 Finished::Prepared(directory, prepared)
@@ -87,9 +84,6 @@ impl Work {
         let writing = tools::write_configuration(settings.clone(), role.clone());
         Self {
             task: Task::Rewrite { role, reply },
-            doing: Box::pin(async move {
-                Finished::Rewritten(tools::write_configuration(&settings, &server).await)
-            }),
             doing: Box::pin(async move { Finished::Rewritten(writing.await) }),
         }
     }
@@ -143,7 +137,6 @@ impl Supervisor {
                 self.reply(reply, started);
             }
             (Some(Task::Rewrite { role, reply }), Finished::Rewritten(written)) => {
-                self.reload(role, reply, written)
                 self.reload(role, reply, written);
             }
             (Some(Task::Job { .. }), Finished::JobEnded(result, directory)) => {

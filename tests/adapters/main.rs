@@ -2,6 +2,8 @@
 
 mod demo;
 mod dns;
+mod http;
+mod peers;
 mod postgres_client;
 mod proxy;
 mod supervisor;

@@ -120,6 +120,11 @@ fn broken_by_job(
                 DataDirectory::Complete(facts) if !policy.reclone || !was_standby(facts) => {
                     Some("only a standby's directory is replaced, and only if that is wanted")
                 }
+                DataDirectory::Complete(_)
+                    if *reason == CloneReason::Diverged && observation.upstream.looked_at_ms == 0 =>
+                {
+                    Some("nothing is called diverged by facts that may be older than it")
+                }
                 DataDirectory::Complete(_) => {
                     (*reason == CloneReason::Empty).then_some("a clone says why it replaces")
                 }

@@ -8,7 +8,7 @@
 mod decision_table;
 mod exhaustive;
 mod layers;
-mod scenarios;
 mod links;
+mod scenarios;
 mod source;
 mod worlds;

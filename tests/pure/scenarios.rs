@@ -10,12 +10,14 @@ use podgres::core::member::Ordinal;
 use podgres::core::observation::{NameState, PeerView, ProbeState};
 use podgres::core::situation::Situation;
 use podgres::core::status::{HeldData, ServerStatus, SlotStatus};
-use podgres::core::supervision::{CloneReason, JobRequest, Licence, ServerRole, SupervisorStatus};
+use podgres::core::supervision::{
+    CloneReason, JobKind, JobRequest, JobState, JobStatus, Licence, ServerRole, SupervisorStatus,
+};
 use podgres::core::wal::Lsn;
 
 use crate::worlds::{
-    LATE_MS, facts, holder, observation, peer, policy, ready, resolved, running, running_standby, server,
-    standby_facts, supervisor, upstream, upstream_facts,
+    LATE_MS, behind, facts, holder, observation, peer, policy, ready, resolved, running, running_standby,
+    server, standby_facts, supervisor, upstream, upstream_facts,
 };
 
 #[test]
@@ -192,5 +194,30 @@ fn row_69_two_writable_servers_are_an_alarm_and_nothing_is_harmed() {
     assert_eq!(
         (decision.situation, decision.postgres),
         (Situation::TwoWritable, None)
+    );
+}
+
+#[test]
+fn a_fresh_clone_was_called_diverged_by_facts_from_before_it() {
+    let done = JobStatus {
+        id: 1,
+        kind: JobKind::Clone,
+        state: JobState::Done,
+    };
+    let status = SupervisorStatus {
+        job: Some(done),
+        ..supervisor(DataDirectory::Complete(standby_facts()))
+    };
+    let mut observation = observation(1, status);
+    observation.upstream = ready(behind());
+    observation.upstream.looked_at_ms = observation.at_ms - 500;
+    let decision = decide(&policy(1), &Memory::default(), &observation);
+    assert_eq!(decision.situation, Situation::ReadyAsStandby);
+    observation.upstream.looked_at_ms = observation.at_ms + 500;
+    let decision = decide(&policy(1), &decision.memory, &observation);
+    assert_eq!(
+        decision.situation,
+        Situation::Diverged,
+        "and by newer facts it is"
     );
 }

@@ -128,6 +128,7 @@ pub(crate) fn upstream(name: NameState, probe: ProbeState) -> UpstreamView {
     UpstreamView {
         host: "pg-0.pg.default.svc.cluster.local".to_owned(),
         port: 5432,
+        looked_at_ms: LATE_MS,
         name,
         probe,
     }
@@ -245,6 +246,14 @@ fn peers() -> Vec<BTreeMap<Ordinal, PeerView>> {
         .collect()
 }
 
+/// A primary that lacks what the directory here holds.
+pub(crate) fn behind() -> UpstreamFacts {
+    UpstreamFacts {
+        flush_lsn: Lsn(HERE.0 - 1),
+        ..upstream_facts()
+    }
+}
+
 pub(crate) fn upstreams() -> Vec<UpstreamView> {
     let failed = || "refused".to_owned();
     vec![
@@ -262,10 +271,11 @@ pub(crate) fn upstreams() -> Vec<UpstreamView> {
             in_recovery: Some(true),
             ..upstream_facts()
         }),
-        ready(UpstreamFacts {
-            flush_lsn: Lsn(HERE.0 - 1),
-            ..upstream_facts()
-        }),
+        ready(behind()),
+        UpstreamView {
+            looked_at_ms: 0,
+            ..ready(behind())
+        },
     ]
 }
 

@@ -19,12 +19,25 @@ pub(super) fn updated(policy: &Policy, memory: &Memory, observation: &Observatio
     let mut memory = memory.clone();
     memory.began_at_ms.get_or_insert(observation.at_ms);
     if let Some(supervisor) = &observation.supervisor {
+        note_busy(&mut memory, supervisor, observation.at_ms);
         count_job(&mut memory, supervisor, observation.at_ms);
         count_start(&mut memory, supervisor, observation.at_ms);
     }
     note_stall(&mut memory, observation);
     slots::note_missing(policy, &mut memory, observation);
     memory
+}
+
+/// The directory may have changed until now: facts about the upstream from before do not judge it.
+fn note_busy(memory: &mut Memory, supervisor: &SupervisorStatus, at_ms: u64) {
+    let running = !matches!(supervisor.postmaster, Postmaster::Stopped { .. });
+    let worked = supervisor
+        .job
+        .as_ref()
+        .is_some_and(|job| job.id != memory.counted_job);
+    if running || worked {
+        memory.busy_at_ms = at_ms;
+    }
 }
 
 fn count_job(memory: &mut Memory, supervisor: &SupervisorStatus, at_ms: u64) {

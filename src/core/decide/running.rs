@@ -90,8 +90,10 @@ fn running_standby(turn: Turn<'_>, role: &ServerRole, server: &ServerStatus) -> 
             PostgresAction::Reload { server },
         );
     }
+    let looked_at_ms = turn.observation.upstream.looked_at_ms;
     let stood_still = turn.memory.stalled.is_some_and(|stalled| {
-        turn.observation.at_ms.saturating_sub(stalled.since_ms) >= turn.policy.stall_timeout_ms
+        let waited_ms = turn.observation.at_ms.saturating_sub(stalled.since_ms);
+        waited_ms >= turn.policy.stall_timeout_ms && looked_at_ms > stalled.since_ms
     });
     let position = WalPosition {
         timeline: server.timeline,

@@ -37,6 +37,7 @@ pub(super) fn complete(turn: Turn<'_>, facts: &DataDirectoryFacts) -> Decision {
     }
     if let ProbeState::Ready { facts: upstream } = &turn.observation.upstream.probe
         && !upstream.history.contains(facts.position(), upstream.flush_lsn)
+        && !turn.upstream_outdated()
     {
         return replace(turn, CloneReason::Diverged);
     }
@@ -140,6 +141,11 @@ impl<'a> Turn<'a> {
             )),
             ProbeState::Ready { facts } => Ok(facts),
         }
+    }
+
+    /// The directory may have changed since the primary was looked at.
+    fn upstream_outdated(&self) -> bool {
+        self.observation.upstream.looked_at_ms <= self.memory.busy_at_ms
     }
 
     /// DNS or the first connection to the primary has not come to an end yet.
