@@ -9,4 +9,5 @@
 
 pub mod core;
 pub mod http;
+pub mod peers;
 pub mod postgres;

@@ -30,10 +30,10 @@ pub enum PeerContact {
     Unknown,
     /// Its stream is open and not overdue.
     Connected,
-    /// It ended an open stream; the next attempt tells more.
-    Closed,
     /// Its address answered that nobody listens: the process is not there.
     Refused,
+    /// It ended an open stream; the next attempt tells more.
+    Closed,
     /// The network has no way to its address.
     Unreachable,
     /// No answer in time, or an open stream fell silent.

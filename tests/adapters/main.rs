@@ -1,0 +1,4 @@
+//! Adapters against the real thing: sockets, servers, PostgreSQL.
+
+mod http;
+mod peers;
