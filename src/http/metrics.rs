@@ -2,6 +2,7 @@
 //!
 //! `pg_…` names are those of `postgres_exporter` where the meaning is the same; ours begin with `podgres_`.
 
+mod exporter;
 mod families;
 mod family;
 

@@ -98,12 +98,15 @@ impl Listener {
         })
     }
 
-    async fn accept(&self) -> io::Result<(Socket, Origin)> {
+    async fn accept(&self, limits: Limits) -> io::Result<(Socket, Origin)> {
         match self {
             Self::Tcp(listener) => {
                 let (socket, address) = listener.accept().await?;
                 // A line is worth more early than full.
                 socket.set_nodelay(true)?;
+                // A machine that vanished takes nothing either, though the kernel's buffer does for long.
+                let limit = u32::try_from(limits.write_timeout.as_millis()).unwrap_or(u32::MAX);
+                rustix::net::sockopt::set_tcp_user_timeout(&socket, limit)?;
                 Ok((Box::new(socket), Origin::Tcp(address)))
             }
             Self::Unix(listener) => {
@@ -141,7 +144,7 @@ async fn accept(listener: Listener, router: Router, limits: Limits, mut stopped:
     loop {
         let next = async {
             let slot = slots.clone().acquire_owned().await;
-            (slot, listener.accept().await)
+            (slot, listener.accept(limits).await)
         };
         tokio::select! {
             (slot, accepted) = next => match (slot, accepted) {
