@@ -142,7 +142,7 @@ async fn a_restarted_server_is_asked_over_a_new_connection() {
     let mut server = TestServer::primary(&programs, "").await;
     let mut local = server.local();
     let before = local.status(false, LIMIT).await.expect("status");
-    server.restart().await;
+    server.restart();
     let after = local
         .status(false, LIMIT)
         .await
