@@ -69,7 +69,6 @@ pub(crate) fn view(me: MemberStatus) -> ClusterView {
         lease_holder: None,
         read_only: false,
         paused: false,
-        was_streaming: true,
         peers: if me.ordinal == Ordinal(0) {
             vec![]
         } else {

@@ -1,0 +1,9 @@
+//! Whole clusters: the demo's processes on real PostgreSQL, rows of ACCEPTANCE by number.
+
+#![allow(
+    clippy::expect_used,
+    reason = "clippy takes a test's helpers for code that ships"
+)]
+
+mod harness;
+mod smoke;
