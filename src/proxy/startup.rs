@@ -11,6 +11,11 @@ pub const MAX_STARTUP_BYTES: usize = 10_000;
 pub(super) const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 /// The first byte of a TLS record that carries a handshake: `sslnegotiation=direct`.
 const TLS_HANDSHAKE: u8 = 0x16;
+/// Type, version 3.x and length of a TLS record (RFC 8446, 5.1).
+const TLS_HEADER_BYTES: usize = 5;
+const MAX_TLS_RECORD_BYTES: usize = 1 << 14;
+/// The most that is ever read before a server is chosen.
+const MAX_FIRST_BYTES: usize = TLS_HEADER_BYTES + MAX_TLS_RECORD_BYTES;
 /// Major version of the codes that are not versions.
 const REQUEST_MAJOR: u16 = 1234;
 /// Request code and key are 8 bytes; the secret is 4 bytes up to protocol 3.0 and at most 256 later.
@@ -19,7 +24,7 @@ const CANCEL_LENGTHS: std::ops::RangeInclusive<usize> = 16..=12 + 256;
 /// What a client asks for first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Startup {
-    /// TLS without asking; nothing of it is understood here.
+    /// TLS without asking: its first record, whole; nothing of what is in it is understood here.
     DirectTls,
     SslRequest,
     GssEncRequest,
@@ -40,6 +45,8 @@ pub struct SessionStartup {
 pub enum StartupError {
     #[error("invalid length of startup packet")]
     Length,
+    #[error("invalid first record of TLS")]
+    TlsRecord,
     #[error("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.2")]
     Protocol { major: u16, minor: u16 },
     #[error("invalid startup packet layout: expected terminator as last byte")]
@@ -61,7 +68,7 @@ pub enum Parsed {
 /// protocol, parameters that are not name and value pairs.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, StartupError> {
     if bytes.first() == Some(&TLS_HANDSHAKE) {
-        return Ok(Parsed::Complete(Startup::DirectTls));
+        return tls_record(bytes);
     }
     let Some((word, _)) = bytes.split_first_chunk::<4>() else {
         return Ok(Parsed::Needs(4));
@@ -83,7 +90,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, StartupError> {
 pub fn fuzz_startup(bytes: &[u8]) {
     match parse(bytes) {
         Ok(Parsed::Needs(length)) => {
-            assert!(length > bytes.len() && length <= MAX_STARTUP_BYTES + 4);
+            assert!(length > bytes.len() && length <= MAX_FIRST_BYTES);
         }
         Ok(Parsed::Complete(Startup::Session(session))) => {
             assert!(bytes.starts_with(&session.bytes));
@@ -112,6 +119,22 @@ impl SessionStartup {
         self.parameters()
             .any(|(name, value)| name == b"replication" && !means_false(value))
     }
+}
+
+/// A whole record before any server is bothered: a client that begins TLS and stalls costs none.
+fn tls_record(bytes: &[u8]) -> Result<Parsed, StartupError> {
+    let Some((header, _)) = bytes.split_first_chunk::<TLS_HEADER_BYTES>() else {
+        return Ok(Parsed::Needs(TLS_HEADER_BYTES));
+    };
+    let [_, major, _, high, low] = *header;
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    if major != 3 || !(1..=MAX_TLS_RECORD_BYTES).contains(&length) {
+        return Err(StartupError::TlsRecord);
+    }
+    if bytes.len() < TLS_HEADER_BYTES + length {
+        return Ok(Parsed::Needs(TLS_HEADER_BYTES + length));
+    }
+    Ok(Parsed::Complete(Startup::DirectTls))
 }
 
 fn packet_of(packet: &[u8]) -> Result<Startup, StartupError> {
@@ -187,7 +210,7 @@ mod tests {
         let cancel = packet([1234, 5678], &[1; 8]);
         let long_cancel = packet([1234, 5678], &[1; 4 + 256]);
         for (bytes, expected) in [
-            (vec![0x16, 3, 1], Startup::DirectTls),
+            (vec![0x16, 3, 1, 0, 2, 7, 7], Startup::DirectTls),
             (SSL_REQUEST.to_vec(), Startup::SslRequest),
             (packet([1234, 5679], b""), Startup::SslRequest),
             (packet([1234, 5680], b""), Startup::GssEncRequest),
@@ -215,6 +238,9 @@ mod tests {
             (vec![0, 0, 0x27, 0x15], Err(StartupError::Length)),
             (b"GET / HTTP/1.1\r\n".to_vec(), Err(StartupError::Length)),
             (vec![0xff; 4], Err(StartupError::Length)),
+            (vec![0x16, 3, 1, 0, 0], Err(StartupError::TlsRecord)),
+            (vec![0x16, 3, 1, 0x40, 1], Err(StartupError::TlsRecord)),
+            (vec![0x16, 2, 0, 0, 9], Err(StartupError::TlsRecord)),
             (packet([2, 0], b"x"), protocol(2, 0)),
             (packet([4, 1], b"\0"), protocol(4, 1)),
             (packet([1234, 5681], b""), protocol(1234, 5681)),
@@ -246,6 +272,13 @@ mod tests {
             assert_eq!(parse(&bytes[..length]), Ok(Parsed::Needs(needs)));
         }
         assert_eq!(parse(&[0, 0, 0x27, 0x14]), Ok(Parsed::Needs(10_004)));
+        for (bytes, needs) in [
+            (&[0x16][..], 5),
+            (&[0x16, 3, 1, 2, 0], 517),
+            (&[0x16, 3, 1, 0x40, 0, 1], 16_389),
+        ] {
+            assert_eq!(parse(bytes), Ok(Parsed::Needs(needs)));
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The routing endpoints in front of a real primary and two real standbys.
 
+#![allow(clippy::expect_used, reason = "helpers of tests")]
+
 mod cluster;
 mod ends;
 mod hostile;

@@ -30,6 +30,7 @@ wal_keep_size = 64MB
 const HBA: &str = "
 local all all trust
 host replication postgres all trust
+host all quick all trust
 host all all all scram-sha-256
 host replication all all scram-sha-256
 ";
@@ -183,6 +184,7 @@ impl Cluster {
             0,
             &format!("CREATE ROLE app LOGIN REPLICATION PASSWORD '{password}'"),
         );
+        self.admin(0, "CREATE ROLE quick LOGIN");
         self.admin(0, "CREATE TABLE item (name text); GRANT ALL ON item TO app");
     }
 
@@ -230,9 +232,12 @@ impl Drop for Cluster {
                 .args(["stop", "-w", "-s", "-m", "immediate", "-D"])
                 .arg(data)
                 .status();
-            if !stopped.is_ok_and(|status| status.success()) {
-                eprintln!("could not stop {}", data.display());
-            }
+            let stopped = stopped.is_ok_and(|status| status.success());
+            assert!(
+                stopped || std::thread::panicking(),
+                "could not stop {}",
+                data.display()
+            );
         }
     }
 }

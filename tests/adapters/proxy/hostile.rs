@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::{cluster, loopback, member};
-use super::routes::{PATIENCE, Route, answer, read_to_end, sqlstate, until};
+use super::routes::{PATIENCE, Route, answer, long_hold, read_to_end, sqlstate, until};
 
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 const GSSENC_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x30];
@@ -59,7 +59,7 @@ async fn bytes_before_the_answer_to_a_request_are_an_attack() {
         assert_eq!(sqlstate(&answer), "08P01");
     }
     // Also while the connection is held.
-    let held = Route::read_write(Limits::default(), vec![]).await;
+    let held = Route::read_write(long_hold(), vec![]).await;
     let mut stream = TcpStream::connect(held.address).await.expect("connect");
     stream.write_all(&SSL_REQUEST).await.expect("write");
     until("it is held", || held.stats.held.load(Ordering::Relaxed) == 1).await;
@@ -139,7 +139,7 @@ async fn direct_tls_goes_through_untouched() {
     );
     let none = Route::read_write(impatient(), vec![]).await;
     assert_eq!(
-        none.exchange(&[0x16, 3, 1, 2, 0]).await,
+        none.exchange(&[0x16, 3, 1, 0, 2, 1, 0]).await,
         [0x15, 3, 3, 0, 2, 2, 80]
     );
 }
@@ -168,6 +168,32 @@ async fn a_slow_client_is_closed_in_time_and_harms_nobody() {
     assert_eq!(sqlstate(&answer_bytes), "08P01");
     assert_eq!(write.refused(RefusalReason::StartupTimeout), 1);
     assert_eq!(answer(&write.psql("", "SELECT 1").await), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_startup_packets_share_one_time_limit() {
+    let write = Route::read_write(impatient(), vec![]).await;
+    let mut stream = TcpStream::connect(write.address).await.expect("connect");
+    sleep(Duration::from_millis(300)).await;
+    stream.write_all(&GSSENC_REQUEST).await.expect("write");
+    assert_eq!(stream.read_u8().await.expect("answer"), b'N');
+    sleep(Duration::from_millis(300)).await;
+    let _closed_early = stream.write_all(&startup([0, 3, 0, 0], "user\0app\0\0")).await;
+    assert_eq!(sqlstate(&read_to_end(&mut stream).await), "08P01");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_never_taken_back_by_a_reset() {
+    let write = Route::read_write(impatient(), vec![]).await;
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(write.address).await.expect("connect");
+        let request = b"GET / HTTP/1.1\r\n".repeat(2000);
+        stream.write_all(&request).await.expect("write");
+        let mut message = Vec::new();
+        let reading = timeout(PATIENCE, stream.read_to_end(&mut message)).await;
+        reading.expect("closed in time").expect("closed, not reset");
+        assert_eq!(sqlstate(&message), "08P01");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -226,7 +252,11 @@ fn nonsense(random: &mut fastrand::Rng) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_hostile_clients_do_no_harm() {
     let _cluster = cluster();
-    let read = Arc::new(Route::read_only(impatient(), vec![member(1), member(2)]).await);
+    let limits = Limits {
+        startup_timeout: Duration::from_millis(200),
+        ..impatient()
+    };
+    let read = Arc::new(Route::read_only(limits, vec![member(1), member(2)]).await);
     let seed = fastrand::u64(..);
     let mut workers = JoinSet::new();
     for worker in 0..40_u64 {

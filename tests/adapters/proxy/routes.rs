@@ -16,7 +16,7 @@ use tokio_postgres::NoTls;
 
 use super::cluster::{PASSWORD, loopback};
 
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) struct Route {
     pub(super) address: SocketAddr,
@@ -35,6 +35,14 @@ pub(super) fn table(servers: Vec<Server>) -> RouteTable {
 pub(super) fn short_hold() -> Limits {
     Limits {
         hold: Duration::from_millis(300),
+        ..Limits::default()
+    }
+}
+
+/// Longer than any test waits: what happens, happens before the end of the hold.
+pub(super) fn long_hold() -> Limits {
+    Limits {
+        hold: PATIENCE * 3,
         ..Limits::default()
     }
 }
@@ -123,14 +131,13 @@ impl Route {
             .expect("psql")
     }
 
-    /// A session without TLS.
+    /// A session without TLS and password: an unoptimised SCRAM client is slow. SCRAM is psql's part.
     pub(super) async fn connect(&self) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
         let mut config = tokio_postgres::Config::new();
         config
             .host(self.address.ip().to_string())
             .port(self.address.port())
-            .user("app")
-            .password(PASSWORD)
+            .user("quick")
             .dbname("postgres")
             .ssl_mode(tokio_postgres::config::SslMode::Disable);
         let connecting = timeout(PATIENCE, config.connect(NoTls)).await;

@@ -169,9 +169,7 @@ async fn two_hundred_connections_at_once() {
             client
         });
     }
-    let clients = timeout(Duration::from_secs(60), clients.join_all())
-        .await
-        .expect("in time");
+    let clients = timeout(3 * PATIENCE, clients.join_all()).await.expect("in time");
     let counts = (read.sessions.of("pg-1"), read.sessions.of("pg-2"));
     assert_eq!(counts.0 + counts.1, 200);
     assert!(counts.0.abs_diff(counts.1) <= 20, "{counts:?}");

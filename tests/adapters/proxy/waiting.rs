@@ -7,10 +7,11 @@ use std::time::Duration;
 use podgres::core::routing::{RouteMode, Server};
 use podgres::core::status::Role;
 use podgres::proxy::{Limits, RefusalReason};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use super::cluster::{cluster, loopback, member};
-use super::routes::{Route, answer, code_of, complaint, short_hold, table, until};
+use super::routes::{Route, answer, code_of, complaint, long_hold, short_hold, table, until};
 
 fn dead(name: &str) -> Server {
     Server {
@@ -24,7 +25,7 @@ fn dead(name: &str) -> Server {
 async fn a_held_connection_is_served_by_the_first_server_that_fits() {
     let _cluster = cluster();
     for options in ["sslmode=disable", "sslmode=require channel_binding=require"] {
-        let write = Route::read_write(Limits::default(), vec![member(1)]).await;
+        let write = Route::read_write(long_hold(), vec![member(1)]).await;
         let child = write.spawn_psql(options, "SELECT pg_is_in_recovery()");
         until("it is held", || write.stats.held.load(Ordering::Relaxed) == 1).await;
         write.set(vec![member(2), member(1)]);
@@ -111,7 +112,7 @@ async fn a_server_that_takes_connections_and_is_silent_is_passed_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_the_last_candidate_the_connection_waits_for_the_table() {
     let _cluster = cluster();
-    let read = Route::read_only(Limits::default(), vec![dead("pg-9")]).await;
+    let read = Route::read_only(long_hold(), vec![dead("pg-9")]).await;
     let child = read.spawn_psql("", "SELECT 1");
     until("it is held", || read.stats.held.load(Ordering::Relaxed) == 1).await;
     read.set(vec![dead("pg-9"), member(1)]);
@@ -126,7 +127,7 @@ async fn after_the_last_candidate_the_connection_waits_for_the_table() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_gives_up_is_no_longer_held() {
-    let write = Route::read_write(Limits::default(), vec![]).await;
+    let write = Route::read_write(long_hold(), vec![]).await;
     let child = write.spawn_psql("", "SELECT 1");
     until("it is held", || write.stats.held.load(Ordering::Relaxed) == 1).await;
     drop(child);
@@ -148,4 +149,20 @@ async fn held_connections_are_bounded() {
     let error = write.connect().await.expect_err("no room");
     assert_eq!(code_of(&error), "53300");
     assert_eq!(write.refused(RefusalReason::TooManyHeld), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_loses_its_role_during_the_attempt_is_not_used() {
+    let _cluster = cluster();
+    let slow = TcpListener::bind((loopback(96), 0)).await.expect("port");
+    let mut old = member(0);
+    old.name = "old".to_owned();
+    old.address = slow.local_addr().expect("address");
+    let write = Route::read_write(Limits::default(), vec![old]).await;
+    let child = write.spawn_psql("sslmode=require", "SELECT 1");
+    let (mut attempt, _from) = slow.accept().await.expect("attempt");
+    write.set(vec![member(0)]);
+    attempt.write_all(b"S").await.expect("answer");
+    assert_eq!(answer(&child.wait_with_output().await.expect("psql")), "1");
+    assert_eq!(write.stats.cut_total.load(Ordering::Relaxed), 0);
 }
