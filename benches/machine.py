@@ -80,6 +80,15 @@ def alive(pid):
         return False
 
 
+def command_line(pid):
+    """A process' arguments and environment as one text: whether it is still the one that was meant."""
+    text = ""
+    for file in ("cmdline", "environ"):
+        with contextlib.suppress(OSError):
+            text += Path(f"/proc/{pid}/{file}").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return text
+
+
 def tail(path, lines=15):
     """The end of a log, for a message."""
     with contextlib.suppress(OSError):

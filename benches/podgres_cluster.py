@@ -6,7 +6,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from machine import alive, owned_folder, start, stop, tail, wait_until
+from machine import alive, command_line, owned_folder, start, stop, tail, wait_until
 
 
 class PodgresCluster:
@@ -18,6 +18,7 @@ class PodgresCluster:
         self.volumes = self.folder / "demo"
         self.log = self.folder / "demo.log"
         self.process = None
+        self.known_pids = set()
 
     def start(self):
         """Starts the demo; as root it drops root by itself."""
@@ -43,9 +44,12 @@ class PodgresCluster:
         """The members as `podgres status -o json` tells them; [] while there is no answer."""
         try:
             text = self.command("status", "-o", "json", limit_seconds=10)
-            return json.loads(text)["members"] if text else []
+            members = json.loads(text)["members"] if text else []
         except (json.JSONDecodeError, KeyError, subprocess.TimeoutExpired):
             return []
+        for member in members:
+            self.known_pids.update(pid for pid in (member.get("pids") or {}).values() if pid)
+        return members
 
     def complete(self):
         """A running primary and all others streaming."""
@@ -94,9 +98,8 @@ class PodgresCluster:
         """As Ctrl-C does; a process that is left over is told, and killed."""
         if not self.process:
             return
-        known = [pid for member in self.view() for pid in member["pids"].values() if pid]
         stop(self.process, 60, signal.SIGINT)
-        for pid in known:
-            if alive(pid):
+        for pid in self.known_pids:
+            if alive(pid) and str(self.volumes) in command_line(pid):
                 print(f"left over by podgres demo: process {pid}")
                 os.kill(pid, signal.SIGKILL)
