@@ -131,3 +131,71 @@ fn remove(path: &Path) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A wheel as it lies in a virtual environment, behind a folder of mode `mode`.
+    fn wheel(mode: u32) -> (tempfile::TempDir, PathBuf) {
+        let root = tempfile::tempdir().expect("a directory");
+        fs::set_permissions(root.path(), Permissions::from_mode(0o755)).expect("open");
+        let home = root.path().join("home");
+        let bin = home.join("site-packages/pgserver/pginstall/bin");
+        let libraries = home.join("site-packages/pgserver.libs");
+        for directory in [&bin, &libraries] {
+            fs::create_dir_all(directory).expect("a directory");
+        }
+        fs::write(bin.join("postgres"), "program").expect("a program");
+        fs::set_permissions(bin.join("postgres"), Permissions::from_mode(0o700)).expect("executable");
+        symlink("postgres", bin.join("postmaster")).expect("a link");
+        fs::write(libraries.join("libpq.so.5"), "library").expect("a library");
+        fs::set_permissions(&home, Permissions::from_mode(mode)).expect("its mode");
+        (root, bin)
+    }
+
+    fn stranger() -> PodUser {
+        PodUser {
+            name: "nobody".to_owned(),
+            uid: 65_534,
+            gid: 65_534,
+        }
+    }
+
+    #[test]
+    fn an_installation_that_can_be_reached_is_used_where_it_is() {
+        let (root, bin) = wheel(0o755);
+        let directory = root.path().join("demo");
+        fs::create_dir(&directory).expect("a directory");
+        let found = reachable(&bin, &directory, Some(&stranger())).expect("programs");
+        assert_eq!(found, fs::canonicalize(&bin).expect("a path"));
+        let (_root, closed) = wheel(0o700);
+        assert!(
+            reachable(&closed, &directory, None)
+                .expect("one's own")
+                .ends_with("pginstall/bin")
+        );
+        assert_eq!(fs::read_dir(&directory).expect("entries").count(), 0);
+    }
+
+    #[test]
+    fn one_that_cannot_is_copied_once_with_the_libraries_of_its_wheel() {
+        let (root, bin) = wheel(0o700);
+        let directory = root.path().join("demo");
+        fs::create_dir(&directory).expect("a directory");
+        let copy = || reachable(&bin, &directory, Some(&stranger())).expect("programs");
+        let found = copy();
+        check_enters(Some(&stranger()), &found).expect("reachable");
+        let mode = |path: &Path| fs::metadata(path).expect("a file").permissions().mode() & 0o777;
+        assert_eq!(mode(&found.join("postmaster")), 0o755);
+        // As the programs' run path says: $ORIGIN/../../../pgserver.libs
+        let library = found.join("../../../pgserver.libs/libpq.so.5");
+        assert_eq!(
+            (fs::read(&library).expect("a library"), mode(&library)),
+            (b"library".to_vec(), 0o644)
+        );
+        fs::write(found.join("mark"), "").expect("a mark");
+        assert_eq!(copy(), found);
+        assert!(found.join("mark").exists(), "copied twice");
+    }
+}

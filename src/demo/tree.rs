@@ -14,6 +14,8 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 const FREEZE_ROUNDS: u32 = 200;
 /// Rounds of looking and killing; a process that waits for a disk can outlast them.
 const KILL_ROUNDS: u32 = 1000;
+/// Rounds of waiting for the ended to be reaped, about a second: most are, by this process or by init.
+const REAP_ROUNDS: u32 = 300;
 const ROUND_PAUSE: Duration = Duration::from_millis(3);
 
 /// One line of `/proc/<pid>/stat`, as far as it matters here.
@@ -159,7 +161,7 @@ pub async fn freeze(scope: &Scope) -> usize {
 
 /// Lets every process in `scope` go on (SIGCONT); returns how many there are.
 pub fn thaw(scope: &Scope) -> usize {
-    let members: Vec<u32> = scope.members(&processes()).into_iter().collect();
+    let members = scope.members(&processes());
     send(&members, Signal::CONT);
     members.len()
 }
@@ -172,15 +174,30 @@ pub async fn kill(scope: &Scope) -> bool {
         return true;
     }
     freeze(scope).await;
+    let mut killed = BTreeSet::new();
     for _ in 0..KILL_ROUNDS {
-        let members: Vec<u32> = scope.members(&processes()).into_iter().collect();
+        let members = scope.members(&processes());
         if members.is_empty() {
+            until_reaped(&killed).await;
             return true;
         }
         send(&members, Signal::KILL);
+        killed.extend(members);
         tokio::time::sleep(ROUND_PAUSE).await;
     }
     false
+}
+
+/// A process that has ended but is not reaped still has its pid, and PostgreSQL takes the pid in an old
+/// `postmaster.pid` for a server that runs.
+async fn until_reaped(killed: &BTreeSet<u32>) {
+    for _ in 0..REAP_ROUNDS {
+        let processes = processes();
+        if !killed.iter().any(|pid| processes.contains_key(pid)) {
+            return;
+        }
+        tokio::time::sleep(ROUND_PAUSE).await;
+    }
 }
 
 /// Kills what an earlier demo, itself killed, has left running in its folders: processes of one of these
@@ -214,7 +231,7 @@ pub fn signal(pid: u32, signal: Signal) -> bool {
     raw(pid).is_some_and(|pid| kill_process(pid, signal).is_ok())
 }
 
-fn send(pids: &[u32], what: Signal) {
+fn send<'a>(pids: impl IntoIterator<Item = &'a u32>, what: Signal) {
     for pid in pids {
         // One that has ended meanwhile needs no signal.
         signal(*pid, what);

@@ -63,6 +63,17 @@ postgres)
 esac
 "#;
 
+/// Real PostgreSQL below a shell that does not forward signals, so that only the tree leads to it.
+const REAL: &str = r#"#!/bin/sh
+case $1 in
+init) [ -e "$PGDATA/PG_VERSION" ] || "$PG_BINDIR/initdb" --no-sync --auth=trust -U postgres "$PGDATA" ;;
+sidecar) while :; do sleep 0.1; done ;;
+postgres)
+    "$PG_BINDIR/postgres" -D "$PGDATA" -h "$PODGRES_LISTEN_ADDRESS" -p "$PODGRES_POSTGRES_PORT" \
+        -k "$PODGRES_SOCKET_DIRECTORIES" -c max_connections=10 -c shared_buffers=1MB & wait ;;
+esac
+"#;
+
 struct Demo {
     directory: PathBuf,
     task: JoinHandle<Result<(), DemoError>>,
@@ -452,6 +463,94 @@ async fn freeze_stops_and_thaw_continues_every_process_and_force_kills_them() {
             }
         );
     }
+    demo.stop().await;
+}
+
+/// Debian's folder of PostgreSQL programs, the newest.
+fn program_directory() -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/postgresql").expect("an installation of PostgreSQL");
+    let mut found: Vec<PathBuf> = versions.flatten().map(|entry| entry.path().join("bin")).collect();
+    found.sort();
+    found.pop().expect("a version of PostgreSQL")
+}
+
+/// A session of the pod's own server.
+async fn session(state: &DemoState) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+    let text = dsn(state, Target::Member(Ordinal(0))).expect("a connection string");
+    let (client, connection) = tokio_postgres::connect(&text, tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+async fn session_when_up(state: &DemoState) -> tokio_postgres::Client {
+    let began = Instant::now();
+    loop {
+        match session(state).await {
+            Ok(client) => return client,
+            Err(error) => assert!(began.elapsed() < LIMIT, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_postmaster_and_its_children_are_frozen_thawed_and_killed() {
+    let demo = Demo::of(REAL, |options| {
+        options.replicas = Some(1);
+        options.grace = Duration::from_millis(300);
+        options.program_directory = program_directory();
+    })
+    .await;
+    let status = demo.until_running(1).await;
+    let client = session_when_up(&demo.state()).await;
+    client
+        .batch_execute("create table t as select 1 as i")
+        .await
+        .expect("a table");
+    let members = demo.processes(&status.pods[0]);
+    // Two shells, the postmaster, its five or more, and this session.
+    assert!(members.len() >= 9, "{members:?}");
+    demo.done(Request::Freeze { ordinal: Ordinal(0) }).await;
+    assert!(
+        members
+            .iter()
+            .all(|pid| state_of(*pid).is_none_or(|state| state == 'T')),
+        "{members:?}"
+    );
+    let asked = client.query_one("select i from t", &[]);
+    tokio::pin!(asked);
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut asked).await;
+    assert!(early.is_err(), "a frozen server answered");
+    demo.done(Request::Thaw { ordinal: Ordinal(0) }).await;
+    let row = tokio::time::timeout(LIMIT, asked)
+        .await
+        .expect("an answer")
+        .expect("a row");
+    assert_eq!(row.get::<_, i32>(0), 1);
+    demo.done(Request::DeletePod {
+        ordinal: Ordinal(0),
+        force: true,
+        wipe_volume: false,
+        move_address: true,
+    })
+    .await;
+    assert!(
+        members
+            .iter()
+            .all(|pid| state_of(*pid).is_none_or(|state| state == 'Z')),
+        "{members:?}"
+    );
+    // The volume is as the kill left it, and the next server recovers from that.
+    demo.until_running(1).await;
+    let client = session_when_up(&demo.state()).await;
+    let row = client.query_one("select i from t", &[]).await.expect("a row");
+    assert_eq!(row.get::<_, i32>(0), 1);
+    let log = fs::read_to_string(demo.directory.join("pods/demo-0/postgres.log")).expect("a log");
+    let locked = log.contains("lock file \"postmaster.pid\" already exists");
+    assert!(
+        !locked,
+        "the replacement began before the last of the old one was gone"
+    );
     demo.stop().await;
 }
 
