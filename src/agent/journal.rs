@@ -15,7 +15,7 @@ const KEPT: usize = 32;
 
 /// One turn that differed from the one before.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Entry {
+pub(crate) struct Entry {
     pub policy: Policy,
     pub memory: Memory,
     pub observation: Observation,
