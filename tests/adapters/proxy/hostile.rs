@@ -192,6 +192,7 @@ async fn a_refusal_is_never_taken_back_by_a_reset() {
         let mut message = Vec::new();
         let reading = timeout(PATIENCE, stream.read_to_end(&mut message)).await;
         reading.expect("closed in time").expect("closed, not reset");
+        stream.write_all(b"more").await.expect("still not reset");
         assert_eq!(sqlstate(&message), "08P01");
     }
 }
