@@ -37,8 +37,10 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let settings = wiring::agent_settings(&pod, arguments.server.tls_directory());
     let (agent, published) = Agent::start(settings).map_err(agent_failure)?;
     let stats: Vec<Route> = routes.iter().map(|(name, ..)| (*name, Arc::default())).collect();
+    let sessions = Arc::new(SessionCounts::default());
     for ((_, mode, socket), (_, stats)) in routes.into_iter().zip(&stats) {
-        tokio::spawn(listener(socket, mode, &arguments.routes, &published, stats));
+        let counters = (Arc::clone(&sessions), Arc::clone(stats));
+        tokio::spawn(listener(socket, mode, &arguments.routes, &published, counters));
     }
     tokio::select! {
         outcome = agent.run(Until::Ended) => Err(Failure::new(ExitStatus::Bug, format!("the agent's loop ended: {outcome:?}"))),
@@ -76,7 +78,7 @@ fn listener(
     mode: RouteMode,
     arguments: &RouteArguments,
     published: &Published,
-    stats: &Arc<RouteStats>,
+    (sessions, stats): (Arc<SessionCounts>, Arc<RouteStats>),
 ) -> impl Future<Output = ()> + use<> {
     let listener = Listener {
         socket,
@@ -87,8 +89,8 @@ fn listener(
             ..Limits::default()
         },
         table: published.routes.clone(),
-        sessions: Arc::new(SessionCounts::default()),
-        stats: Arc::clone(stats),
+        sessions,
+        stats,
     };
     async move {
         if let Err(error) = listener.run(std::future::pending()).await {
