@@ -190,7 +190,16 @@ async fn start(start: Start, directory: Option<PathBuf>) -> Result<(), Failure> 
 }
 
 fn failure(error: DemoError) -> Failure {
-    let failure = Failure::from_error(ExitStatus::Overdue, &error);
+    let status = match &error {
+        DemoError::Setting { .. }
+        | DemoError::NoPod { .. }
+        | DemoError::OtherCluster { .. }
+        | DemoError::NotEntered { .. }
+        | DemoError::NoUser => ExitStatus::Settings,
+        DemoError::InUse { .. } => ExitStatus::Refused,
+        DemoError::File { .. } | DemoError::Address { .. } | DemoError::Process { .. } => ExitStatus::Overdue,
+    };
+    let failure = Failure::from_error(status, &error);
     match error.hint() {
         Some(hint) => failure.hint(hint),
         None => failure,

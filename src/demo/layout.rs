@@ -41,7 +41,7 @@ impl Layout {
         let directory = fs::canonicalize(directory).map_err(DemoError::file("find", directory))?;
         user::check_enters(user.as_ref(), &directory)?;
         let hash = hash_of(&directory);
-        let short = std::env::temp_dir().join(format!("podgres-{:08x}", hash ^ (hash >> 32)));
+        let short = std::env::temp_dir().join(format!("podgres-{:08x}", (hash ^ (hash >> 32)) & 0xffff_ffff));
         let near = directory.join("pods").join(longest_pod).join("run");
         let fits = near.as_os_str().len() <= RUN_DIRECTORY_BYTES;
         let layout = Self {
@@ -103,7 +103,14 @@ impl Layout {
     /// The pod's emptyDir.
     #[must_use]
     pub(super) fn run(&self, pod: &str) -> PathBuf {
-        self.sockets.join(pod).join("run")
+        self.socket_folder(pod).join("run")
+    }
+
+    /// Where names must be short the ordinal stands for the pod.
+    fn socket_folder(&self, pod: &str) -> PathBuf {
+        let ordinal = pod.rsplit('-').next().unwrap_or(pod);
+        let near = self.sockets.starts_with(&self.directory);
+        self.sockets.join(if near { pod } else { ordinal })
     }
 
     /// The pod's persistent volume, named as a claim of the template `data` would be.
@@ -118,7 +125,7 @@ impl Layout {
     /// A directory cannot be made.
     pub(super) fn make_pod(&self, pod: &str) -> Result<(), DemoError> {
         make_directory(&self.pod(pod), 0o755, None)?;
-        make_directory(&self.sockets.join(pod), 0o755, None)?;
+        make_directory(&self.socket_folder(pod), 0o755, None)?;
         let run = self.run(pod);
         remove(&run)?;
         make_directory(&run, 0o700, self.user.as_ref())?;
