@@ -37,6 +37,7 @@ pub(super) async fn serve_http(
         published.beat.clone(),
         pod.arguments.peer_timeout,
     );
+    state.visited = Arc::clone(&published.visited);
     let journal = published.journal.clone();
     state.decisions = Arc::new(move || journal.to_json());
     let agent = published.counters.clone();
