@@ -239,3 +239,9 @@ async fn call(calls: &mpsc::Sender<Call>, request: Request) -> Reply {
 pub(super) fn refused(message: String) -> Reply {
     Reply::Refused { message }
 }
+
+pub(super) fn done(message: &str) -> Reply {
+    Reply::Done {
+        message: message.to_owned(),
+    }
+}
