@@ -39,8 +39,10 @@ pub async fn run(options: Options, events: Events) -> Result<(), DemoError> {
     let signals = process::own(&options, &around.children)?;
     let prepared = setup::prepare(&options).await?;
     let listener = control::listen(&prepared.state.control_socket)?;
+    prepared.state.save(prepared.layout.directory())?;
     let (calls, called) = mpsc::channel(16);
-    let server = tokio::spawn(control::serve(listener, calls));
+    let (finish, finished) = oneshot::channel();
+    let server = tokio::spawn(control::serve(listener, calls, finished));
     let mut controller = Controller {
         prepared,
         options,
@@ -52,10 +54,13 @@ pub async fn run(options: Options, events: Events) -> Result<(), DemoError> {
     };
     let asked = controller.lead(called, signals).await;
     controller.around.events.change("demo", "stopped");
+    let cleaned = controller.clean_up().await;
+    // Only now, so that whoever asked may start the next demo in this directory at once.
     drop(asked.map(|reply| reply.send(done("stopped"))));
-    // Ends by itself now that nobody receives calls; a panic in it has been reported.
+    drop(finish);
+    // A panic in it has been reported.
     drop(server.await);
-    controller.clean_up().await
+    cleaned
 }
 
 /// What is still to be done about a pod that is to go.

@@ -945,12 +945,12 @@ async fn a_demo_without_a_directory_leaves_nothing() {
     assert!(matches!(scaled, Reply::Done { .. }), "{scaled:?}");
     until(|| text().contains("[demo-0 postgres] output of postgres")).await;
     request(&directory, &Request::Stop).await.expect("a reply");
+    assert!(!directory.exists(), "answered before it was cleaned up");
     tokio::time::timeout(LIMIT, task)
         .await
         .expect("ends")
         .expect("no panic")
         .expect("no error");
-    assert!(!directory.exists());
 }
 
 /// Set for the process that leads a demo of its own, to the directory with the script.
