@@ -312,6 +312,8 @@ async fn a_pod_gets_its_environment_runs_unprivileged_and_ends_in_order() {
     let log = |container: &str| {
         fs::read_to_string(demo.directory.join(format!("pods/demo-0/{container}.log"))).expect("a log")
     };
+    // Said when its trap is set: an earlier TERM would end it without a word.
+    until(|| !log("postgres").is_empty()).await;
     assert_eq!(
         (log("init").as_str(), log("postgres").as_str()),
         ("output of init\n", "output of postgres\n")
