@@ -1,0 +1,3 @@
+//! Adapters against the real thing: PostgreSQL, sockets, file systems.
+
+mod postgres_files;
