@@ -13,13 +13,13 @@ use super::lab::{
     Lab, Server, absent_or_complete, as_postgres, connect, eventually, facts, names, processes_on, signal,
 };
 
-/// Between two interruptions, plus a random part so that every run of the tests hits other points.
-const STEP: Duration = Duration::from_millis(200);
-/// More steps than any job lasts on a busy machine; the loops end with the first job that completes.
-const STEPS: u32 = 200;
+/// More than any job needs: the last delay is some hours. The loops end with the first job that completes.
+const STEPS: i32 = 60;
 
-fn delay(step: u32) -> Duration {
-    STEP * step + STEP.mul_f64(fastrand::f64())
+/// Grows by a quarter a step from 20 ms, so that fast and slow machines interrupt a job about as often;
+/// a random part lets every run of the tests hit other points.
+fn delay(step: i32) -> Duration {
+    Duration::from_millis(20).mul_f64(1.25_f64.powi(step) * (1.0 + fastrand::f64() / 4.0))
 }
 
 async fn clean(settings: &ServerSettings) {
