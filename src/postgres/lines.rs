@@ -23,8 +23,9 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     /// `None` at the end of the stream. May be dropped half way without losing a byte.
     pub(super) async fn next(&mut self) -> Option<String> {
         loop {
-            let end = self.buffer.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
-            if let Some(end) = end.or_else(|| (self.buffer.len() >= LINE_BYTES).then_some(LINE_BYTES - 1)) {
+            let seen = &self.buffer[..self.buffer.len().min(LINE_BYTES)];
+            let end = seen.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+            if let Some(end) = end.or((seen.len() == LINE_BYTES).then_some(LINE_BYTES - 1)) {
                 let line = self.buffer.split_to(end + 1);
                 return Some(String::from_utf8_lossy(line.trim_ascii_end()).into_owned());
             }
