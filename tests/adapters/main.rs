@@ -7,3 +7,4 @@ mod peers;
 mod postgres_client;
 mod proxy;
 mod supervisor;
+mod postgres_files;
