@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, interval, sleep, sleep_until};
 
 use super::conninfo::conninfo;
 use super::data_directory::{InspectError, inspect_at};
@@ -56,7 +56,7 @@ pub async fn run(
     let staging = staging::begin(settings, target).await?;
     let result = async {
         passfile::write(settings)?;
-        Copy::begin(settings, clone, &staging)?.run(progress).await?;
+        copy(settings, clone, &staging, progress).await?;
         finish(settings, clone, &staging).await
     }
     .await;
@@ -67,6 +67,28 @@ pub async fn run(
         return Err(error);
     }
     staging::publish(settings, target).await
+}
+
+/// Copies; once more after a stale directory gave way, if the volume ran full before its size could be
+/// compared with the upstream's (the first report comes after a second).
+async fn copy(
+    settings: &ServerSettings,
+    clone: &Clone,
+    staging: &Path,
+    progress: &watch::Sender<JobProgress>,
+) -> Result<(), JobError> {
+    let mut first = Copy::begin(settings, clone, staging)?;
+    let result = first.run(progress).await;
+    let room_can_be_made =
+        clone.reason != CloneReason::Empty && first.identity_checked && !first.space_checked;
+    drop(first);
+    if !room_can_be_made || !matches!(result, Err(JobError::DiskFull { .. })) {
+        return result;
+    }
+    staging::abandon(settings).await?;
+    tracing::warn!("deleting the stale data directory first, since the volume cannot hold both");
+    staging::give_up_current(settings).await?;
+    Copy::begin(settings, clone, staging)?.run(progress).await
 }
 
 /// A running `pg_basebackup`.
@@ -105,16 +127,18 @@ impl<'a> Copy<'a> {
         })
     }
 
-    async fn run(mut self, progress: &watch::Sender<JobProgress>) -> Result<(), JobError> {
+    async fn run(&mut self, progress: &watch::Sender<JobProgress>) -> Result<(), JobError> {
         let mut deadline = Instant::now() + STALL_LIMIT;
+        let mut look = interval(WAL_LOOK_INTERVAL);
         loop {
-            let event =
-                timeout_at(deadline, self.program.next())
-                    .await
-                    .map_err(|_| JobError::Stalled {
-                        upstream: self.clone.upstream.host.clone(),
-                        limit_s: STALL_LIMIT.as_secs(),
-                    })??;
+            let event = tokio::select! {
+                event = self.program.next() => event?,
+                _ = look.tick(), if !self.identity_checked => {
+                    self.check_identity()?;
+                    continue;
+                }
+                () = sleep_until(deadline) => return Err(self.stalled()),
+            };
             let line = match event {
                 Event::Line(Line::Err(line)) => line,
                 Event::Line(Line::Out(_)) => continue,
@@ -134,7 +158,6 @@ impl<'a> Copy<'a> {
                 deadline = Instant::now() + STALL_LIMIT;
             }
             progress.send_replace(report);
-            self.check_identity()?;
             if report.total_bytes > 0 && !self.space_checked {
                 self.check_space(report.total_bytes).await?;
             }
@@ -200,6 +223,13 @@ impl<'a> Copy<'a> {
             sleep(WAL_LOOK_INTERVAL).await;
         }
         Ok(())
+    }
+
+    fn stalled(&self) -> JobError {
+        JobError::Stalled {
+            upstream: self.clone.upstream.host.clone(),
+            limit_s: STALL_LIMIT.as_secs(),
+        }
     }
 
     fn classify(&self, error: JobError) -> JobError {

@@ -1,3 +1,4 @@
-//! Adapters against the real parts: PostgreSQL, sockets, processes.
+//! Adapters against the real thing: PostgreSQL, sockets, file systems.
 
+mod postgres_files;
 mod supervisor;
