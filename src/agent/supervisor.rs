@@ -11,7 +11,9 @@ use crate::supervisor_client::{SupervisorClient, SupervisorClientError};
 
 const POLL_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// While nobody answers: short at first, since the supervisor is usually about to listen.
+const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// The supervisor's newest status, and the way to ask it for something.
 pub(super) struct Supervisor {
@@ -42,6 +44,7 @@ impl Supervisor {
 }
 
 async fn poll(client: Arc<SupervisorClient>, sender: watch::Sender<Option<SupervisorStatus>>) {
+    let mut pause = FIRST_RETRY_PAUSE;
     loop {
         let known = sender.borrow().as_ref().map(|status| status.version);
         let timeout_ms = u64::try_from(POLL_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
@@ -50,10 +53,14 @@ async fn poll(client: Arc<SupervisorClient>, sender: watch::Sender<Option<Superv
             timeout_ms,
         });
         match client.request(request, POLL_TIMEOUT + REQUEST_TIMEOUT).await {
-            Ok(SupervisorReply::Status(status)) => note(&sender, *status),
+            Ok(SupervisorReply::Status(status)) => {
+                pause = FIRST_RETRY_PAUSE;
+                note(&sender, *status);
+            }
             Ok(SupervisorReply::Refused { .. }) | Err(_) => {
                 sender.send_if_modified(|status| status.take().is_some());
-                tokio::time::sleep(RETRY_PAUSE).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_RETRY_PAUSE);
             }
         }
     }
