@@ -5,6 +5,6 @@ mod dns;
 mod http;
 mod peers;
 mod postgres_client;
+mod postgres_files;
 mod proxy;
 mod supervisor;
-mod postgres_files;

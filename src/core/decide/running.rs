@@ -110,13 +110,13 @@ fn running_standby(turn: Turn<'_>, role: &ServerRole, server: &ServerStatus) -> 
         );
         return condemn(turn, Situation::Diverged, detail, CloneReason::Diverged);
     }
-    match wal_gone(&turn, server).filter(|_| stood_still) {
-        Some(detail) => condemn(turn, Situation::WalGone, detail, CloneReason::WalGone),
-        None => turn.row(
-            Situation::NotStreaming,
-            format!("replayed up to {}", server.replay_lsn),
-        ),
+    if let Some(detail) = wal_gone(&turn, server).filter(|_| stood_still) {
+        return condemn(turn, Situation::WalGone, detail, CloneReason::WalGone);
     }
+    let detail = format!("replayed up to {}", server.replay_lsn);
+    let decision = turn.row(Situation::NotStreaming, detail);
+    // It connects within moments of its start, and its readiness is waited for.
+    if stood_still { decision } else { decision.soon() }
 }
 
 /// What the primary says of the WAL that this standby needs next, if it is no longer there.
