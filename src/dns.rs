@@ -14,10 +14,14 @@ use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError as AnswerError, NetError};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 
 use crate::core::member::{Ordinal, Topology};
+
+mod error;
+
+pub use error::{DnsError, ResolverError};
+use error::{explain, unreachable};
 
 /// The name of the headless Service's port that carries PostgreSQL, as SRV spells it.
 pub const SRV_PORT_NAME: &str = "_postgresql._tcp";
@@ -36,44 +40,6 @@ const NAMES_AT_ONCE: usize = 8;
 const MAX_PROBED: u32 = 1000;
 /// Ordinals in a row without a name after which probing ends.
 const MISSING_IN_A_ROW: usize = 2;
-
-/// Why the client could not be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum ResolverError {
-    #[error("could not read the DNS settings from \"/etc/resolv.conf\"")]
-    Settings(#[source] NetError),
-    #[error("\"/etc/resolv.conf\" names no DNS server")]
-    NoServer,
-    #[error("could not set up the DNS client")]
-    Client(#[source] NetError),
-}
-
-/// Why a name has no addresses.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum DnsError {
-    /// NXDOMAIN: the server says that there is no such name.
-    #[error("host \"{host}\" does not exist in DNS")]
-    NotFound { host: String },
-    /// The name exists, but not with what was asked for.
-    #[error("host \"{host}\" has no {records} records in DNS")]
-    NoRecords { host: String, records: &'static str },
-    /// No server answered in time, or not in DNS.
-    #[error("could not resolve host \"{host}\": no DNS server answered ({reason})")]
-    Unreachable { host: String, reason: String },
-    /// SERVFAIL, REFUSED and their like.
-    #[error("could not resolve host \"{host}\": the DNS server answered \"{code}\"")]
-    ServerFailure { host: String, code: String },
-    #[error("cannot resolve host \"{host}\": not a valid DNS name")]
-    InvalidName { host: String },
-}
-
-impl DnsError {
-    /// DNS did answer: the name, or what was asked of it, is not there.
-    #[must_use]
-    pub fn absent(&self) -> bool {
-        matches!(self, Self::NotFound { .. } | Self::NoRecords { .. })
-    }
-}
 
 /// One pod that DNS knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -330,30 +296,4 @@ fn absolute(host: &str) -> Result<Name, DnsError> {
     let mut name = Name::from_ascii(host).map_err(|_| invalid())?;
     name.set_fqdn(true);
     if name.is_root() { Err(invalid()) } else { Ok(name) }
-}
-
-fn explain(host: &str, records: &'static str, error: &NetError) -> DnsError {
-    let host_owned = || host.to_owned();
-    if error.is_nx_domain() {
-        return DnsError::NotFound { host: host_owned() };
-    }
-    match error {
-        NetError::Dns(AnswerError::NoRecordsFound(_)) => DnsError::NoRecords {
-            host: host_owned(),
-            records,
-        },
-        NetError::Dns(AnswerError::ResponseCode(code)) => DnsError::ServerFailure {
-            host: host_owned(),
-            code: code.to_string(),
-        },
-        NetError::Timeout => unreachable(host, "timed out"),
-        other => unreachable(host, &other.to_string()),
-    }
-}
-
-fn unreachable(host: &str, reason: &str) -> DnsError {
-    DnsError::Unreachable {
-        host: host.to_owned(),
-        reason: reason.to_owned(),
-    }
 }

@@ -7,6 +7,10 @@ use clap::Parser as _;
 use podgres::cmd::{CommandLine, Failure, run};
 use podgres::{config, telemetry};
 
+/// musl's own allocator asks the kernel for pages at almost every turn of the loop; see docs/decisions.
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     config::end_with_parent();
     let command = match CommandLine::try_parse() {

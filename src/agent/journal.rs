@@ -92,7 +92,8 @@ fn log(decision: &Decision) {
     let sentence = decision.situation.sentence();
     let detail = &decision.detail;
     match (decision.situation.outlook(), decision.situation) {
-        (Outlook::Refused | Outlook::Overdue, _) | (_, Situation::TwoWritable) => {
+        (Outlook::Refused | Outlook::Overdue, _)
+        | (_, Situation::TwoWritable | Situation::WritableStandby) => {
             tracing::error!(situation, detail, "{sentence}");
         }
         (_, Situation::JobFailed | Situation::StartFailing | Situation::WalGone | Situation::Diverged) => {

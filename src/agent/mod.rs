@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::core::cluster::ClusterView;
 use crate::core::member::{MemberName, Topology};
@@ -65,4 +65,6 @@ pub struct Published {
     pub journal: Journal,
     pub beat: Beat,
     pub counters: Counters,
+    /// To be told when another member opens its stream: DNS may know somebody new.
+    pub visited: Arc<Notify>,
 }

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::core::member::{Ordinal, Topology};
 use crate::dns::Resolver;
 
 const BRISK: Duration = Duration::from_secs(1);
-const SEDATE: Duration = Duration::from_secs(5);
+const SEDATE: Duration = Duration::from_secs(10);
+/// Visitors in a row cost one question.
+const VISIT_PAUSE: Duration = Duration::from_millis(200);
 
 /// What DNS last said. An error leaves the last good answer in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,14 +24,15 @@ pub(super) struct Names {
     pub(super) error: Option<String>,
 }
 
-/// Follows DNS; `settled` says whether all is well.
+/// Follows DNS; `settled` says whether all is well, `visited` that somebody new may be there.
 pub(super) fn follow(
     resolver: Resolver,
     topology: Topology,
     settled: watch::Receiver<bool>,
+    visited: Arc<Notify>,
 ) -> watch::Receiver<Names> {
     let (sender, receiver) = watch::channel(Names::default());
-    tokio::spawn(ask(resolver, topology, settled, sender));
+    tokio::spawn(ask(resolver, topology, settled, visited, sender));
     receiver
 }
 
@@ -36,6 +40,7 @@ async fn ask(
     resolver: Resolver,
     topology: Topology,
     mut settled: watch::Receiver<bool>,
+    visited: Arc<Notify>,
     sender: watch::Sender<Names>,
 ) {
     loop {
@@ -67,10 +72,13 @@ async fn ask(
         } else {
             BRISK
         };
-        // A change for the worse cuts the pause short; the sender lives as long as the agent.
-        let woken = tokio::time::timeout(pause, settled.changed()).await;
-        if woken.is_ok_and(|changed| changed.is_err()) {
-            return;
+        // A change for the worse, or a visitor, cuts the pause short; the sender lives as long as the agent.
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = visited.notified() => tokio::time::sleep(VISIT_PAUSE).await,
+            changed = settled.changed() => if changed.is_err() {
+                return;
+            },
         }
     }
 }

@@ -41,7 +41,7 @@ pub(super) fn member_status(
         server: server.cloned(),
         accepting,
         was_streaming,
-        writable: accepting && settings.policy.first() && server.is_some_and(|server| !server.in_recovery),
+        writable: accepting && server.is_some_and(|server| !server.in_recovery),
         job,
         host: settings.host,
         postgres_port: settings.postgres_port,
@@ -94,14 +94,13 @@ fn state(observation: &Observation, job: Option<&JobReport>) -> MemberState {
         &observation.server,
     ) {
         (Some(JobKind::Clone), _, _) => MemberState::Cloning,
-        (Some(JobKind::Initdb), _, _) => MemberState::Starting,
         (None, Postmaster::Running { ready: true, .. }, Some(server))
             if server.in_recovery && server.receiver_streaming =>
         {
             MemberState::Streaming
         }
         (None, Postmaster::Running { ready: true, .. }, Some(_)) => MemberState::Running,
-        (None, Postmaster::Running { .. }, _) => MemberState::Starting,
+        (Some(JobKind::Initdb), _, _) | (None, Postmaster::Running { .. }, _) => MemberState::Starting,
         (None, _, _) if supervisor.fenced => MemberState::Fenced,
         (None, _, _) => MemberState::Stopped,
     }

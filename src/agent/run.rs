@@ -152,7 +152,12 @@ impl Agent {
             began,
             supervisor_status: supervisor.subscribe(),
             supervisor,
-            names: names::follow(resolver.clone(), settings.topology.clone(), settled_receiver),
+            names: names::follow(
+                resolver.clone(),
+                settings.topology.clone(),
+                settled_receiver,
+                Arc::clone(&published.visited),
+            ),
             upstream: upstream::follow(Arc::clone(&access), resolver, wanted, began),
             access,
             peers: Peers::new(&settings.member.cluster, settings.peer_timeout),
@@ -387,6 +392,7 @@ fn outlets(settings: &Settings) -> (Outlets, Published, Journal) {
         journal: journal.clone(),
         beat: beat.clone(),
         counters: counters.clone(),
+        visited: Arc::default(),
     };
     let outlets = Outlets {
         view,

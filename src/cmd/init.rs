@@ -33,7 +33,8 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     wiring::prepare_run_directory(&pod)?;
     let server = wiring::server_settings(&pod, &arguments.server).await?;
     let tls = server.tls.clone();
-    let (agent, published) = Agent::start(wiring::agent_settings(&pod, tls)).map_err(agent_failure)?;
+    let (agent, published) =
+        Agent::start(wiring::agent_settings(&pod, tls)).map_err(|error| agent_failure(&error))?;
     // Peers that come up ask whether there is data here. A sidecar that already listens answers for this pod.
     let http = http_listeners(&pod, &pod.arguments.run_dir).await;
     tokio::spawn({

@@ -37,6 +37,7 @@ pub(super) async fn serve_http(
         published.beat.clone(),
         pod.arguments.peer_timeout,
     );
+    state.visited = Arc::clone(&published.visited);
     let journal = published.journal.clone();
     state.decisions = Arc::new(move || journal.to_json());
     let agent = published.counters.clone();
@@ -78,8 +79,8 @@ fn settings(pod: &Pod) -> serde_json::Value {
         "service": pod.service,
         "namespace": pod.namespace,
         "cluster_domain": arguments.cluster_domain,
-        "peer_timeout_ms": arguments.peer_timeout.as_millis() as u64,
-        "stop_timeout_ms": arguments.stop_timeout.as_millis() as u64,
+        "peer_timeout_seconds": arguments.peer_timeout.as_secs_f64(),
+        "stop_timeout_seconds": arguments.stop_timeout.as_secs_f64(),
         "reclone": arguments.reclone,
     })
 }

@@ -35,7 +35,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         .map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))?;
     let routes = bind_routes(&pod).await?;
     let settings = wiring::agent_settings(&pod, arguments.server.tls_directory());
-    let (agent, published) = Agent::start(settings).map_err(agent_failure)?;
+    let (agent, published) = Agent::start(settings).map_err(|error| agent_failure(&error))?;
     let stats: Vec<Route> = routes.iter().map(|(name, ..)| (*name, Arc::default())).collect();
     let sessions = Arc::new(SessionCounts::default());
     for ((_, mode, socket), (_, stats)) in routes.into_iter().zip(&stats) {
@@ -49,8 +49,8 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
 }
 
-pub(super) fn agent_failure(error: AgentError) -> Failure {
-    Failure::from_error(ExitStatus::Settings, &error)
+pub(super) fn agent_failure(error: &AgentError) -> Failure {
+    Failure::from_error(ExitStatus::Settings, error)
 }
 
 type Bound = (&'static str, RouteMode, TcpListener);

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
+use super::orphans;
 use super::state::PodUser;
-use super::tree;
 
 /// A log that has grown beyond this is put aside when its container starts next.
 const LOG_LIMIT_BYTES: u64 = 16 << 20;
@@ -135,7 +135,7 @@ impl Children {
     /// Reaps every orphan that this process has inherited.
     pub(super) fn reap_orphans(&self) {
         let awaited = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tree::reap_orphans(&awaited);
+        orphans::reap(&awaited);
     }
 
     fn spawn(&self, command: &mut Command) -> io::Result<Child> {

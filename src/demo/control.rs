@@ -175,12 +175,16 @@ pub(super) fn listen(path: &Path) -> Result<UnixListener, DemoError> {
         .map_err(DemoError::file("create", path))
 }
 
-/// Serves until `calls` is closed, then gives the last replies a moment to leave.
-pub(super) async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>) {
+/// Serves until the other end of `finished` is dropped, then gives the last replies a moment to leave.
+pub(super) async fn serve(
+    listener: UnixListener,
+    calls: mpsc::Sender<Call>,
+    mut finished: oneshot::Receiver<()>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            () = calls.closed() => break,
+            _ = &mut finished => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS => {
                 if let Ok((stream, _)) = accepted {
@@ -238,4 +242,10 @@ async fn call(calls: &mpsc::Sender<Call>, request: Request) -> Reply {
 
 pub(super) fn refused(message: String) -> Reply {
     Reply::Refused { message }
+}
+
+pub(super) fn done(message: &str) -> Reply {
+    Reply::Done {
+        message: message.to_owned(),
+    }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::container::Children;
-use super::control::{self, Call, DemoStatus, PodStatus, Reply, Request, refused};
+use super::control::{self, Call, Reply, Request, done, refused};
 use super::events::Events;
 use super::pod::{Phase, Pod, PodSpec, Surroundings, Termination};
 use super::process::{self, Signals};
@@ -39,8 +39,10 @@ pub async fn run(options: Options, events: Events) -> Result<(), DemoError> {
     let signals = process::own(&options, &around.children)?;
     let prepared = setup::prepare(&options).await?;
     let listener = control::listen(&prepared.state.control_socket)?;
+    prepared.state.save(prepared.layout.directory())?;
     let (calls, called) = mpsc::channel(16);
-    let server = tokio::spawn(control::serve(listener, calls));
+    let (finish, finished) = oneshot::channel();
+    let server = tokio::spawn(control::serve(listener, calls, finished));
     let mut controller = Controller {
         prepared,
         options,
@@ -52,26 +54,29 @@ pub async fn run(options: Options, events: Events) -> Result<(), DemoError> {
     };
     let asked = controller.lead(called, signals).await;
     controller.around.events.change("demo", "stopped");
+    let cleaned = controller.clean_up().await;
+    // Only now, so that whoever asked may start the next demo in this directory at once.
     drop(asked.map(|reply| reply.send(done("stopped"))));
-    // Ends by itself now that nobody receives calls; a panic in it has been reported.
+    drop(finish);
+    // A panic in it has been reported.
     drop(server.await);
-    controller.clean_up().await
+    cleaned
 }
 
 /// What is still to be done about a pod that is to go.
 #[derive(Default)]
-struct Leaving {
-    wipe_volume: bool,
-    move_address: bool,
-    replies: Vec<oneshot::Sender<Reply>>,
+pub(super) struct Leaving {
+    pub wipe_volume: bool,
+    pub move_address: bool,
+    pub replies: Vec<oneshot::Sender<Reply>>,
 }
 
-struct Controller {
-    prepared: Prepared,
+pub(super) struct Controller {
+    pub prepared: Prepared,
     options: Options,
     around: Surroundings,
-    pods: BTreeMap<Ordinal, Pod>,
-    leaving: BTreeMap<Ordinal, Leaving>,
+    pub pods: BTreeMap<Ordinal, Pod>,
+    pub leaving: BTreeMap<Ordinal, Leaving>,
     /// Whether all was well when it was last looked at.
     settled: bool,
     /// The user has been told once how to go on.
@@ -238,7 +243,7 @@ impl Controller {
     }
 
     /// DNS and `demo.json` say what is.
-    fn publish(&self) -> Result<(), DemoError> {
+    pub(super) fn publish(&self) -> Result<(), DemoError> {
         let addresses = self
             .pods
             .values()
@@ -254,79 +259,12 @@ impl Controller {
         self.prepared.state.save(self.prepared.layout.directory())
     }
 
-    fn all_ready(&self) -> bool {
+    pub(super) fn all_ready(&self) -> bool {
         self.pods.len() == self.prepared.state.replicas as usize
             && self
                 .pods
                 .values()
                 .all(|pod| pod.phase() == Phase::Running && pod.ready())
-    }
-
-    async fn handle(&mut self, request: Request, reply: oneshot::Sender<Reply>) {
-        let answer = match request {
-            Request::Scale { replicas } => self.scale(replicas),
-            Request::DeletePod {
-                ordinal,
-                force,
-                wipe_volume,
-                move_address,
-            } => {
-                let Some(pod) = self.pods.get(&ordinal) else {
-                    return drop(reply.send(self.no_pod(ordinal)));
-                };
-                pod.terminate(if force {
-                    Termination::Forced
-                } else {
-                    Termination::Graceful
-                });
-                let leaving = self.leaving.entry(ordinal).or_default();
-                leaving.wipe_volume |= wipe_volume;
-                leaving.move_address |= move_address;
-                leaving.replies.push(reply);
-                return;
-            }
-            Request::Freeze { ordinal } => match self.pods.get(&ordinal) {
-                Some(pod) => done(&format!("{} processes stopped", pod.freeze().await)),
-                None => self.no_pod(ordinal),
-            },
-            Request::Thaw { ordinal } => match self.pods.get(&ordinal) {
-                Some(pod) => done(&format!("{} processes continued", pod.thaw())),
-                None => self.no_pod(ordinal),
-            },
-            Request::Status => Reply::Status(self.status()),
-            Request::Stop => refused("the demo is stopping".to_owned()),
-        };
-        // Who no longer waits has no use for the answer.
-        drop(reply.send(answer));
-    }
-
-    fn scale(&mut self, replicas: u32) -> Reply {
-        let state = &mut self.prepared.state;
-        if let Err(error) = setup::check_replicas(&state.topology(), replicas) {
-            return refused(error.to_string());
-        }
-        let earlier = std::mem::replace(&mut state.replicas, replicas);
-        let end = Ordinal(state.first_ordinal.0 + replicas);
-        state
-            .pods
-            .retain(|pod| pod.ordinal < end || self.pods.contains_key(&pod.ordinal));
-        match self.publish() {
-            Ok(()) => done(&format!("scaled from {earlier} to {replicas} replicas")),
-            Err(error) => refused(format!("{error}: {}", causes(&error))),
-        }
-    }
-
-    fn no_pod(&self, ordinal: Ordinal) -> Reply {
-        refused(DemoError::no_pod(&self.prepared.state, ordinal).to_string())
-    }
-
-    fn status(&self) -> DemoStatus {
-        DemoStatus {
-            cluster: self.prepared.state.cluster.clone(),
-            replicas: self.prepared.state.replicas,
-            settled: self.all_ready(),
-            pods: self.pods.values().map(pod_status).collect(),
-        }
     }
 
     /// Standbys first, so that the primary has nobody left to wait for; no pod may be frozen for this.
@@ -380,21 +318,6 @@ impl Controller {
     }
 }
 
-fn pod_status(pod: &Pod) -> PodStatus {
-    let spec = pod.spec();
-    PodStatus {
-        name: spec.name.clone(),
-        ordinal: spec.ordinal,
-        uid: spec.uid.clone(),
-        address: spec.address,
-        phase: pod.phase(),
-        ready: pod.ready(),
-        frozen: pod.frozen(),
-        pids: pod.pids().into_iter().collect(),
-        restarts: pod.restarts().into_iter().collect(),
-    }
-}
-
 fn last_byte(pod: &PodState) -> Option<u8> {
     match pod.address {
         std::net::IpAddr::V4(address) => Some(address.octets()[3]),
@@ -415,14 +338,8 @@ fn new_uid() -> String {
     )
 }
 
-fn done(message: &str) -> Reply {
-    Reply::Done {
-        message: message.to_owned(),
-    }
-}
-
 /// What lies behind an error, one after the other.
-fn causes(error: &dyn std::error::Error) -> String {
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = Vec::new();
     let mut next = error.source();
     while let Some(cause) = next {

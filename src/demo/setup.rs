@@ -11,7 +11,7 @@ use super::addresses::{self, MAX_REPLICAS, host_of_place};
 use super::dns::{Server, Zone};
 use super::layout::Layout;
 use super::state::{DemoState, Network, PodState, Ports};
-use super::{DemoError, Options, programs, secret, tree, user};
+use super::{DemoError, Options, orphans, programs, secret, user};
 use crate::core::member::{MemberName, Ordinal, Topology};
 
 const DEFAULT_REPLICAS: u32 = 3;
@@ -69,7 +69,7 @@ async fn prepare_in(directory: &Path, options: &Options) -> Result<Prepared, Dem
     let lock = lock(&layout)?;
     if let Some(earlier) = &earlier {
         let folders = ["pods", "volumes"].map(|folder| layout.directory().join(folder));
-        tree::kill_leftovers(&folders, &layout.binary(), &earlier.program_directory).await;
+        orphans::kill_leftovers(&folders, &layout.binary(), &earlier.program_directory).await;
     }
     let program = programs::install(&options.binary, &layout)?;
     let program_directory =

@@ -5,16 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Rounds of looking and signalling, a few milliseconds each, after which a freeze is given up as complete.
 const FREEZE_ROUNDS: u32 = 200;
 /// Rounds of looking and killing; a process that waits for a disk can outlast them.
 const KILL_ROUNDS: u32 = 1000;
-/// Rounds of waiting for the ended to be reaped, about a second: most are, by this process or by init.
+/// Rounds of waiting for the ended to be reaped; milliseconds pass.
 const REAP_ROUNDS: u32 = 300;
 const ROUND_PAUSE: Duration = Duration::from_millis(3);
 
@@ -31,7 +31,7 @@ pub struct Process {
 
 impl Process {
     /// Ended, and waiting to be reaped.
-    fn ended(&self) -> bool {
+    pub(super) fn ended(&self) -> bool {
         matches!(self.state, 'Z' | 'X')
     }
 
@@ -142,18 +142,25 @@ fn line_of(pid: u32, processes: &BTreeMap<u32, Process>) -> Vec<u32> {
 ///
 /// Returns how many stand still.
 pub async fn freeze(scope: &Scope) -> usize {
+    let mut told = BTreeSet::new();
     for _ in 0..FREEZE_ROUNDS {
         let processes = processes();
         let members = scope.members(&processes);
+        let still = |process: &Process| {
+            // In the kernel (on a disk, or after vfork until its child, stopped too, goes on) it stops on its
+            // way out, before it can do anything else.
+            process.stopped() || (process.state == 'D' && told.contains(&process.pid))
+        };
         let running: Vec<u32> = members
             .iter()
             .copied()
-            .filter(|pid| processes.get(pid).is_some_and(|process| !process.stopped()))
+            .filter(|pid| processes.get(pid).is_some_and(|process| !still(process)))
             .collect();
         if running.is_empty() {
             return members.len();
         }
         send(&running, Signal::STOP);
+        told.extend(running);
         tokio::time::sleep(ROUND_PAUSE).await;
     }
     scope.members(&processes()).len()
@@ -178,7 +185,9 @@ pub async fn kill(scope: &Scope) -> bool {
     for _ in 0..KILL_ROUNDS {
         let members = scope.members(&processes());
         if members.is_empty() {
-            until_reaped(&killed).await;
+            if scope.ancestor == Some(std::process::id()) {
+                until_reaped(&killed).await;
+            }
             return true;
         }
         send(&members, Signal::KILL);
@@ -189,7 +198,8 @@ pub async fn kill(scope: &Scope) -> bool {
 }
 
 /// A process that has ended but is not reaped still has its pid, and PostgreSQL takes the pid in an old
-/// `postmaster.pid` for a server that runs.
+/// `postmaster.pid` for a server that runs. Only for orphans that this process inherits: another one
+/// reaps when it likes.
 async fn until_reaped(killed: &BTreeSet<u32>) {
     for _ in 0..REAP_ROUNDS {
         let processes = processes();
@@ -200,56 +210,19 @@ async fn until_reaped(killed: &BTreeSet<u32>) {
     }
 }
 
-/// Kills what an earlier demo, itself killed, has left running in its folders: processes of one of these
-/// programs (or of a program in one of these folders) that work in one of `directories` or nowhere special.
-pub async fn kill_leftovers(directories: &[PathBuf], own_program: &Path, programs: &Path) {
-    let left = || -> Vec<u32> {
-        processes()
-            .values()
-            .filter(|process| !process.ended())
-            .filter(|process| {
-                let link = |name| fs::read_link(format!("/proc/{}/{name}", process.pid)).unwrap_or_default();
-                let (program, cwd) = (link("exe"), link("cwd"));
-                let inside = directories.iter().any(|directory| cwd.starts_with(directory));
-                program == own_program || (inside && program.starts_with(programs))
-            })
-            .map(|process| process.pid)
-            .collect()
-    };
-    for _ in 0..KILL_ROUNDS {
-        let left = left();
-        if left.is_empty() {
-            return;
-        }
-        send(&left, Signal::KILL);
-        tokio::time::sleep(ROUND_PAUSE).await;
-    }
-}
-
 /// Sends one signal to one process; false if there is no such process.
 pub fn signal(pid: u32, signal: Signal) -> bool {
     raw(pid).is_some_and(|pid| kill_process(pid, signal).is_ok())
 }
 
-fn send<'a>(pids: impl IntoIterator<Item = &'a u32>, what: Signal) {
+pub(super) fn send<'a>(pids: impl IntoIterator<Item = &'a u32>, what: Signal) {
     for pid in pids {
         // One that has ended meanwhile needs no signal.
         signal(*pid, what);
     }
 }
 
-/// Reaps the ended children of this process, except those in `awaited`, for which somebody else waits.
-pub fn reap_orphans(awaited: &BTreeSet<u32>) {
-    let own = std::process::id();
-    for process in processes().values() {
-        if process.ended() && process.parent == own && !awaited.contains(&process.pid) {
-            // Fails only if somebody else has reaped it.
-            raw(process.pid).map(|pid| waitpid(Some(pid), WaitOptions::NOHANG).ok());
-        }
-    }
-}
-
-fn raw(pid: u32) -> Option<Pid> {
+pub(super) fn raw(pid: u32) -> Option<Pid> {
     // 0 would mean a whole process group.
     i32::try_from(pid)
         .ok()

@@ -113,6 +113,7 @@ pub(super) async fn metrics(State(state): State<HttpState>) -> Response {
 
 pub(super) async fn peer_stream(method: Method, State(state): State<HttpState>) -> Response {
     let body = if method == Method::GET {
+        state.visited.notify_one();
         peer_stream::body(state.view.clone(), state.peer_timeout / 4, state.beat.epoch)
     } else {
         Body::empty()

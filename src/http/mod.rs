@@ -32,7 +32,7 @@ use axum::extract::State;
 use axum::routing::{MethodRouter, get};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::core::cluster::ClusterView;
 use crate::core::cluster::check::CHECK_PATHS;
@@ -92,6 +92,8 @@ pub struct HttpState {
     pub decisions: Source<Value>,
     /// `/history`, see [`history_json`](crate::core::cluster::patroni::history_json).
     pub history: Source<Value>,
+    /// Told when another member opens its stream.
+    pub visited: Arc<Notify>,
     /// `/config`.
     pub settings: Source<Value>,
     /// What `/metrics` shows beyond the view.
@@ -112,6 +114,7 @@ impl HttpState {
             peer_timeout,
             decisions: Arc::new(|| json!([])),
             history: Arc::new(|| json!([])),
+            visited: Arc::default(),
             settings: Arc::new(|| json!({})),
             counters: Arc::new(Counters::default),
             registry: Arc::default(),

@@ -1,7 +1,7 @@
 //! The body of `/peer/stream`: this member's status as JSON lines, for as long as somebody listens.
 //!
 //! News goes out at once, movement of WAL positions at most ten times a second, and `{}` when a whole interval
-//! brought nothing. All streams beat at the same instants, so that an idle process wakes once for all of them.
+//! brought nothing but the passing of time. All streams beat at the same instants, so that an idle process wakes once for all of them.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ impl Lines {
                 Change::Age | Change::None => self.next_beat(*sent_at),
             };
             if Instant::now() >= due {
-                return if change == Change::None {
+                return if change <= Change::Age {
                     self.empty()
                 } else {
                     self.full(&view.me)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, interval, sleep, sleep_until};
 
 use super::conninfo::conninfo;
 use super::data_directory::{InspectError, inspect_at};
@@ -32,7 +32,7 @@ const NO_SPACE: &str = "No space left on device";
 
 /// What a clone is made of; the fields of `JobRequest::Clone`.
 #[derive(Clone, Debug)]
-pub struct Clone {
+pub struct CloneRequest {
     pub upstream: Upstream,
     /// What the copy must turn out to be.
     pub system_identifier: SystemIdentifier,
@@ -46,7 +46,7 @@ pub struct Clone {
 /// See [`JobError`]; the staging directory is deleted then.
 pub async fn run(
     settings: &ServerSettings,
-    clone: &Clone,
+    clone: &CloneRequest,
     progress: &watch::Sender<JobProgress>,
 ) -> Result<(), JobError> {
     let target = match clone.reason {
@@ -56,7 +56,7 @@ pub async fn run(
     let staging = staging::begin(settings, target).await?;
     let result = async {
         passfile::write(settings)?;
-        Copy::begin(settings, clone, &staging)?.run(progress).await?;
+        copy(settings, clone, &staging, progress).await?;
         finish(settings, clone, &staging).await
     }
     .await;
@@ -69,10 +69,32 @@ pub async fn run(
     staging::publish(settings, target).await
 }
 
+/// Copies; once more after a stale directory gave way, if the volume ran full before its size could be
+/// compared with the upstream's (the first report comes after a second).
+async fn copy(
+    settings: &ServerSettings,
+    clone: &CloneRequest,
+    staging: &Path,
+    progress: &watch::Sender<JobProgress>,
+) -> Result<(), JobError> {
+    let mut first = Copy::begin(settings, clone, staging)?;
+    let result = first.run(progress).await;
+    let room_can_be_made =
+        clone.reason != CloneReason::Empty && first.identity_checked && !first.space_checked;
+    drop(first);
+    if !room_can_be_made || !matches!(result, Err(JobError::DiskFull { .. })) {
+        return result;
+    }
+    staging::abandon(settings).await?;
+    tracing::warn!("deleting the stale data directory first, since the volume cannot hold both");
+    staging::give_up_current(settings).await?;
+    Copy::begin(settings, clone, staging)?.run(progress).await
+}
+
 /// A running `pg_basebackup`.
 struct Copy<'a> {
     settings: &'a ServerSettings,
-    clone: &'a Clone,
+    clone: &'a CloneRequest,
     staging: &'a Path,
     program: Program,
     begun: Instant,
@@ -82,7 +104,11 @@ struct Copy<'a> {
 }
 
 impl<'a> Copy<'a> {
-    fn begin(settings: &'a ServerSettings, clone: &'a Clone, staging: &'a Path) -> Result<Self, JobError> {
+    fn begin(
+        settings: &'a ServerSettings,
+        clone: &'a CloneRequest,
+        staging: &'a Path,
+    ) -> Result<Self, JobError> {
         let upstream = &clone.upstream;
         tracing::info!(upstream = upstream.host, slot = upstream.slot, reason = ?clone.reason, "cloning");
         let free_at_start_bytes = staging::free_bytes(staging)?;
@@ -105,16 +131,18 @@ impl<'a> Copy<'a> {
         })
     }
 
-    async fn run(mut self, progress: &watch::Sender<JobProgress>) -> Result<(), JobError> {
+    async fn run(&mut self, progress: &watch::Sender<JobProgress>) -> Result<(), JobError> {
         let mut deadline = Instant::now() + STALL_LIMIT;
+        let mut look = interval(WAL_LOOK_INTERVAL);
         loop {
-            let event =
-                timeout_at(deadline, self.program.next())
-                    .await
-                    .map_err(|_| JobError::Stalled {
-                        upstream: self.clone.upstream.host.clone(),
-                        limit_s: STALL_LIMIT.as_secs(),
-                    })??;
+            let event = tokio::select! {
+                event = self.program.next() => event?,
+                _ = look.tick(), if !self.identity_checked => {
+                    self.check_identity()?;
+                    continue;
+                }
+                () = sleep_until(deadline) => return Err(self.stalled()),
+            };
             let line = match event {
                 Event::Line(Line::Err(line)) => line,
                 Event::Line(Line::Out(_)) => continue,
@@ -134,7 +162,6 @@ impl<'a> Copy<'a> {
                 deadline = Instant::now() + STALL_LIMIT;
             }
             progress.send_replace(report);
-            self.check_identity()?;
             if report.total_bytes > 0 && !self.space_checked {
                 self.check_space(report.total_bytes).await?;
             }
@@ -202,6 +229,13 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
+    fn stalled(&self) -> JobError {
+        JobError::Stalled {
+            upstream: self.clone.upstream.host.clone(),
+            limit_s: STALL_LIMIT.as_secs(),
+        }
+    }
+
     fn classify(&self, error: JobError) -> JobError {
         let output = self.program.tail();
         if output.contains(NO_SPACE) {
@@ -213,7 +247,7 @@ impl<'a> Copy<'a> {
 }
 
 /// Makes the copy a standby of this cluster, after a last look at what it is.
-async fn finish(settings: &ServerSettings, clone: &Clone, staging: &Path) -> Result<(), JobError> {
+async fn finish(settings: &ServerSettings, clone: &CloneRequest, staging: &Path) -> Result<(), JobError> {
     let unusable = |detail: String| JobError::UnusableCopy {
         upstream: clone.upstream.host.clone(),
         detail,
@@ -232,7 +266,7 @@ async fn finish(settings: &ServerSettings, clone: &Clone, staging: &Path) -> Res
     Ok(auto_conf::strip(settings, staging)?)
 }
 
-fn foreign(clone: &Clone, found: SystemIdentifier) -> JobError {
+fn foreign(clone: &CloneRequest, found: SystemIdentifier) -> JobError {
     JobError::ForeignUpstream {
         upstream: clone.upstream.host.clone(),
         expected: clone.system_identifier.to_string(),

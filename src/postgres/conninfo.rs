@@ -44,6 +44,14 @@ pub fn conninfo(settings: &ServerSettings, upstream: &Upstream, application_name
         None => add("sslmode", "prefer"),
     }
     add("gssencmode", "disable");
+    // Else libpq looks for one in the home directory, and fails if it may not look there.
+    add(
+        "sslcert",
+        &settings
+            .run_directory
+            .join("no-client-certificate")
+            .to_string_lossy(),
+    );
     for (key, value) in TIMEOUTS {
         add(key, value);
     }

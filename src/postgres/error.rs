@@ -99,6 +99,9 @@ pub enum JobError {
     Stalled { upstream: String, limit_s: u64 },
     #[error("initdb argument \"{argument}\" is not supported: {detail}")]
     InitdbArgument { argument: String, detail: &'static str },
+    /// initdb pastes the name into SQL, and `CREATE EXTENSION` does not take such an owner.
+    #[error("superuser name \"{name}\" cannot contain a quote, a dollar sign, a backslash or a line break")]
+    SuperuserName { name: String },
     #[error("cannot run \"{}\": {detail}", script.display())]
     Script { script: PathBuf, detail: &'static str },
     #[error("could not prepare the new cluster: {what}")]
@@ -121,6 +124,7 @@ impl JobError {
             | Self::DiskFull { .. }
             | Self::ForeignUpstream { .. }
             | Self::InitdbArgument { .. }
+            | Self::SuperuserName { .. }
             | Self::Script { .. } => true,
             Self::Configuration(error) => error.refused(),
             Self::File(error) => matches!(

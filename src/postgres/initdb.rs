@@ -44,6 +44,11 @@ const LETTERS_WITH_VALUE: &str = "AcELT";
 /// See [`JobError`]; nothing but a staging directory is left then, which the next job removes.
 pub async fn run(settings: &ServerSettings) -> Result<(), JobError> {
     check_arguments(&settings.initdb_arguments)?;
+    if settings.superuser.user.contains(['"', '\'', '$', '\\', '\n']) {
+        return Err(JobError::SuperuserName {
+            name: settings.superuser.user.clone(),
+        });
+    }
     let staging = staging::begin(settings, Target::Empty).await?;
     let private = PrivateDirectory::create(settings)?;
     let result = fill(settings, &staging, private.path()).await;
@@ -83,7 +88,9 @@ async fn initialise(settings: &ServerSettings, staging: &Path, private: &Path) -
         // Only possible with POSTGRES_HOST_AUTH_METHOD=trust.
         initdb.args(["--auth-local=trust", "--auth-host=trust"]);
     } else {
-        write_private(&password_file, password.as_bytes())?;
+        // The verifier, since initdb's server shows the statement that sets it if that fails.
+        let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
+        write_private(&password_file, verifier.as_bytes())?;
         let mut option = std::ffi::OsString::from("--pwfile=");
         option.push(&password_file);
         initdb
@@ -95,10 +102,7 @@ async fn initialise(settings: &ServerSettings, staging: &Path, private: &Path) -
         &settings.initdb_arguments,
     ));
     initdb.args(&settings.initdb_arguments);
-    let result = program::run(initdb, INITDB_LIMIT).await;
-    // The private directory goes at the end of the job, its secret as soon as it is not needed.
-    std::fs::remove_file(&password_file).ok();
-    result?;
+    program::run(initdb, INITDB_LIMIT).await?;
     Ok(())
 }
 

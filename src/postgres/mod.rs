@@ -14,6 +14,7 @@ pub mod hba;
 pub mod initdb;
 mod initdb_scripts;
 mod leftovers;
+mod lines;
 pub mod passfile;
 pub mod postmaster_pid;
 pub mod process;

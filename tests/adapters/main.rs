@@ -5,5 +5,6 @@ mod dns;
 mod http;
 mod peers;
 mod postgres_client;
+mod postgres_files;
 mod proxy;
 mod supervisor;

@@ -14,9 +14,9 @@ const STOP: PostgresAction = PostgresAction::Stop { mode: StopMode::Fast };
 pub(super) fn decide(turn: Turn<'_>, role: &ServerRole, ready: bool) -> Decision {
     let server = turn.observation.server.as_ref();
     if !turn.policy.first() {
-        let writable = *role == ServerRole::Primary || server.is_some_and(|server| !server.in_recovery);
-        if writable {
-            return turn.act(Situation::WritableStandby, String::new(), STOP);
+        if server.is_some_and(|server| !server.in_recovery) {
+            // Somebody promoted it, perhaps for a good reason: an alarm, and no harm done.
+            return turn.row(Situation::WritableStandby, String::new());
         }
         if let Some(detail) = turn.facts().and_then(|facts| standby::foreign(&turn, facts)) {
             return turn.act(Situation::ForeignDataDirectory, detail, STOP);
@@ -110,13 +110,13 @@ fn running_standby(turn: Turn<'_>, role: &ServerRole, server: &ServerStatus) -> 
         );
         return condemn(turn, Situation::Diverged, detail, CloneReason::Diverged);
     }
-    match wal_gone(&turn, server).filter(|_| stood_still) {
-        Some(detail) => condemn(turn, Situation::WalGone, detail, CloneReason::WalGone),
-        None => turn.row(
-            Situation::NotStreaming,
-            format!("replayed up to {}", server.replay_lsn),
-        ),
+    if let Some(detail) = wal_gone(&turn, server).filter(|_| stood_still) {
+        return condemn(turn, Situation::WalGone, detail, CloneReason::WalGone);
     }
+    let detail = format!("replayed up to {}", server.replay_lsn);
+    let decision = turn.row(Situation::NotStreaming, detail);
+    // It connects within moments of its start, and its readiness is waited for.
+    if stood_still { decision } else { decision.soon() }
 }
 
 /// What the primary says of the WAL that this standby needs next, if it is no longer there.
