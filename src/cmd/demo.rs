@@ -186,13 +186,20 @@ async fn start(start: Start, directory: Option<PathBuf>) -> Result<(), Failure> 
         verbose: start.verbose,
         ..Options::new(binary, program_directory)
     };
-    demo::run(options, Events::to_stdout())
-        .await
-        .map_err(|error| failure(&error))
+    demo::run(options, Events::to_stdout()).await.map_err(failure)
 }
 
-fn failure(error: &DemoError) -> Failure {
-    let failure = Failure::from_error(ExitStatus::Overdue, error);
+fn failure(error: DemoError) -> Failure {
+    let status = match &error {
+        DemoError::Setting { .. }
+        | DemoError::NoPod { .. }
+        | DemoError::OtherCluster { .. }
+        | DemoError::NotEntered { .. }
+        | DemoError::NoUser => ExitStatus::Settings,
+        DemoError::InUse { .. } => ExitStatus::Refused,
+        DemoError::File { .. } | DemoError::Address { .. } | DemoError::Process { .. } => ExitStatus::Overdue,
+    };
+    let failure = Failure::from_error(status, &error);
     match error.hint() {
         Some(hint) => failure.hint(hint),
         None => failure,
@@ -208,7 +215,7 @@ fn print_dsn(directory: &Path, target: &DsnArguments) -> Result<(), Failure> {
         DsnArguments { read_only: true, .. } => Target::ReadOnly,
         DsnArguments { .. } => Target::ReadWrite,
     };
-    print(&dsn(&state(directory)?, target).map_err(|error| failure(&error))?)
+    print(&dsn(&state(directory)?, target).map_err(failure)?)
 }
 
 /// The state of a demo that ran in a folder.
@@ -220,9 +227,7 @@ pub(super) fn state(directory: &Path) -> Result<DemoState, Failure> {
         )
         .hint("Give --dir the folder that \"podgres demo\" was started with.")
     };
-    DemoState::load(directory)
-        .map_err(|error| failure(&error))?
-        .ok_or_else(missing)
+    DemoState::load(directory).map_err(failure)?.ok_or_else(missing)
 }
 
 fn print(text: &str) -> Result<(), Failure> {

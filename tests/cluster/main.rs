@@ -6,4 +6,9 @@
 )]
 
 mod harness;
+mod kit;
+mod pods;
+mod repair;
+mod scaling;
 mod smoke;
+mod steady;
