@@ -5,10 +5,16 @@
     reason = "clippy takes a test's helpers for code that ships"
 )]
 
+mod hand;
 mod harness;
 mod kit;
 mod pods;
 mod repair;
 mod scaling;
+mod hazards_clone;
+mod hazards_deadlines;
+mod hazards_first;
+mod hazards_standby;
+mod relay;
 mod smoke;
 mod steady;
