@@ -186,7 +186,7 @@ async fn start(start: Start, directory: Option<PathBuf>) -> Result<(), Failure> 
         verbose: start.verbose,
         ..Options::new(binary, program_directory)
     };
-    demo::run(options, Events::to_stdout()).await.map_err(failure)
+    demo::run(options, Events::to_stdout()).await.map_err(|error| failure(&error))
 }
 
 fn failure(error: DemoError) -> Failure {
@@ -215,7 +215,7 @@ fn print_dsn(directory: &Path, target: &DsnArguments) -> Result<(), Failure> {
         DsnArguments { read_only: true, .. } => Target::ReadOnly,
         DsnArguments { .. } => Target::ReadWrite,
     };
-    print(&dsn(&state(directory)?, target).map_err(failure)?)
+    print(&dsn(&state(directory)?, target).map_err(|error| failure(&error))?)
 }
 
 /// The state of a demo that ran in a folder.
@@ -227,7 +227,7 @@ pub(super) fn state(directory: &Path) -> Result<DemoState, Failure> {
         )
         .hint("Give --dir the folder that \"podgres demo\" was started with.")
     };
-    DemoState::load(directory).map_err(failure)?.ok_or_else(missing)
+    DemoState::load(directory).map_err(|error| failure(&error))?.ok_or_else(missing)
 }
 
 fn print(text: &str) -> Result<(), Failure> {

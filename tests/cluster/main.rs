@@ -7,14 +7,14 @@
 
 mod hand;
 mod harness;
-mod kit;
-mod pods;
-mod repair;
-mod scaling;
 mod hazards_clone;
 mod hazards_deadlines;
 mod hazards_first;
 mod hazards_standby;
+mod kit;
+mod pods;
 mod relay;
+mod repair;
+mod scaling;
 mod smoke;
 mod steady;
