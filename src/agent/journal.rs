@@ -73,7 +73,8 @@ impl Recorder {
                 decision: decision.clone(),
             });
         }
-        if !same_situation || decision.postgres.is_some() {
+        let same_reason = known.is_some_and(|(_, detail)| same_but_for_numbers(detail, &decision.detail));
+        if !same_situation || (!same_reason && !progress) || decision.postgres.is_some() {
             log(decision);
         } else if !same_detail {
             tracing::debug!(
@@ -84,6 +85,14 @@ impl Recorder {
         }
         self.last = Some((decision.situation, decision.detail.clone()));
     }
+}
+
+/// A wait whose reason is another one is news; one that has merely lasted longer is not.
+fn same_but_for_numbers(one: &str, other: &str) -> bool {
+    // LSNs are written in capital letters.
+    let in_number = |c: char| c.is_ascii_digit() || ('A'..='F').contains(&c);
+    let one = one.split(in_number).filter(|word| !word.is_empty());
+    one.eq(other.split(in_number).filter(|word| !word.is_empty()))
 }
 
 /// Whether a situation needs a person shows in the level.
@@ -100,5 +109,26 @@ fn log(decision: &Decision) {
             tracing::warn!(situation, detail, "{sentence}");
         }
         _ => tracing::info!(situation, detail, "{sentence}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::same_but_for_numbers;
+
+    #[test]
+    fn row_80_a_reason_is_news_and_the_passing_of_time_is_none() {
+        for (one, other, same) in [
+            (
+                "DNS has not answered for 51 ms",
+                "DNS has not answered for 2050 ms",
+                true,
+            ),
+            ("replayed up to 0/3000060", "replayed up to 1/30000AB", true),
+            ("connection refused", "password authentication failed", false),
+            ("", "connection refused", false),
+        ] {
+            assert_eq!(same_but_for_numbers(one, other), same, "{one} / {other}");
+        }
     }
 }

@@ -5,9 +5,15 @@
     reason = "clippy takes a test's helpers for code that ships"
 )]
 
+mod hand;
 mod harness;
+mod hazards_clone;
+mod hazards_deadlines;
+mod hazards_first;
+mod hazards_standby;
 mod kit;
 mod pods;
+mod relay;
 mod repair;
 mod scaling;
 mod smoke;
