@@ -189,8 +189,8 @@ async fn start(start: Start, directory: Option<PathBuf>) -> Result<(), Failure> 
     demo::run(options, Events::to_stdout()).await.map_err(|error| failure(&error))
 }
 
-fn failure(error: DemoError) -> Failure {
-    let status = match &error {
+fn failure(error: &DemoError) -> Failure {
+    let status = match error {
         DemoError::Setting { .. }
         | DemoError::NoPod { .. }
         | DemoError::OtherCluster { .. }
@@ -199,7 +199,7 @@ fn failure(error: DemoError) -> Failure {
         DemoError::InUse { .. } => ExitStatus::Refused,
         DemoError::File { .. } | DemoError::Address { .. } | DemoError::Process { .. } => ExitStatus::Overdue,
     };
-    let failure = Failure::from_error(status, &error);
+    let failure = Failure::from_error(status, error);
     match error.hint() {
         Some(hint) => failure.hint(hint),
         None => failure,
