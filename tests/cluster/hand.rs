@@ -94,8 +94,17 @@ impl Network {
         };
         drop(socket);
         let address = self.dns_address();
-        let server = Server::bind(address, self.zone.clone());
-        self.dns = Dns::Answering(self.runtime.block_on(server).expect("DNS server"));
+        let mut server = None;
+        // A process that another test starts just now has the dropped socket until its exec.
+        let bound = wait_for(LIMIT, || {
+            server = self
+                .runtime
+                .block_on(Server::bind(address, self.zone.clone()))
+                .ok();
+            server.is_some()
+        });
+        assert!(bound, "could not bind {address}");
+        self.dns = Dns::Answering(server.expect("DNS server"));
     }
 
     fn dns_address(&self) -> SocketAddr {

@@ -45,12 +45,13 @@ fn row_01_a_name_that_does_not_tell_who_the_pod_is_ends_every_container_with_64(
     }
 }
 
+/// What is wrong, the settings that make it so, and what is said.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+
 #[test]
 fn row_18_missing_double_and_unreadable_secrets_end_every_container_with_64() {
     let network = Network::new(16);
     let password = network.file("secret/more", "two\nlines\n");
-    /// What is wrong, the settings that make it so, and what is said.
-    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
     let cases: [Case; 6] = [
         (
             "missing",
