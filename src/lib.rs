@@ -3,11 +3,20 @@
 //! Rooms, from the ground up (imports go down only; `tests/pure` holds the code to it):
 //!
 //! - [`core`]: decisions as pure functions.
-//! - [`postgres`], `http`, `proxy`, `dns`, `peers`, `supervisor_client`: one outside thing each.
-//! - `agent`, `supervisor`, `demo`: where deciding meets doing.
-//! - `cmd`, `config`, `telemetry`: the command line.
+//! - [`postgres`], [`http`], [`proxy`], [`dns`], [`peers`], [`supervisor_client`]: one outside thing each.
+//! - [`agent`], [`supervisor`], [`demo`]: where deciding meets doing.
+//! - [`cmd`], [`config`], [`telemetry`]: the command line.
 
+pub mod agent;
+pub mod cmd;
+pub mod config;
 pub mod core;
+pub mod demo;
+pub mod dns;
+pub mod http;
+pub mod peers;
 pub mod postgres;
+pub mod proxy;
 pub mod supervisor;
 pub mod supervisor_client;
+pub mod telemetry;

@@ -89,9 +89,81 @@ impl fmt::Display for MemberName {
     }
 }
 
+/// Where the members of one cluster are found in DNS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// The StatefulSet's name.
+    pub cluster: String,
+    /// The headless Service that governs the StatefulSet.
+    pub service: String,
+    pub namespace: String,
+    /// `cluster.local` unless the Kubernetes cluster was set up otherwise; no dot at either end.
+    pub cluster_domain: String,
+    /// `.spec.ordinals.start` of the StatefulSet.
+    pub first_ordinal: Ordinal,
+}
+
+impl Topology {
+    /// The pod's name: `<cluster>-<ordinal>`.
+    #[must_use]
+    pub fn pod_name(&self, ordinal: Ordinal) -> String {
+        format!("{}-{ordinal}", self.cluster)
+    }
+
+    /// The pod's full name in DNS, without the trailing dot: `<pod>.<service>.<namespace>.svc.<domain>`.
+    #[must_use]
+    pub fn pod_host(&self, ordinal: Ordinal) -> String {
+        format!("{}.{}", self.pod_name(ordinal), self.service_host())
+    }
+
+    /// The Service's full name in DNS, without the trailing dot.
+    #[must_use]
+    pub fn service_host(&self) -> String {
+        format!("{}.{}.svc.{}", self.service, self.namespace, self.cluster_domain)
+    }
+
+    /// Which member a name in DNS stands for; `None` if it is not a pod of this cluster.
+    ///
+    /// Upper case and a trailing dot do not matter.
+    #[must_use]
+    pub fn ordinal_of_host(&self, host: &str) -> Option<Ordinal> {
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let pod = host
+            .strip_suffix(&self.service_host().to_ascii_lowercase())?
+            .strip_suffix('.')?;
+        let member = MemberName::parse(pod).ok()?;
+        (member.cluster == self.cluster).then_some(member.ordinal)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn row_72_hosts_are_built_and_read_with_any_namespace_domain_and_first_ordinal() {
+        let topology = Topology {
+            cluster: "my-db-2".to_owned(),
+            service: "db-headless".to_owned(),
+            namespace: "prod".to_owned(),
+            cluster_domain: "k8s.example".to_owned(),
+            first_ordinal: Ordinal(5),
+        };
+        let host = topology.pod_host(Ordinal(5));
+        assert_eq!(host, "my-db-2-5.db-headless.prod.svc.k8s.example");
+        assert_eq!(topology.ordinal_of_host(&host), Some(Ordinal(5)));
+        let shouted = host.to_ascii_uppercase() + ".";
+        assert_eq!(topology.ordinal_of_host(&shouted), Some(Ordinal(5)));
+        for other in [
+            "my-db-5.db-headless.prod.svc.k8s.example",
+            "my-db-2-5.db-headless.test.svc.k8s.example",
+            "my-db-2-5db-headless.prod.svc.k8s.example",
+            "db-headless.prod.svc.k8s.example",
+            "",
+        ] {
+            assert_eq!(topology.ordinal_of_host(other), None, "{other:?}");
+        }
+    }
 
     #[test]
     fn row_01_names_with_dashes_and_digits() {

@@ -4,9 +4,16 @@
 //! decision that podgres takes is a function in this room, so that it can be tested by
 //! table, enumerated, simulated and replayed.
 
+pub mod cluster;
 pub mod data_directory;
+pub mod decide;
+pub mod decision;
 pub mod member;
+pub mod observation;
+pub mod policy;
+pub mod route_table;
 pub mod routing;
+pub mod situation;
 pub mod status;
 pub mod supervision;
 pub mod wal;

@@ -166,7 +166,10 @@ pub struct MemberStatus {
     pub server: Option<ServerStatus>,
     /// Accepts client connections now.
     pub accepting: bool,
-    /// Accepts writes now: not in recovery, and allowed to be the primary.
+    /// Standby: the WAL receiver has streamed since this server started, and nothing since then has shown
+    /// that its WAL is of no use (WAL gone, histories diverged, another cluster's).
+    pub was_streaming: bool,
+    /// Accepts writes now: not in recovery. Whether it has the right to is its role.
     pub writable: bool,
     pub job: Option<JobReport>,
     pub host: IpAddr,

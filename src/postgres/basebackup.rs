@@ -32,7 +32,7 @@ const NO_SPACE: &str = "No space left on device";
 
 /// What a clone is made of; the fields of `JobRequest::Clone`.
 #[derive(Clone, Debug)]
-pub struct Clone {
+pub struct CloneRequest {
     pub upstream: Upstream,
     /// What the copy must turn out to be.
     pub system_identifier: SystemIdentifier,
@@ -46,7 +46,7 @@ pub struct Clone {
 /// See [`JobError`]; the staging directory is deleted then.
 pub async fn run(
     settings: &ServerSettings,
-    clone: &Clone,
+    clone: &CloneRequest,
     progress: &watch::Sender<JobProgress>,
 ) -> Result<(), JobError> {
     let target = match clone.reason {
@@ -73,7 +73,7 @@ pub async fn run(
 /// compared with the upstream's (the first report comes after a second).
 async fn copy(
     settings: &ServerSettings,
-    clone: &Clone,
+    clone: &CloneRequest,
     staging: &Path,
     progress: &watch::Sender<JobProgress>,
 ) -> Result<(), JobError> {
@@ -94,7 +94,7 @@ async fn copy(
 /// A running `pg_basebackup`.
 struct Copy<'a> {
     settings: &'a ServerSettings,
-    clone: &'a Clone,
+    clone: &'a CloneRequest,
     staging: &'a Path,
     program: Program,
     begun: Instant,
@@ -104,7 +104,11 @@ struct Copy<'a> {
 }
 
 impl<'a> Copy<'a> {
-    fn begin(settings: &'a ServerSettings, clone: &'a Clone, staging: &'a Path) -> Result<Self, JobError> {
+    fn begin(
+        settings: &'a ServerSettings,
+        clone: &'a CloneRequest,
+        staging: &'a Path,
+    ) -> Result<Self, JobError> {
         let upstream = &clone.upstream;
         tracing::info!(upstream = upstream.host, slot = upstream.slot, reason = ?clone.reason, "cloning");
         let free_at_start_bytes = staging::free_bytes(staging)?;
@@ -243,7 +247,7 @@ impl<'a> Copy<'a> {
 }
 
 /// Makes the copy a standby of this cluster, after a last look at what it is.
-async fn finish(settings: &ServerSettings, clone: &Clone, staging: &Path) -> Result<(), JobError> {
+async fn finish(settings: &ServerSettings, clone: &CloneRequest, staging: &Path) -> Result<(), JobError> {
     let unusable = |detail: String| JobError::UnusableCopy {
         upstream: clone.upstream.host.clone(),
         detail,
@@ -262,7 +266,7 @@ async fn finish(settings: &ServerSettings, clone: &Clone, staging: &Path) -> Res
     Ok(auto_conf::strip(settings, staging)?)
 }
 
-fn foreign(clone: &Clone, found: SystemIdentifier) -> JobError {
+fn foreign(clone: &CloneRequest, found: SystemIdentifier) -> JobError {
     JobError::ForeignUpstream {
         upstream: clone.upstream.host.clone(),
         expected: clone.system_identifier.to_string(),

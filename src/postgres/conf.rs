@@ -87,6 +87,9 @@ fn text(
     for (name, value) in DEFAULTS {
         text.push_str(&line(name, value)?);
     }
+    if staging::syncfs_reports_errors() {
+        text.push_str(&line("recovery_init_sync_method", "syncfs")?);
+    }
     let volume = staging::total_bytes(&settings.data_directory)?;
     for (name, megabytes) in volume_defaults(volume) {
         text.push_str(&line(name, &format!("{megabytes}MB"))?);

@@ -99,8 +99,8 @@ pub enum JobError {
     Stalled { upstream: String, limit_s: u64 },
     #[error("initdb argument \"{argument}\" is not supported: {detail}")]
     InitdbArgument { argument: String, detail: &'static str },
-    /// initdb pastes the name between double quotes.
-    #[error("superuser name \"{name}\" cannot contain a double quote or a line break")]
+    /// initdb pastes the name into SQL, and `CREATE EXTENSION` does not take such an owner.
+    #[error("superuser name \"{name}\" cannot contain a quote, a dollar sign, a backslash or a line break")]
     SuperuserName { name: String },
     #[error("cannot run \"{}\": {detail}", script.display())]
     Script { script: PathBuf, detail: &'static str },

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wheel_beside_a_path_entry_is_found_and_links_are_followed() {
+    async fn links_on_path_are_followed() {
         let folder = tempfile::tempdir().expect("tempdir");
         let real = folder.path().join("real");
         let links = folder.path().join("links");
@@ -236,5 +236,35 @@ mod tests {
         let found = find_program_directory(None, None, Some(links.as_os_str())).await;
         let real = fs::canonicalize(&real).expect("canonicalize");
         assert_eq!(found.expect("found"), real);
+    }
+
+    #[tokio::test]
+    async fn the_newest_version_in_wheels_beside_path_is_taken() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().expect("tempdir");
+        let package = folder.path().join("lib/python3.11/site-packages/some_pgserver");
+        for (install, version) in [
+            ("pginstall", "16.14"),
+            ("pginstall18", "18.4"),
+            ("pginstall9", "14.1"),
+        ] {
+            let bin = package.join(install).join("bin");
+            fs::create_dir_all(&bin).expect("mkdir");
+            for program in PROGRAMS {
+                let file = bin.join(program);
+                fs::write(
+                    &file,
+                    format!("#!/bin/sh\necho 'postgres (PostgreSQL) {version}'\n"),
+                )
+                .expect("write");
+                fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("chmod");
+            }
+        }
+        let wheels = wheels_in(&site_packages(&[folder.path().join("bin")]));
+        let ours = wheels
+            .into_iter()
+            .filter(|found| found.starts_with(folder.path()))
+            .collect();
+        assert_eq!(newest(ours).await, Some(package.join("pginstall18/bin")));
     }
 }

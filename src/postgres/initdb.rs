@@ -44,7 +44,7 @@ const LETTERS_WITH_VALUE: &str = "AcELT";
 /// See [`JobError`]; nothing but a staging directory is left then, which the next job removes.
 pub async fn run(settings: &ServerSettings) -> Result<(), JobError> {
     check_arguments(&settings.initdb_arguments)?;
-    if settings.superuser.user.contains(['"', '\n']) {
+    if settings.superuser.user.contains(['"', '\'', '$', '\\', '\n']) {
         return Err(JobError::SuperuserName {
             name: settings.superuser.user.clone(),
         });

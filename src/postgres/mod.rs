@@ -14,14 +14,22 @@ pub mod hba;
 pub mod initdb;
 mod initdb_scripts;
 mod leftovers;
+mod lines;
 pub mod passfile;
 pub mod postmaster_pid;
 pub mod process;
 mod program;
 pub mod progress;
+pub mod query;
+pub mod replication;
+pub mod roles;
+mod scram;
 pub mod signal_file;
+pub mod slots;
 pub mod staging;
+mod status_query;
 mod temporary_server;
+pub mod tls;
 mod tls_files;
 
 use std::net::IpAddr;
@@ -52,7 +60,7 @@ impl std::fmt::Debug for Secret {
 }
 
 /// A login: role name and password.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     pub user: String,
     pub password: Secret,

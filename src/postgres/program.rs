@@ -6,20 +6,17 @@ use std::collections::VecDeque;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
 use super::error::ProgramError;
+use super::lines::Lines;
 
 /// Lines of output that an error message repeats.
 const TAIL_LINES: usize = 12;
 /// Lines of standard output that are kept: more than any program here prints.
 const STDOUT_LINES: usize = 1000;
-/// Longer lines are cut: nothing that podgres reads is longer.
-const LINE_BYTES: usize = 16 * 1024;
 /// How long output may still come after the program has ended, e.g. from its own children.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
@@ -246,38 +243,6 @@ fn signal_group(group: Option<Pid>, signal: Signal) {
     if let Some(group) = group {
         // ESRCH: nothing of it is left, which is what is wanted.
         kill_process_group(group, signal).ok();
-    }
-}
-
-/// Splits a stream at line feeds and carriage returns (progress reports).
-struct Lines<R> {
-    reader: Option<R>,
-    buffer: BytesMut,
-}
-
-impl<R: AsyncRead + Unpin> Lines<R> {
-    fn new(reader: Option<R>) -> Self {
-        Self {
-            reader,
-            buffer: BytesMut::new(),
-        }
-    }
-
-    /// `None` at the end of the stream. May be dropped half way without losing a byte.
-    async fn next(&mut self) -> Option<String> {
-        loop {
-            let end = self.buffer.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
-            if let Some(end) = end.or_else(|| (self.buffer.len() >= LINE_BYTES).then_some(LINE_BYTES - 1)) {
-                let line = self.buffer.split_to(end + 1);
-                return Some(String::from_utf8_lossy(line.trim_ascii_end()).into_owned());
-            }
-            let reader = self.reader.as_mut()?;
-            if !matches!(reader.read_buf(&mut self.buffer).await, Ok(count) if count > 0) {
-                self.reader = None;
-                let rest = self.buffer.split();
-                return (!rest.is_empty()).then(|| String::from_utf8_lossy(&rest).into_owned());
-            }
-        }
     }
 }
 

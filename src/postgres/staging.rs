@@ -67,6 +67,14 @@ pub fn staging_directory(settings: &ServerSettings) -> PathBuf {
     with_suffix(&settings.data_directory, STAGING)
 }
 
+/// Whether a new directory could take PGDATA's name at all: not if PGDATA is a mount point.
+///
+/// # Errors
+/// The reason why it cannot.
+pub fn replaceable(settings: &ServerSettings) -> Result<(), JobError> {
+    check_name(&settings.data_directory, Target::Replace)
+}
+
 /// Checks that a new directory can take PGDATA's name, and cleans what an earlier job left.
 pub(super) async fn begin(settings: &ServerSettings, target: Target) -> Result<PathBuf, JobError> {
     recover(settings).await?;
@@ -143,6 +151,19 @@ pub(super) fn used_bytes(path: &Path) -> u64 {
         _ => 0,
     };
     metadata.blocks() * 512 + below
+}
+
+/// Whether syncfs(2) of this kernel reports write errors: since Linux 5.8.
+pub(super) fn syncfs_reports_errors() -> bool {
+    reports_errors(&rustix::system::uname().release().to_string_lossy())
+}
+
+/// For a kernel release as uname(2) gives it, e.g. `6.1.0-13-amd64`.
+fn reports_errors(release: &str) -> bool {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|digits| digits.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(5), Some(8))
 }
 
 fn volume(path: &Path) -> Result<rustix::fs::StatVfs, FileError> {
@@ -230,5 +251,24 @@ fn remove_tree(path: &Path) -> Result<(), FileError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).file("remove directory", path),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_before_5_8_are_told_apart() {
+        for (release, expected) in [
+            ("6.1.0-13-amd64", true),
+            ("5.8.0", true),
+            ("5.15.0-1042-aws", true),
+            ("5.4.0-150-generic", false),
+            ("4.18.0-477.el8.x86_64", false),
+            ("", false),
+        ] {
+            assert_eq!(reports_errors(release), expected, "{release}");
+        }
     }
 }

@@ -209,7 +209,7 @@ async fn run_tool(
             system_identifier,
             reason,
         } => {
-            let clone = basebackup::Clone {
+            let clone = basebackup::CloneRequest {
                 upstream,
                 system_identifier,
                 reason,

@@ -13,7 +13,10 @@ use super::lab::{
     facts, files_with, names,
 };
 
-async fn run(settings: &ServerSettings, clone: &basebackup::Clone) -> (Result<(), JobError>, JobProgress) {
+async fn run(
+    settings: &ServerSettings,
+    clone: &basebackup::CloneRequest,
+) -> (Result<(), JobError>, JobProgress) {
     let (sender, receiver) = watch::channel(JobProgress::default());
     let result = basebackup::run(settings, clone, &sender).await;
     let progress = *receiver.borrow();

@@ -13,9 +13,14 @@ use super::lab::{
     Lab, Server, absent_or_complete, as_postgres, connect, eventually, facts, names, processes_on, signal,
 };
 
-const STEP: Duration = Duration::from_millis(130);
-/// More steps than any job lasts on a busy machine; the loops end with the first job that completes.
-const STEPS: u32 = 200;
+/// More than any job needs: the last delay is some hours. The loops end with the first job that completes.
+const STEPS: i32 = 60;
+
+/// Grows by a quarter a step from 20 ms, so that fast and slow machines interrupt a job about as often;
+/// a random part lets every run of the tests hit other points.
+fn delay(step: i32) -> Duration {
+    Duration::from_millis(20).mul_f64(1.25_f64.powi(step) * (1.0 + fastrand::f64() / 4.0))
+}
 
 async fn clean(settings: &ServerSettings) {
     let staging = staging::staging_directory(settings);
@@ -32,7 +37,7 @@ fn row_65_initdb_dropped_anywhere_begins_again() {
         let settings = lab.settings(0);
         let mut interrupted = 0;
         for step in 0..STEPS {
-            let finished = timeout(STEP * step, initdb::run(&settings)).await;
+            let finished = timeout(delay(step), initdb::run(&settings)).await;
             clean(&settings).await;
             match finished {
                 Ok(result) => {
@@ -81,7 +86,7 @@ fn row_65_initdb_with_killed_children_begins_again() {
         let mut failures = 0;
         for step in 1..STEPS {
             let job = initdb::run(&settings);
-            let (result, _) = with_children_killed(&settings, STEP * step, job).await;
+            let (result, _) = with_children_killed(&settings, delay(step), job).await;
             match result {
                 Ok(()) => break,
                 Err(error) => {
@@ -117,7 +122,7 @@ fn row_64_a_clone_dropped_anywhere_begins_again() {
             let mut interrupted = 0;
             for step in 0..STEPS {
                 let (sender, _) = watch::channel(JobProgress::default());
-                let finished = timeout(STEP * step, basebackup::run(&settings, &clone, &sender)).await;
+                let finished = timeout(delay(step), basebackup::run(&settings, &clone, &sender)).await;
                 clean(&settings).await;
                 if let Ok(result) = finished {
                     result.expect("clone");
@@ -149,7 +154,7 @@ fn row_64_a_clone_with_killed_children_begins_again() {
         for step in 1..STEPS {
             let (sender, _) = watch::channel(JobProgress::default());
             let job = basebackup::run(&settings, &clone, &sender);
-            let (result, _) = with_children_killed(&settings, STEP * step, job).await;
+            let (result, _) = with_children_killed(&settings, delay(step), job).await;
             clean(&settings).await;
             match result {
                 Ok(()) => break,

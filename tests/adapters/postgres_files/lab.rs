@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use podgres::core::data_directory::{DataDirectory, DataDirectoryFacts};
 use podgres::core::supervision::{CloneReason, ServerRole, Upstream};
-use podgres::postgres::basebackup::Clone;
+use podgres::postgres::basebackup::CloneRequest;
 use podgres::postgres::postmaster_pid::{PostmasterStatus, read_postmaster_pid};
 use podgres::postgres::{Login, Secret, ServerSettings, conf, data_directory, initdb, process, signal_file};
 use rustix::process::{Pid, Signal, kill_process};
@@ -246,8 +246,8 @@ impl Server {
     }
 
     /// What member `ordinal` needs to clone this server.
-    pub(super) async fn clone_for(&self, ordinal: u32, reason: CloneReason) -> Clone {
-        Clone {
+    pub(super) async fn clone_for(&self, ordinal: u32, reason: CloneReason) -> CloneRequest {
+        CloneRequest {
             upstream: self.upstream(ordinal).await,
             system_identifier: facts(&self.settings).await.system_identifier,
             reason,

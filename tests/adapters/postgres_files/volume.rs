@@ -65,7 +65,7 @@ impl Drop for Mount {
     }
 }
 
-async fn clone(settings: &ServerSettings, clone: &basebackup::Clone) -> Result<(), JobError> {
+async fn clone(settings: &ServerSettings, clone: &basebackup::CloneRequest) -> Result<(), JobError> {
     let (sender, _) = watch::channel(JobProgress::default());
     basebackup::run(settings, clone, &sender).await
 }

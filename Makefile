@@ -1,0 +1,86 @@
+# One menu; each target is one plain thing. `make demo` and `make test` set up what they need by themselves.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+target := $(or $(CARGO_TARGET_DIR),target)
+static_target := $(shell uname -m)-unknown-linux-musl
+cargo_deny_version := 0.20.2
+# Each test of the cluster runs three PostgreSQL servers and more.
+test_threads := 2
+shell_scripts := .ci/run benches/run tests/tools/need tests/tools/postgresql
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: compiler ## a replicated PostgreSQL on this machine, until Ctrl-C; options in ARGS="--replicas 5 --dir DIR"
+	@postgresql=$$(tests/tools/postgresql demo)
+	eval "$$postgresql"
+	cargo build --release
+	exec $(target)/release/podgres demo $(ARGS)
+
+.PHONY: test
+test: fmt clippy deny doc ## everything that must hold: style, dependencies, documentation, all tests
+	@postgresql=$$(tests/tools/postgresql test)
+	eval "$$postgresql"
+	cargo test --no-fail-fast -- --test-threads=$(test_threads)
+
+.PHONY: check
+check: fmt clippy ## the quick round while writing: style and the tests that need no PostgreSQL
+	cargo test --lib --bins --test pure
+
+.PHONY: table
+table: ## rewrite docs/decision-table.md from the code; review the difference
+	PODGRES_UPDATE_GOLDEN=1 cargo test --test pure decision_table
+
+.PHONY: fmt
+fmt: ## is the code formatted?
+	cargo fmt --all --check
+
+.PHONY: clippy
+clippy: compiler ## lints, in tests too
+	cargo clippy --all-targets -- -D warnings
+
+.PHONY: deny
+deny: compiler ## crates that may come in: bans, licences, sources (.deny.toml)
+	@export PATH="$$PATH:$(abspath $(target))/tools/bin"
+	if ! command -v cargo-deny >/dev/null; then
+		cargo install --locked --debug --root $(target)/tools --version $(cargo_deny_version) cargo-deny
+	fi
+	cargo-deny check bans licenses sources
+
+.PHONY: doc
+doc: compiler ## do the doc comments build?
+	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps
+
+.PHONY: bench
+bench: compiler ## measures podgres beside Patroni and pg_basebackup; options in ARGS="--only demo"
+	@postgresql=$$(tests/tools/postgresql demo)
+	eval "$$postgresql"
+	cargo build --release
+	benches/run --podgres $(target)/release/podgres $(ARGS)
+
+.PHONY: static
+static: compiler ## the release binary without any shared library, for the image
+	@tests/tools/need musl-gcc musl-tools
+	if command -v rustup >/dev/null && ! rustup target list --installed | grep -qx $(static_target); then
+		rustup target add $(static_target)
+	fi
+	export CC_$(subst -,_,$(static_target))=musl-gcc
+	cargo build --release --target $(static_target)
+	ls -l $(target)/$(static_target)/release/podgres
+
+.PHONY: shellcheck
+shellcheck: ## lints the shell scripts
+	@tests/tools/need shellcheck shellcheck
+	shellcheck $(shell_scripts)
+
+.PHONY: compiler
+compiler: # Rust links with the system's C compiler, and ring has C parts.
+	@tests/tools/need cc gcc libc6-dev
+
+.ONESHELL:

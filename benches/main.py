@@ -1,0 +1,226 @@
+"""Measures podgres beside Patroni and pg_basebackup on one machine and prints docs/benchmarks.md's tables.
+
+Takes turns run by run, so that what the machine does meanwhile falls on all of them. Called by benches/run.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import measures
+from measures import spread
+from patroni_cluster import PatroniCluster
+from podgres_cluster import PodgresCluster
+from reaction import patroni_reactions, podgres_reactions
+
+PARTS = ("start", "idle", "clone", "size", "reaction")
+
+
+def main():
+    """Runs the chosen parts in order; results so far are kept in --json whatever happens later."""
+    options = parse_arguments()
+    chosen = options.only or PARTS
+    results = {"machine": machine(options)}
+    with tempfile.TemporaryDirectory(prefix="podgres-bench.") as folder:
+        os.chmod(folder, 0o755)
+        bench = Bench(options, Path(folder))
+        for part in PARTS:
+            if part in chosen:
+                print(f"\n### {part}\n", flush=True)
+                results[part] = getattr(bench, part)()
+                sys.stdout.flush()
+                if options.json:
+                    options.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def parse_arguments():
+    """The command line; --without-podgres is for trying the peer's half alone."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--podgres", type=Path, help="the binary; without it only the peers are measured")
+    parser.add_argument("--bindir", type=Path, required=True, help="folder of PostgreSQL's programs")
+    parser.add_argument("--patroni", type=Path, required=True, help="Patroni's program")
+    parser.add_argument("--only", action="append", choices=PARTS, help="this part only (may be repeated)")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each start (5)")
+    parser.add_argument("--clone-runs", type=int, default=3, help="clones of each kind (3)")
+    parser.add_argument("--gibibytes", type=float, default=2, help="size of the cloned database (2)")
+    parser.add_argument("--idle-seconds", type=float, default=60, help="how long to watch idle clusters (60)")
+    parser.add_argument("--json", type=Path, help="also write all numbers there")
+    return parser.parse_args()
+
+
+def machine(options):
+    """What the numbers depend on."""
+    version = subprocess.run([options.bindir / "postgres", "--version"], capture_output=True, text=True, check=True)
+    patroni = subprocess.run([options.patroni, "--version"], capture_output=True, text=True, check=True)
+    found = {
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
+        "kernel": platform.release(),
+        "postgresql": version.stdout.strip(),
+        "patroni": patroni.stdout.strip(),
+    }
+    print(", ".join(f"{key} {value}" for key, value in found.items()))
+    return found
+
+
+def table(header, rows):
+    """A Markdown table."""
+    print("| " + " | ".join(header) + " |")
+    print("|" + "---|" * len(header))
+    for row in rows:
+        print("| " + " | ".join(str(cell) for cell in row) + " |")
+
+
+class Bench:
+    """One method per part; each prints its table and returns its numbers."""
+
+    def __init__(self, options, folder):
+        self.options, self.folder = options, folder
+        self.count = 0
+
+    def new_folder(self):
+        """A name for the next cluster's folder."""
+        self.count += 1
+        return self.folder / f"{self.count}"
+
+    def podgres(self):
+        """A new demo, not started."""
+        return PodgresCluster(self.options.podgres, self.options.bindir, self.new_folder())
+
+    def patroni(self, loop_wait_seconds=10):
+        """A new Patroni cluster with its etcd running, itself not started."""
+        cluster = PatroniCluster(self.options.patroni, self.options.bindir, self.new_folder(), loop_wait_seconds)
+        cluster.start_etcd()
+        return cluster
+
+    def contenders(self):
+        """Makers of clusters, by the name in the tables."""
+        makers = {"podgres": self.podgres} if self.options.podgres else {}
+        return makers | {
+            "Patroni, as it comes (loop_wait 10)": self.patroni,
+            "Patroni, tuned (loop_wait 1)": lambda: self.patroni(1),
+        }
+
+    def start(self):
+        """From nothing to three members, two of them streaming."""
+        seconds = {name: [] for name in self.contenders()}
+        for _ in range(self.options.runs):
+            for name, make in self.contenders().items():
+                cluster = make()
+                seconds[name].append(measures.start_seconds(cluster))
+                shutil.rmtree(cluster.folder)
+        table(
+            ["from start to primary + 2 streaming", "min / median / max, s", "runs"],
+            [(name, spread(values), len(values)) for name, values in seconds.items()],
+        )
+        return seconds
+
+    def idle(self):
+        """Memory and processor time of the agents while nothing happens, all clusters at once."""
+        contenders = {name: make() for name, make in self.contenders().items()}
+        try:
+            for cluster in contenders.values():
+                cluster.start()
+            for cluster in contenders.values():
+                cluster.wait_complete()
+            cost = measures.idle_cost(contenders, 15, self.options.idle_seconds)
+        finally:
+            for cluster in contenders.values():
+                cluster.stop()
+        mebibyte = 2**20
+        table(
+            ["agent of one member, idle", "PSS, MiB: min / median / max", "CPU, % of a core: min / median / max"],
+            [
+                (
+                    name,
+                    spread([value / mebibyte for value in of["pss_bytes"]], digits=1),
+                    spread([100 * value for value in of["cpu_share"]]),
+                )
+                for name, of in cost.items()
+            ],
+        )
+        return cost
+
+    def clone(self):
+        """A standby made anew, beside a plain pg_basebackup of the same data."""
+        plain = measures.PlainServer(self.options.bindir, self.new_folder())
+        cluster = self.podgres() if self.options.podgres else None
+        found = {"pg_basebackup_seconds": [], "podgres_seconds": [], "podgres_states": []}
+        try:
+            plain.start()
+            found["database_bytes"] = measures.fill(plain.dsn, self.options.gibibytes)
+            if cluster:
+                cluster.start()
+                cluster.wait_complete()
+                measures.fill(cluster.dsn("--member", str(cluster.primary()["ordinal"])), self.options.gibibytes)
+                cluster.wait_complete()
+            for _ in range(self.options.clone_runs):
+                seconds, found["copy_bytes"] = plain.base_backup_seconds()
+                found["pg_basebackup_seconds"].append(seconds)
+                if cluster:
+                    seconds, states = measures.clone_seconds(cluster, 2)
+                    found["podgres_seconds"].append(seconds)
+                    found["podgres_states"].append(states)
+        finally:
+            plain.stop()
+            if cluster:
+                cluster.stop()
+        self.print_clone(found)
+        return found
+
+    def print_clone(self, found):
+        """The clone's table."""
+        rows = [("pg_basebackup -X stream -c fast", spread(found["pg_basebackup_seconds"]))]
+        if found["podgres_seconds"]:
+            cloning = [states.get("cloning", 0) for states in found["podgres_states"]]
+            rows.append(("podgres, while the member says `cloning`", spread(cloning)))
+            rows.append(("podgres, from delete-pod --wipe-volume to streaming", spread(found["podgres_seconds"])))
+        size = found["database_bytes"] / 2**30
+        table([f"clone of a database of {size:.2f} GiB", "min / median / max, s"], rows)
+
+    def size(self):
+        """Of the binary."""
+        sizes = measures.binary_sizes(self.options.podgres) if self.options.podgres else {}
+        table(["binary", "MiB"], [(name, f"{size / 2**20:.2f}") for name, size in sizes.items()])
+        return sizes
+
+    def reaction(self):
+        """After SIGKILL to a postmaster."""
+        found = {}
+        for name, make in self.contenders().items():
+            cluster = make()
+            measure = podgres_reactions if name == "podgres" else patroni_reactions
+            try:
+                cluster.start()
+                cluster.wait_complete()
+                found[name] = [measure(cluster) for _ in range(self.options.clone_runs)]
+            finally:
+                cluster.stop()
+        rows = []
+        for name, runs in found.items():
+            for event, probes in runs[0].items():
+                rows += [(name, event, probe, *reaction_cells(runs, event, probe)) for probe in probes]
+        table(["", "event", "asked", "bad after, ms", "good again after, ms", "bad answers", "longest wait, ms"], rows)
+        return found
+
+
+def reaction_cells(runs, event, probe):
+    """Medians over the runs; a dash where nothing turned bad."""
+    reports = [run[event][probe] for run in runs]
+
+    def middle(key):
+        values = [report[key] for report in reports if report[key] is not None]
+        return f"{statistics.median(values):.0f}" if values else "-"
+
+    return [middle(key) for key in ("bad_after_ms", "good_after_ms", "bad_answers", "longest_wait_ms")]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+//! Carries out a decision. Makes no choice of its own; what came of it shows in the next observation.
+
+use std::time::Duration;
+
+use crate::core::decision::PostgresAction;
+use crate::core::supervision::{JobRequest, SupervisorRequest};
+use crate::postgres::Login;
+use crate::postgres::query::LocalServer;
+
+use super::supervisor::Supervisor;
+use super::upstream::Access;
+
+const SQL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Everything that an action may touch.
+pub(super) struct Hands<'a> {
+    pub(super) supervisor: &'a Supervisor,
+    pub(super) server: &'a mut LocalServer,
+    pub(super) access: &'a Access,
+    pub(super) superuser: &'a Login,
+    pub(super) replication: &'a Login,
+}
+
+/// What an action brought about beyond what will be observed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Done {
+    /// The roles on the primary fit the secrets now.
+    pub(super) roles_ensured: bool,
+}
+
+/// Does one action, in bounded time; a failure is logged and looked at again by the next turn.
+pub(super) async fn execute(action: PostgresAction, hands: Hands<'_>) -> Done {
+    match try_execute(action, hands).await {
+        Ok(done) => done,
+        Err(message) => {
+            tracing::warn!(detail = message, "could not carry out the decision");
+            Done::default()
+        }
+    }
+}
+
+async fn try_execute(action: PostgresAction, hands: Hands<'_>) -> Result<Done, String> {
+    let request = match action {
+        PostgresAction::GrantLicence { duration_ms } => SupervisorRequest::GrantLicence { duration_ms },
+        PostgresAction::Start { server } => SupervisorRequest::Start { server },
+        PostgresAction::Reload { server } => SupervisorRequest::Reload { server },
+        PostgresAction::Stop { mode } => SupervisorRequest::Stop { mode },
+        PostgresAction::Run { job } => {
+            if let JobRequest::Clone { upstream, .. } = &job {
+                hands.access.ensure_slot(upstream).await?;
+            }
+            SupervisorRequest::Run { job }
+        }
+        PostgresAction::EnsureRoles => return ensure_roles(hands).await,
+        PostgresAction::ReconcileSlots { expected } => return reconcile_slots(hands, &expected).await,
+    };
+    hands
+        .supervisor
+        .request(request)
+        .await
+        .map_err(|error| error.to_string())?;
+    Ok(Done::default())
+}
+
+async fn ensure_roles(hands: Hands<'_>) -> Result<Done, String> {
+    let describe = |error: crate::postgres::query::QueryError| error.to_string();
+    let superuser = hands
+        .server
+        .ensure_superuser_password(hands.superuser, SQL_LIMIT)
+        .await
+        .map_err(describe)?;
+    let replication = hands
+        .server
+        .ensure_replication_role(hands.replication, SQL_LIMIT)
+        .await
+        .map_err(describe)?;
+    tracing::info!(superuser = ?superuser, replication = ?replication, "the roles fit the secrets");
+    Ok(Done { roles_ensured: true })
+}
+
+async fn reconcile_slots(hands: Hands<'_>, expected: &[String]) -> Result<Done, String> {
+    let changes = hands
+        .server
+        .reconcile_slots(expected, SQL_LIMIT)
+        .await
+        .map_err(|error| error.to_string())?;
+    tracing::info!(created = ?changes.created, dropped = ?changes.dropped, renewed = ?changes.renewed, "replication slots fit the members");
+    for failure in &changes.failed {
+        tracing::warn!(
+            slot = failure.slot_name,
+            detail = failure.message,
+            "could not bring a replication slot about"
+        );
+    }
+    Ok(Done::default())
+}

@@ -1,0 +1,72 @@
+//! The agent: the only place where deciding meets doing.
+//!
+//! One loop: observe, ask `core::decide`, record, publish, execute, wait. Events only wake it; nothing
+//! reacts to an event directly. `podgres sidecar` runs it for ever, `podgres init` until the data
+//! directory is ready.
+
+mod counters;
+mod execute;
+mod journal;
+mod names;
+mod observe;
+mod publish;
+mod run;
+mod supervisor;
+mod upstream;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use crate::core::cluster::ClusterView;
+use crate::core::member::{MemberName, Topology};
+use crate::core::policy::Policy;
+use crate::core::routing::RouteTable;
+use crate::http::Beat;
+use crate::postgres::Login;
+
+pub use counters::Counters;
+pub use journal::Journal;
+pub use run::{Agent, AgentError, Outcome, Until};
+
+/// The two logins, read again now and then so that a rotated password is picked up.
+pub type ReadLogins = Box<dyn Fn() -> Result<(Login, Login), String> + Send>;
+
+/// What the agent needs to know and what does not change while it runs.
+pub struct Settings {
+    pub policy: Policy,
+    pub topology: Topology,
+    pub member: MemberName,
+    /// Changes with each incarnation of the pod.
+    pub uid: String,
+    pub supervisor_socket: PathBuf,
+    /// Where this pod's own clients reach PostgreSQL.
+    pub server_address: SocketAddr,
+    /// Where others reach this pod.
+    pub host: IpAddr,
+    pub postgres_port: u16,
+    pub http_port: u16,
+    pub read_write_port: u16,
+    pub read_only_port: u16,
+    /// Superuser and replication role.
+    pub logins: ReadLogins,
+    pub tls: Option<PathBuf>,
+    pub dns_server: Option<SocketAddr>,
+    pub peer_timeout: Duration,
+    pub report_pids: bool,
+}
+
+/// What the agent tells the rest of the process after each turn.
+#[derive(Clone)]
+pub struct Published {
+    pub view: watch::Receiver<Arc<ClusterView>>,
+    pub routes: watch::Receiver<Arc<RouteTable>>,
+    pub journal: Journal,
+    pub beat: Beat,
+    pub counters: Counters,
+    /// To be told when another member opens its stream: DNS may know somebody new.
+    pub visited: Arc<Notify>,
+}

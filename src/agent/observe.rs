@@ -1,0 +1,75 @@
+//! Gathers one observation: asks nothing twice, waits for nobody longer than its limit.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::core::cluster::PeerEntry;
+use crate::core::member::Ordinal;
+use crate::core::observation::PeerView;
+use crate::core::status::ServerStatus;
+use crate::core::supervision::{Postmaster, SupervisorStatus};
+use crate::postgres::query::{LocalServer, QueryError};
+
+use super::names::Names;
+
+/// For the one query a turn. PostgreSQL that takes longer counts as not answering.
+const QUERY_LIMIT: Duration = Duration::from_secs(1);
+
+/// Asks the local server, if there is one to ask.
+pub(super) async fn server(
+    local: &mut LocalServer,
+    supervisor: Option<&SupervisorStatus>,
+    look_for_oldest_wal: bool,
+) -> Option<ServerStatus> {
+    let supervisor = supervisor?;
+    if !matches!(supervisor.postmaster, Postmaster::Running { ready: true, .. }) {
+        return None;
+    }
+    match local.status(look_for_oldest_wal, QUERY_LIMIT).await {
+        Ok(status) => Some(status),
+        Err(QueryError::Starting { .. }) => None,
+        Err(error) => {
+            tracing::debug!(detail = %error, hint = error.hint(), "PostgreSQL did not answer");
+            None
+        }
+    }
+}
+
+/// The peers as decisions see them: those that DNS names, and those that were heard.
+pub(super) fn peers(
+    names: &Names,
+    entries: &[PeerEntry],
+    own: Ordinal,
+    own_slot: &str,
+) -> BTreeMap<Ordinal, PeerView> {
+    let mut peers: BTreeMap<Ordinal, PeerView> = names
+        .members
+        .keys()
+        .filter(|ordinal| **ordinal != own)
+        .map(|ordinal| (*ordinal, PeerView::untried()))
+        .collect();
+    for entry in entries {
+        let named = peers.contains_key(&entry.ordinal);
+        let view = match &entry.status {
+            Some(status) => PeerView::from_status(named, entry.contact, status, own_slot),
+            None => PeerView {
+                named,
+                contact: entry.contact,
+                ..PeerView::untried()
+            },
+        };
+        peers.insert(entry.ordinal, view);
+    }
+    peers
+}
+
+/// On a primary: some member does not stream, so that it matters how far back the WAL goes.
+pub(super) fn oldest_wal_matters(last: Option<&ServerStatus>, entries: &[PeerEntry]) -> bool {
+    let Some(last) = last.filter(|server| !server.in_recovery) else {
+        return false;
+    };
+    last.slots.iter().any(|slot| !slot.active)
+        || entries
+            .iter()
+            .any(|entry| entry.status.as_ref().is_some_and(|status| !status.streaming()))
+}

@@ -1,0 +1,181 @@
+//! From an observation and its decision to what others see: pure, but for the process id.
+
+use crate::core::cluster::{ClusterView, PeerEntry};
+use crate::core::data_directory::{DataDirectory, SystemIdentifier};
+use crate::core::decision::Decision;
+use crate::core::observation::Observation;
+use crate::core::situation::Situation;
+use crate::core::status::{HeldData, JobReport, MemberPids, MemberState, MemberStatus, Role};
+use crate::core::supervision::{JobKind, JobState, Postmaster, ServerRole, SupervisorStatus};
+
+use super::Settings;
+
+/// This member's own status after a turn.
+pub(super) fn member_status(
+    settings: &Settings,
+    observation: &Observation,
+    decision: &Decision,
+    clones_total: u64,
+    was_streaming: bool,
+) -> MemberStatus {
+    let supervisor = observation.supervisor.as_ref();
+    let server = observation.server.as_ref();
+    let job = supervisor.and_then(running_job);
+    let accepting = server.is_some() && supervisor.is_some_and(is_ready);
+    let sentence = decision.situation.sentence();
+    MemberStatus {
+        name: settings.member.to_string(),
+        cluster: settings.member.cluster.clone(),
+        ordinal: settings.member.ordinal,
+        uid: settings.uid.clone(),
+        role: Some(role(settings, supervisor)),
+        state: state(observation, job.as_ref()),
+        situation: decision.situation.name().to_owned(),
+        message: if decision.detail.is_empty() {
+            sentence.to_owned()
+        } else {
+            format!("{sentence}: {}", decision.detail)
+        },
+        held_data: held_data(supervisor),
+        system_identifier: system_identifier(observation),
+        server: server.cloned(),
+        accepting,
+        was_streaming,
+        writable: accepting && server.is_some_and(|server| !server.in_recovery),
+        job,
+        host: settings.host,
+        postgres_port: settings.postgres_port,
+        http_port: settings.http_port,
+        read_write_port: settings.read_write_port,
+        read_only_port: settings.read_only_port,
+        pids: settings.report_pids.then(|| pids(supervisor)),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        clones_total,
+    }
+}
+
+fn role(settings: &Settings, supervisor: Option<&SupervisorStatus>) -> Role {
+    match supervisor.map(|supervisor| &supervisor.postmaster) {
+        Some(Postmaster::Running {
+            role: ServerRole::Primary,
+            ..
+        }) => Role::Primary,
+        Some(Postmaster::Running {
+            role: ServerRole::Standby { .. },
+            ..
+        }) => Role::Standby,
+        _ if settings.policy.first() => Role::Primary,
+        _ => Role::Standby,
+    }
+}
+
+fn is_ready(supervisor: &SupervisorStatus) -> bool {
+    matches!(supervisor.postmaster, Postmaster::Running { ready: true, .. })
+}
+
+fn running_job(supervisor: &SupervisorStatus) -> Option<JobReport> {
+    let job = supervisor.job.as_ref()?;
+    match job.state {
+        JobState::Running { progress } => Some(JobReport {
+            kind: job.kind,
+            progress,
+        }),
+        JobState::Done | JobState::Failed { .. } => None,
+    }
+}
+
+fn state(observation: &Observation, job: Option<&JobReport>) -> MemberState {
+    let Some(supervisor) = &observation.supervisor else {
+        return MemberState::Stopped;
+    };
+    match (
+        job.map(|job| job.kind),
+        &supervisor.postmaster,
+        &observation.server,
+    ) {
+        (Some(JobKind::Clone), _, _) => MemberState::Cloning,
+        (None, Postmaster::Running { ready: true, .. }, Some(server))
+            if server.in_recovery && server.receiver_streaming =>
+        {
+            MemberState::Streaming
+        }
+        (None, Postmaster::Running { ready: true, .. }, Some(_)) => MemberState::Running,
+        (Some(JobKind::Initdb), _, _) | (None, Postmaster::Running { .. }, _) => MemberState::Starting,
+        (None, _, _) if supervisor.fenced => MemberState::Fenced,
+        (None, _, _) => MemberState::Stopped,
+    }
+}
+
+fn held_data(supervisor: Option<&SupervisorStatus>) -> HeldData {
+    match supervisor.map(|supervisor| &supervisor.data_directory) {
+        None => HeldData::Unknown,
+        Some(DataDirectory::Empty) => HeldData::None,
+        Some(DataDirectory::Unusable { .. } | DataDirectory::Complete(_)) => HeldData::Some,
+    }
+}
+
+fn system_identifier(observation: &Observation) -> Option<SystemIdentifier> {
+    let running = observation.server.as_ref().map(|server| server.system_identifier);
+    let directory = observation
+        .supervisor
+        .as_ref()
+        .and_then(|supervisor| supervisor.data_directory.facts());
+    running.or_else(|| directory.map(|facts| facts.system_identifier))
+}
+
+fn pids(supervisor: Option<&SupervisorStatus>) -> MemberPids {
+    let postgres = supervisor.and_then(|supervisor| match supervisor.postmaster {
+        Postmaster::Running { pid, .. } | Postmaster::Stopping { pid, .. } => Some(pid),
+        Postmaster::Stopped { .. } => None,
+    });
+    MemberPids {
+        supervisor: supervisor.map(|supervisor| supervisor.pid),
+        postgres,
+        sidecar: Some(std::process::id()),
+    }
+}
+
+/// What is shown before the first turn.
+pub(super) fn first_view(settings: &Settings) -> ClusterView {
+    let me = MemberStatus {
+        name: settings.member.to_string(),
+        cluster: settings.member.cluster.clone(),
+        ordinal: settings.member.ordinal,
+        uid: settings.uid.clone(),
+        role: Some(role(settings, None)),
+        state: MemberState::Starting,
+        situation: Situation::SupervisorUnreachable.name().to_owned(),
+        message: Situation::SupervisorUnreachable.sentence().to_owned(),
+        held_data: HeldData::Unknown,
+        system_identifier: None,
+        server: None,
+        accepting: false,
+        was_streaming: false,
+        writable: false,
+        job: None,
+        host: settings.host,
+        postgres_port: settings.postgres_port,
+        http_port: settings.http_port,
+        read_write_port: settings.read_write_port,
+        read_only_port: settings.read_only_port,
+        pids: settings.report_pids.then(|| pids(None)),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        clones_total: 0,
+    };
+    view(settings, me, Vec::new())
+}
+
+/// The cluster as this member sees it.
+pub(super) fn view(settings: &Settings, me: MemberStatus, peers: Vec<PeerEntry>) -> ClusterView {
+    ClusterView {
+        cluster: settings.member.cluster.clone(),
+        leadership: "fixed".to_owned(),
+        durability: "async".to_owned(),
+        term: 0,
+        lease_holder: None,
+        read_only: false,
+        paused: false,
+        me,
+        peers,
+    }
+}

@@ -1,0 +1,357 @@
+//! The loop: observe, decide, record, publish, execute, wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::core::cluster::change::{Change, change};
+use crate::core::cluster::{ClusterView, PeerEntry};
+use crate::core::decide::decide;
+use crate::core::decision::{Decision, Memory, PostgresAction};
+use crate::core::observation::{Observation, UpstreamView};
+use crate::core::route_table::route_table;
+use crate::core::routing::RouteTable;
+use crate::core::situation::{Outlook, Situation};
+use crate::core::status::ServerStatus;
+use crate::core::supervision::SupervisorStatus;
+use crate::dns::Resolver;
+use crate::http::Beat;
+use crate::peers::Peers;
+use crate::postgres::Login;
+use crate::postgres::query::LocalServer;
+use crate::postgres::tls::ClientTls;
+
+use super::counters::{Clones, Counters};
+use super::execute::{Hands, execute};
+use super::journal::{Journal, Recorder};
+use super::names::Names;
+use super::supervisor::Supervisor;
+use super::upstream::Access;
+use super::{Published, Settings, names, observe, publish, upstream};
+
+/// A loop that has not turned for this long is stuck: every wait in it is shorter.
+const LOOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often the secrets' files are read again.
+const LOGINS_PAUSE_MS: u64 = 10_000;
+
+/// When the loop ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Never by itself: `podgres sidecar`.
+    Ended,
+    /// With the first decision to start PostgreSQL, or to refuse: `podgres init`.
+    DirectoryReady,
+}
+
+/// How the loop of `podgres init` ended.
+#[derive(Debug)]
+pub enum Outcome {
+    Ready(Decision),
+    Refused(Decision),
+    Overdue(Decision),
+}
+
+/// Why an agent cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error("{message}")]
+    Logins { message: String },
+    #[error(transparent)]
+    Resolver(#[from] crate::dns::ResolverError),
+    #[error(transparent)]
+    Tls(#[from] crate::postgres::tls::TlsError),
+}
+
+/// The loop's own things: adapters, memory, and where it publishes.
+pub struct Agent {
+    settings: Settings,
+    began: tokio::time::Instant,
+    supervisor: Supervisor,
+    supervisor_status: watch::Receiver<Option<SupervisorStatus>>,
+    names: watch::Receiver<Names>,
+    upstream: watch::Receiver<UpstreamView>,
+    access: Arc<Access>,
+    peers: Peers,
+    server: LocalServer,
+    /// Superuser and replication role, as last read.
+    logins: (Login, Login),
+    logins_read_at_ms: u64,
+    login_sender: watch::Sender<Login>,
+    upstream_wanted: watch::Sender<bool>,
+    settled: watch::Sender<bool>,
+    roles_current: bool,
+    last_server: Option<ServerStatus>,
+    was_streaming: bool,
+    clones: Clones,
+    memory: Memory,
+    recorder: Recorder,
+    outlets: Outlets,
+}
+
+struct Outlets {
+    view: watch::Sender<Arc<ClusterView>>,
+    routes: watch::Sender<Arc<RouteTable>>,
+    beat: Beat,
+    counters: Counters,
+}
+
+impl Agent {
+    /// Starts the adapters; must be called on a tokio runtime.
+    pub fn start(settings: Settings) -> Result<(Self, Published), AgentError> {
+        let began = tokio::time::Instant::now();
+        let logins = (settings.logins)().map_err(|message| AgentError::Logins { message })?;
+        let resolver = Resolver::new(settings.dns_server)?;
+        let tls = settings
+            .tls
+            .as_deref()
+            .map(ClientTls::open)
+            .transpose()?
+            .map(Arc::new);
+        let (login_sender, login) = watch::channel(logins.1.clone());
+        let access = Arc::new(Access {
+            host: settings.topology.pod_host(settings.policy.first_ordinal),
+            port: settings.postgres_port,
+            slot: settings.member.slot_name(),
+            application_name: settings.member.to_string(),
+            login,
+            tls,
+        });
+        let (upstream_wanted, wanted) = watch::channel(false);
+        let (settled, settled_receiver) = watch::channel(false);
+        let supervisor = Supervisor::follow(settings.supervisor_socket.clone());
+        let (outlets, published, journal) = outlets(&settings);
+        let agent = Self {
+            began,
+            supervisor_status: supervisor.subscribe(),
+            supervisor,
+            names: names::follow(
+                resolver.clone(),
+                settings.topology.clone(),
+                settled_receiver,
+                Arc::clone(&published.visited),
+            ),
+            upstream: upstream::follow(Arc::clone(&access), resolver, wanted, began),
+            access,
+            peers: Peers::new(&settings.member.cluster, settings.peer_timeout),
+            server: LocalServer::at(
+                settings.server_address,
+                Some(settings.member.clone()),
+                logins.0.clone(),
+                logins.1.clone(),
+            ),
+            logins,
+            logins_read_at_ms: 0,
+            login_sender,
+            upstream_wanted,
+            settled,
+            roles_current: false,
+            last_server: None,
+            was_streaming: false,
+            clones: Clones::default(),
+            memory: Memory::default(),
+            recorder: Recorder::new(journal),
+            outlets,
+            settings,
+        };
+        Ok((agent, published))
+    }
+
+    /// Turns until `until`.
+    pub async fn run(mut self, until: Until) -> Outcome {
+        loop {
+            let entries = self.peer_entries();
+            let observation = self.observe(&entries).await;
+            let decision = decide(&self.settings.policy, &self.memory, &observation);
+            self.recorder
+                .record(&self.settings.policy, &self.memory, &observation, &decision);
+            self.publish(entries, &observation, &decision);
+            if until == Until::DirectoryReady
+                && let Some(outcome) = ended(&decision)
+            {
+                return outcome;
+            }
+            self.memory = decision.memory;
+            if let Some(action) = decision.postgres {
+                self.execute(action).await;
+            }
+            self.wait(Duration::from_millis(decision.recheck_after_ms)).await;
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    async fn observe(&mut self, entries: &[PeerEntry]) -> Observation {
+        self.read_logins();
+        let supervisor = self.supervisor_status.borrow_and_update().clone();
+        let names = self.names.borrow_and_update().clone();
+        self.follow_peers(&names);
+        let look_for_oldest_wal = observe::oldest_wal_matters(self.last_server.as_ref(), entries);
+        let server = observe::server(&mut self.server, supervisor.as_ref(), look_for_oldest_wal).await;
+        self.note_server(server.as_ref());
+        let own_slot = self.settings.member.slot_name();
+        let streaming = server.as_ref().is_some_and(|server| server.receiver_streaming);
+        self.want_upstream(!self.settings.policy.first() && !streaming);
+        Observation {
+            at_ms: self.now_ms(),
+            supervisor,
+            roles_current: self.roles_current
+                && server.as_ref().is_some_and(|server| server.replication_role),
+            server,
+            dns_answered: names.asked,
+            peers: observe::peers(&names, entries, self.settings.member.ordinal, &own_slot),
+            upstream: self.upstream.borrow_and_update().clone(),
+            own_slot,
+        }
+    }
+
+    fn note_server(&mut self, server: Option<&ServerStatus>) {
+        let started = |server: &ServerStatus| server.postmaster_start_time.clone();
+        let restarted = self.last_server.as_ref().map(started) != server.map(started);
+        if let Some(server) = server {
+            if restarted {
+                self.was_streaming = false;
+                self.roles_current = false;
+            }
+            self.was_streaming |= server.receiver_streaming;
+            self.last_server = Some(server.clone());
+        }
+    }
+
+    fn want_upstream(&self, wanted: bool) {
+        self.upstream_wanted
+            .send_if_modified(|known| std::mem::replace(known, wanted) != wanted);
+    }
+
+    fn peer_entries(&self) -> Vec<PeerEntry> {
+        let (cluster, now) = (&self.settings.member.cluster, std::time::Instant::now());
+        let peers = self.peers.snapshot();
+        peers
+            .iter()
+            .map(|(ordinal, peer)| peer.entry(cluster, *ordinal, now))
+            .collect()
+    }
+
+    fn follow_peers(&mut self, names: &Names) {
+        let own = self.settings.member.ordinal;
+        let others = names.members.iter().filter(|(ordinal, _)| **ordinal != own);
+        let port = self.settings.http_port;
+        let targets = others.map(|(ordinal, addresses)| (*ordinal, addresses.clone(), port));
+        self.peers.set_targets(targets.collect());
+    }
+
+    /// A rotated password is brought to the server by the next turn.
+    fn read_logins(&mut self) {
+        let now_ms = self.now_ms();
+        if now_ms.saturating_sub(self.logins_read_at_ms) < LOGINS_PAUSE_MS {
+            return;
+        }
+        self.logins_read_at_ms = now_ms;
+        match (self.settings.logins)() {
+            Ok(logins) if logins != self.logins => {
+                tracing::info!("the secrets have changed");
+                self.login_sender.send_replace(logins.1.clone());
+                self.logins = logins;
+                self.roles_current = false;
+            }
+            Ok(_) => {}
+            Err(message) => tracing::warn!(detail = message, "could not read the secrets again"),
+        }
+    }
+
+    fn publish(&mut self, peers: Vec<PeerEntry>, observation: &Observation, decision: &Decision) {
+        if let Some(reason) = self.clones.ended(observation) {
+            self.outlets.counters.cloned(reason);
+        }
+        if matches!(
+            decision.situation,
+            Situation::WalGone | Situation::Diverged | Situation::ForeignDataDirectory
+        ) {
+            self.was_streaming = false;
+        }
+        let status = publish::member_status(
+            &self.settings,
+            observation,
+            decision,
+            self.clones.total,
+            self.was_streaming,
+        );
+        let view = publish::view(&self.settings, status, peers);
+        let settled =
+            decision.situation.outlook() == Outlook::Steady && view.peers.iter().all(PeerEntry::connected);
+        self.settled
+            .send_if_modified(|known| std::mem::replace(known, settled) != settled);
+        let table = route_table(&view);
+        self.outlets.routes.send_if_modified(|known| {
+            let changed = **known != table;
+            if changed {
+                *known = Arc::new(table);
+            }
+            changed
+        });
+        // Those who only show the view look when they are asked; the streams to the peers are woken for change.
+        self.outlets.view.send_if_modified(|known| {
+            let woken = change(&known.me, &view.me) > Change::Age;
+            *known = Arc::new(view);
+            woken
+        });
+        self.outlets.beat.turned();
+    }
+
+    async fn execute(&mut self, action: PostgresAction) {
+        self.clones.note(&action);
+        let hands = Hands {
+            supervisor: &self.supervisor,
+            server: &mut self.server,
+            access: &self.access,
+            superuser: &self.logins.0,
+            replication: &self.logins.1,
+        };
+        let done = execute(action, hands).await;
+        self.roles_current |= done.roles_ensured;
+    }
+
+    /// Until something happens, or until it is time to look again anyway.
+    async fn wait(&mut self, limit: Duration) {
+        tokio::select! {
+            _ = self.supervisor_status.changed() => {}
+            _ = self.names.changed() => {}
+            _ = self.upstream.changed() => {}
+            () = self.peers.changed() => {}
+            () = tokio::time::sleep(limit) => {}
+        }
+    }
+}
+
+fn ended(decision: &Decision) -> Option<Outcome> {
+    let starts = matches!(decision.postgres, Some(PostgresAction::Start { .. }));
+    match decision.situation.outlook() {
+        Outlook::Refused => Some(Outcome::Refused(decision.clone())),
+        Outlook::Overdue => Some(Outcome::Overdue(decision.clone())),
+        Outlook::Steady | Outlook::Passing => starts.then(|| Outcome::Ready(decision.clone())),
+    }
+}
+
+fn outlets(settings: &Settings) -> (Outlets, Published, Journal) {
+    let (view, view_receiver) = watch::channel(Arc::new(publish::first_view(settings)));
+    let (routes, routes_receiver) = watch::channel(Arc::new(RouteTable::default()));
+    let (beat, journal, counters) = (Beat::new(LOOP_LIMIT), Journal::default(), Counters::default());
+    let published = Published {
+        view: view_receiver,
+        routes: routes_receiver,
+        journal: journal.clone(),
+        beat: beat.clone(),
+        counters: counters.clone(),
+        visited: Arc::default(),
+    };
+    let outlets = Outlets {
+        view,
+        routes,
+        beat,
+        counters,
+    };
+    (outlets, published, journal)
+}

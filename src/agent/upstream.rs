@@ -1,0 +1,150 @@
+//! Looks at the server to follow, while this member does not stream from it: DNS, then a replication connection.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::core::observation::{NameState, ProbeState, UpstreamFacts, UpstreamView};
+use crate::core::supervision::Upstream;
+use crate::dns::Resolver;
+use crate::postgres::Login;
+use crate::postgres::replication::{UpstreamAccess, ensure_slot, probe_upstream};
+use crate::postgres::tls::ClientTls;
+
+const PAUSE: Duration = Duration::from_millis(900);
+/// So that standbys which lost their primary together do not come back together.
+const JITTER_MS: std::ops::RangeInclusive<u64> = 0..=200;
+const PROBE_LIMIT: Duration = Duration::from_secs(3);
+
+/// How to reach the upstream: everything but its address.
+pub(super) struct Access {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) slot: String,
+    pub(super) application_name: String,
+    pub(super) login: watch::Receiver<Login>,
+    pub(super) tls: Option<Arc<ClientTls>>,
+}
+
+impl Access {
+    pub(super) fn unasked(&self) -> UpstreamView {
+        self.view(0, NameState::Unasked, ProbeState::Untried)
+    }
+
+    fn view(&self, looked_at_ms: u64, name: NameState, probe: ProbeState) -> UpstreamView {
+        UpstreamView {
+            host: self.host.clone(),
+            port: self.port,
+            looked_at_ms,
+            name,
+            probe,
+        }
+    }
+
+    fn at(&self, address: IpAddr) -> Upstream {
+        Upstream {
+            host: self.host.clone(),
+            address,
+            port: self.port,
+            slot: self.slot.clone(),
+        }
+    }
+
+    /// Sees to it that this member's slot is on the upstream, so that no WAL is lost from here on.
+    pub(super) async fn ensure_slot(&self, upstream: &Upstream) -> Result<(), String> {
+        let login = self.login.borrow().clone();
+        let access = UpstreamAccess {
+            upstream,
+            login: &login,
+            application_name: &self.application_name,
+            tls: self.tls.as_deref(),
+        };
+        ensure_slot(&access, PROBE_LIMIT)
+            .await
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+    }
+
+    async fn probe(&self, address: IpAddr) -> Result<UpstreamFacts, String> {
+        let upstream = self.at(address);
+        let login = self.login.borrow().clone();
+        let access = UpstreamAccess {
+            upstream: &upstream,
+            login: &login,
+            application_name: &self.application_name,
+            tls: self.tls.as_deref(),
+        };
+        match probe_upstream(&access, PROBE_LIMIT).await {
+            Ok(facts) => Ok(UpstreamFacts {
+                address,
+                system_identifier: facts.identity.system_identifier,
+                flush_lsn: facts.identity.position.lsn,
+                history: facts.history,
+                in_recovery: facts.in_recovery,
+            }),
+            Err(error) => Err(match error.hint() {
+                Some(hint) => format!("{error} ({hint})"),
+                None => error.to_string(),
+            }),
+        }
+    }
+
+    async fn look(&self, resolver: &Resolver, looked_at_ms: u64) -> UpstreamView {
+        let addresses = match resolver.addresses(&self.host).await {
+            Ok(addresses) => addresses,
+            Err(error) if error.absent() => {
+                return self.view(looked_at_ms, NameState::Missing, ProbeState::Untried);
+            }
+            Err(error) => {
+                let message = error.to_string();
+                return self.view(looked_at_ms, NameState::Failed { message }, ProbeState::Untried);
+            }
+        };
+        let mut probe = ProbeState::Untried;
+        for address in &addresses {
+            match self.probe(*address).await {
+                Ok(facts) => {
+                    probe = ProbeState::Ready { facts };
+                    break;
+                }
+                Err(message) => probe = ProbeState::Failed { message },
+            }
+        }
+        self.view(looked_at_ms, NameState::Resolved { addresses }, probe)
+    }
+}
+
+/// Looks about once a second while `wanted`; what it found then is forgotten when it no longer is.
+pub(super) fn follow(
+    access: Arc<Access>,
+    resolver: Resolver,
+    mut wanted: watch::Receiver<bool>,
+    began: Instant,
+) -> watch::Receiver<UpstreamView> {
+    let (sender, receiver) = watch::channel(access.unasked());
+    tokio::spawn(async move {
+        loop {
+            if wanted.wait_for(|wanted| *wanted).await.is_err() {
+                return;
+            }
+            let looked_at_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let view = access.look(&resolver, looked_at_ms).await;
+            sender.send_if_modified(|known| {
+                let changed = *known != view;
+                *known = view;
+                changed
+            });
+            let pause = PAUSE + Duration::from_millis(fastrand::u64(JITTER_MS));
+            let unwanted = tokio::time::timeout(pause, wanted.wait_for(|wanted| !*wanted))
+                .await
+                .is_ok();
+            if unwanted {
+                sender.send_replace(access.unasked());
+            }
+        }
+    });
+    receiver
+}

@@ -1,0 +1,162 @@
+//! The command line: one thin file per verb, and what every verb shares: exit codes and how an error is shown.
+
+pub mod check;
+pub mod demo;
+pub mod init;
+pub mod install;
+pub mod postgres;
+pub mod replay;
+mod serve;
+pub mod sidecar;
+pub mod status;
+mod wiring;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::InvalidSetting;
+use crate::telemetry::{LogFormat, LogLevel};
+
+/// Turns an ordinary StatefulSet with an ordinary PostgreSQL image into a replicated database.
+#[derive(Parser, Debug)]
+#[command(name = "podgres", version, propagate_version = true)]
+pub struct CommandLine {
+    #[arg(long, env = "PODGRES_LOG_FORMAT", value_enum, default_value_t = LogFormat::Auto, global = true)]
+    pub log_format: LogFormat,
+    #[arg(long, env = "PODGRES_LOG_LEVEL", value_enum, default_value_t = LogLevel::Info, global = true)]
+    pub log_level: LogLevel,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Bring the data directory to "ready to start" (init container)
+    Init(Box<init::Arguments>),
+    /// Run PostgreSQL as process 1 of its container
+    Postgres(Box<postgres::Arguments>),
+    /// Observe, decide, act; health probes, metrics and routing endpoints
+    Sidecar(Box<sidecar::Arguments>),
+    /// Run the whole cluster on this machine
+    Demo(Box<demo::Arguments>),
+    /// Show the cluster
+    Status(status::Arguments),
+    /// Name what in the environment cannot work
+    Check(Box<check::Arguments>),
+    /// Read a recorded observation, print the decision
+    Replay(replay::Arguments),
+    /// Copy this program into a folder (the image has no shell)
+    Install(install::Arguments),
+}
+
+/// The exit codes of PRODUCT: few, and each with one meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// Bad settings.
+    Settings,
+    /// Refused, because acting would endanger data.
+    Refused,
+    /// A deadline passed while waiting, or something needed is not there.
+    Overdue,
+    /// A bug in podgres.
+    Bug,
+    /// No permission.
+    Permission,
+}
+
+impl From<ExitStatus> for ExitCode {
+    fn from(status: ExitStatus) -> Self {
+        ExitCode::from(match status {
+            ExitStatus::Settings => 64,
+            ExitStatus::Refused => 65,
+            ExitStatus::Overdue => 69,
+            ExitStatus::Bug => 70,
+            ExitStatus::Permission => 77,
+        })
+    }
+}
+
+/// Why a verb did not do what it was asked, in PostgreSQL's shape: message, detail, hint.
+#[derive(Debug)]
+pub struct Failure {
+    pub status: ExitStatus,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    pub fn new(status: ExitStatus, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+            detail: None,
+            hint: None,
+        }
+    }
+
+    /// An error with its causes, which go to the detail.
+    pub fn from_error(status: ExitStatus, error: &dyn std::error::Error) -> Self {
+        let mut causes = Vec::new();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            causes.push(error.to_string());
+            cause = error.source();
+        }
+        Self {
+            detail: (!causes.is_empty()).then(|| causes.join(": ")),
+            ..Self::new(status, error.to_string())
+        }
+    }
+
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl From<InvalidSetting> for Failure {
+    fn from(error: InvalidSetting) -> Self {
+        Self::new(ExitStatus::Settings, error.to_string()).hint(error.hint)
+    }
+}
+
+/// Whether an I/O error is for want of permission.
+pub fn status_of(error: &std::io::Error) -> ExitStatus {
+    if error.kind() == std::io::ErrorKind::PermissionDenied {
+        ExitStatus::Permission
+    } else {
+        ExitStatus::Overdue
+    }
+}
+
+/// Runs the verb on a runtime of one thread: the supervisor's children are bound to the thread that made them.
+pub fn run(verb: Verb) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::from_error(ExitStatus::Bug, &error))?;
+    let result = runtime.block_on(async {
+        match verb {
+            Verb::Init(arguments) => init::run(*arguments).await,
+            Verb::Postgres(arguments) => postgres::run(*arguments).await,
+            Verb::Sidecar(arguments) => sidecar::run(*arguments).await,
+            Verb::Demo(arguments) => demo::run(*arguments).await,
+            Verb::Status(arguments) => status::run(arguments).await,
+            Verb::Check(arguments) => check::run(*arguments).await,
+            Verb::Replay(arguments) => replay::run(&arguments),
+            Verb::Install(arguments) => install::run(&arguments),
+        }
+    });
+    // Blocking work that nobody waits for any more (a look-up, a file) must not hold the exit back.
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,29 @@
+//! `podgres postgres`: the supervisor, process 1 of the PostgreSQL container.
+
+use clap::Args;
+
+use crate::config::pod::PodArguments;
+use crate::config::server::ServerArguments;
+use crate::supervisor::{self, SupervisorOptions};
+
+use super::{ExitStatus, Failure, wiring};
+
+#[derive(Args, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub pod: PodArguments,
+    #[command(flatten)]
+    pub server: ServerArguments,
+}
+
+/// Runs until TERM and until PostgreSQL is down.
+pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let pod = arguments.pod.resolve()?;
+    wiring::prepare_run_directory(&pod)?;
+    let settings = wiring::server_settings(&pod, &arguments.server).await?;
+    supervisor::stop_on_panic();
+    supervisor::run(settings, SupervisorOptions::default())
+        .await
+        .map(|_| ())
+        .map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))
+}

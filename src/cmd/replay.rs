@@ -1,0 +1,62 @@
+//! `podgres replay FILE`: decides again on what was recorded, and says whether it comes out the same.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Deserialize;
+
+use crate::core::decide::decide;
+use crate::core::decision::{Decision, Memory};
+use crate::core::observation::Observation;
+use crate::core::policy::Policy;
+
+use super::{ExitStatus, Failure, status_of};
+
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// What /debug/decisions showed: one entry or a list of them
+    pub file: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    policy: Policy,
+    memory: Memory,
+    observation: Observation,
+    /// What was decided then.
+    decision: Option<Decision>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Recording {
+    Many(Vec<Entry>),
+    One(Box<Entry>),
+}
+
+/// Prints one decision a line, as JSON.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let file = arguments.file.display();
+    let text = std::fs::read_to_string(&arguments.file)
+        .map_err(|error| Failure::new(status_of(&error), format!("could not read \"{file}\": {error}")))?;
+    let recording = serde_json::from_str(&text).map_err(|error| {
+        Failure::new(
+            ExitStatus::Settings,
+            format!("\"{file}\" is no recording: {error}"),
+        )
+    })?;
+    let entries = match recording {
+        Recording::Many(entries) => entries,
+        Recording::One(entry) => vec![*entry],
+    };
+    let mut stdout = std::io::stdout().lock();
+    for entry in entries {
+        let decision = decide(&entry.policy, &entry.memory, &entry.observation);
+        let same = entry.decision.is_none_or(|then| then == decision);
+        let line = serde_json::json!({ "at_ms": entry.observation.at_ms, "same_as_recorded": same, "decision": decision });
+        writeln!(stdout, "{line}")
+            .map_err(|error| Failure::new(status_of(&error), format!("could not print: {error}")))?;
+    }
+    Ok(())
+}

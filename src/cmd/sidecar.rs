@@ -1,0 +1,111 @@
+//! `podgres sidecar`: the agent for ever, with HTTP and the routing endpoints.
+
+use std::sync::Arc;
+
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::agent::{Agent, AgentError, Published, Until};
+use crate::config::pod::{Pod, PodArguments, RouteArguments};
+use crate::config::server::ServerArguments;
+use crate::core::routing::RouteMode;
+use crate::proxy::{Limits, Listener, RouteStats, SessionCounts};
+
+use super::serve::{Route, http_listeners, serve_http};
+use super::{ExitStatus, Failure, status_of, wiring};
+
+#[derive(Args, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub pod: PodArguments,
+    #[command(flatten)]
+    pub server: ServerArguments,
+    #[command(flatten)]
+    pub routes: RouteArguments,
+}
+
+/// Runs until TERM, INT, or a listener is lost.
+pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let pod = arguments.pod.resolve()?;
+    wiring::prepare_run_directory(&pod)?;
+    // First of all the startup probe must find somebody: PostgreSQL starts after it.
+    let listeners = http_listeners(&pod, &pod.arguments.run_dir)
+        .await
+        .map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))?;
+    let routes = bind_routes(&pod).await?;
+    let settings = wiring::agent_settings(&pod, arguments.server.tls_directory());
+    let (agent, published) = Agent::start(settings).map_err(|error| agent_failure(&error))?;
+    let stats: Vec<Route> = routes.iter().map(|(name, ..)| (*name, Arc::default())).collect();
+    let sessions = Arc::new(SessionCounts::default());
+    for ((_, mode, socket), (_, stats)) in routes.into_iter().zip(&stats) {
+        let counters = (Arc::clone(&sessions), Arc::clone(stats));
+        tokio::spawn(listener(socket, mode, &arguments.routes, &published, counters));
+    }
+    tokio::select! {
+        outcome = agent.run(Until::Ended) => Err(Failure::new(ExitStatus::Bug, format!("the agent's loop ended: {outcome:?}"))),
+        () = serve_http(listeners, &pod, &published, stats.clone()) => Err(Failure::new(ExitStatus::Bug, "the HTTP server ended")),
+        ended = terminated() => ended,
+    }
+}
+
+pub(super) fn agent_failure(error: &AgentError) -> Failure {
+    Failure::from_error(ExitStatus::Settings, error)
+}
+
+type Bound = (&'static str, RouteMode, TcpListener);
+
+async fn bind_routes(pod: &Pod) -> Result<Vec<Bound>, Failure> {
+    let mut bound = Vec::new();
+    for (name, mode, port) in [
+        ("read_write", RouteMode::ReadWrite, pod.arguments.read_write_port),
+        ("read_only", RouteMode::ReadOnly, pod.arguments.read_only_port),
+    ] {
+        let address = pod.bind_address(port);
+        let socket = TcpListener::bind(address).await.map_err(|error| {
+            Failure::new(
+                status_of(&error),
+                format!("could not listen on \"{address}\" for the {name} route: {error}"),
+            )
+        })?;
+        bound.push((name, mode, socket));
+    }
+    Ok(bound)
+}
+
+fn listener(
+    socket: TcpListener,
+    mode: RouteMode,
+    arguments: &RouteArguments,
+    published: &Published,
+    (sessions, stats): (Arc<SessionCounts>, Arc<RouteStats>),
+) -> impl Future<Output = ()> + use<> {
+    let listener = Listener {
+        socket,
+        policy: arguments.policy(mode),
+        limits: Limits {
+            max_connections: arguments.max_connections,
+            hold: arguments.hold,
+            ..Limits::default()
+        },
+        table: published.routes.clone(),
+        sessions,
+        stats,
+    };
+    async move {
+        if let Err(error) = listener.run(std::future::pending()).await {
+            tracing::error!(%error, "a routing endpoint has ended");
+        }
+    }
+}
+
+/// Ends with the first TERM or INT.
+pub(super) async fn terminated() -> Result<(), Failure> {
+    let watch = |kind| signal(kind).map_err(|error| Failure::from_error(ExitStatus::Bug, &error));
+    let (mut term, mut int) = (watch(SignalKind::terminate())?, watch(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! From settings to the rooms below: what `init`, `postgres` and `sidecar` build alike.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::agent;
+use crate::config::pod::Pod;
+use crate::config::server::{self, ServerArguments, ServerInputs};
+use crate::config::{Environment, ProcessEnvironment};
+use crate::core::member::{Ordinal, Topology};
+use crate::postgres::{ServerSettings, find};
+
+use super::{ExitStatus, Failure};
+
+/// The server's settings, with the programs that were found.
+pub(super) async fn server_settings(
+    pod: &Pod,
+    arguments: &ServerArguments,
+) -> Result<ServerSettings, Failure> {
+    let environment = ProcessEnvironment;
+    let path = environment.get("PATH").map(OsString::from);
+    let programs = find::find_program_directory(arguments.program_dir.as_deref(), None, path.as_deref())
+        .await
+        .map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?;
+    let major_version = find::major_version(&programs)
+        .await
+        .map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?;
+    let inputs = ServerInputs {
+        pod,
+        arguments,
+        program_directory: programs,
+        major_version,
+    };
+    Ok(server::resolve(inputs, &environment)?)
+}
+
+/// The agent's settings.
+pub(super) fn agent_settings(pod: &Pod, tls: Option<PathBuf>) -> agent::Settings {
+    let arguments = &pod.arguments;
+    agent::Settings {
+        policy: pod.policy(),
+        topology: topology(pod),
+        member: pod.name.clone(),
+        uid: pod.uid.clone(),
+        supervisor_socket: pod.supervisor_socket(),
+        server_address: SocketAddr::new(pod.local_address, arguments.postgres_port),
+        host: pod.host,
+        postgres_port: arguments.postgres_port,
+        http_port: arguments.http_port,
+        read_write_port: arguments.read_write_port,
+        read_only_port: arguments.read_only_port,
+        logins: Box::new(|| server::logins(&ProcessEnvironment).map_err(|error| error.to_string())),
+        tls,
+        dns_server: arguments.dns_server,
+        peer_timeout: arguments.peer_timeout,
+        report_pids: arguments.report_pids,
+    }
+}
+
+pub(super) fn topology(pod: &Pod) -> Topology {
+    Topology {
+        cluster: pod.name.cluster.clone(),
+        service: pod.service.clone(),
+        namespace: pod.namespace.clone(),
+        cluster_domain: pod.arguments.cluster_domain.clone(),
+        first_ordinal: Ordinal(pod.arguments.first_ordinal),
+    }
+}
+
+/// Makes the pod's shared folder if it is not there, closed to others.
+pub(super) fn prepare_run_directory(pod: &Pod) -> Result<(), Failure> {
+    let directory = &pod.arguments.run_dir;
+    std::fs::create_dir_all(directory).map_err(|error| {
+        Failure::new(
+            super::status_of(&error),
+            format!("could not make folder \"{}\": {error}", directory.display()),
+        )
+        .hint("Mount an emptyDir there, with medium: Memory, in every container of the pod.")
+    })
+}

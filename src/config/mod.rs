@@ -1,0 +1,54 @@
+//! Flags and environment, read once, into plain structs. Nothing else reads the environment.
+//!
+//! Every flag has a `PODGRES_…` variable; the variables of the official PostgreSQL image and of the
+//! Kubernetes downward API keep their names. A bad value ends with exit code 64, the key, the value
+//! and what would be right.
+
+pub mod pod;
+pub mod server;
+pub mod units;
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("invalid value for {key}: {problem}")]
+pub struct InvalidSetting {
+    /// The flag or variable.
+    pub key: String,
+    pub problem: String,
+    /// What would be right.
+    pub hint: String,
+}
+
+impl InvalidSetting {
+    pub fn new(key: &str, problem: impl Into<String>, hint: &str) -> Self {
+        Self {
+            key: key.to_owned(),
+            problem: problem.into(),
+            hint: hint.to_owned(),
+        }
+    }
+}
+
+/// Where variables come from: the process' environment, or a table in a test.
+pub trait Environment {
+    fn get(&self, key: &str) -> Option<String>;
+}
+
+/// The environment of this process.
+pub struct ProcessEnvironment;
+
+impl Environment for ProcessEnvironment {
+    fn get(&self, key: &str) -> Option<String> {
+        std::env::var_os(key).map(|value| value.to_string_lossy().into_owned())
+    }
+}
+
+/// Asks for TERM when the parent ends, if the parent asked for that: a demo's pods do not outlive it.
+pub fn end_with_parent() {
+    if ProcessEnvironment.get("PODGRES_END_WITH_PARENT").is_some() {
+        let term = Some(rustix::process::Signal::TERM);
+        if let Err(error) = rustix::process::set_parent_process_death_signal(term) {
+            tracing::warn!(%error, "could not tie this process to its parent");
+        }
+    }
+}

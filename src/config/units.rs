@@ -1,0 +1,82 @@
+//! Durations and sizes as PostgreSQL writes them: `500ms`, `10s`, `2min`, `16MB`.
+
+use std::time::Duration;
+
+/// Reads a duration: a number with `ms`, `s`, `min`, `h` or `d`; a bare number is seconds.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = split(text)?;
+    let ms = match unit {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "min" | "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => {
+            return Err(format!(
+                "\"{text}\" is no duration; write e.g. 500ms, 10s or 2min"
+            ));
+        }
+    };
+    number
+        .checked_mul(ms)
+        .map(Duration::from_millis)
+        .ok_or_else(|| format!("\"{text}\" is too long"))
+}
+
+/// Reads a size in bytes: a number with `B`, `kB`, `MB`, `GB` or `TB` (powers of 1024, as PostgreSQL has it).
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let (number, unit) = split(text)?;
+    let shift = match unit {
+        "" | "B" => 0,
+        "kB" | "KB" => 10,
+        "MB" => 20,
+        "GB" => 30,
+        "TB" => 40,
+        _ => return Err(format!("\"{text}\" is no size; write e.g. 16MB")),
+    };
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| format!("\"{text}\" is too large"))
+}
+
+fn split(text: &str) -> Result<(u64, &str), String> {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number = text[..end]
+        .parse()
+        .map_err(|_| format!("\"{text}\" does not start with a number"))?;
+    Ok((number, text[end..].trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("10"), Ok(Duration::from_secs(10)));
+        assert_eq!(duration(" 2 min "), Ok(Duration::from_mins(2)));
+        for bad in [
+            "",
+            "s",
+            "-1s",
+            "1.5s",
+            "10 parsecs",
+            "99999999999999999999",
+            "18446744073709551615d",
+        ] {
+            assert!(duration(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(bytes("16MB"), Ok(16 << 20));
+        assert_eq!(bytes("1kB"), Ok(1024));
+        assert_eq!(bytes("7"), Ok(7));
+        for bad in ["", "MB", "1 mb", "-1", "18446744073709551615TB"] {
+            assert!(bytes(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+}

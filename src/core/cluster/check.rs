@@ -1,0 +1,186 @@
+//! What a probe asks: the check that its path names, and the conditions in its query.
+//!
+//! Paths and parameters are Patroni's (its REST API page); a parameter that cannot be read fails the check.
+
+use super::LagMode;
+
+/// One question about this member, answered with 200 or 503.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    Startup,
+    Liveness,
+    Readiness,
+    Primary,
+    Leader,
+    /// Patroni's name for the first member of a standby cluster; podgres has none.
+    StandbyLeader,
+    Replica,
+    ReadOnly,
+    Synchronous,
+    ReadOnlySynchronous,
+    Quorum,
+    ReadOnlyQuorum,
+    Asynchronous,
+    Health,
+}
+
+/// Every path with its check, for the router and for whoever lists them.
+pub const CHECK_PATHS: &[(&str, Check)] = &[
+    ("/startup", Check::Startup),
+    ("/liveness", Check::Liveness),
+    ("/readiness", Check::Readiness),
+    ("/", Check::Primary),
+    ("/primary", Check::Primary),
+    ("/master", Check::Primary),
+    ("/read-write", Check::Primary),
+    ("/leader", Check::Leader),
+    ("/standby-leader", Check::StandbyLeader),
+    ("/standby_leader", Check::StandbyLeader),
+    ("/replica", Check::Replica),
+    ("/read-only", Check::ReadOnly),
+    ("/synchronous", Check::Synchronous),
+    ("/sync", Check::Synchronous),
+    ("/read-only-synchronous", Check::ReadOnlySynchronous),
+    ("/read-only-sync", Check::ReadOnlySynchronous),
+    ("/quorum", Check::Quorum),
+    ("/read-only-quorum", Check::ReadOnlyQuorum),
+    ("/asynchronous", Check::Asynchronous),
+    ("/async", Check::Asynchronous),
+    ("/health", Check::Health),
+];
+
+impl Check {
+    /// Its first path without the slash.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Startup => "startup",
+            Self::Liveness => "liveness",
+            Self::Readiness => "readiness",
+            Self::Primary => "primary",
+            Self::Leader => "leader",
+            Self::StandbyLeader => "standby-leader",
+            Self::Replica => "replica",
+            Self::ReadOnly => "read-only",
+            Self::Synchronous => "synchronous",
+            Self::ReadOnlySynchronous => "read-only-synchronous",
+            Self::Quorum => "quorum",
+            Self::ReadOnlyQuorum => "read-only-quorum",
+            Self::Asynchronous => "asynchronous",
+            Self::Health => "health",
+        }
+    }
+}
+
+/// The conditions of a check.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckQuery {
+    /// `lag`: at most this many bytes behind.
+    pub lag_bytes: Option<u64>,
+    /// `mode`, for `/readiness`.
+    pub mode: LagMode,
+    /// `replication_state`: the standby's must be this.
+    pub replication_state: Option<String>,
+    /// A `tag_…` was asked for; members have no tags.
+    pub tag: Option<String>,
+    /// Why a parameter could not be read.
+    pub invalid: Option<String>,
+}
+
+impl CheckQuery {
+    /// Reads decoded pairs of a query; unknown names are left alone, as Patroni leaves them.
+    #[must_use]
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut query = Self::default();
+        for (name, value) in pairs {
+            match name {
+                "lag" => match parse_size_bytes(value) {
+                    Some(bytes) => query.lag_bytes = Some(bytes),
+                    None => query.invalid = Some(unreadable(name, value, "a size such as 16MB")),
+                },
+                "mode" => match value {
+                    "apply" => query.mode = LagMode::Apply,
+                    "write" => query.mode = LagMode::Write,
+                    _ => query.invalid = Some(unreadable(name, value, "apply or write")),
+                },
+                "replication_state" => query.replication_state = Some(value.to_owned()),
+                _ if name.starts_with("tag_") => query.tag = Some(name.to_owned()),
+                _ => {}
+            }
+        }
+        query
+    }
+}
+
+fn unreadable(name: &str, value: &str, right: &str) -> String {
+    let shown: String = value.chars().take(40).collect();
+    format!("invalid value for parameter \"{name}\": \"{shown}\", expected {right}")
+}
+
+/// Reads a size as PostgreSQL and Patroni write it: bytes, or a whole number with `B`, `kB`, `MB`, `GB` or
+/// `TB`, in any case, with or without a space; `None` for anything else.
+#[must_use]
+pub fn parse_size_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(unit_at);
+    let factor: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1 << 10,
+        "mb" => 1 << 20,
+        "gb" => 1 << 30,
+        "tb" => 1 << 40,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_as_patroni_reads_them() {
+        for (text, bytes) in [
+            ("0", Some(0)),
+            ("1048576", Some(1 << 20)),
+            ("16MB", Some(16 << 20)),
+            ("1kB", Some(1024)),
+            ("1 KB", Some(1024)),
+            ("10b", Some(10)),
+            ("2GB", Some(2 << 30)),
+            ("1TB", Some(1 << 40)),
+            ("", None),
+            ("MB", None),
+            ("-1", None),
+            ("1.5MB", None),
+            ("16M", None),
+            ("99999999999999999999", None),
+            ("99999999TB", None),
+        ] {
+            assert_eq!(parse_size_bytes(text), bytes, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_query_is_read_and_what_cannot_be_read_is_kept_as_the_reason() {
+        let query = CheckQuery::from_pairs([("lag", "1kB"), ("mode", "write"), ("x", "y")]);
+        assert_eq!(
+            (query.lag_bytes, query.mode, query.invalid),
+            (Some(1024), LagMode::Write, None)
+        );
+        for (name, value) in [("lag", "much"), ("mode", "flush")] {
+            let invalid = CheckQuery::from_pairs([(name, value)]).invalid.expect(value);
+            assert!(invalid.contains(name) && invalid.contains(value), "{invalid}");
+        }
+        assert!(CheckQuery::from_pairs([("tag_clonefrom", "true")]).tag.is_some());
+    }
+
+    #[test]
+    fn every_check_has_a_path_of_its_own_name() {
+        for (_, check) in CHECK_PATHS {
+            let own = format!("/{}", check.as_str());
+            assert!(CHECK_PATHS.contains(&(own.as_str(), *check)), "{own}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The first ordinal under fixed leadership, while PostgreSQL does not run.
+
+use crate::core::cluster::PeerContact;
+use crate::core::data_directory::DataDirectoryFacts;
+use crate::core::decision::{Decision, PostgresAction};
+use crate::core::situation::Situation;
+use crate::core::status::HeldData;
+use crate::core::supervision::{JobRequest, Licence, ServerRole};
+
+use super::Turn;
+
+/// An empty directory: the only place from which initdb is ever reached.
+pub(super) fn empty(turn: Turn<'_>) -> Decision {
+    if let Some((situation, message)) = turn.failed_job() {
+        return turn.row(situation, message);
+    }
+    if !turn.policy.new_cluster {
+        if let Some(detail) = holder_of_data(&turn) {
+            return turn.row(Situation::PeerHoldsData, detail);
+        }
+        if let Some((situation, detail)) = unanswered(&turn) {
+            return turn.row(situation, detail).soon();
+        }
+    }
+    let detail = format!(
+        "{}-{} will be the primary",
+        turn.policy.cluster, turn.policy.ordinal
+    );
+    turn.act(
+        Situation::NewCluster,
+        detail,
+        PostgresAction::Run {
+            job: JobRequest::Initdb,
+        },
+    )
+}
+
+fn holder_of_data(turn: &Turn<'_>) -> Option<String> {
+    let peers = turn.observation.peers.iter();
+    let mut holders = peers.filter(|(_, peer)| peer.held_data == HeldData::Some);
+    let (ordinal, peer) = holders.next()?;
+    let identifier = peer.system_identifier.map_or_else(
+        || "unknown system identifier".to_owned(),
+        |id| format!("system identifier {id}"),
+    );
+    Some(format!(
+        "{}-{ordinal} holds data ({identifier})",
+        turn.policy.cluster
+    ))
+}
+
+/// Peers that DNS knows and that have not said whether they hold data.
+///
+/// A host on which nobody listens is taken as a pod that has not begun once the time is over. One that
+/// does not answer at all may hold data behind a broken network: then nothing is made.
+fn unanswered(turn: &Turn<'_>) -> Option<(Situation, String)> {
+    let mut silent = turn
+        .observation
+        .peers
+        .iter()
+        .filter(|(_, peer)| peer.named && peer.held_data == HeldData::Unknown)
+        .peekable();
+    let waited_ms = turn.waited_ms();
+    let in_time = waited_ms < turn.policy.discovery_timeout_ms;
+    if !turn.observation.dns_answered {
+        let situation = if in_time {
+            Situation::AskingPeers
+        } else {
+            Situation::PeersUnreachable
+        };
+        return Some((situation, format!("DNS has not answered for {waited_ms} ms")));
+    }
+    silent.peek()?;
+    let cluster = &turn.policy.cluster;
+    if in_time {
+        let (ordinal, peer) = silent.next()?;
+        let detail = format!(
+            "waiting for {cluster}-{ordinal} ({:?}) for {waited_ms} ms",
+            peer.contact
+        );
+        return Some((Situation::AskingPeers, detail));
+    }
+    let (ordinal, _) = silent.find(|(_, peer)| peer.contact != PeerContact::Refused)?;
+    let detail = format!("{cluster}-{ordinal} has not answered for {waited_ms} ms");
+    Some((Situation::PeersUnreachable, detail))
+}
+
+/// A complete directory: it runs as primary unless something speaks against it.
+pub(super) fn complete(turn: Turn<'_>, facts: &DataDirectoryFacts) -> Decision {
+    if facts.standby_signal {
+        let detail = "PGDATA has a standby.signal".to_owned();
+        return turn.row(Situation::FirstHoldsStandby, detail);
+    }
+    let cluster = &turn.policy.cluster;
+    if let Some((ordinal, _)) = turn.observation.peers.iter().find(|(_, peer)| peer.writable) {
+        let detail = format!("{cluster}-{ordinal} accepts writes");
+        return turn.row(Situation::AnotherPrimary, detail);
+    }
+    let ahead = turn.observation.peers.iter().find_map(|(ordinal, peer)| {
+        let same = peer.system_identifier == Some(facts.system_identifier);
+        let timeline = peer
+            .timeline
+            .filter(|timeline| same && *timeline > facts.timeline)?;
+        Some(format!(
+            "{cluster}-{ordinal} is on timeline {timeline}, PGDATA here is on timeline {}",
+            facts.timeline
+        ))
+    });
+    if let Some(detail) = ahead {
+        return turn.row(Situation::FirstBehindPeer, detail);
+    }
+    if !turn.observation.peers_asked() && turn.waited_ms() < turn.policy.discovery_timeout_ms {
+        return turn
+            .row(
+                Situation::AskingPeers,
+                "DNS or a peer has not answered yet".to_owned(),
+            )
+            .soon();
+    }
+    if let Some(detail) = turn.failed_start() {
+        return turn.row(Situation::StartFailing, detail);
+    }
+    if turn.supervisor.licence == Licence::None {
+        let action = PostgresAction::GrantLicence { duration_ms: None };
+        return turn.act(Situation::Unlicensed, String::new(), action);
+    }
+    let detail = format!(
+        "system identifier {}, timeline {}",
+        facts.system_identifier, facts.timeline
+    );
+    let action = PostgresAction::Start {
+        server: ServerRole::Primary,
+    };
+    turn.act(Situation::ReadyAsPrimary, detail, action)
+}
+
+impl Turn<'_> {
+    fn waited_ms(&self) -> u64 {
+        let began_at_ms = self.memory.began_at_ms.unwrap_or(self.observation.at_ms);
+        self.observation.at_ms.saturating_sub(began_at_ms)
+    }
+}

@@ -1,0 +1,187 @@
+//! The one function that decides: `decide(policy, memory, observation) -> Decision`.
+//!
+//! It reads like a table from top to bottom: the first row that fits gives the situation and at
+//! most one action. `docs/decision-table.md` is generated from it. It never looks at a clock, and
+//! it is told nothing but what an observation holds.
+
+mod first;
+mod note;
+mod running;
+mod slots;
+mod standby;
+
+use super::data_directory::{DataDirectory, DataDirectoryFacts};
+use super::decision::{Decision, Memory, PostgresAction};
+use super::observation::{NameState, Observation, ProbeState};
+use super::policy::Policy;
+use super::situation::Situation;
+use super::supervision::{JobKind, JobState, JobStatus, Postmaster, ServerRole, SupervisorStatus, Upstream};
+
+/// Look again this soon while something changes by itself.
+const SOON_MS: u64 = 50;
+/// Look again at least this often.
+const REGULARLY_MS: u64 = 1_000;
+
+/// One turn's inputs, with the memory already brought up to date.
+struct Turn<'a> {
+    policy: &'a Policy,
+    observation: &'a Observation,
+    supervisor: &'a SupervisorStatus,
+    memory: Memory,
+}
+
+/// Decides what this member is in, and the one thing to do about it.
+///
+/// `memory` is what the last decision returned (`Memory::default()` at first).
+#[must_use]
+pub fn decide(policy: &Policy, memory: &Memory, observation: &Observation) -> Decision {
+    let memory = note::updated(policy, memory, observation);
+    let Some(supervisor) = &observation.supervisor else {
+        return Decision {
+            situation: Situation::SupervisorUnreachable,
+            detail: String::new(),
+            postgres: None,
+            memory,
+            recheck_after_ms: 200,
+        };
+    };
+    let turn = Turn {
+        policy,
+        observation,
+        supervisor,
+        memory,
+    };
+    if let Some(JobStatus {
+        kind,
+        state: JobState::Running { progress },
+        ..
+    }) = &supervisor.job
+    {
+        let situation = match kind {
+            JobKind::Initdb => Situation::Initialising,
+            JobKind::Clone => Situation::Cloning,
+        };
+        return turn.row(situation, note::progress_text(*progress));
+    }
+    if supervisor.stopping {
+        return turn.row(Situation::Leaving, String::new());
+    }
+    match &supervisor.postmaster {
+        Postmaster::Stopping { .. } => turn.row(Situation::Stopping, String::new()).soon(),
+        Postmaster::Running { role, ready, .. } => running::decide(turn, role, *ready),
+        Postmaster::Stopped { .. } => stopped(turn),
+    }
+}
+
+/// PostgreSQL does not run and no job does.
+fn stopped(turn: Turn<'_>) -> Decision {
+    match &turn.supervisor.data_directory {
+        DataDirectory::Unusable { detail } => {
+            let detail = detail.clone();
+            turn.row(Situation::UnusableDataDirectory, detail)
+        }
+        DataDirectory::Complete(facts) if facts.major_version != turn.supervisor.major_version => {
+            let detail = format!(
+                "PGDATA was made by PostgreSQL {}, the programs here are PostgreSQL {}",
+                facts.major_version, turn.supervisor.major_version
+            );
+            turn.row(Situation::WrongMajorVersion, detail)
+        }
+        DataDirectory::Empty if turn.policy.first() => first::empty(turn),
+        DataDirectory::Empty => standby::empty(turn),
+        DataDirectory::Complete(facts) if turn.policy.first() => first::complete(turn, facts),
+        DataDirectory::Complete(facts) => standby::complete(turn, facts),
+    }
+}
+
+impl<'a> Turn<'a> {
+    /// A row without an action.
+    fn row(self, situation: Situation, detail: String) -> Decision {
+        Decision {
+            situation,
+            detail,
+            postgres: None,
+            memory: self.memory,
+            recheck_after_ms: REGULARLY_MS,
+        }
+    }
+
+    /// A row with its action; what the action's end must be counted against is noted.
+    fn act(mut self, situation: Situation, detail: String, action: PostgresAction) -> Decision {
+        self.memory.start_pending |= matches!(action, PostgresAction::Start { .. });
+        Decision {
+            postgres: Some(action),
+            ..self.row(situation, detail)
+        }
+        .soon()
+    }
+
+    fn facts(&self) -> Option<&'a DataDirectoryFacts> {
+        self.supervisor.data_directory.facts()
+    }
+
+    /// The pause after a failed job or start is not over.
+    fn pausing(&self) -> bool {
+        self.observation.at_ms < self.memory.retry_at_ms
+    }
+
+    /// Why the last job failed, while the pause after it lasts.
+    fn failed_job(&self) -> Option<(Situation, String)> {
+        match &self.supervisor.job {
+            Some(JobStatus {
+                state: JobState::Failed { refused, message },
+                ..
+            }) if self.pausing() => {
+                let situation = if *refused {
+                    Situation::JobRefused
+                } else {
+                    Situation::JobFailed
+                };
+                Some((situation, message.clone()))
+            }
+            _ => None,
+        }
+    }
+
+    /// How the last start ended, while the pause after it lasts.
+    fn failed_start(&self) -> Option<String> {
+        match &self.supervisor.postmaster {
+            Postmaster::Stopped {
+                last_exit: Some(exit),
+            } if self.pausing() => Some(format!(
+                "PostgreSQL {} before it was ready, {} times in a row",
+                exit.description, self.memory.failures
+            )),
+            _ => None,
+        }
+    }
+
+    /// Where a standby of this member is to connect to, as far as DNS and the probe know.
+    fn upstream(&self) -> Option<Upstream> {
+        let upstream = &self.observation.upstream;
+        let address = match (&upstream.probe, &upstream.name) {
+            (ProbeState::Ready { facts }, _) => Some(facts.address),
+            (_, NameState::Resolved { addresses }) => addresses.first().copied(),
+            _ => None,
+        }?;
+        Some(Upstream {
+            host: upstream.host.clone(),
+            address,
+            port: upstream.port,
+            slot: self.observation.own_slot.clone(),
+        })
+    }
+
+    fn standby_role(&self) -> ServerRole {
+        ServerRole::Standby {
+            upstream: self.upstream(),
+        }
+    }
+}
+
+impl Decision {
+    fn soon(mut self) -> Self {
+        self.recheck_after_ms = SOON_MS;
+        self
+    }
+}

@@ -1,0 +1,124 @@
+//! What a turn adds to the memory before any row is looked at.
+
+use crate::core::decision::{Memory, Stalled};
+use crate::core::observation::Observation;
+use crate::core::policy::Policy;
+use crate::core::supervision::{JobKind, JobProgress, JobState, Postmaster, SupervisorStatus};
+
+use super::slots;
+
+/// Pause after the `failures`-th failure in a row: 0.5 s doubling to 30 s.
+fn pause_ms(failures: u32) -> u64 {
+    (500 << failures.saturating_sub(1).min(6)).min(30_000)
+}
+
+/// Pause after a job that said trying again cannot help.
+const REFUSED_PAUSE_MS: u64 = 60_000;
+
+pub(super) fn updated(policy: &Policy, memory: &Memory, observation: &Observation) -> Memory {
+    let mut memory = memory.clone();
+    memory.began_at_ms.get_or_insert(observation.at_ms);
+    if let Some(supervisor) = &observation.supervisor {
+        note_busy(&mut memory, supervisor, observation.at_ms);
+        count_job(&mut memory, supervisor, observation.at_ms);
+        count_start(&mut memory, supervisor, observation.at_ms);
+    }
+    note_stall(&mut memory, observation);
+    slots::note_missing(policy, &mut memory, observation);
+    memory
+}
+
+/// The directory may have changed until now: facts about the upstream from before do not judge it.
+fn note_busy(memory: &mut Memory, supervisor: &SupervisorStatus, at_ms: u64) {
+    let running = !matches!(supervisor.postmaster, Postmaster::Stopped { .. });
+    let worked = supervisor
+        .job
+        .as_ref()
+        .is_some_and(|job| job.id != memory.counted_job);
+    if running || worked {
+        memory.busy_at_ms = at_ms;
+    }
+}
+
+fn count_job(memory: &mut Memory, supervisor: &SupervisorStatus, at_ms: u64) {
+    let Some(job) = &supervisor.job else {
+        // A new supervisor counts its jobs from 1 again.
+        memory.counted_job = 0;
+        return;
+    };
+    if job.id == memory.counted_job {
+        return;
+    }
+    match &job.state {
+        JobState::Running { .. } => return,
+        JobState::Done => {
+            memory.failures = 0;
+            memory.retry_at_ms = at_ms;
+            if job.kind == JobKind::Clone {
+                memory.condemned = None;
+            }
+        }
+        JobState::Failed { refused, .. } => {
+            memory.failures += 1;
+            let pause = if *refused {
+                REFUSED_PAUSE_MS
+            } else {
+                pause_ms(memory.failures)
+            };
+            memory.retry_at_ms = at_ms + pause;
+        }
+    }
+    memory.counted_job = job.id;
+}
+
+fn count_start(memory: &mut Memory, supervisor: &SupervisorStatus, at_ms: u64) {
+    if !memory.start_pending {
+        return;
+    }
+    match &supervisor.postmaster {
+        Postmaster::Running { ready: true, .. } => {
+            memory.start_pending = false;
+            memory.failures = 0;
+        }
+        Postmaster::Stopped { last_exit } => {
+            memory.start_pending = false;
+            if last_exit
+                .as_ref()
+                .is_some_and(|exit| !exit.requested && !exit.was_ready)
+            {
+                memory.failures += 1;
+                memory.retry_at_ms = at_ms + pause_ms(memory.failures);
+            }
+        }
+        Postmaster::Running { ready: false, .. } | Postmaster::Stopping { .. } => {}
+    }
+}
+
+/// A standby's position is judged only once it has stood still: until then it may be replaying WAL that it has.
+fn note_stall(memory: &mut Memory, observation: &Observation) {
+    let standing = observation
+        .server
+        .as_ref()
+        .filter(|server| server.in_recovery && !server.receiver_streaming);
+    memory.stalled = standing.map(|server| match memory.stalled {
+        Some(stalled) if stalled.replay_lsn == server.replay_lsn => stalled,
+        _ => Stalled {
+            replay_lsn: server.replay_lsn,
+            since_ms: observation.at_ms,
+        },
+    });
+}
+
+pub(super) fn progress_text(progress: JobProgress) -> String {
+    let JobProgress {
+        done_bytes,
+        total_bytes,
+        bytes_per_second,
+    } = progress;
+    match (done_bytes * 100).checked_div(total_bytes) {
+        None => String::new(),
+        Some(percent) => {
+            format!("{done_bytes} of {total_bytes} bytes, {percent} %, {bytes_per_second} bytes/s")
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! PostgreSQL runs: it is left alone unless it runs in a way that it must not.
+
+use crate::core::decision::{Decision, PostgresAction};
+use crate::core::observation::ProbeState;
+use crate::core::situation::Situation;
+use crate::core::status::ServerStatus;
+use crate::core::supervision::{CloneReason, Licence, ServerRole, StopMode};
+use crate::core::wal::WalPosition;
+
+use super::{Turn, slots, standby};
+
+const STOP: PostgresAction = PostgresAction::Stop { mode: StopMode::Fast };
+
+pub(super) fn decide(turn: Turn<'_>, role: &ServerRole, ready: bool) -> Decision {
+    let server = turn.observation.server.as_ref();
+    if !turn.policy.first() {
+        if server.is_some_and(|server| !server.in_recovery) {
+            // Somebody promoted it, perhaps for a good reason: an alarm, and no harm done.
+            return turn.row(Situation::WritableStandby, String::new());
+        }
+        if let Some(detail) = turn.facts().and_then(|facts| standby::foreign(&turn, facts)) {
+            return turn.act(Situation::ForeignDataDirectory, detail, STOP);
+        }
+    }
+    match server {
+        _ if !ready => turn.row(Situation::Starting, String::new()).soon(),
+        None => turn.row(Situation::Unresponsive, String::new()).soon(),
+        Some(server) if turn.policy.first() => primary(turn, server),
+        Some(server) => running_standby(turn, role, server),
+    }
+}
+
+fn primary(turn: Turn<'_>, server: &ServerStatus) -> Decision {
+    if server.in_recovery {
+        return turn.row(
+            Situation::Recovering,
+            format!("replayed up to {}", server.replay_lsn),
+        );
+    }
+    let other = turn.observation.peers.iter().find(|(_, peer)| peer.writable);
+    let (situation, detail) = match other {
+        Some((ordinal, _)) => (
+            Situation::TwoWritable,
+            format!("{}-{ordinal} accepts writes", turn.policy.cluster),
+        ),
+        None => (Situation::Primary, format!("timeline {}", server.timeline)),
+    };
+    if turn.supervisor.licence == Licence::None {
+        return turn.act(
+            situation,
+            detail,
+            PostgresAction::GrantLicence { duration_ms: None },
+        );
+    }
+    if !turn.observation.roles_current {
+        return turn.act(situation, detail, PostgresAction::EnsureRoles);
+    }
+    match slots::to_reconcile(turn.policy, &turn.memory, turn.observation) {
+        Some(expected) => turn.act(situation, detail, PostgresAction::ReconcileSlots { expected }),
+        None => turn.row(situation, detail),
+    }
+}
+
+fn running_standby(turn: Turn<'_>, role: &ServerRole, server: &ServerStatus) -> Decision {
+    if server.receiver_streaming {
+        return turn.row(Situation::Streaming, format!("timeline {}", server.timeline));
+    }
+    let ProbeState::Ready { facts: upstream } = &turn.observation.upstream.probe else {
+        let detail = match &turn.observation.upstream.probe {
+            ProbeState::Failed { message } => message.clone(),
+            ProbeState::Untried | ProbeState::Ready { .. } => String::new(),
+        };
+        return turn.row(Situation::PrimaryUnreachable, detail);
+    };
+    let moved = match role {
+        ServerRole::Standby {
+            upstream: Some(known),
+        } => known.address != upstream.address,
+        ServerRole::Standby { upstream: None } | ServerRole::Primary => true,
+    };
+    if moved {
+        let detail = format!(
+            "\"{}\" is now {}",
+            turn.observation.upstream.host, upstream.address
+        );
+        let server = turn.standby_role();
+        return turn.act(
+            Situation::UpstreamMoved,
+            detail,
+            PostgresAction::Reload { server },
+        );
+    }
+    let looked_at_ms = turn.observation.upstream.looked_at_ms;
+    let stood_still = turn.memory.stalled.is_some_and(|stalled| {
+        let waited_ms = turn.observation.at_ms.saturating_sub(stalled.since_ms);
+        waited_ms >= turn.policy.stall_timeout_ms && looked_at_ms > stalled.since_ms
+    });
+    let position = WalPosition {
+        timeline: server.timeline,
+        lsn: server.flush_lsn,
+    };
+    if stood_still && !upstream.history.contains(position, upstream.flush_lsn) {
+        let detail = format!(
+            "{} on timeline {} is not in the history of \"{}\" (timeline {}, {})",
+            position.lsn,
+            position.timeline,
+            turn.observation.upstream.host,
+            upstream.history.timeline,
+            upstream.flush_lsn
+        );
+        return condemn(turn, Situation::Diverged, detail, CloneReason::Diverged);
+    }
+    if let Some(detail) = wal_gone(&turn, server).filter(|_| stood_still) {
+        return condemn(turn, Situation::WalGone, detail, CloneReason::WalGone);
+    }
+    let detail = format!("replayed up to {}", server.replay_lsn);
+    let decision = turn.row(Situation::NotStreaming, detail);
+    // It connects within moments of its start, and its readiness is waited for.
+    if stood_still { decision } else { decision.soon() }
+}
+
+/// What the primary says of the WAL that this standby needs next, if it is no longer there.
+fn wal_gone(turn: &Turn<'_>, server: &ServerStatus) -> Option<String> {
+    let primary = turn.observation.peers.get(&turn.policy.first_ordinal)?;
+    if primary.slot.as_ref().is_some_and(|slot| slot.lost) {
+        return Some(format!(
+            "replication slot \"{}\" is lost",
+            turn.observation.own_slot
+        ));
+    }
+    let oldest = primary.oldest_wal_lsn?;
+    let segment_size_bytes = primary.wal_segment_size_bytes.max(1 << 20);
+    let needed = server
+        .flush_lsn
+        .max(server.replay_lsn)
+        .segment_start(segment_size_bytes);
+    (needed < oldest).then(|| format!("needs WAL from {needed}, the oldest on the primary is {oldest}"))
+}
+
+/// Marks the directory for a fresh clone and stops the server; the next turns do the rest.
+fn condemn(mut turn: Turn<'_>, situation: Situation, detail: String, reason: CloneReason) -> Decision {
+    if !turn.policy.reclone {
+        return turn.row(situation, detail);
+    }
+    turn.memory.condemned = Some(reason);
+    turn.act(situation, detail, STOP)
+}

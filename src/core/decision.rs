@@ -1,0 +1,82 @@
+//! What follows from an observation: at most one action on PostgreSQL, and what to remember.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::member::Ordinal;
+use super::situation::Situation;
+use super::supervision::{CloneReason, JobRequest, ServerRole, StopMode};
+use super::wal::Lsn;
+
+/// One thing to do. The executor carries it out and makes no choice of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum PostgresAction {
+    /// Lets the supervisor run PostgreSQL writable; `None` is without a deadline.
+    GrantLicence {
+        duration_ms: Option<u64>,
+    },
+    /// Runs a job; for a clone, this member's slot is made on the upstream first.
+    Run {
+        job: JobRequest,
+    },
+    Start {
+        server: ServerRole,
+    },
+    /// Writes the configuration anew for the same role and reloads.
+    Reload {
+        server: ServerRole,
+    },
+    Stop {
+        mode: StopMode,
+    },
+    /// Brings the superuser's and the replication role's passwords to the secrets' contents.
+    EnsureRoles,
+    /// Makes the members' slots that are missing, drops podgres' slots of members that are gone.
+    ReconcileSlots {
+        expected: Vec<String>,
+    },
+}
+
+/// What `decide` wants to know at the next turn. Starts as `Memory::default()` in each process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// The first turn's time: how long this process has been looking.
+    pub began_at_ms: Option<u64>,
+    /// The last turn at which PostgreSQL ran, a job ran, or a job's end was first seen.
+    pub busy_at_ms: u64,
+    /// Failed tries in a row, of jobs or starts.
+    pub failures: u32,
+    /// Nothing is tried again before this time.
+    pub retry_at_ms: u64,
+    /// The job whose end has been counted.
+    pub counted_job: u64,
+    /// A start was asked for and its end has not been counted.
+    pub start_pending: bool,
+    /// Where a standby that does not stream stands, and since when.
+    pub stalled: Option<Stalled>,
+    /// Why the directory of this standby is to be replaced.
+    pub condemned: Option<CloneReason>,
+    /// Members whose slots exist though DNS does not list them, and since when.
+    pub missing_since_ms: BTreeMap<Ordinal, u64>,
+}
+
+/// See [`Memory::stalled`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stalled {
+    pub replay_lsn: Lsn,
+    pub since_ms: u64,
+}
+
+/// The outcome of one turn.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    pub situation: Situation,
+    /// The particulars: who, which, what was found and what was expected.
+    pub detail: String,
+    pub postgres: Option<PostgresAction>,
+    pub memory: Memory,
+    /// Look again after this long at the latest.
+    pub recheck_after_ms: u64,
+}

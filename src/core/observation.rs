@@ -1,0 +1,147 @@
+//! Everything that a decision may rest on, gathered in one turn of the agent's loop.
+//!
+//! A value of plain data: it can be printed as JSON, kept, and decided upon again by `podgres replay`.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::cluster::PeerContact;
+use super::data_directory::SystemIdentifier;
+use super::member::Ordinal;
+use super::status::{HeldData, MemberStatus, ServerStatus, SlotStatus};
+use super::supervision::SupervisorStatus;
+use super::wal::{Lsn, TimelineHistory, TimelineId};
+
+/// One turn's view of the world. `at_ms` is this machine's own monotonic clock.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Observation {
+    pub at_ms: u64,
+    /// `None`: the supervisor's socket does not answer.
+    pub supervisor: Option<SupervisorStatus>,
+    /// `None`: PostgreSQL does not run or does not answer the query in time.
+    pub server: Option<ServerStatus>,
+    /// The roles on the primary have been brought up to the secrets' present contents.
+    pub roles_current: bool,
+    /// DNS has answered at least once: a peer that it does not name is not there.
+    pub dns_answered: bool,
+    pub peers: BTreeMap<Ordinal, PeerView>,
+    /// The server to clone from and to follow; only looked at where this member is to be a standby.
+    pub upstream: UpstreamView,
+    /// This member's slot name on the upstream.
+    pub own_slot: String,
+}
+
+impl Observation {
+    /// DNS has answered, and every peer that it names has been tried at least once.
+    #[must_use]
+    pub fn peers_asked(&self) -> bool {
+        let tried = |peer: &PeerView| !peer.named || peer.contact != PeerContact::Unknown;
+        self.dns_answered && self.peers.values().all(tried)
+    }
+}
+
+/// One other member, as far as decisions need it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerView {
+    /// DNS lists it now.
+    pub named: bool,
+    pub contact: PeerContact,
+    pub held_data: HeldData,
+    pub system_identifier: Option<SystemIdentifier>,
+    pub timeline: Option<TimelineId>,
+    /// It said so over a connection that is still open.
+    pub writable: bool,
+    /// This member's slot there.
+    pub slot: Option<SlotStatus>,
+    pub oldest_wal_lsn: Option<Lsn>,
+    pub wal_segment_size_bytes: u64,
+}
+
+impl PeerView {
+    /// A peer that DNS names and that has not answered yet.
+    #[must_use]
+    pub fn untried() -> Self {
+        Self {
+            named: true,
+            contact: PeerContact::Unknown,
+            held_data: HeldData::Unknown,
+            system_identifier: None,
+            timeline: None,
+            writable: false,
+            slot: None,
+            oldest_wal_lsn: None,
+            wal_segment_size_bytes: 0,
+        }
+    }
+
+    /// What matters of a peer's own words; `own_slot` is this member's slot name.
+    #[must_use]
+    pub fn from_status(named: bool, contact: PeerContact, status: &MemberStatus, own_slot: &str) -> Self {
+        let connected = contact == PeerContact::Connected;
+        let server = status.server.as_ref().filter(|_| connected);
+        Self {
+            named,
+            contact,
+            held_data: status.held_data,
+            system_identifier: status.system_identifier,
+            timeline: status.server.as_ref().map(|s| s.timeline),
+            writable: connected && status.writable,
+            slot: server.and_then(|s| s.slots.iter().find(|slot| slot.slot_name == own_slot).cloned()),
+            oldest_wal_lsn: server.and_then(|s| s.oldest_wal_lsn),
+            wal_segment_size_bytes: server.map_or(0, |s| s.wal_segment_size_bytes),
+        }
+    }
+}
+
+/// The primary's name in DNS, and what a replication connection to it found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamView {
+    /// `<pod>.<service>.<namespace>.svc.<domain>`.
+    pub host: String,
+    pub port: u16,
+    /// When this look began: what it says may be older than what was done since.
+    pub looked_at_ms: u64,
+    pub name: NameState,
+    pub probe: ProbeState,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "snake_case")]
+pub enum NameState {
+    Unasked,
+    /// DNS answered that there is no such name (yet).
+    Missing,
+    /// DNS did not answer properly.
+    Failed {
+        message: String,
+    },
+    Resolved {
+        addresses: Vec<IpAddr>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "probe", rename_all = "snake_case")]
+pub enum ProbeState {
+    /// Not tried since the name was last resolved, or not needed.
+    Untried,
+    Failed {
+        message: String,
+    },
+    Ready {
+        facts: UpstreamFacts,
+    },
+}
+
+/// What `IDENTIFY_SYSTEM` and `TIMELINE_HISTORY` said (manual, "Streaming Replication Protocol").
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamFacts {
+    pub address: IpAddr,
+    pub system_identifier: SystemIdentifier,
+    pub flush_lsn: Lsn,
+    pub history: TimelineHistory,
+    /// The server is itself a standby; `None` where the server does not say.
+    pub in_recovery: Option<bool>,
+}

@@ -1,0 +1,83 @@
+//! From the members' own words to the table that the routing endpoints choose from.
+
+use std::net::SocketAddr;
+
+use super::cluster::verdict::primary_is_gone;
+use super::cluster::{ClusterView, LagMode, PeerContact, PeerEntry};
+use super::routing::{RouteTable, Server};
+use super::status::{MemberState, MemberStatus, Role};
+
+/// Every server that accepts connections as far as this member knows, and everybody's address.
+///
+/// A peer whose podgres does not listen any more (refused, closed) may well have a running PostgreSQL: what
+/// it said last stands, and a connection attempt tells. A silent one is taken out: its kernel might accept
+/// a connection that nobody ever answers.
+#[must_use]
+pub fn route_table(view: &ClusterView) -> RouteTable {
+    let orphaned = primary_is_gone(view);
+    let peers = view.peers.iter().filter_map(believed);
+    let members = std::iter::once(&view.me).chain(peers);
+    let servers = members
+        .filter(|member| member.accepting)
+        .filter_map(|member| server(view, member, orphaned));
+    let everybody = view.peers.iter().filter_map(|peer| peer.status.as_ref());
+    RouteTable {
+        servers: servers.collect(),
+        members: std::iter::once(&view.me).chain(everybody).map(address).collect(),
+    }
+}
+
+fn believed(peer: &PeerEntry) -> Option<&MemberStatus> {
+    let status = peer.status.as_ref()?;
+    match peer.contact {
+        PeerContact::Connected => Some(status),
+        PeerContact::Refused | PeerContact::Closed => Some(status).filter(|status| status.writable),
+        PeerContact::Unknown | PeerContact::Unreachable | PeerContact::TimedOut | PeerContact::Invalid => {
+            None
+        }
+    }
+}
+
+fn server(view: &ClusterView, member: &MemberStatus, orphaned: bool) -> Option<Server> {
+    let in_recovery = member.server.as_ref()?.in_recovery;
+    // A standby that somebody promoted by hand is neither: not the primary by right, and no copy any more.
+    let role = match (member.role?, in_recovery) {
+        (Role::Primary, false) => Role::Primary,
+        (Role::Standby, true) => Role::Standby,
+        (Role::Primary, true) | (Role::Standby, false) => return None,
+    };
+    // With the primary known to be dead nothing newer exists anywhere: its standbys go on serving reads.
+    let streaming =
+        role == Role::Primary || member.state == MemberState::Streaming || (orphaned && member.was_streaming);
+    let lag_bytes = match role {
+        Role::Primary => Some(0),
+        Role::Standby => view.lag_bytes(member, LagMode::Apply),
+    };
+    Some(Server {
+        name: member.name.clone(),
+        address: address(member),
+        role,
+        streaming,
+        lag_bytes,
+        incarnation: incarnation(member, role),
+    })
+}
+
+fn address(member: &MemberStatus) -> SocketAddr {
+    SocketAddr::new(member.host, member.postgres_port)
+}
+
+/// One number for "this server process in this role": FNV-1a over what identifies it.
+fn incarnation(member: &MemberStatus, role: Role) -> u64 {
+    let start_time = member
+        .server
+        .as_ref()
+        .map_or("", |server| server.postmaster_start_time.as_str());
+    let words = [member.uid.as_str(), start_time, role.as_str()];
+    words
+        .iter()
+        .flat_map(|word| word.bytes().chain([0]))
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+}

@@ -1,0 +1,314 @@
+//! The one row that fits an observation: log sentence, metric label, column of `podgres status`.
+
+use serde::{Deserialize, Serialize};
+
+/// What a member finds itself in. Exactly one fits each observation; `decide` picks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Situation {
+    SupervisorUnreachable,
+    Leaving,
+    Initialising,
+    Cloning,
+    JobRefused,
+    JobFailed,
+    UnusableDataDirectory,
+    WrongMajorVersion,
+    Unlicensed,
+    AskingPeers,
+    PeerHoldsData,
+    PeersUnreachable,
+    NewCluster,
+    WaitingForName,
+    WaitingForPrimary,
+    ReadyToClone,
+    FirstHoldsStandby,
+    FirstBehindPeer,
+    AnotherPrimary,
+    ReadyAsPrimary,
+    StartFailing,
+    ForeignDataDirectory,
+    WasWritable,
+    Diverged,
+    WalGone,
+    ReadyAsStandby,
+    Stopping,
+    Starting,
+    Unresponsive,
+    WritableStandby,
+    Recovering,
+    Primary,
+    TwoWritable,
+    UpstreamMoved,
+    Streaming,
+    NotStreaming,
+    PrimaryUnreachable,
+}
+
+/// What follows from a situation that stays as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outlook {
+    /// The member works.
+    Steady,
+    /// Something is under way or awaited.
+    Passing,
+    /// Acting would endanger data: a person must decide. `init` ends with exit code 65.
+    Refused,
+    /// What was awaited did not come in time. `init` ends with exit code 69.
+    Overdue,
+}
+
+/// Outlook, name and explanation of every situation, in the order in which `decide` asks for them.
+pub const SITUATIONS: [(Situation, Outlook, &str, &str); 37] = {
+    use Outlook::{Overdue, Passing, Refused, Steady};
+    use Situation as S;
+    [
+        (
+            S::SupervisorUnreachable,
+            Passing,
+            "supervisor_unreachable",
+            "the supervisor does not answer on its socket",
+        ),
+        (
+            S::Leaving,
+            Passing,
+            "leaving",
+            "the pod is ending; nothing is started any more",
+        ),
+        (
+            S::Initialising,
+            Passing,
+            "initialising",
+            "a new cluster is being made in the staging directory",
+        ),
+        (
+            S::Cloning,
+            Passing,
+            "cloning",
+            "the primary is being copied into the staging directory",
+        ),
+        (
+            S::UnusableDataDirectory,
+            Refused,
+            "unusable_data_directory",
+            "PGDATA holds something that is no complete data directory",
+        ),
+        (
+            S::WrongMajorVersion,
+            Refused,
+            "wrong_major_version",
+            "PGDATA was made by another major version of PostgreSQL",
+        ),
+        (
+            S::ForeignDataDirectory,
+            Refused,
+            "foreign_data_directory",
+            "PGDATA belongs to another cluster than the primary",
+        ),
+        (
+            S::WritableStandby,
+            Steady,
+            "writable_standby",
+            "a server that must be a standby accepts writes; a person must decide which one is right",
+        ),
+        (S::Stopping, Passing, "stopping", "PostgreSQL is stopping"),
+        (S::Starting, Passing, "starting", "PostgreSQL is starting"),
+        (
+            S::Unresponsive,
+            Passing,
+            "unresponsive",
+            "PostgreSQL runs but does not answer",
+        ),
+        (
+            S::Recovering,
+            Passing,
+            "recovering",
+            "the first ordinal is in recovery and will be the primary when it ends",
+        ),
+        (
+            S::TwoWritable,
+            Steady,
+            "two_writable",
+            "another member accepts writes too; a person must decide which one is right",
+        ),
+        (S::Primary, Steady, "primary", "running as primary"),
+        (
+            S::WalGone,
+            Passing,
+            "wal_gone",
+            "the primary no longer has the WAL that this standby needs",
+        ),
+        (
+            S::Diverged,
+            Passing,
+            "diverged",
+            "this directory holds WAL that the primary's history does not",
+        ),
+        (
+            S::UpstreamMoved,
+            Passing,
+            "upstream_moved",
+            "the primary's address has changed; the standby is pointed at it",
+        ),
+        (S::Streaming, Steady, "streaming", "streaming from the primary"),
+        (
+            S::PrimaryUnreachable,
+            Passing,
+            "primary_unreachable",
+            "the primary cannot be reached; serving what was received",
+        ),
+        (
+            S::NotStreaming,
+            Passing,
+            "not_streaming",
+            "the primary is there but the WAL receiver does not stream yet",
+        ),
+        (
+            S::JobRefused,
+            Refused,
+            "job_refused",
+            "the last job was refused; trying again cannot help",
+        ),
+        (
+            S::JobFailed,
+            Passing,
+            "job_failed",
+            "the last job failed; it is tried again after a pause",
+        ),
+        (
+            S::StartFailing,
+            Passing,
+            "start_failing",
+            "PostgreSQL did not start; it is tried again after a pause",
+        ),
+        (
+            S::AskingPeers,
+            Passing,
+            "asking_peers",
+            "asking the peers that DNS knows before anything is started",
+        ),
+        (
+            S::PeerHoldsData,
+            Refused,
+            "peer_holds_data",
+            "this first ordinal is empty but a peer holds data",
+        ),
+        (
+            S::PeersUnreachable,
+            Overdue,
+            "peers_unreachable",
+            "a peer that DNS knows does not answer; it may hold data",
+        ),
+        (
+            S::NewCluster,
+            Passing,
+            "new_cluster",
+            "no peer holds data: a new cluster is made",
+        ),
+        (
+            S::WaitingForName,
+            Passing,
+            "waiting_for_name",
+            "standby waiting on DNS for the primary's name",
+        ),
+        (
+            S::WaitingForPrimary,
+            Passing,
+            "waiting_for_primary",
+            "standby waiting for the primary to accept replication",
+        ),
+        (
+            S::ReadyToClone,
+            Passing,
+            "ready_to_clone",
+            "the primary accepts replication: it is cloned",
+        ),
+        (
+            S::FirstHoldsStandby,
+            Refused,
+            "first_holds_standby",
+            "the first ordinal holds a standby's data directory",
+        ),
+        (
+            S::FirstBehindPeer,
+            Refused,
+            "first_behind_peer",
+            "a peer is on a later timeline than the first ordinal",
+        ),
+        (
+            S::AnotherPrimary,
+            Refused,
+            "another_primary",
+            "another member already accepts writes",
+        ),
+        (
+            S::WasWritable,
+            Refused,
+            "was_writable",
+            "this standby ordinal's directory was last used by a primary",
+        ),
+        (
+            S::Unlicensed,
+            Passing,
+            "unlicensed",
+            "the supervisor is given its licence",
+        ),
+        (
+            S::ReadyAsPrimary,
+            Passing,
+            "ready_as_primary",
+            "the data directory is ready to start as primary",
+        ),
+        (
+            S::ReadyAsStandby,
+            Passing,
+            "ready_as_standby",
+            "the data directory is ready to start as standby",
+        ),
+    ]
+};
+
+impl Situation {
+    fn row(self) -> (Outlook, &'static str, &'static str) {
+        SITUATIONS
+            .iter()
+            .find(|(situation, ..)| *situation == self)
+            .map_or((Outlook::Passing, "", ""), |(_, outlook, name, sentence)| {
+                (*outlook, name, sentence)
+            })
+    }
+
+    /// The name in logs, metrics and `podgres status`: `waiting_for_primary`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.row().1
+    }
+
+    #[must_use]
+    pub fn outlook(self) -> Outlook {
+        self.row().0
+    }
+
+    /// One sentence without particulars.
+    #[must_use]
+    pub fn sentence(self) -> &'static str {
+        self.row().2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_situation_is_in_the_table_once_and_serde_agrees_with_its_name() {
+        let names: BTreeSet<&str> = SITUATIONS.iter().map(|row| row.2).collect();
+        assert_eq!(names.len(), SITUATIONS.len());
+        for (situation, _, _, sentence) in SITUATIONS {
+            assert!(!sentence.is_empty());
+            let json = serde_json::to_string(&situation).expect("plain enum");
+            assert_eq!(json, format!("\"{}\"", situation.name()));
+        }
+    }
+}

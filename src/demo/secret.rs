@@ -1,0 +1,67 @@
+//! The superuser's password: drawn once, kept in files that only the pods' user can read.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::path::Path;
+
+use super::DemoError;
+use super::dsn::passfile_line;
+use super::layout::Layout;
+use super::state::PodUser;
+
+/// Letters that need no quoting anywhere; 64 of them, so that a random byte picks without bias.
+const LETTERS: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
+const LENGTH: usize = 24;
+
+/// Makes the password file if there is none, and libpq's form of whatever password it holds.
+///
+/// # Errors
+/// The files cannot be read or written.
+pub(super) fn ensure_password(
+    layout: &Layout,
+    user: Option<&PodUser>,
+    superuser: &str,
+) -> Result<(), DemoError> {
+    let path = layout.password_file();
+    let password = match fs::read(&path) {
+        Ok(password) => password,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let password = draw().map_err(DemoError::file("read", Path::new("/dev/urandom")))?;
+            write(&path, &password, user).map_err(DemoError::file("write", &path))?;
+            password
+        }
+        Err(error) => return Err(DemoError::file("read", &path)(error)),
+    };
+    let passfile = layout.passfile();
+    write(&passfile, &passfile_line(superuser, &password), user).map_err(DemoError::file("write", &passfile))
+}
+
+fn draw() -> io::Result<Vec<u8>> {
+    let mut random = [0; LENGTH];
+    fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
+    Ok(random
+        .iter()
+        .map(|byte| LETTERS[usize::from(byte % 64)])
+        .collect())
+}
+
+/// Writes beside and renames, so that the file is never there without its content, owner and mode.
+fn write(path: &Path, content: &[u8], user: Option<&PodUser>) -> io::Result<()> {
+    let staged = path.with_extension("new");
+    match fs::remove_file(&staged) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&staged)?;
+    file.write_all(content)?;
+    if let Some(user) = user {
+        chown(&staged, Some(user.uid), Some(user.gid))?;
+    }
+    file.set_permissions(Permissions::from_mode(0o400))?;
+    fs::rename(&staged, path)
+}

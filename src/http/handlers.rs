@@ -1,0 +1,164 @@
+//! One function per path; each takes the newest view and shows one side of it.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use crate::core::cluster::check::{Check, CheckQuery};
+use crate::core::cluster::json::{cluster_json, known_ms_ago};
+use crate::core::cluster::patroni::patroni_json;
+use crate::core::cluster::verdict::{Verdict, answer};
+use crate::core::cluster::{ClusterView, LagMode};
+
+use super::authorise::{Origin, authorise};
+use super::{HttpState, metrics, peer_stream};
+
+pub(super) type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
+
+/// 200 or 503 with the reason; the checks about PostgreSQL carry what `/patroni` shows too, as Patroni's do.
+pub(super) fn check(check: Check, state: &HttpState, query: &Pairs) -> Response {
+    let view = state.view.borrow().clone();
+    let verdict = judge(check, state, &view, query);
+    let mut body = match check {
+        Check::Startup | Check::Liveness => json!({}),
+        _ => patroni_json(&view),
+    };
+    if let Value::Object(fields) = &mut body {
+        fields.insert("check".to_owned(), json!(check.as_str()));
+        fields.insert("reason".to_owned(), json!(verdict.reason));
+        if !matches!(check, Check::Startup | Check::Liveness) {
+            fields.insert(
+                "lag_bytes".to_owned(),
+                json!(view.lag_bytes(&view.me, LagMode::Apply)),
+            );
+            fields.insert("primary_lsn_known_ms_ago".to_owned(), json!(known_ms_ago(&view)));
+        }
+    }
+    (status(&verdict), fresh(body)).into_response()
+}
+
+/// The status alone, for OPTIONS.
+pub(super) fn check_without_body(check: Check, state: &HttpState, query: &Pairs) -> StatusCode {
+    let view = state.view.borrow().clone();
+    status(&judge(check, state, &view, query))
+}
+
+fn judge(check: Check, state: &HttpState, view: &ClusterView, query: &Pairs) -> Verdict {
+    let query = match query {
+        Ok(Query(pairs)) => {
+            CheckQuery::from_pairs(pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+        }
+        Err(rejection) => CheckQuery {
+            invalid: Some(format!("could not read the query: {}", rejection.body_text())),
+            ..CheckQuery::default()
+        },
+    };
+    answer(check, &query, view, state.beat.age())
+}
+
+fn status(verdict: &Verdict) -> StatusCode {
+    if verdict.passed {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
+}
+
+/// A JSON body that nobody between may keep.
+fn fresh(body: Value) -> Response {
+    ([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
+}
+
+pub(super) async fn patroni(State(state): State<HttpState>) -> Response {
+    let view = state.view.borrow().clone();
+    fresh(patroni_json(&view))
+}
+
+pub(super) async fn cluster(State(state): State<HttpState>) -> Response {
+    let view = state.view.borrow().clone();
+    let mut body = cluster_json(&view);
+    if let Value::Object(fields) = &mut body {
+        fields.insert("observed_ms_ago".to_owned(), json!(state.beat.age().age_ms));
+    }
+    fresh(body)
+}
+
+pub(super) async fn history(State(state): State<HttpState>) -> Response {
+    fresh((state.history)())
+}
+
+pub(super) async fn config(State(state): State<HttpState>) -> Response {
+    fresh((state.settings)())
+}
+
+pub(super) async fn decisions(State(state): State<HttpState>) -> Response {
+    fresh((state.decisions)())
+}
+
+pub(super) async fn metrics(State(state): State<HttpState>) -> Response {
+    let view = state.view.borrow().clone();
+    match metrics::page(&view, &(state.counters)(), state.beat.age(), &state.registry) {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "could not write the metrics page");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+pub(super) async fn peer_stream(method: Method, State(state): State<HttpState>) -> Response {
+    let body = if method == Method::GET {
+        state.visited.notify_one();
+        peer_stream::body(state.view.clone(), state.peer_timeout / 4, state.beat.epoch)
+    } else {
+        Body::empty()
+    };
+    let headers = [
+        (header::CONTENT_TYPE, "application/x-ndjson"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    (headers, body).into_response()
+}
+
+/// Lets reads pass, and of the rest only what has authority.
+pub(super) async fn guard(State(state): State<HttpState>, request: Request, next: Next) -> Response {
+    if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
+        return next.run(request).await;
+    }
+    let unknown = Origin::Tcp(std::net::SocketAddr::from(([0, 0, 0, 0], 0)));
+    let origin = request.extensions().get::<Origin>().copied().unwrap_or(unknown);
+    let authorization = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .map(HeaderValue::as_bytes);
+    match authorise(origin, authorization, state.admin_token.as_ref()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => refusal(StatusCode::FORBIDDEN, &error.to_string(), error.hint()),
+    }
+}
+
+pub(super) async fn unknown_path(request: Request) -> Response {
+    let path: String = request.uri().path().chars().take(100).collect();
+    let hint = "The paths are Patroni's, e.g. /readiness, /primary, /replica, /cluster, /metrics.";
+    refusal(StatusCode::NOT_FOUND, &format!("unknown path \"{path}\""), hint)
+}
+
+pub(super) async fn no_such_verb(method: Method) -> Response {
+    let mut response = refusal(
+        StatusCode::METHOD_NOT_ALLOWED,
+        &format!("method {method} is not supported on this path"),
+        "This path answers GET, HEAD and OPTIONS.",
+    );
+    let allowed = HeaderValue::from_static("GET, HEAD, OPTIONS");
+    response.headers_mut().insert(header::ALLOW, allowed);
+    response
+}
+
+fn refusal(status: StatusCode, error: &str, hint: &str) -> Response {
+    (status, fresh(json!({ "error": error, "hint": hint }))).into_response()
+}

@@ -1,0 +1,199 @@
+//! The metrics page: `OpenMetrics` text made from the view at each scrape, so that nothing can be out of step with `/cluster`.
+//!
+//! `pg_…` names are those of `postgres_exporter` where the meaning is the same; ours begin with `podgres_`.
+
+mod exporter;
+mod families;
+mod family;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use crate::core::cluster::ClusterView;
+use crate::core::cluster::verdict::LoopAge;
+use crate::core::supervision::CloneReason;
+
+use family::Family;
+
+/// The content type of the page.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the page shows beyond the view; counts since the process started.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    /// Every name that a situation can have, for a complete state set; empty shows the current one only.
+    pub situations: Vec<&'static str>,
+    pub clones: Vec<(CloneReason, u64)>,
+    pub routes: Vec<RouteCounters>,
+}
+
+/// One routing endpoint.
+#[derive(Clone, Debug, Default)]
+pub struct RouteCounters {
+    /// `read_write`, `read_only`, or the name of a further listener.
+    pub route: String,
+    /// Open now.
+    pub sessions: u64,
+    /// Clients that wait for a server now.
+    pub held: u64,
+    pub sessions_total: u64,
+    pub refused_total: u64,
+    /// Ended by podgres because the server behind them was no longer right.
+    pub cut_total: u64,
+    pub cancel_requests_total: u64,
+}
+
+/// The whole page; `registry` holds what others keep themselves.
+///
+/// # Errors
+/// Only if a metric of `registry` cannot be written.
+pub fn page(
+    view: &ClusterView,
+    counters: &Counters,
+    turned: LoopAge,
+    registry: &Registry,
+) -> Result<String, std::fmt::Error> {
+    let mut own = Registry::default();
+    own.register_collector(Box::new(Page(families::families(view, counters, turned))));
+    let mut text = String::new();
+    encode_registry(&mut text, &own)?;
+    encode_registry(&mut text, registry)?;
+    encode_eof(&mut text)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct Page(Vec<Family>);
+
+impl Collector for Page {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        for family in self.0.iter().filter(|family| !family.samples.is_empty()) {
+            let mut metric = encoder.encode_descriptor(family.name, family.help, None, family.kind)?;
+            for sample in &family.samples {
+                match (family.kind, sample.labels.is_empty()) {
+                    (MetricType::Info, _) => metric.encode_info(&sample.labels)?,
+                    // A family without labels would be written with an empty pair of braces.
+                    (_, true) => sample.encode(family.kind, &mut metric)?,
+                    (_, false) => sample.encode(family.kind, &mut metric.encode_family(&sample.labels)?)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::cluster::fixtures::{cut_off, peer, primary, standby, view};
+    use crate::core::status::SlotStatus;
+    use crate::core::wal::Lsn;
+
+    fn text(view: &ClusterView, counters: &Counters) -> String {
+        let turned = LoopAge {
+            age_ms: 250,
+            limit_ms: 10_000,
+        };
+        page(view, counters, turned, &Registry::default()).expect("page")
+    }
+
+    fn line<'a>(text: &'a str, start: &str) -> &'a str {
+        text.lines().find(|line| line.starts_with(start)).unwrap_or("")
+    }
+
+    #[test]
+    fn the_page_of_a_primary() {
+        let mut me = primary(0);
+        me.server.as_mut().expect("server").slots = vec![SlotStatus {
+            slot_name: "podgres_pg_1".to_owned(),
+            active: true,
+            restart_lsn: Some(Lsn(0x300_0000)),
+            lost: false,
+            safe_wal_size_bytes: Some(-5),
+        }];
+        let route = RouteCounters {
+            route: "read_write".to_owned(),
+            sessions: 3,
+            sessions_total: 10,
+            ..RouteCounters::default()
+        };
+        let counters = Counters {
+            situations: vec!["primary_running", "standby_streaming"],
+            clones: vec![(CloneReason::Empty, 1), (CloneReason::WalGone, 2)],
+            routes: vec![route],
+        };
+        insta::assert_snapshot!(text(&view(me, vec![peer(standby(1))]), &counters));
+    }
+
+    #[test]
+    fn the_page_of_a_standby() {
+        insta::assert_snapshot!(text(
+            &view(standby(1), vec![peer(primary(0))]),
+            &Counters::default()
+        ));
+    }
+
+    #[test]
+    fn hazard_5_a_cut_off_standby_shows_more_than_a_lag_of_zero() {
+        let mut ahead = primary(0);
+        ahead.server.as_mut().expect("server").flush_lsn = Lsn(0x310_0100);
+        let page = text(
+            &view(cut_off(standby(1)), vec![peer(ahead)]),
+            &Counters::default(),
+        );
+        assert_eq!(
+            line(&page, "pg_replication_lag_seconds"),
+            "pg_replication_lag_seconds 0.0"
+        );
+        assert_eq!(
+            line(&page, "podgres_receiver_connected"),
+            "podgres_receiver_connected 0"
+        );
+        assert_eq!(line(&page, "podgres_lag_bytes"), "podgres_lag_bytes 1048576");
+        assert_eq!(line(&page, "podgres_ready"), "podgres_ready 0");
+    }
+
+    #[test]
+    fn row_69_two_writable_members_raise_the_alarm_on_each_of_them() {
+        let alarm = "podgres_other_writable_members";
+        for (me, peers, expected) in [
+            (
+                primary(0),
+                vec![primary(1), standby(2)],
+                "podgres_other_writable_members 1",
+            ),
+            (
+                standby(2),
+                vec![primary(0), primary(1)],
+                "podgres_other_writable_members 1",
+            ),
+            (
+                standby(2),
+                vec![primary(0), standby(1)],
+                "podgres_other_writable_members 0",
+            ),
+        ] {
+            let page = text(
+                &view(me, peers.into_iter().map(peer).collect()),
+                &Counters::default(),
+            );
+            assert_eq!(line(&page, alarm), expected);
+        }
+    }
+
+    #[test]
+    fn a_hostile_name_cannot_break_the_page() {
+        let mut hostile = peer(standby(1));
+        hostile.name = "a\"} 1\npodgres_writable 1\\".to_owned();
+        let page = text(&view(cut_off(standby(2)), vec![hostile]), &Counters::default());
+        assert_eq!(
+            page.lines()
+                .filter(|l| l.starts_with("podgres_writable "))
+                .count(),
+            1
+        );
+    }
+}

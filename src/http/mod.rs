@@ -1,0 +1,179 @@
+//! The HTTP server of a member, on TCP and on the pod's unix socket. It shows what the agent saw; it never looks itself.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/startup` `/liveness` `/readiness` | 200 or 503: the probes of a pod |
+//! | `/` `/primary` `/read-write` `/leader` | 200 or 503: primary, and allowed to be |
+//! | `/replica` `/read-only` `/synchronous` `/sync` `/asynchronous` `/async` `/quorum` `/health` … | 200 or 503: as Patroni defines them, all paths in [`CHECK_PATHS`] |
+//! | `/patroni` | this member, in Patroni's words |
+//! | `/cluster` | every member: what `podgres status -o json` prints |
+//! | `/history` | ends of timelines, Patroni's rows |
+//! | `/config` | the settings in force, without secrets |
+//! | `/metrics` | `OpenMetrics` text |
+//! | `/peer/stream` | this member's status, a JSON line now and with every change; `{}` while nothing changes |
+//! | `/debug/decisions` | the last decisions with their observations |
+//!
+//! All answer GET, HEAD and OPTIONS. Any other method changes something: 403 without authority
+//! ([`authorise`]), else 405, since no verb is there yet. An unknown path is 404; every body is JSON but `/metrics`.
+
+pub mod authorise;
+mod deadline;
+mod handlers;
+pub mod metrics;
+mod peer_stream;
+pub mod serve;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::{MethodRouter, get};
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::sync::{Notify, watch};
+
+use crate::core::cluster::ClusterView;
+use crate::core::cluster::check::CHECK_PATHS;
+use crate::core::cluster::verdict::LoopAge;
+
+use authorise::AdminToken;
+use handlers::Pairs;
+use metrics::Counters;
+
+/// A value that is made when somebody asks.
+pub type Source<T> = Arc<dyn Fn() -> T + Send + Sync>;
+
+/// The heartbeat of the agent's loop, shared between the loop and `/liveness`.
+#[derive(Clone, Debug)]
+pub struct Beat {
+    epoch: Instant,
+    last_turn_ms: Arc<AtomicU64>,
+    limit: Duration,
+}
+
+impl Beat {
+    /// Beats now; overdue after `limit` without [`Beat::turned`].
+    #[must_use]
+    pub fn new(limit: Duration) -> Self {
+        Self {
+            epoch: Instant::now(),
+            last_turn_ms: Arc::default(),
+            limit,
+        }
+    }
+
+    /// The loop has turned once more.
+    pub fn turned(&self) {
+        self.last_turn_ms
+            .store(milliseconds(self.epoch.elapsed()), Ordering::Relaxed);
+    }
+
+    /// How long ago that was.
+    #[must_use]
+    pub fn age(&self) -> LoopAge {
+        let now = milliseconds(self.epoch.elapsed());
+        LoopAge {
+            age_ms: now.saturating_sub(self.last_turn_ms.load(Ordering::Relaxed)),
+            limit_ms: milliseconds(self.limit),
+        }
+    }
+}
+
+/// Everything that the handlers show.
+#[derive(Clone)]
+pub struct HttpState {
+    pub view: watch::Receiver<Arc<ClusterView>>,
+    pub beat: Beat,
+    /// Silence that makes peers give up; a stream sends a line at least four times as often.
+    pub peer_timeout: Duration,
+    /// `/debug/decisions`.
+    pub decisions: Source<Value>,
+    /// `/history`, see [`history_json`](crate::core::cluster::patroni::history_json).
+    pub history: Source<Value>,
+    /// Told when another member opens its stream.
+    pub visited: Arc<Notify>,
+    /// `/config`.
+    pub settings: Source<Value>,
+    /// What `/metrics` shows beyond the view.
+    pub counters: Source<Counters>,
+    /// Metrics that others keep themselves; their names must not clash with those of [`metrics`].
+    pub registry: Arc<Registry>,
+    /// Without one, only the unix socket has authority.
+    pub admin_token: Option<AdminToken>,
+}
+
+impl HttpState {
+    /// A state that shows `view`, and nothing yet of the rest.
+    #[must_use]
+    pub fn new(view: watch::Receiver<Arc<ClusterView>>, beat: Beat, peer_timeout: Duration) -> Self {
+        Self {
+            view,
+            beat,
+            peer_timeout,
+            decisions: Arc::new(|| json!([])),
+            history: Arc::new(|| json!([])),
+            visited: Arc::default(),
+            settings: Arc::new(|| json!({})),
+            counters: Arc::new(Counters::default),
+            registry: Arc::default(),
+            admin_token: None,
+        }
+    }
+}
+
+/// The routes of the module's table.
+pub fn router(state: HttpState) -> Router {
+    let mut router = Router::new()
+        .route("/patroni", shown(get(handlers::patroni)))
+        .route("/cluster", shown(get(handlers::cluster)))
+        .route("/history", shown(get(handlers::history)))
+        .route("/config", shown(get(handlers::config)))
+        .route("/metrics", shown(get(handlers::metrics)))
+        .route("/peer/stream", shown(get(handlers::peer_stream)))
+        .route("/debug/decisions", shown(get(handlers::decisions)));
+    for (path, check) in CHECK_PATHS {
+        let check = *check;
+        let answer =
+            async move |State(state): State<HttpState>, query: Pairs| handlers::check(check, &state, &query);
+        let bare = async move |State(state): State<HttpState>, query: Pairs| {
+            handlers::check_without_body(check, &state, &query)
+        };
+        router = router.route(path, get(answer).options(bare));
+    }
+    router
+        .fallback(handlers::unknown_path)
+        .method_not_allowed_fallback(handlers::no_such_verb)
+        .layer(axum::middleware::from_fn_with_state(
+            state.clone(),
+            handlers::guard,
+        ))
+        .with_state(state)
+}
+
+/// OPTIONS on a page that is always there.
+fn shown(route: MethodRouter<HttpState>) -> MethodRouter<HttpState> {
+    route.options(|| async {})
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beat_grows_old_and_is_young_again_after_a_turn() {
+        let mut beat = Beat::new(Duration::from_millis(500));
+        beat.epoch = Instant::now()
+            .checked_sub(Duration::from_secs(5))
+            .expect("a machine up for 5 s");
+        let age = beat.age();
+        assert!(age.age_ms >= 5000 && age.limit_ms == 500, "{age:?}");
+        beat.clone().turned();
+        assert!(beat.age().age_ms < 5000, "clones share the beat");
+    }
+}

@@ -1,0 +1,118 @@
+//! The client's side of a connection until it is relayed: reading packets, sending it away.
+//!
+//! Reads not one byte more than the packet that it reads, and never waits without a limit.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::refusal::Refusal;
+use super::startup::{Parsed, Startup, parse};
+
+/// For the last words to a client and for the client to read them.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+/// What a client may still send while it is sent away.
+const FAREWELL_BYTES: u64 = 64 * 1024;
+/// A fatal `internal_error` alert of TLS 1.2 (RFC 8446, 6.2): a client that began with TLS reads nothing else.
+const TLS_ALERT: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 80];
+
+/// How a connection ends that gets no session.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The client left, or nothing is left to say to it.
+    Gone,
+    Refused(Refusal),
+    /// As `Refused`, to a client that speaks TLS already.
+    RefusedInTls(Refusal),
+}
+
+impl From<Refusal> for End {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// A client, and the time that it may still take for its startup packets.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) stream: TcpStream,
+    limit: Duration,
+    left: Duration,
+}
+
+impl Client {
+    pub(super) fn new(stream: TcpStream, startup_timeout: Duration) -> Self {
+        Self {
+            stream,
+            limit: startup_timeout,
+            left: startup_timeout,
+        }
+    }
+
+    /// The next startup packet; for direct TLS with the bytes that were read of it.
+    pub(super) async fn read_startup(&mut self) -> Result<(Startup, Vec<u8>), End> {
+        let begun = Instant::now();
+        let packet = timeout_at(begun + self.left, read_packet(&mut self.stream)).await;
+        self.left = self.left.saturating_sub(begun.elapsed());
+        packet.unwrap_or_else(|_elapsed| Err(Refusal::StartupTimeout { limit: self.limit }.into()))
+    }
+
+    /// Answers a request for encryption with one byte, unless the client did not wait for it.
+    pub(super) async fn answer(&mut self, answer: u8, request: &'static str) -> Result<(), End> {
+        if super::socket::has_bytes(&self.stream) {
+            return Err(Refusal::EarlyData { request }.into());
+        }
+        let written = timeout(FAREWELL_TIMEOUT, self.stream.write_all(&[answer])).await;
+        match written {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(End::Gone),
+        }
+    }
+
+    /// Returns when the client closes, or sends bytes although `waits_for` was not answered.
+    ///
+    /// Without such a request, bytes of the client say nothing and stay where they are.
+    pub(super) async fn leaves(&self, waits_for: Option<&'static str>) -> End {
+        match self.stream.peek(&mut [0_u8; 1]).await {
+            Ok(0) | Err(_) => End::Gone,
+            Ok(_) => match waits_for {
+                Some(request) => Refusal::EarlyData { request }.into(),
+                None => std::future::pending().await,
+            },
+        }
+    }
+
+    /// Tells the client why, and closes so that it can read it: a close with unread bytes would
+    /// reset the connection and could take the message with it.
+    pub(super) async fn farewell(self, end: &End) {
+        let message = match end {
+            End::Gone => return,
+            End::Refused(refusal) => refusal.encode(),
+            End::RefusedInTls(_) => TLS_ALERT.to_vec(),
+        };
+        let _in_time = timeout(FAREWELL_TIMEOUT, async move {
+            let mut stream = self.stream;
+            stream.write_all(&message).await?;
+            stream.shutdown().await?;
+            tokio::io::copy(&mut stream.take(FAREWELL_BYTES), &mut tokio::io::sink()).await
+        })
+        .await;
+    }
+}
+
+async fn read_packet(stream: &mut TcpStream) -> Result<(Startup, Vec<u8>), End> {
+    let mut bytes = Vec::new();
+    loop {
+        let needed = match parse(&bytes).map_err(Refusal::from)? {
+            Parsed::Complete(startup) => return Ok((startup, bytes)),
+            Parsed::Needs(needed) => needed,
+        };
+        let missing = u64::try_from(needed.saturating_sub(bytes.len())).unwrap_or(0);
+        match stream.take(missing).read_buf(&mut bytes).await {
+            Ok(0) | Err(_) => return Err(End::Gone),
+            Ok(_) => {}
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Why a client is sent away, in words and as PostgreSQL's `ErrorResponse`.
+//!
+//! Every refusal has severity, SQLSTATE, message, detail and hint. Nothing a client sent is
+//! repeated in one. Source of the format: the manual's "Error and Notice Message Fields".
+
+use std::time::Duration;
+
+use super::startup::StartupError;
+use super::unavailable::Unavailable;
+
+/// Why a connection gets no session. The variant is the log word, its reason the metric label.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error(transparent)]
+    Startup(#[from] StartupError),
+    #[error("startup packet did not arrive within {} s", limit.as_secs())]
+    StartupTimeout { limit: Duration },
+    /// Bytes behind a request for encryption that was not answered yet.
+    #[error("received unencrypted data after {request}")]
+    EarlyData { request: &'static str },
+    #[error("replication connections are not accepted on a read-only endpoint")]
+    Replication,
+    #[error("sorry, too many clients already")]
+    TooManyConnections { max_connections: usize },
+    #[error("too many connections wait for a server already")]
+    TooManyHeld { max_held: usize },
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    #[error("the routing endpoint is shutting down")]
+    ShuttingDown,
+}
+
+/// A [`Refusal`] without its particulars: the label of the metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RefusalReason {
+    ProtocolViolation,
+    UnsupportedProtocol,
+    StartupTimeout,
+    EarlyData,
+    Replication,
+    TooManyConnections,
+    TooManyHeld,
+    NoServer,
+    SeveralPrimaries,
+    ShuttingDown,
+}
+
+impl RefusalReason {
+    pub const ALL: [Self; 10] = [
+        Self::ProtocolViolation,
+        Self::UnsupportedProtocol,
+        Self::StartupTimeout,
+        Self::EarlyData,
+        Self::Replication,
+        Self::TooManyConnections,
+        Self::TooManyHeld,
+        Self::NoServer,
+        Self::SeveralPrimaries,
+        Self::ShuttingDown,
+    ];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ProtocolViolation => "protocol_violation",
+            Self::UnsupportedProtocol => "unsupported_protocol",
+            Self::StartupTimeout => "startup_timeout",
+            Self::EarlyData => "early_data",
+            Self::Replication => "replication",
+            Self::TooManyConnections => "too_many_connections",
+            Self::TooManyHeld => "too_many_held",
+            Self::NoServer => "no_server",
+            Self::SeveralPrimaries => "several_primaries",
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
+}
+
+impl Refusal {
+    #[must_use]
+    pub fn reason(&self) -> RefusalReason {
+        match self {
+            Self::Startup(StartupError::Protocol { .. }) => RefusalReason::UnsupportedProtocol,
+            Self::Startup(_) => RefusalReason::ProtocolViolation,
+            Self::StartupTimeout { .. } => RefusalReason::StartupTimeout,
+            Self::EarlyData { .. } => RefusalReason::EarlyData,
+            Self::Replication => RefusalReason::Replication,
+            Self::TooManyConnections { .. } => RefusalReason::TooManyConnections,
+            Self::TooManyHeld { .. } => RefusalReason::TooManyHeld,
+            Self::Unavailable(Unavailable::NoServer { .. }) => RefusalReason::NoServer,
+            Self::Unavailable(Unavailable::SeveralPrimaries { .. }) => RefusalReason::SeveralPrimaries,
+            Self::ShuttingDown => RefusalReason::ShuttingDown,
+        }
+    }
+
+    /// From the manual's "PostgreSQL Error Codes".
+    #[must_use]
+    pub fn sqlstate(&self) -> &'static str {
+        match self.reason() {
+            RefusalReason::ProtocolViolation | RefusalReason::StartupTimeout | RefusalReason::EarlyData => {
+                "08P01"
+            }
+            RefusalReason::UnsupportedProtocol | RefusalReason::Replication => "0A000",
+            RefusalReason::TooManyConnections | RefusalReason::TooManyHeld => "53300",
+            RefusalReason::NoServer | RefusalReason::SeveralPrimaries | RefusalReason::ShuttingDown => {
+                "57P03"
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn detail(&self) -> String {
+        match self {
+            Self::Startup(StartupError::Protocol { .. }) => {
+                "The endpoint forwards version 3 of PostgreSQL's frontend/backend protocol only.".into()
+            }
+            Self::Startup(_) => "The first bytes are not a startup packet of PostgreSQL.".into(),
+            Self::StartupTimeout { .. } => "The client connected and did not say what it wants.".into(),
+            Self::EarlyData { .. } => {
+                "This could be either a client-software bug or evidence of an attempted \
+                 man-in-the-middle attack."
+                    .into()
+            }
+            Self::Replication => "It would be balanced over standbys and cut when a server changes.".into(),
+            Self::TooManyConnections { max_connections } => {
+                format!("This endpoint relays at most {max_connections} sessions.")
+            }
+            Self::TooManyHeld { max_held } => format!("At most {max_held} connections are held."),
+            Self::Unavailable(unavailable) => unavailable.detail(),
+            Self::ShuttingDown => "The connection was not forwarded to a server yet.".into(),
+        }
+    }
+
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Startup(_) | Self::StartupTimeout { .. } | Self::EarlyData { .. } => {
+                "Check that the client speaks PostgreSQL's protocol to this port and nothing in between changes it."
+            }
+            Self::Replication => "Connect to the read-write endpoint, or to a server itself.",
+            Self::TooManyConnections { .. } => {
+                "Close sessions, use a connection pool, or raise the limit of the endpoint."
+            }
+            Self::TooManyHeld { .. } => "Connect again once the cluster has a server that fits.",
+            Self::Unavailable(unavailable) => unavailable.hint(),
+            Self::ShuttingDown => "Connect again; another endpoint may serve the connection.",
+        }
+    }
+
+    /// The `ErrorResponse` message, ready to be sent.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut fields = Vec::new();
+        for (code, text) in [
+            (b'S', "FATAL"),
+            (b'V', "FATAL"),
+            (b'C', self.sqlstate()),
+            (b'M', &self.to_string()),
+            (b'D', &self.detail()),
+            (b'H', self.hint()),
+        ] {
+            fields.push(code);
+            fields.extend(text.bytes().filter(|byte| *byte != 0));
+            fields.push(0);
+        }
+        fields.push(0);
+        let length = u32::try_from(fields.len() + 4).unwrap_or(u32::MAX);
+        let mut message = vec![b'E'];
+        message.extend(length.to_be_bytes());
+        message.extend(fields);
+        message
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn every_refusal() -> Vec<Refusal> {
+        let of_mode = |several| {
+            let policy = crate::core::routing::RoutePolicy {
+                mode: crate::core::routing::RouteMode::ReadWrite,
+                max_lag_bytes: 0,
+                fallback: crate::core::routing::ReadOnlyFallback::None,
+            };
+            Unavailable::of(&policy, &several, &[], Duration::from_secs(10))
+        };
+        let primary = |name: &str| crate::core::routing::Server {
+            name: name.into(),
+            address: ([127, 0, 0, 1], 5432).into(),
+            role: crate::core::status::Role::Primary,
+            streaming: true,
+            lag_bytes: None,
+            incarnation: 0,
+        };
+        let split = crate::core::routing::RouteTable {
+            servers: vec![primary("a"), primary("b")],
+            members: vec![],
+        };
+        vec![
+            StartupError::Layout.into(),
+            StartupError::Protocol { major: 2, minor: 0 }.into(),
+            Refusal::StartupTimeout {
+                limit: Duration::from_secs(10),
+            },
+            Refusal::EarlyData {
+                request: "SSL request",
+            },
+            Refusal::Replication,
+            Refusal::TooManyConnections { max_connections: 1 },
+            Refusal::TooManyHeld { max_held: 1 },
+            of_mode(crate::core::routing::RouteTable::default()).into(),
+            of_mode(split).into(),
+            Refusal::ShuttingDown,
+        ]
+    }
+
+    #[test]
+    fn every_reason_has_a_refusal_with_all_fields() {
+        let refusals = every_refusal();
+        let reasons: Vec<_> = refusals.iter().map(Refusal::reason).collect();
+        assert_eq!(reasons, RefusalReason::ALL);
+        for refusal in refusals {
+            let message = refusal.encode();
+            let length = u32::from_be_bytes(message[1..5].try_into().expect("four bytes"));
+            assert_eq!(length as usize + 1, message.len());
+            let text = String::from_utf8(message[5..].to_vec()).expect("text");
+            let fields: Vec<&str> = text.trim_end_matches('\0').split('\0').collect();
+            let letters: String = fields.iter().map(|field| &field[..1]).collect();
+            assert_eq!(letters, "SVCMDH");
+            assert!(fields.iter().all(|field| field.len() > 4), "{fields:?}");
+            assert!(!fields[3].ends_with('.') && fields[4].ends_with('.') && fields[5].ends_with('.'));
+        }
+    }
+}

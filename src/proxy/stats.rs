@@ -1,0 +1,149 @@
+//! What a routing endpoint counts: for the metrics page, and for the choice between servers.
+//!
+//! Counters only grow, gauges end with the guard that raised them. Never decides anything.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::refusal::RefusalReason;
+
+/// The counters of one listener; shared with whoever shows them.
+#[derive(Debug, Default)]
+pub struct RouteStats {
+    /// Sessions that are relayed now.
+    pub sessions: AtomicU64,
+    pub sessions_total: AtomicU64,
+    /// Connections that wait for a server now.
+    pub held: AtomicU64,
+    pub held_total: AtomicU64,
+    /// How long connections have waited for a server, ended waits only.
+    pub held_microseconds_total: AtomicU64,
+    /// Cancel requests that were forwarded.
+    pub cancels_total: AtomicU64,
+    /// Sessions cut because their server no longer fits, or because the endpoint stops.
+    pub cut_total: AtomicU64,
+    /// Attempts to reach a candidate that failed.
+    pub connect_failures_total: AtomicU64,
+    refused_total: [AtomicU64; RefusalReason::ALL.len()],
+}
+
+impl RouteStats {
+    /// How many connections were refused, by reason.
+    pub fn refused(&self) -> impl Iterator<Item = (RefusalReason, u64)> {
+        let counts = self
+            .refused_total
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed));
+        RefusalReason::ALL.into_iter().zip(counts)
+    }
+
+    pub(super) fn count_refusal(&self, reason: RefusalReason) {
+        let at = RefusalReason::ALL.iter().position(|known| *known == reason);
+        if let Some(count) = at.and_then(|at| self.refused_total.get(at)) {
+            count_one(count);
+        }
+    }
+
+    pub(super) fn count_wait(&self, waited: Duration) {
+        let microseconds = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+        self.held_microseconds_total
+            .fetch_add(microseconds, Ordering::Relaxed);
+    }
+}
+
+pub(super) fn count_one(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// One more on a gauge, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Raised<'a>(&'a AtomicU64);
+
+impl<'a> Raised<'a> {
+    pub(super) fn new(gauge: &'a AtomicU64) -> Self {
+        gauge.fetch_add(1, Ordering::Relaxed);
+        Self(gauge)
+    }
+}
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many sessions each server has or is about to get, over all listeners that share this.
+#[derive(Debug, Default)]
+pub struct SessionCounts {
+    by_server: Mutex<BTreeMap<String, usize>>,
+}
+
+impl SessionCounts {
+    /// Sessions of the server called `name`.
+    pub fn of(&self, name: &str) -> usize {
+        self.lock().get(name).copied().unwrap_or(0)
+    }
+
+    /// Counts a session of that server until the guard is dropped.
+    pub(super) fn open(self: &Arc<Self>, name: &str) -> CountedSession {
+        *self.lock().entry(name.to_owned()).or_default() += 1;
+        CountedSession {
+            counts: Arc::clone(self),
+            name: name.to_owned(),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, usize>> {
+        self.by_server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One session of one server.
+#[derive(Debug)]
+pub(super) struct CountedSession {
+    counts: Arc<SessionCounts>,
+    name: String,
+}
+
+impl Drop for CountedSession {
+    fn drop(&mut self) {
+        let mut by_server = self.counts.lock();
+        if let Some(count) = by_server.get_mut(&self.name) {
+            *count -= 1;
+            if *count == 0 {
+                by_server.remove(&self.name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_counts_while_its_guard_lives() {
+        let counts = Arc::new(SessionCounts::default());
+        let first = counts.open("a");
+        let second = counts.open("a");
+        assert_eq!((counts.of("a"), counts.of("b")), (2, 0));
+        drop(first);
+        drop(second);
+        assert_eq!(counts.of("a"), 0);
+        assert!(counts.lock().is_empty());
+    }
+
+    #[test]
+    fn refusals_are_counted_by_reason() {
+        let stats = RouteStats::default();
+        for reason in RefusalReason::ALL {
+            stats.count_refusal(reason);
+        }
+        stats.count_refusal(RefusalReason::NoServer);
+        let counted: Vec<_> = stats.refused().filter(|(_, count)| *count > 1).collect();
+        assert_eq!(counted, [(RefusalReason::NoServer, 2)]);
+        assert!(stats.refused().all(|(_, count)| count > 0));
+    }
+}

@@ -1,0 +1,10 @@
+//! The routing endpoints in front of a real primary and two real standbys.
+
+#![allow(clippy::expect_used, reason = "helpers of tests")]
+
+mod cluster;
+mod ends;
+mod hostile;
+mod routes;
+mod sessions;
+mod waiting;

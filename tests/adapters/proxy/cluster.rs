@@ -1,0 +1,266 @@
+//! Three PostgreSQL 15 servers: a primary and a standby with TLS, and a standby without.
+//!
+//! Shared by the tests that run at the same time, stopped and removed with the last of them.
+
+use std::fs::{self, Permissions};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use podgres::core::routing::Server;
+use podgres::core::status::Role;
+
+const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
+/// `postgres:postgres`; the server refuses to run as root.
+const UID: u32 = 101;
+const GID: u32 = 104;
+pub(super) const PASSWORD: &str = "se'cret \\ passwörd";
+
+const CONFIGURATION: &str = "
+port = 5432
+fsync = off
+shared_buffers = 16MB
+max_connections = 260
+max_wal_senders = 5
+wal_keep_size = 64MB
+";
+const HBA: &str = "
+local all all trust
+host replication postgres all trust
+host all quick all trust
+host all all all scram-sha-256
+host replication all all scram-sha-256
+";
+
+pub(super) struct Cluster {
+    pub(super) directory: tempfile::TempDir,
+    running: Vec<PathBuf>,
+}
+
+static SHARED: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
+
+/// The cluster that other tests use now, or a new one.
+pub(super) fn cluster() -> Arc<Cluster> {
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let cluster = Arc::new(Cluster::start());
+        *shared = Arc::downgrade(&cluster);
+        cluster
+    })
+}
+
+/// An address that no other test process uses.
+pub(super) fn loopback(last: u8) -> IpAddr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    IpAddr::from([127, 64 + high % 64, low, last])
+}
+
+/// Member `n` as the agent would tell it: 0 is the primary, 1 and 2 are standbys, 2 without TLS.
+pub(super) fn member(n: u8) -> Server {
+    Server {
+        name: format!("pg-{n}"),
+        address: SocketAddr::new(loopback(n + 1), 5432),
+        role: if n == 0 { Role::Primary } else { Role::Standby },
+        streaming: true,
+        lag_bytes: Some(0),
+        incarnation: 1,
+    }
+}
+
+impl Cluster {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().expect("directory");
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o711)).expect("mode");
+        let mut cluster = Self {
+            directory,
+            running: Vec::new(),
+        };
+        cluster.make_certificate();
+        cluster.start_primary();
+        cluster.start_standby(1, "on");
+        cluster.start_standby(2, "off");
+        cluster
+    }
+
+    /// Runs SQL as superuser on member `n`, around the routes.
+    pub(super) fn admin(&self, n: u8, sql: &str) -> String {
+        let socket = self.member_directory(n);
+        let socket = socket.to_str().expect("path");
+        run(
+            "psql",
+            &[
+                "-XAtq",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-h",
+                socket,
+                "-d",
+                "postgres",
+                "-c",
+                sql,
+            ],
+        )
+    }
+
+    pub(super) fn certificate(&self) -> PathBuf {
+        self.directory.path().join("server.crt")
+    }
+
+    pub(super) fn key(&self) -> PathBuf {
+        self.directory.path().join("server.key")
+    }
+
+    fn member_directory(&self, n: u8) -> PathBuf {
+        self.directory.path().join(format!("pg-{n}"))
+    }
+
+    fn make_member_directory(&self, n: u8) -> PathBuf {
+        let directory = self.member_directory(n);
+        fs::create_dir(&directory).expect("directory");
+        give_away(&directory, 0o700);
+        directory.join("data")
+    }
+
+    fn make_certificate(&self) {
+        let made = Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+            ])
+            .args([
+                "-days",
+                "2",
+                "-subj",
+                "/CN=podgres.test",
+                "-addext",
+                "subjectAltName=DNS:podgres.test",
+            ])
+            .args(["-keyout".as_ref(), self.key().as_os_str()])
+            .args(["-out".as_ref(), self.certificate().as_os_str()])
+            .output()
+            .expect("openssl");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        give_away(&self.key(), 0o600);
+        give_away(&self.certificate(), 0o644);
+    }
+
+    fn start_primary(&mut self) {
+        let data = self.make_member_directory(0);
+        let path = data.to_str().expect("path");
+        run(
+            "initdb",
+            &[
+                "-D",
+                path,
+                "-U",
+                "postgres",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--no-locale",
+                "-N",
+            ],
+        );
+        let configuration = fs::read_to_string(data.join("postgresql.conf")).expect("configuration");
+        let tls = format!(
+            "ssl_cert_file = '{}'\nssl_key_file = '{}'\n",
+            self.certificate().display(),
+            self.key().display()
+        );
+        fs::write(data.join("postgresql.conf"), configuration + CONFIGURATION + &tls).expect("configuration");
+        fs::write(data.join("pg_hba.conf"), HBA).expect("hba");
+        self.launch(0, &data, "on");
+        let password = PASSWORD.replace('\'', "''");
+        self.admin(
+            0,
+            &format!("CREATE ROLE app LOGIN REPLICATION PASSWORD '{password}'"),
+        );
+        self.admin(0, "CREATE ROLE quick LOGIN");
+        self.admin(0, "CREATE TABLE item (name text); GRANT ALL ON item TO app");
+    }
+
+    fn start_standby(&mut self, n: u8, tls: &str) {
+        let data = self.make_member_directory(n);
+        let path = data.to_str().expect("path");
+        let primary = loopback(1).to_string();
+        run(
+            "pg_basebackup",
+            &[
+                "-D", path, "-h", &primary, "-U", "postgres", "-R", "-c", "fast", "-X", "stream",
+            ],
+        );
+        self.launch(n, &data, tls);
+        let streams = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+        let limit = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while self.admin(n, streams) != "1" {
+            assert!(std::time::Instant::now() < limit, "pg-{n} does not stream");
+        }
+    }
+
+    fn launch(&mut self, n: u8, data: &Path, tls: &str) {
+        let socket = self.member_directory(n);
+        let options = format!(
+            "-c listen_addresses={} -c unix_socket_directories={} -c ssl={tls}",
+            loopback(n + 1),
+            socket.display()
+        );
+        let log = socket.join("log");
+        let (data_path, log) = (data.to_str().expect("path"), log.to_str().expect("path"));
+        self.running.push(data.to_owned());
+        run(
+            "pg_ctl",
+            &[
+                "start", "-w", "-t", "60", "-s", "-D", data_path, "-l", log, "-o", &options,
+            ],
+        );
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for data in self.running.iter().rev() {
+            let stopped = as_postgres("pg_ctl")
+                .args(["stop", "-w", "-s", "-m", "immediate", "-D"])
+                .arg(data)
+                .status();
+            let stopped = stopped.is_ok_and(|status| status.success());
+            assert!(
+                stopped || std::thread::panicking(),
+                "could not stop {}",
+                data.display()
+            );
+        }
+    }
+}
+
+fn give_away(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).expect("mode");
+    chown(path, Some(UID), Some(GID)).expect("owner");
+}
+
+fn as_postgres(program: &str) -> Command {
+    let mut command = Command::new(Path::new(PROGRAMS).join(program));
+    command
+        .uid(UID)
+        .gid(GID)
+        .current_dir("/")
+        .env_clear()
+        .env("LC_ALL", "C");
+    command
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let done = as_postgres(program).args(arguments).output().expect(program);
+    let errors = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{program} {arguments:?}: {errors}");
+    String::from_utf8(done.stdout).expect("text").trim().to_owned()
+}

@@ -1,0 +1,206 @@
+//! A routing endpoint of a test, and clients of it: psql, tokio-postgres, bare sockets.
+
+use std::net::SocketAddr;
+use std::process::{Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use podgres::core::routing::{ReadOnlyFallback, RouteMode, RoutePolicy, RouteTable, Server};
+use podgres::proxy::{Limits, Listener, ListenerError, RefusalReason, RouteStats, SessionCounts};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::NoTls;
+
+use super::cluster::{PASSWORD, loopback};
+
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(super) struct Route {
+    pub(super) address: SocketAddr,
+    pub(super) stats: Arc<RouteStats>,
+    pub(super) sessions: Arc<SessionCounts>,
+    table: watch::Sender<Arc<RouteTable>>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), ListenerError>>,
+}
+
+pub(super) fn table(servers: Vec<Server>) -> RouteTable {
+    let members = servers.iter().map(|server| server.address).collect();
+    RouteTable { servers, members }
+}
+
+pub(super) fn short_hold() -> Limits {
+    Limits {
+        hold: Duration::from_millis(300),
+        ..Limits::default()
+    }
+}
+
+/// Longer than any test waits: what happens, happens before the end of the hold.
+pub(super) fn long_hold() -> Limits {
+    Limits {
+        hold: PATIENCE * 3,
+        ..Limits::default()
+    }
+}
+
+impl Route {
+    pub(super) async fn read_write(limits: Limits, servers: Vec<Server>) -> Self {
+        Self::start(RouteMode::ReadWrite, limits, table(servers)).await
+    }
+
+    pub(super) async fn read_only(limits: Limits, servers: Vec<Server>) -> Self {
+        Self::start(RouteMode::ReadOnly, limits, table(servers)).await
+    }
+
+    pub(super) async fn start(mode: RouteMode, limits: Limits, table: RouteTable) -> Self {
+        let socket = TcpListener::bind((loopback(200), 0)).await.expect("port");
+        let address = socket.local_addr().expect("address");
+        let (sender, receiver) = watch::channel(Arc::new(table));
+        let (stats, sessions) = (Arc::<RouteStats>::default(), Arc::<SessionCounts>::default());
+        let listener = Listener {
+            socket,
+            policy: RoutePolicy {
+                mode,
+                max_lag_bytes: 16 << 20,
+                fallback: ReadOnlyFallback::Primary,
+            },
+            limits,
+            table: receiver,
+            sessions: Arc::clone(&sessions),
+            stats: Arc::clone(&stats),
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(listener.run(async move {
+            let _told_or_dropped = stopped.await;
+        }));
+        Self {
+            address,
+            stats,
+            sessions,
+            table: sender,
+            stop,
+            task,
+        }
+    }
+
+    pub(super) fn set(&self, servers: Vec<Server>) {
+        self.table.send_replace(Arc::new(table(servers)));
+    }
+
+    pub(super) async fn stop(self) {
+        self.stop.send(()).expect("still running");
+        let ended = timeout(Duration::from_secs(4), self.task)
+            .await
+            .expect("stops in time");
+        ended.expect("no panic").expect("no error");
+    }
+
+    pub(super) fn refused(&self, reason: RefusalReason) -> u64 {
+        let found = self.stats.refused().find(|(known, _)| *known == reason);
+        found.expect("every reason is counted").1
+    }
+
+    pub(super) async fn psql(&self, options: &str, sql: &str) -> Output {
+        let child = self.spawn_psql(options, sql);
+        timeout(PATIENCE, child.wait_with_output())
+            .await
+            .expect("psql ends")
+            .expect("psql")
+    }
+
+    pub(super) fn spawn_psql(&self, options: &str, sql: &str) -> tokio::process::Child {
+        let (host, port) = (self.address.ip(), self.address.port());
+        tokio::process::Command::new("/usr/lib/postgresql/15/bin/psql")
+            .args(["-XAtq", "-v", "VERBOSITY=verbose", "-c", sql, "-d"])
+            .arg(format!(
+                "host={host} port={port} dbname=postgres user=app {options}"
+            ))
+            .env_clear()
+            .env("HOME", "/nonexistent")
+            .env("LC_ALL", "C")
+            .env("PGPASSWORD", PASSWORD)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("psql")
+    }
+
+    /// A session without TLS and password: an unoptimised SCRAM client is slow. SCRAM is psql's part.
+    pub(super) async fn connect(&self) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host(self.address.ip().to_string())
+            .port(self.address.port())
+            .user("quick")
+            .dbname("postgres")
+            .ssl_mode(tokio_postgres::config::SslMode::Disable);
+        let connecting = timeout(PATIENCE, config.connect(NoTls)).await;
+        let (client, connection) = connecting.expect("an answer in time")?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// Sends bytes, and returns what comes back until the other side closes.
+    pub(super) async fn exchange(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut stream = TcpStream::connect(self.address).await.expect("connect");
+        stream.write_all(bytes).await.expect("write");
+        read_to_end(&mut stream).await
+    }
+}
+
+/// A reset ends the answer as a close does.
+pub(super) async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+    let mut answer = Vec::new();
+    let reading = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+    let _close_or_reset = reading.expect("closed in time");
+    answer
+}
+
+/// Waits for a condition, with a limit.
+pub(super) async fn until(what: &str, condition: impl Fn() -> bool) {
+    let limit = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < limit, "{what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Standard output of a success.
+pub(super) fn answer(output: &Output) -> String {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// Standard error of a failure.
+pub(super) fn complaint(output: &Output) -> String {
+    assert!(
+        !output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The SQLSTATE of an `ErrorResponse`.
+pub(super) fn sqlstate(message: &[u8]) -> String {
+    assert_eq!(message.first(), Some(&b'E'), "{message:?}");
+    let text = String::from_utf8_lossy(&message[5..]);
+    let code = text.split('\0').find_map(|field| field.strip_prefix('C'));
+    code.expect("a code").to_owned()
+}
+
+pub(super) fn code_of(error: &tokio_postgres::Error) -> String {
+    let database_error = error.as_db_error().unwrap_or_else(|| panic!("{error:?}"));
+    assert!(
+        database_error.detail().is_some() && database_error.hint().is_some(),
+        "{error:?}"
+    );
+    database_error.code().code().to_owned()
+}

@@ -1,0 +1,178 @@
+//! While no server fits: connections are held, then refused with words that help.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use podgres::core::routing::{RouteMode, Server};
+use podgres::core::status::Role;
+use podgres::proxy::{Limits, RefusalReason};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+
+use super::cluster::{cluster, loopback, member};
+use super::routes::{Route, answer, code_of, complaint, long_hold, short_hold, table, until};
+
+fn dead(name: &str) -> Server {
+    Server {
+        name: name.to_owned(),
+        address: SocketAddr::new(loopback(99), 5432),
+        ..member(1)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_connection_is_served_by_the_first_server_that_fits() {
+    let _cluster = cluster();
+    for options in ["sslmode=disable", "sslmode=require channel_binding=require"] {
+        let write = Route::read_write(long_hold(), vec![member(1)]).await;
+        let child = write.spawn_psql(options, "SELECT pg_is_in_recovery()");
+        until("it is held", || write.stats.held.load(Ordering::Relaxed) == 1).await;
+        write.set(vec![member(2), member(1)]);
+        write.set(vec![member(1), member(0)]);
+        let output = child.wait_with_output().await.expect("psql");
+        assert_eq!(answer(&output), "f", "{options}");
+        assert_eq!(write.stats.held.load(Ordering::Relaxed), 0);
+        assert_eq!(write.stats.held_total.load(Ordering::Relaxed), 1);
+        assert!(write.stats.held_microseconds_total.load(Ordering::Relaxed) > 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_hold_the_refusal_says_what_is_missing() {
+    let mut missing = table(vec![member(1)]);
+    missing.members.push(member(0).address);
+    let write = Route::start(RouteMode::ReadWrite, short_hold(), missing).await;
+    for options in ["sslmode=disable", "sslmode=prefer"] {
+        let text = complaint(&write.psql(options, "SELECT 1").await);
+        for part in [
+            "FATAL:  no server is available for read-write sessions",
+            "server \"pg-1\" is a standby",
+            &format!("member {} does not accept connections", member(0).address),
+            "HINT:  Connect again once the cluster has a primary.",
+        ] {
+            assert!(text.contains(part), "{options}: {text}");
+        }
+    }
+    let error = write.connect().await.expect_err("no primary");
+    assert_eq!(code_of(&error), "57P03");
+    assert!(write.psql("sslmode=require", "SELECT 1").await.stdout.is_empty());
+    assert_eq!(write.refused(RefusalReason::NoServer), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_primaries_stop_writes_and_not_reads() {
+    let _cluster = cluster();
+    let mut second = member(2);
+    second.role = Role::Primary;
+    let servers = vec![member(0), second, member(1)];
+    let write = Route::read_write(short_hold(), servers.clone()).await;
+    let read = Route::read_only(short_hold(), servers).await;
+    let error = write.connect().await.expect_err("split");
+    assert_eq!(code_of(&error), "57P03");
+    assert!(
+        error
+            .as_db_error()
+            .is_some_and(|e| e.message().contains("more than one")),
+        "{error:?}"
+    );
+    assert_eq!(write.refused(RefusalReason::SeveralPrimaries), 1);
+    assert_eq!(answer(&read.psql("", "SELECT pg_is_in_recovery()").await), "t");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_connect_costs_no_error() {
+    let _cluster = cluster();
+    let read = Route::read_only(Limits::default(), vec![dead("pg-9"), member(1)]).await;
+    for _ in 0..6 {
+        assert_eq!(answer(&read.psql("sslmode=prefer", "SELECT 1").await), "1");
+    }
+    let failures = || read.stats.connect_failures_total.load(Ordering::Relaxed);
+    assert!(failures() > 0, "the dead server was never tried");
+    assert_eq!(read.sessions.of("pg-9"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_takes_connections_and_is_silent_is_passed_over() {
+    let _cluster = cluster();
+    let silent = TcpListener::bind((loopback(98), 0)).await.expect("port");
+    let mut deaf = member(2);
+    deaf.address = silent.local_addr().expect("address");
+    let limits = Limits {
+        answer_timeout: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let read = Route::read_only(limits, vec![deaf, member(1)]).await;
+    for options in ["sslmode=require", "sslmode=disable"] {
+        let failures = || read.stats.connect_failures_total.load(Ordering::Relaxed);
+        let before = failures();
+        for _ in 0..6 {
+            assert_eq!(answer(&read.psql(options, "SELECT 1").await), "1");
+        }
+        assert!(
+            failures() > before,
+            "{options}: the silent server was never tried"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_last_candidate_the_connection_waits_for_the_table() {
+    let _cluster = cluster();
+    let read = Route::read_only(long_hold(), vec![dead("pg-9")]).await;
+    let child = read.spawn_psql("", "SELECT 1");
+    until("it is held", || read.stats.held.load(Ordering::Relaxed) == 1).await;
+    read.set(vec![dead("pg-9"), member(1)]);
+    assert_eq!(answer(&child.wait_with_output().await.expect("psql")), "1");
+    let refusing = Route::read_only(short_hold(), vec![dead("pg-9")]).await;
+    let text = complaint(&refusing.psql("", "SELECT 1").await);
+    assert!(
+        text.contains("server \"pg-9\" did not take the connection: Connection refused"),
+        "{text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_gives_up_is_no_longer_held() {
+    let write = Route::read_write(long_hold(), vec![]).await;
+    let child = write.spawn_psql("", "SELECT 1");
+    until("it is held", || write.stats.held.load(Ordering::Relaxed) == 1).await;
+    drop(child);
+    until("it is forgotten", || {
+        write.stats.held.load(Ordering::Relaxed) == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn held_connections_are_bounded() {
+    let limits = Limits {
+        max_held: 1,
+        ..Limits::default()
+    };
+    let write = Route::read_write(limits, vec![]).await;
+    let _held = write.spawn_psql("", "SELECT 1");
+    until("one is held", || write.stats.held.load(Ordering::Relaxed) == 1).await;
+    let error = write.connect().await.expect_err("no room");
+    assert_eq!(code_of(&error), "53300");
+    assert_eq!(write.refused(RefusalReason::TooManyHeld), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_loses_its_role_during_the_attempt_is_not_used() {
+    let _cluster = cluster();
+    let slow = TcpListener::bind((loopback(96), 0)).await.expect("port");
+    let mut old = member(0);
+    old.name = "old".to_owned();
+    old.address = slow.local_addr().expect("address");
+    for options in ["sslmode=require", "sslmode=disable"] {
+        let write = Route::read_write(Limits::default(), vec![old.clone()]).await;
+        let child = write.spawn_psql(options, "SELECT 1");
+        let (mut attempt, _from) = slow.accept().await.expect("attempt");
+        write.set(vec![member(0)]);
+        // Too late, and perhaps to nobody.
+        drop(attempt.write_all(b"S").await);
+        assert_eq!(answer(&child.wait_with_output().await.expect("psql")), "1");
+        assert_eq!(write.stats.cut_total.load(Ordering::Relaxed), 0);
+    }
+}

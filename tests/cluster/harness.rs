@@ -1,0 +1,265 @@
+//! Starts a demo, asks it through the shipped command line, waits for conditions with a limit.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Longer than anything here takes on a busy machine; a wait ends as soon as its condition holds.
+pub(crate) const LIMIT: Duration = Duration::from_secs(90);
+
+/// The binary under test.
+pub(crate) fn podgres() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_podgres"))
+}
+
+/// The folder of PostgreSQL's programs for a major version; a missing one fails the test.
+pub(crate) fn programs(version: u32) -> PathBuf {
+    let key = format!("PODGRES_TEST_PG{version}");
+    let folder =
+        std::env::var(&key).unwrap_or_else(|_| panic!("{key} is not set: run the tests by `make test`"));
+    let folder = PathBuf::from(folder);
+    assert!(
+        folder.join("postgres").exists(),
+        "{key}: no PostgreSQL in {}",
+        folder.display()
+    );
+    folder
+}
+
+/// A demo that ends with the test.
+pub(crate) struct Demo {
+    pub(crate) directory: PathBuf,
+    child: Option<Child>,
+    /// Removed after `child` has ended.
+    _folder: Option<tempfile::TempDir>,
+}
+
+/// How a demo is started.
+pub(crate) struct Start {
+    pub(crate) version: u32,
+    pub(crate) arguments: Vec<String>,
+}
+
+impl Start {
+    pub(crate) fn new(version: u32) -> Self {
+        Self {
+            version,
+            arguments: Vec::new(),
+        }
+    }
+
+    /// Adds command line words, e.g. `["--replicas", "1"]`.
+    pub(crate) fn with(mut self, words: &[&str]) -> Self {
+        self.arguments.extend(words.iter().map(|word| (*word).to_owned()));
+        self
+    }
+
+    /// Starts in a folder of its own.
+    pub(crate) fn run(self) -> Demo {
+        let folder = tempfile::Builder::new()
+            .prefix("pg")
+            .tempdir()
+            .expect("temporary folder");
+        // The pods' user must be able to enter.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(folder.path(), open).expect("chmod");
+        let directory = folder.path().join("demo");
+        let mut demo = self.run_in(&directory);
+        demo._folder = Some(folder);
+        demo
+    }
+
+    /// Starts in a folder that the caller keeps.
+    pub(crate) fn run_in(self, directory: &Path) -> Demo {
+        let child = podgres()
+            .args(["demo", "--dir"])
+            .arg(directory)
+            .arg("--program-dir")
+            .arg(programs(self.version))
+            .args(&self.arguments)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("podgres demo");
+        Demo {
+            directory: directory.to_owned(),
+            child: Some(child),
+            _folder: None,
+        }
+    }
+}
+
+impl Demo {
+    /// Runs `podgres demo VERB …` and expects it to succeed.
+    pub(crate) fn ask(&self, words: &[&str]) -> String {
+        let output = self.try_ask(words);
+        assert!(
+            output.status.success(),
+            "demo {words:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout)
+            .expect("utf-8")
+            .trim_end()
+            .to_owned()
+    }
+
+    pub(crate) fn try_ask(&self, words: &[&str]) -> Output {
+        podgres()
+            .arg("demo")
+            .args(words)
+            .arg("--dir")
+            .arg(&self.directory)
+            .output()
+            .expect("podgres demo")
+    }
+
+    /// `podgres status -o json`, if anybody answers.
+    pub(crate) fn status(&self) -> Option<Value> {
+        let output = podgres()
+            .args(["status", "-o", "json", "--dir"])
+            .arg(&self.directory)
+            .output()
+            .expect("podgres status");
+        output
+            .status
+            .success()
+            .then(|| serde_json::from_slice(&output.stdout).expect("JSON"))
+    }
+
+    /// Waits until the status fulfils a condition, and gives that status.
+    pub(crate) fn wait(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        let mut last = None;
+        let fulfilled = wait_for(LIMIT, || {
+            last = self.status();
+            last.as_ref().is_some_and(&condition)
+        });
+        assert!(
+            fulfilled,
+            "{what} did not come about; last status: {last:#?}\n{}",
+            self.logs()
+        );
+        last.expect("a status")
+    }
+
+    /// One primary and `standbys` streaming standbys, nobody else.
+    pub(crate) fn wait_streaming(&self, standbys: usize) -> Value {
+        self.wait(
+            &format!("a primary with {standbys} streaming standbys"),
+            |status| {
+                let members = members(status);
+                let count = |role: &str, state: &str| {
+                    members
+                        .iter()
+                        .filter(|m| m["role"] == role && m["state"] == state)
+                        .count()
+                };
+                members.len() == standbys + 1
+                    && count("primary", "running") == 1
+                    && count("standby", "streaming") == standbys
+            },
+        )
+    }
+
+    /// What a container has printed: `init`, `sidecar` or `postgres`.
+    pub(crate) fn log(&self, pod: &str, container: &str) -> String {
+        let path = self
+            .directory
+            .join("pods")
+            .join(pod)
+            .join(format!("{container}.log"));
+        String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
+    }
+
+    /// PGDATA of a pod.
+    pub(crate) fn data_directory(&self, pod: &str) -> PathBuf {
+        self.directory
+            .join("volumes")
+            .join(format!("data-{pod}"))
+            .join("pgdata")
+    }
+
+    /// Runs SQL by psql on one server, or through a route: `["--member", "0"]`, `["--read-only"]`, `[]`.
+    pub(crate) fn sql(&self, target: &[&str], sql: &str) -> String {
+        let output = self.try_sql(target, sql);
+        assert!(
+            output.status.success(),
+            "{sql}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout)
+            .expect("utf-8")
+            .trim_end()
+            .to_owned()
+    }
+
+    pub(crate) fn try_sql(&self, target: &[&str], sql: &str) -> Output {
+        let mut words = vec!["dsn"];
+        words.extend_from_slice(target);
+        let dsn = self.ask(&words);
+        Command::new(programs(16).join("psql"))
+            .args(["-X", "-A", "-t", "-q", "-v", "VERBOSITY=verbose", "-c", sql])
+            .arg(dsn)
+            .env("LC_ALL", "C")
+            .output()
+            .expect("psql")
+    }
+
+    /// TERM to the demo; how it ended.
+    pub(crate) fn stop(&mut self) -> Option<i32> {
+        let mut child = self.child.take()?;
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("TERM");
+        child.wait().expect("wait").code()
+    }
+
+    fn logs(&self) -> String {
+        let pods = std::fs::read_dir(self.directory.join("pods"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut text = String::new();
+        for pod in pods {
+            let name = pod.file_name().to_string_lossy().into_owned();
+            for container in ["init", "sidecar", "postgres"] {
+                let log = self.log(&name, container);
+                let tail: Vec<&str> = log.lines().rev().take(15).collect();
+                text += &format!("--- {name} {container}\n");
+                text.extend(tail.into_iter().rev().map(|line| format!("{line}\n")));
+            }
+        }
+        text
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The members of a status.
+pub(crate) fn members(status: &Value) -> &[Value] {
+    status["members"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// One member of a status by its name.
+pub(crate) fn member<'a>(status: &'a Value, name: &str) -> &'a Value {
+    members(status)
+        .iter()
+        .find(|member| member["name"] == name)
+        .unwrap_or(&Value::Null)
+}
+
+/// Tries until a condition holds; false after `limit`.
+pub(crate) fn wait_for(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    while !condition() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    true
+}

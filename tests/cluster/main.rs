@@ -1,0 +1,20 @@
+//! Whole clusters: the demo's processes on real PostgreSQL, rows of ACCEPTANCE by number.
+
+#![allow(
+    clippy::expect_used,
+    reason = "clippy takes a test's helpers for code that ships"
+)]
+
+mod hand;
+mod harness;
+mod hazards_clone;
+mod hazards_deadlines;
+mod hazards_first;
+mod hazards_standby;
+mod kit;
+mod pods;
+mod relay;
+mod repair;
+mod scaling;
+mod smoke;
+mod steady;

@@ -1,0 +1,14 @@
+//! Tests that need no PostgreSQL and no other process: tables, layers, golden files. Seconds.
+
+#![allow(
+    clippy::expect_used,
+    reason = "clippy takes a test's helpers for code that ships"
+)]
+
+mod decision_table;
+mod exhaustive;
+mod layers;
+mod links;
+mod scenarios;
+mod source;
+mod worlds;

@@ -1,0 +1,223 @@
+//! Single decisions, each named after what it stands for.
+
+use std::collections::BTreeMap;
+
+use podgres::core::cluster::PeerContact;
+use podgres::core::data_directory::DataDirectory;
+use podgres::core::decide::decide;
+use podgres::core::decision::{Memory, PostgresAction};
+use podgres::core::member::Ordinal;
+use podgres::core::observation::{NameState, PeerView, ProbeState};
+use podgres::core::situation::Situation;
+use podgres::core::status::{HeldData, ServerStatus, SlotStatus};
+use podgres::core::supervision::{
+    CloneReason, JobKind, JobRequest, JobState, JobStatus, Licence, ServerRole, SupervisorStatus,
+};
+use podgres::core::wal::Lsn;
+
+use crate::worlds::{
+    LATE_MS, behind, facts, holder, observation, peer, policy, ready, resolved, running, running_standby,
+    server, standby_facts, supervisor, upstream, upstream_facts,
+};
+
+#[test]
+fn row_62_an_empty_standby_waits_and_never_runs_initdb() {
+    for view in [
+        upstream(NameState::Missing, ProbeState::Untried),
+        resolved(ProbeState::Failed {
+            message: "connection refused".to_owned(),
+        }),
+    ] {
+        let mut observation = observation(1, supervisor(DataDirectory::Empty));
+        observation.upstream = view;
+        observation.at_ms = LATE_MS;
+        let decision = decide(&policy(1), &Memory::default(), &observation);
+        assert_eq!(decision.postgres, None);
+        assert!(matches!(
+            decision.situation,
+            Situation::WaitingForName | Situation::WaitingForPrimary
+        ));
+    }
+}
+
+#[test]
+fn row_63_an_empty_first_ordinal_refuses_while_a_peer_holds_data() {
+    let mut observation = observation(0, supervisor(DataDirectory::Empty));
+    observation.peers = BTreeMap::from([(Ordinal(2), holder())]);
+    let refused = decide(&policy(0), &Memory::default(), &observation);
+    assert_eq!(refused.situation, Situation::PeerHoldsData);
+    assert!(
+        refused.detail.contains("pg-2") && refused.detail.contains("7000000000000000001"),
+        "{}",
+        refused.detail
+    );
+    let mut overridden = policy(0);
+    overridden.new_cluster = true;
+    let decision = decide(&overridden, &Memory::default(), &observation);
+    assert_eq!(
+        decision.postgres,
+        Some(PostgresAction::Run {
+            job: JobRequest::Initdb
+        })
+    );
+}
+
+#[test]
+fn a_silent_peer_holds_a_new_cluster_back_and_a_refusing_one_only_for_a_while() {
+    for (contact, late) in [
+        (PeerContact::Refused, Situation::NewCluster),
+        (PeerContact::Unreachable, Situation::PeersUnreachable),
+    ] {
+        let mut observation = observation(0, supervisor(DataDirectory::Empty));
+        observation.peers = BTreeMap::from([(Ordinal(1), peer(contact, HeldData::Unknown))]);
+        let early = decide(&policy(0), &Memory::default(), &observation);
+        assert_eq!(early.situation, Situation::AskingPeers);
+        observation.at_ms += LATE_MS;
+        assert_eq!(decide(&policy(0), &early.memory, &observation).situation, late);
+    }
+}
+
+#[test]
+fn row_67_a_directory_without_signal_file_is_not_started_writable_by_a_standby() {
+    let mut observation = observation(1, supervisor(DataDirectory::Complete(facts())));
+    observation.upstream = ready(upstream_facts());
+    let decision = decide(&policy(1), &Memory::default(), &observation);
+    assert_eq!(
+        (decision.situation, decision.postgres),
+        (Situation::WasWritable, None)
+    );
+}
+
+#[test]
+fn row_68_wal_gone_is_judged_only_after_standing_still_then_stopped_and_cloned() {
+    let status = SupervisorStatus {
+        postmaster: running_standby(),
+        ..supervisor(DataDirectory::Complete(standby_facts()))
+    };
+    let mut observation = observation(1, status);
+    observation.upstream = ready(upstream_facts());
+    observation.server = Some(server(true, false));
+    let primary = PeerView {
+        writable: true,
+        oldest_wal_lsn: Some(Lsn(0x900_0000)),
+        ..holder()
+    };
+    observation.peers = BTreeMap::from([(Ordinal(0), primary)]);
+    let first = decide(&policy(1), &Memory::default(), &observation);
+    assert_eq!(
+        first.situation,
+        Situation::NotStreaming,
+        "it may still be replaying"
+    );
+    observation.at_ms += 5_000;
+    let second = decide(&policy(1), &first.memory, &observation);
+    assert_eq!(second.situation, Situation::WalGone);
+    assert!(matches!(second.postgres, Some(PostgresAction::Stop { .. })));
+    observation.server = None;
+    observation.supervisor = Some(supervisor(DataDirectory::Complete(standby_facts())));
+    let third = decide(&policy(1), &second.memory, &observation);
+    let Some(PostgresAction::Run {
+        job: JobRequest::Clone { reason, .. },
+    }) = third.postgres
+    else {
+        panic!("{third:#?}");
+    };
+    assert_eq!(reason, CloneReason::WalGone);
+}
+
+#[test]
+fn a_killed_primary_is_started_again_at_once() {
+    let status = SupervisorStatus {
+        licence: Licence::Unlimited,
+        ..supervisor(DataDirectory::Complete(facts()))
+    };
+    let decision = decide(&policy(0), &Memory::default(), &observation(0, status));
+    let server = ServerRole::Primary;
+    assert_eq!(decision.postgres, Some(PostgresAction::Start { server }));
+}
+
+fn primary_with_slot(ordinal: u32) -> podgres::core::observation::Observation {
+    let status = SupervisorStatus {
+        licence: Licence::Unlimited,
+        postmaster: running(ServerRole::Primary, true),
+        ..supervisor(DataDirectory::Complete(facts()))
+    };
+    let mut observation = observation(0, status);
+    let slot = SlotStatus {
+        slot_name: format!("podgres_pg_{ordinal}"),
+        active: false,
+        restart_lsn: None,
+        lost: false,
+        safe_wal_size_bytes: None,
+    };
+    observation.server = Some(ServerStatus {
+        slots: vec![slot],
+        ..server(false, false)
+    });
+    observation
+}
+
+#[test]
+fn row_73_the_slot_of_a_scaled_away_pod_goes_after_its_retention() {
+    let mut observation = primary_with_slot(2);
+    let kept = decide(&policy(0), &Memory::default(), &observation);
+    assert_eq!(kept.postgres, None, "a pod may be away for a moment");
+    observation.at_ms += 600_000;
+    let dropped = decide(&policy(0), &kept.memory, &observation);
+    assert_eq!(
+        dropped.postgres,
+        Some(PostgresAction::ReconcileSlots { expected: Vec::new() })
+    );
+}
+
+#[test]
+fn a_member_that_dns_names_gets_its_slot() {
+    let mut observation = primary_with_slot(1);
+    observation.peers = BTreeMap::from([(Ordinal(1), holder()), (Ordinal(2), PeerView::untried())]);
+    let decision = decide(&policy(0), &Memory::default(), &observation);
+    let expected = vec!["podgres_pg_1".to_owned(), "podgres_pg_2".to_owned()];
+    assert_eq!(
+        decision.postgres,
+        Some(PostgresAction::ReconcileSlots { expected })
+    );
+}
+
+#[test]
+fn row_69_two_writable_servers_are_an_alarm_and_nothing_is_harmed() {
+    let mut observation = primary_with_slot(1);
+    let writable = PeerView {
+        writable: true,
+        ..holder()
+    };
+    observation.peers = BTreeMap::from([(Ordinal(1), writable)]);
+    let decision = decide(&policy(0), &Memory::default(), &observation);
+    assert_eq!(
+        (decision.situation, decision.postgres),
+        (Situation::TwoWritable, None)
+    );
+}
+
+#[test]
+fn a_fresh_clone_was_called_diverged_by_facts_from_before_it() {
+    let done = JobStatus {
+        id: 1,
+        kind: JobKind::Clone,
+        state: JobState::Done,
+    };
+    let status = SupervisorStatus {
+        job: Some(done),
+        ..supervisor(DataDirectory::Complete(standby_facts()))
+    };
+    let mut observation = observation(1, status);
+    observation.upstream = ready(behind());
+    observation.upstream.looked_at_ms = observation.at_ms - 500;
+    let decision = decide(&policy(1), &Memory::default(), &observation);
+    assert_eq!(decision.situation, Situation::ReadyAsStandby);
+    observation.upstream.looked_at_ms = observation.at_ms + 500;
+    let decision = decide(&policy(1), &decision.memory, &observation);
+    assert_eq!(
+        decision.situation,
+        Situation::Diverged,
+        "and by newer facts it is"
+    );
+}
