@@ -76,6 +76,13 @@ async fn a_killed_postmaster_is_noticed_and_nothing_of_it_is_left() {
     let mut pod = Pod::with_data();
     pod.supervise().await;
     let postmaster = pod.start_primary().await;
+    // A backend that computes does not look whether its postmaster lives.
+    let mut busy = pod
+        .sql_command("SET statement_timeout = '60s'; DO $$BEGIN LOOP END LOOP; END$$")
+        .spawn()
+        .unwrap();
+    let count = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid()";
+    while pod.sql(count) != "1" {}
     let backends = children_of(postmaster);
     assert!(backends.len() >= 4, "{backends:?}");
     let killed = std::time::Instant::now();
@@ -103,6 +110,7 @@ async fn a_killed_postmaster_is_noticed_and_nothing_of_it_is_left() {
             "{backend} outlived its postmaster"
         );
     }
+    assert!(!busy.wait().unwrap().success());
     pod.start(ServerRole::Primary).await;
 }
 

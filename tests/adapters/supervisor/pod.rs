@@ -17,7 +17,7 @@ use podgres::core::supervision::{
 use podgres::postgres::{Login, Secret, ServerSettings};
 use podgres::supervisor::{self, SupervisorOptions};
 use podgres::supervisor_client::{SupervisorClient, SupervisorClientError};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 pub(super) const POSTGRESQL_15: &str = "/usr/lib/postgresql/15/bin";
 pub(super) const POSTGRESQL_18: &str =
@@ -42,6 +42,7 @@ pub(super) struct Pod {
     pub(super) stop_timeout: Duration,
     pub(super) client: SupervisorClient,
     process: Option<Child>,
+    in_namespace: bool,
 }
 
 impl Pod {
@@ -60,6 +61,7 @@ impl Pod {
             stop_timeout: Duration::from_secs(30),
             client: SupervisorClient::new(root.path().join("supervisor.sock")),
             process: None,
+            in_namespace: false,
             root,
         }
     }
@@ -119,6 +121,7 @@ impl Pod {
         ]);
         let mut command = self.command("unshare".as_ref(), &arguments);
         command.uid(0).gid(0);
+        self.in_namespace = true;
         self.supervise_by(command).await;
     }
 
@@ -183,6 +186,13 @@ impl Pod {
 
     pub(super) fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Stops every thread of the supervisor; until the last one stands, one may still take a request.
+    pub(super) fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let stopped = waitid(WaitId::Pid(self.pid()), WaitIdOptions::STOPPED).unwrap();
+        assert!(stopped.unwrap().stopped());
     }
 
     /// Waits for the end of the supervisor.
@@ -265,27 +275,31 @@ impl Pod {
 
     /// Runs one statement as superuser.
     pub(super) fn sql(&self, statement: &str) -> String {
-        let mut command = Command::new(self.programs.join("psql"));
-        command.args([
-            "-XAtq",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-U",
-            "postgres",
-            "-d",
-            "postgres",
-            "-c",
-            statement,
-        ]);
-        let output = command
-            .env("PGPASSWORD", PASSWORD)
-            .arg("-h")
-            .arg(self.address.to_string())
-            .output()
-            .unwrap();
+        let output = self.sql_command(statement).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{statement}: {error}\n{}", self.log());
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    pub(super) fn sql_command(&self, statement: &str) -> Command {
+        let mut command = Command::new(self.programs.join("psql"));
+        command
+            .args([
+                "-XAtq",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-U",
+                "postgres",
+                "-d",
+                "postgres",
+                "-c",
+                statement,
+            ])
+            .arg("-h")
+            .arg(self.address.to_string())
+            .env("PGPASSWORD", PASSWORD)
+            .stderr(std::process::Stdio::piped());
+        command
     }
 
     /// What the supervisor and PostgreSQL have written.
@@ -297,7 +311,12 @@ impl Pod {
 impl Drop for Pod {
     fn drop(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // PostgreSQL is told by the kernel.
+            // PostgreSQL is told by the kernel. Process 1 of a namespace is not: it has changed its user.
+            if self.in_namespace {
+                for (pid, _) in children_of(Pid::from_child(&process)) {
+                    kill_process(pid, Signal::KILL).ok();
+                }
+            }
             process.kill().unwrap();
             process.wait().unwrap();
         }
