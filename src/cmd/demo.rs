@@ -186,7 +186,9 @@ async fn start(start: Start, directory: Option<PathBuf>) -> Result<(), Failure> 
         verbose: start.verbose,
         ..Options::new(binary, program_directory)
     };
-    demo::run(options, Events::to_stdout()).await.map_err(|error| failure(&error))
+    demo::run(options, Events::to_stdout())
+        .await
+        .map_err(|error| failure(&error))
 }
 
 fn failure(error: &DemoError) -> Failure {
@@ -227,7 +229,9 @@ pub(super) fn state(directory: &Path) -> Result<DemoState, Failure> {
         )
         .hint("Give --dir the folder that \"podgres demo\" was started with.")
     };
-    DemoState::load(directory).map_err(|error| failure(&error))?.ok_or_else(missing)
+    DemoState::load(directory)
+        .map_err(|error| failure(&error))?
+        .ok_or_else(missing)
 }
 
 fn print(text: &str) -> Result<(), Failure> {

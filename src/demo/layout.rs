@@ -12,8 +12,8 @@ use super::DemoError;
 use super::state::PodUser;
 use super::user;
 
-/// The longest run directory: 107 bytes less the longest name of a socket in it.
-const RUN_DIRECTORY_BYTES: usize = 80;
+/// The longest run directory: 107 bytes less a slash and the longest name of a socket in it.
+const RUN_DIRECTORY_BYTES: usize = 107 - 1 - "supervisor.sock".len();
 
 /// The directories and files of one demo.
 #[derive(Clone, Debug)]
@@ -41,7 +41,8 @@ impl Layout {
         let directory = fs::canonicalize(directory).map_err(DemoError::file("find", directory))?;
         user::check_enters(user.as_ref(), &directory)?;
         let hash = hash_of(&directory);
-        let short = std::env::temp_dir().join(format!("podgres-{:08x}", (hash ^ (hash >> 32)) & 0xffff_ffff));
+        let folded = (hash ^ (hash >> 32)) & 0xffff_ffff;
+        let short = Path::new("/tmp").join(format!("podgres-{folded:08x}"));
         let near = directory.join("pods").join(longest_pod).join("run");
         let fits = near.as_os_str().len() <= RUN_DIRECTORY_BYTES;
         let layout = Self {
@@ -103,14 +104,16 @@ impl Layout {
     /// The pod's emptyDir.
     #[must_use]
     pub(super) fn run(&self, pod: &str) -> PathBuf {
-        self.socket_folder(pod).join("run")
+        if self.near() {
+            self.pod(pod).join("run")
+        } else {
+            self.sockets.join(pod)
+        }
     }
 
-    /// Where names must be short the ordinal stands for the pod.
-    fn socket_folder(&self, pod: &str) -> PathBuf {
-        let ordinal = pod.rsplit('-').next().unwrap_or(pod);
-        let near = self.sockets.starts_with(&self.directory);
-        self.sockets.join(if near { pod } else { ordinal })
+    /// Whether the sockets are in the demo's own directory.
+    fn near(&self) -> bool {
+        self.sockets.starts_with(&self.directory)
     }
 
     /// The pod's persistent volume, named as a claim of the template `data` would be.
@@ -125,7 +128,6 @@ impl Layout {
     /// A directory cannot be made.
     pub(super) fn make_pod(&self, pod: &str) -> Result<(), DemoError> {
         make_directory(&self.pod(pod), 0o755, None)?;
-        make_directory(&self.socket_folder(pod), 0o755, None)?;
         let run = self.run(pod);
         remove(&run)?;
         make_directory(&run, 0o700, self.user.as_ref())?;
@@ -175,7 +177,7 @@ impl Layout {
     /// Something cannot be removed.
     pub(super) fn remove_sockets(&self) -> Result<(), DemoError> {
         drop(fs::remove_file(self.control_socket()));
-        if self.sockets.starts_with(&self.directory) {
+        if self.near() {
             Ok(())
         } else {
             remove(&self.sockets)
