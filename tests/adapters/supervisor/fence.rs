@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use podgres::core::supervision::{Licence, Postmaster, ServerRole, SupervisorRequest, SupervisorStatus};
 use rustix::process::{Signal, kill_process};
 
-use super::pod::{Pod, gone};
+use super::machine::gone;
+use super::pod::Pod;
 
 fn grant(duration: Duration) -> SupervisorRequest {
     SupervisorRequest::GrantLicence {
