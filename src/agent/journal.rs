@@ -46,11 +46,20 @@ impl Journal {
 pub(super) struct Recorder {
     journal: Journal,
     last: Option<(Situation, String)>,
+    /// When a clone's progress was last told.
+    told_at_ms: u64,
 }
+
+/// How often the log tells how far a clone is.
+const PROGRESS_PERIOD_MS: u64 = 5_000;
 
 impl Recorder {
     pub(super) fn new(journal: Journal) -> Self {
-        Self { journal, last: None }
+        Self {
+            journal,
+            last: None,
+            told_at_ms: 0,
+        }
     }
 
     /// Keeps and logs a decision that says or does something new.
@@ -73,8 +82,11 @@ impl Recorder {
                 decision: decision.clone(),
             });
         }
+        let progress_due =
+            progress && !same_detail && observation.at_ms >= self.told_at_ms + PROGRESS_PERIOD_MS;
         let same_reason = known.is_some_and(|(_, detail)| same_but_for_numbers(detail, &decision.detail));
-        if !same_situation || (!same_reason && !progress) || decision.postgres.is_some() {
+        if !same_situation || (!same_reason && !progress) || progress_due || decision.postgres.is_some() {
+            self.told_at_ms = observation.at_ms;
             log(decision);
         } else if !same_detail {
             tracing::debug!(

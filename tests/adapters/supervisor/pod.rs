@@ -1,23 +1,22 @@
 //! One pod for a test: a directory, an address, a supervisor process, and ways to look at what it does.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
-use std::sync::OnceLock;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use podgres::core::supervision::{
     Postmaster, ServerRole, SupervisorReply, SupervisorRequest, SupervisorStatus,
 };
-use podgres::postgres::{Login, Secret, ServerSettings};
-use podgres::supervisor::{self, SupervisorOptions};
 use podgres::supervisor_client::{SupervisorClient, SupervisorClientError};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+
+use super::machine::{children_of, gone, initdb, own, postmaster, run_as_postgres, template_15};
+use super::process::{ADDRESS, PANIC, PROGRAMS, ROOT, STOP_TIMEOUT_MS};
 
 pub(super) const POSTGRESQL_15: &str = "/usr/lib/postgresql/15/bin";
 pub(super) const POSTGRESQL_18: &str =
@@ -27,21 +26,18 @@ pub(super) const PASSWORD: &str = "dolphin-staircase-42";
 /// Longer than anything here takes on a busy machine.
 pub(super) const LIMIT: Duration = Duration::from_mins(1);
 
-const POSTGRES_UID: u32 = 101;
-const POSTGRES_GID: u32 = 104;
-const ROOT: &str = "SUPERVISOR_TEST_ROOT";
-const ADDRESS: &str = "SUPERVISOR_TEST_ADDRESS";
-const PROGRAMS: &str = "SUPERVISOR_TEST_PROGRAMS";
-const STOP_TIMEOUT_MS: &str = "SUPERVISOR_TEST_STOP_TIMEOUT_MS";
-const PANIC: &str = "SUPERVISOR_TEST_PANIC";
+pub(super) const POSTGRES_UID: u32 = 101;
+pub(super) const POSTGRES_GID: u32 = 104;
 
 pub(super) struct Pod {
     root: tempfile::TempDir,
-    programs: PathBuf,
+    pub(super) programs: PathBuf,
+    template: Option<Arc<tempfile::TempDir>>,
     address: IpAddr,
     pub(super) stop_timeout: Duration,
     pub(super) client: SupervisorClient,
     process: Option<Child>,
+    in_namespace: bool,
 }
 
 impl Pod {
@@ -59,15 +55,24 @@ impl Pod {
             address: Ipv4Addr::new(127, high.max(1), low, count).into(),
             stop_timeout: Duration::from_secs(30),
             client: SupervisorClient::new(root.path().join("supervisor.sock")),
+            template: None,
             process: None,
+            in_namespace: false,
             root,
         }
     }
 
     /// A pod with a cleanly stopped cluster of PostgreSQL 15.
     pub(super) fn with_data() -> Self {
-        let pod = Self::empty();
-        pod.copy_data(template_15());
+        let mut pod = Self::empty();
+        let template = template_15();
+        run_as_postgres(
+            Command::new("cp")
+                .arg("-a")
+                .arg(template.path().join("data"))
+                .arg(pod.data()),
+        );
+        pod.template = Some(template);
         pod
     }
 
@@ -76,10 +81,6 @@ impl Pod {
         pod.programs = POSTGRESQL_18.into();
         initdb(&pod.programs, &pod.data());
         pod
-    }
-
-    fn copy_data(&self, template: &Path) {
-        run_as_postgres(Command::new("cp").arg("-a").arg(template).arg(self.data()));
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -119,6 +120,7 @@ impl Pod {
         ]);
         let mut command = self.command("unshare".as_ref(), &arguments);
         command.uid(0).gid(0);
+        self.in_namespace = true;
         self.supervise_by(command).await;
     }
 
@@ -148,7 +150,7 @@ impl Pod {
         }
     }
 
-    fn command(&self, program: &Path, arguments: &[&str]) -> Command {
+    pub(super) fn command(&self, program: &Path, arguments: &[&str]) -> Command {
         let log = File::options()
             .append(true)
             .create(true)
@@ -158,7 +160,7 @@ impl Pod {
         command
             .args(arguments)
             .args([
-                "supervisor::pod::supervisor_process",
+                "supervisor::process::supervisor_process",
                 "--exact",
                 "--nocapture",
                 "--test-threads=1",
@@ -183,6 +185,13 @@ impl Pod {
 
     pub(super) fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Stops every thread of the supervisor; until the last one stands, one may still take a request.
+    pub(super) fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let stopped = waitid(WaitId::Pid(self.pid()), WaitIdOptions::STOPPED).unwrap();
+        assert!(stopped.unwrap().stopped());
     }
 
     /// Waits for the end of the supervisor.
@@ -265,27 +274,31 @@ impl Pod {
 
     /// Runs one statement as superuser.
     pub(super) fn sql(&self, statement: &str) -> String {
-        let mut command = Command::new(self.programs.join("psql"));
-        command.args([
-            "-XAtq",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-U",
-            "postgres",
-            "-d",
-            "postgres",
-            "-c",
-            statement,
-        ]);
-        let output = command
-            .env("PGPASSWORD", PASSWORD)
-            .arg("-h")
-            .arg(self.address.to_string())
-            .output()
-            .unwrap();
+        let output = self.sql_command(statement).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{statement}: {error}\n{}", self.log());
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    pub(super) fn sql_command(&self, statement: &str) -> Command {
+        let mut command = Command::new(self.programs.join("psql"));
+        command
+            .args([
+                "-XAtq",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-U",
+                "postgres",
+                "-d",
+                "postgres",
+                "-c",
+                statement,
+            ])
+            .arg("-h")
+            .arg(self.address.to_string())
+            .env("PGPASSWORD", PASSWORD)
+            .stderr(std::process::Stdio::piped());
+        command
     }
 
     /// What the supervisor and PostgreSQL have written.
@@ -297,168 +310,14 @@ impl Pod {
 impl Drop for Pod {
     fn drop(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // PostgreSQL is told by the kernel.
+            // PostgreSQL is told by the kernel. Process 1 of a namespace is not: it has changed its user.
+            if self.in_namespace {
+                for (pid, _) in children_of(Pid::from_child(&process)) {
+                    kill_process(pid, Signal::KILL).ok();
+                }
+            }
             process.kill().unwrap();
             process.wait().unwrap();
         }
     }
-}
-
-/// What the other tests run as their supervisor. By itself it tries one without PostgreSQL's programs.
-#[test]
-fn supervisor_process() {
-    let Some(root) = std::env::var_os(ROOT) else {
-        return without_programs_it_says_so();
-    };
-    let text = |name: &str| std::env::var(name).unwrap();
-    let root = PathBuf::from(root);
-    let login = |user: &str| Login {
-        user: user.into(),
-        password: Secret::new(PASSWORD.into()),
-    };
-    let address: IpAddr = text(ADDRESS).parse().unwrap();
-    let settings = ServerSettings {
-        member: "pg-0".into(),
-        data_directory: root.join("volume/data"),
-        program_directory: text(PROGRAMS).into(),
-        run_directory: root.clone(),
-        socket_directories: vec![root.clone()],
-        listen_addresses: address.to_string(),
-        local_address: address,
-        port: 5432,
-        superuser: login("postgres"),
-        replication: login("podgres_replication"),
-        database: "postgres".into(),
-        initdb_arguments: vec!["--no-sync".into()],
-        host_auth_method: "scram-sha-256".into(),
-        initdb_scripts: root.join("no-scripts"),
-        user_configuration: None,
-        tls: None,
-        stop_timeout: Duration::from_millis(text(STOP_TIMEOUT_MS).parse().unwrap()),
-    };
-    supervisor::stop_on_panic();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let exit = runtime.block_on(async {
-        if let Some(file) = std::env::var_os(PANIC) {
-            tokio::spawn(panic_when_there_is(file.into()));
-        }
-        supervisor::run(settings, SupervisorOptions::default()).await
-    });
-    exit.unwrap();
-}
-
-async fn panic_when_there_is(file: PathBuf) {
-    while !file.exists() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("planted");
-}
-
-fn without_programs_it_says_so() {
-    let mut pod = Pod::empty();
-    pod.programs = pod.path().join("nowhere");
-    let status = pod
-        .command(&std::env::current_exe().unwrap(), &[])
-        .status()
-        .unwrap();
-    assert!(!status.success());
-    assert!(
-        pod.log().contains("could not find out the version of PostgreSQL"),
-        "{}",
-        pod.log()
-    );
-}
-
-/// The process id in the status.
-pub(super) fn postmaster(status: &SupervisorStatus) -> Pid {
-    match status.postmaster {
-        Postmaster::Running { pid, .. } | Postmaster::Stopping { pid, .. } => {
-            Pid::from_raw(pid.try_into().unwrap()).unwrap()
-        }
-        Postmaster::Stopped { .. } => panic!("no postmaster: {status:?}"),
-    }
-}
-
-/// Waits until the process has ended, collected or not.
-pub(super) async fn gone(pid: Pid) {
-    let Ok(process) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
-        return;
-    };
-    let limit = rustix::time::Timespec::try_from(LIMIT).unwrap();
-    let ended = tokio::task::spawn_blocking(move || {
-        let mut ended = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
-        rustix::event::poll(&mut ended, Some(&limit))
-    });
-    assert_eq!(ended.await.unwrap().unwrap(), 1, "process {pid} did not end");
-}
-
-/// The living processes whose parent is `parent`, and the dead ones that it has not collected.
-pub(super) fn children_of(parent: Pid) -> Vec<(Pid, String)> {
-    let of_parent = |entry: fs::DirEntry| {
-        let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
-        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-        let state = fields.next()?.to_owned();
-        (fields.next()? == parent.to_string()).then_some((pid, state))
-    };
-    fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter_map(of_parent)
-        .collect()
-}
-
-fn own(path: &Path) {
-    chown(path, Some(POSTGRES_UID), Some(POSTGRES_GID)).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o750)).unwrap();
-}
-
-fn run_as_postgres(command: &mut Command) {
-    let status = command
-        .uid(POSTGRES_UID)
-        .gid(POSTGRES_GID)
-        .current_dir("/")
-        .status()
-        .unwrap();
-    assert!(status.success(), "{command:?}: {status}");
-}
-
-/// A cluster that the tests copy, made once.
-fn template_15() -> &'static Path {
-    static TEMPLATE: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let folder = TEMPLATE.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap();
-        own(folder.path());
-        initdb(POSTGRESQL_15.as_ref(), &folder.path().join("data"));
-        folder
-    });
-    Box::leak(folder.path().join("data").into_boxed_path())
-}
-
-fn initdb(programs: &Path, data: &Path) {
-    let password_file = data.with_extension("password");
-    fs::write(&password_file, PASSWORD).unwrap();
-    own(&password_file);
-    let mut pwfile = std::ffi::OsString::from("--pwfile=");
-    pwfile.push(&password_file);
-    let arguments: [&OsStr; 6] = [
-        "-N".as_ref(),
-        "-U".as_ref(),
-        "postgres".as_ref(),
-        "-A".as_ref(),
-        "scram-sha-256".as_ref(),
-        &pwfile,
-    ];
-    let mut command = Command::new(programs.join("initdb"));
-    run_as_postgres(
-        command
-            .args(arguments)
-            .arg("-D")
-            .arg(data)
-            .stdout(std::process::Stdio::null()),
-    );
-    fs::remove_file(password_file).unwrap();
 }
