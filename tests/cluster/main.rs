@@ -22,4 +22,5 @@ mod repair;
 mod scaling;
 mod smoke;
 mod steady;
+mod steady_asked;
 mod verbs;

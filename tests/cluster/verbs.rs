@@ -250,3 +250,19 @@ fn install_where_one_may_not_write_says_so() {
         );
     }
 }
+
+#[test]
+fn row_71_no_log_level_shows_a_password_in_its_stored_form() {
+    let mut network = Network::new(16);
+    let mut pod = network.pod(0);
+    pod.set("PODGRES_LOG_LEVEL", "trace");
+    pod.run();
+    pod.wait_ready();
+    // The sidecar writes the role anew, over the same library.
+    pod.sql("DROP OWNED BY podgres_replication; DROP ROLE podgres_replication");
+    let again = || pod.logs_whole().contains("\"replication\":\"Created\"");
+    assert!(crate::harness::wait_for(LIMIT, again), "{}", pod.logs());
+    let log = pod.logs_whole();
+    assert!(log.contains("\"level\":\"DEBUG\""), "{log}");
+    assert!(!log.contains("SCRAM-SHA-256$"), "{log}");
+}
