@@ -37,7 +37,7 @@ pub struct Start {
     #[arg(long)]
     pub replicas: Option<u32>,
     /// Folder with PostgreSQL's programs [default: found on PATH and in the usual places]
-    #[arg(long, env = "PG_BINDIR")]
+    #[arg(long, env = "PG_BINDIR", visible_aliases = ["bindir", "pg-bindir"])]
     pub program_dir: Option<PathBuf>,
     #[arg(long, value_enum, default_value_t = PodManagementArgument::OrderedReady)]
     pub pod_management: PodManagementArgument,

@@ -60,7 +60,9 @@ impl Demo {
         let mut last = String::new();
         let came = wait_for(LIMIT, || {
             let output = self.try_sql(target, sql);
-            last = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+            String::from_utf8_lossy(&output.stdout)
+                .trim_end()
+                .clone_into(&mut last);
             output.status.success() && last == expected
         });
         assert!(came, "{sql} on {target:?} gave \"{last}\", not \"{expected}\"");
@@ -158,10 +160,11 @@ pub(crate) fn count(log: &str, text: &str) -> usize {
     log.matches(text).count()
 }
 
-/// PostgreSQL's own lines of a container's log, without those that checkpoints write at any time.
+/// What the server itself has logged in a container: not its sessions, and not the checkpoints, which come at any time.
 pub(crate) fn server_lines(log: &str) -> Vec<&str> {
     log.lines()
-        .filter(|line| !line.starts_with('{'))
+        // Sessions have their user between the two.
+        .filter(|line| line.contains("] LOG:  "))
         .filter(|line| !line.contains("checkpoint") && !line.contains("restartpoint"))
         .collect()
 }
@@ -171,7 +174,6 @@ pub(crate) fn server_lines(log: &str) -> Vec<&str> {
 pub(crate) struct Process {
     pub(crate) pid: u32,
     pub(crate) parent: u32,
-    pub(crate) state: char,
     pub(crate) name: String,
 }
 
@@ -185,12 +187,12 @@ pub(crate) fn processes() -> Vec<Process> {
 fn process(pid: u32) -> Option<Process> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (head, rest) = stat.rsplit_once(')')?;
+    // The state comes first.
     let mut fields = rest.split_whitespace();
     Some(Process {
         pid,
         name: head.split_once('(')?.1.to_owned(),
-        state: fields.next()?.chars().next()?,
-        parent: fields.next()?.parse().ok()?,
+        parent: fields.nth(1)?.parse().ok()?,
     })
 }
 

@@ -5,6 +5,7 @@
     reason = "clippy takes a test's helpers for code that ships"
 )]
 
+mod containers;
 mod hand;
 mod harness;
 mod hazards_clone;
@@ -24,3 +25,4 @@ mod repair;
 mod scaling;
 mod smoke;
 mod steady;
+mod verbs;
