@@ -181,7 +181,7 @@ pub(crate) fn drop_privileges(command: &mut Command) {
 }
 
 /// PostgreSQL refuses to run as root; the pods then run as the system's user for it.
-fn postgres_user() -> Option<(u32, u32)> {
+pub(crate) fn postgres_user() -> Option<(u32, u32)> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }
