@@ -22,6 +22,7 @@ mod plain;
 mod pods;
 mod relay;
 mod repair;
+mod reviewed;
 mod scaling;
 mod smoke;
 mod steady;

@@ -1,6 +1,6 @@
 //! Start, stop, reload, death and signals.
 
-use podgres::core::data_directory::{ControlState, DataDirectory};
+use podgres::core::data_directory::ControlState;
 use podgres::core::supervision::{
     CloneReason, JobKind, JobRequest, JobState, Postmaster, ServerRole, StopMode, SupervisorRequest,
     SupervisorStatus, Upstream,
