@@ -44,7 +44,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("wal_receiver_timeout", "5s"),
     ("wal_receiver_status_interval", "1s"),
     ("wal_retrieve_retry_interval", "1s"),
-    ("wal_sender_timeout", "30s"),
+    ("wal_sender_timeout", "10s"),
     ("logging_collector", "off"),
     ("log_destination", "stderr"),
     ("log_line_prefix", "%m [%p] %q%u@%d "),

@@ -25,4 +25,5 @@ mod repair;
 mod scaling;
 mod smoke;
 mod steady;
+mod steady_asked;
 mod verbs;

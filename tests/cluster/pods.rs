@@ -127,6 +127,24 @@ fn row_19_20_and_70_everything_off_at_once_is_a_clean_stop_and_keeps_all() {
 }
 
 #[test]
+fn row_70_a_frozen_standby_does_not_use_up_the_grace_time_of_the_primary() {
+    let demo = two();
+    demo.ask(&["freeze", "1"]);
+    // WAL that a fast stop wants to see on the standby.
+    demo.sql(
+        &["--member", "0"],
+        "CREATE TABLE t AS SELECT generate_series(1, 1000)",
+    );
+    let begun = Instant::now();
+    demo.ask(&["delete-pod", "0"]);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let log = demo.log("demo-0", "postgres");
+    assert_eq!(count(&log, "database system is shut down"), 1, "{log}");
+    demo.ask(&["thaw", "1"]);
+    demo.wait_streaming(1);
+}
+
+#[test]
 fn row_70_a_second_term_is_faster() {
     let demo = two();
     // A fast stop waits for a standby that does not take the last WAL.

@@ -48,12 +48,13 @@ fn row_01_a_name_that_does_not_tell_who_the_pod_is_ends_every_container_with_64(
     }
 }
 
+/// What is wrong, the settings that make it so, and what is said.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+
 #[test]
 fn row_18_missing_double_and_unreadable_secrets_end_every_container_with_64() {
     let network = Network::new(16);
     let password = network.file("secret/more", "two\nlines\n");
-    /// What is wrong, the settings that make it so, and what is said.
-    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
     let cases: [Case; 6] = [
         (
             "missing",
@@ -251,4 +252,20 @@ fn install_where_one_may_not_write_says_so() {
             "{message}"
         );
     }
+}
+
+#[test]
+fn row_71_no_log_level_shows_a_password_in_its_stored_form() {
+    let mut network = Network::new(16);
+    let mut pod = network.pod(0);
+    pod.set("PODGRES_LOG_LEVEL", "trace");
+    pod.run();
+    pod.wait_ready();
+    // The sidecar writes the role anew, over the same library.
+    pod.sql("DROP OWNED BY podgres_replication; DROP ROLE podgres_replication");
+    let again = || pod.logs_whole().contains("\"replication\":\"Created\"");
+    assert!(crate::harness::wait_for(LIMIT, again), "{}", pod.logs());
+    let log = pod.logs_whole();
+    assert!(log.contains("\"level\":\"DEBUG\""), "{log}");
+    assert!(!log.contains("SCRAM-SHA-256$"), "{log}");
 }
