@@ -10,7 +10,7 @@ use crate::config::server::ServerArguments;
 use crate::config::units;
 use crate::core::decision::Decision;
 use crate::core::situation::Situation;
-use crate::supervisor::{self, SupervisorOptions};
+use crate::supervisor;
 
 use super::serve::{http_listeners, serve_http};
 use super::sidecar::agent_failure;
@@ -48,7 +48,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     });
     supervisor::stop_on_panic();
     tokio::select! {
-        ended = supervisor::run(server, SupervisorOptions::default()) => match ended {
+        ended = supervisor::run(server, wiring::supervisor_options()) => match ended {
             Ok(_) => Err(Failure::new(ExitStatus::Overdue, "ended by a signal before the data directory was ready")),
             Err(error) => Err(Failure::from_error(ExitStatus::Overdue, &error)),
         },

@@ -47,14 +47,14 @@ impl Supervisor {
             SupervisorRequest::Status | SupervisorRequest::Wait { .. } => Ok(()),
             SupervisorRequest::Start { server } => match self.may_start(&server) {
                 Ok(()) => {
-                    self.work = Some(Work::prepare(&self.settings, server, reply));
+                    self.work = Some(Work::prepare(&self.inputs, server, reply));
                     return;
                 }
                 Err(refusal) => Err(refusal.to_string()),
             },
             SupervisorRequest::Reload { server } => match self.may_reload(&server) {
                 Ok(()) => {
-                    self.work = Some(Work::rewrite(&self.settings, server, Some(reply)));
+                    self.work = Some(Work::rewrite(&self.inputs, server, Some(reply)));
                     return;
                 }
                 Err(refusal) => Err(refusal.to_string()),
@@ -150,7 +150,7 @@ impl Supervisor {
             return;
         };
         if self.may_reload(&role).is_ok() {
-            self.work = Some(Work::rewrite(&self.settings, role, None));
+            self.work = Some(Work::rewrite(&self.inputs, role, None));
         }
     }
 
@@ -163,7 +163,7 @@ impl Supervisor {
                 progress: JobProgress::default(),
             },
         });
-        self.work = Some(Work::job(&self.settings, job));
+        self.work = Some(Work::job(&self.inputs, job));
         self.changed();
     }
 

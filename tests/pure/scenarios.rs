@@ -16,8 +16,8 @@ use podgres::core::supervision::{
 use podgres::core::wal::Lsn;
 
 use crate::worlds::{
-    LATE_MS, behind, facts, holder, observation, peer, policy, ready, resolved, running, running_standby,
-    server, standby_facts, supervisor, upstream, upstream_facts,
+    ADDRESS, LATE_MS, behind, facts, holder, observation, peer, policy, ready, resolved, running,
+    running_standby, server, standby_facts, supervisor, upstream, upstream_facts,
 };
 
 #[test]
@@ -195,6 +195,74 @@ fn row_69_two_writable_servers_are_an_alarm_and_nothing_is_harmed() {
         (decision.situation, decision.postgres),
         (Situation::TwoWritable, None)
     );
+}
+
+#[test]
+fn changed_files_are_given_to_a_streaming_standby_and_its_upstream_stays() {
+    let status = SupervisorStatus {
+        postmaster: running_standby(),
+        outdated: true,
+        ..supervisor(DataDirectory::Complete(standby_facts()))
+    };
+    let mut observation = observation(1, status);
+    observation.server = Some(server(true, true));
+    let first = decide(&policy(1), &Memory::default(), &observation);
+    assert_eq!(first.situation, Situation::Streaming);
+    assert!(
+        first.detail.contains("the mounted files have changed"),
+        "{}",
+        first.detail
+    );
+    let Some(PostgresAction::Reload {
+        server: ServerRole::Standby {
+            upstream: Some(upstream),
+        },
+    }) = &first.postgres
+    else {
+        panic!("{first:#?}");
+    };
+    assert_eq!(upstream.address, ADDRESS, "nobody has looked for it meanwhile");
+    let asked_again = |observation: &podgres::core::observation::Observation, memory: &Memory| {
+        let decision = decide(&policy(1), memory, observation);
+        (decision.postgres.is_some(), decision.memory)
+    };
+    let (again, memory) = asked_again(&observation, &first.memory);
+    assert!(!again, "a reload that changes nothing is not repeated at once");
+    observation.at_ms += 500;
+    let (again, memory) = asked_again(&observation, &memory);
+    assert!(again, "it may have failed");
+    observation.at_ms += 500;
+    let (again, memory) = asked_again(&observation, &memory);
+    assert!(!again, "the pauses grow");
+    observation.supervisor.as_mut().expect("there is one").outdated = false;
+    let (again, memory) = asked_again(&observation, &memory);
+    assert!(!again && memory.reloads == 0);
+    observation.supervisor.as_mut().expect("there is one").outdated = true;
+    assert!(
+        asked_again(&observation, &memory).0,
+        "the next change has no pause before it"
+    );
+}
+
+#[test]
+fn a_server_that_cannot_be_asked_gets_changed_files_too() {
+    for (ordinal, postmaster) in [(0, running(ServerRole::Primary, true)), (1, running_standby())] {
+        let status = SupervisorStatus {
+            postmaster,
+            outdated: true,
+            ..supervisor(DataDirectory::Complete(standby_facts()))
+        };
+        let decision = decide(
+            &policy(ordinal),
+            &Memory::default(),
+            &observation(ordinal, status),
+        );
+        assert_eq!(decision.situation, Situation::Unresponsive);
+        assert!(
+            matches!(decision.postgres, Some(PostgresAction::Reload { .. })),
+            "{decision:#?}"
+        );
+    }
 }
 
 #[test]

@@ -68,6 +68,7 @@ pub(crate) fn supervisor(data_directory: DataDirectory) -> SupervisorStatus {
         major_version: 15,
         stopping: false,
         fenced: false,
+        outdated: false,
     }
 }
 
@@ -387,7 +388,7 @@ pub(crate) fn each_running(mut visit: impl FnMut(&Policy, &Memory, &Observation)
         },
     ];
     for postmaster in postmasters {
-        for bits in 0..64_u32 {
+        for bits in 0..128_u32 {
             let status = SupervisorStatus {
                 postmaster: postmaster.clone(),
                 licence: if bits & 1 != 0 {
@@ -396,6 +397,7 @@ pub(crate) fn each_running(mut visit: impl FnMut(&Policy, &Memory, &Observation)
                     Licence::None
                 },
                 stopping: bits & 2 != 0,
+                outdated: bits & 64 != 0,
                 ..supervisor(DataDirectory::Complete(standby_facts()))
             };
             let mut observation = observation(1, status);
