@@ -33,6 +33,10 @@ test: fmt clippy deny doc ## everything that must hold: style, dependencies, doc
 check: fmt clippy ## the quick round while writing: style and the tests that need no PostgreSQL
 	cargo test --lib --bins --test pure
 
+.PHONY: table
+table: ## rewrite docs/decision-table.md from the code; review the difference
+	PODGRES_UPDATE_GOLDEN=1 cargo test --test pure decision_table
+
 .PHONY: fmt
 fmt: ## is the code formatted?
 	cargo fmt --all --check

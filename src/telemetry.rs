@@ -6,6 +6,9 @@ use std::io::IsTerminal;
 
 use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -42,14 +45,25 @@ impl From<LogLevel> for LevelFilter {
 pub fn start(format: LogFormat, level: LogLevel) {
     let terminal = std::io::stderr().is_terminal();
     let json = format == LogFormat::Json || (format == LogFormat::Auto && !terminal);
-    let builder = tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_max_level(LevelFilter::from(level))
         .with_target(false)
         .with_ansi(terminal);
+    let registry = tracing_subscriber::registry().with(targets(level));
     if json {
-        builder.json().flatten_event(true).with_current_span(false).init();
+        registry
+            .with(lines.json().flatten_event(true).with_current_span(false))
+            .init();
     } else {
-        builder.init();
+        registry.with(lines).init();
     }
+}
+
+/// Our own words at the level that was asked for. Libraries only warn: tokio-postgres would show whole statements,
+/// with the stored form of a password in them.
+fn targets(level: LogLevel) -> Targets {
+    let own = LevelFilter::from(level);
+    Targets::new()
+        .with_default(own.min(LevelFilter::WARN))
+        .with_target("podgres", own)
 }

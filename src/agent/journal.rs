@@ -46,11 +46,20 @@ impl Journal {
 pub(super) struct Recorder {
     journal: Journal,
     last: Option<(Situation, String)>,
+    /// When a clone's progress was last told.
+    told_at_ms: u64,
 }
+
+/// How often the log tells how far a clone is.
+const PROGRESS_PERIOD_MS: u64 = 5_000;
 
 impl Recorder {
     pub(super) fn new(journal: Journal) -> Self {
-        Self { journal, last: None }
+        Self {
+            journal,
+            last: None,
+            told_at_ms: 0,
+        }
     }
 
     /// Keeps and logs a decision that says or does something new.
@@ -73,7 +82,11 @@ impl Recorder {
                 decision: decision.clone(),
             });
         }
-        if !same_situation || decision.postgres.is_some() {
+        let progress_due =
+            progress && !same_detail && observation.at_ms >= self.told_at_ms + PROGRESS_PERIOD_MS;
+        let same_reason = known.is_some_and(|(_, detail)| same_but_for_numbers(detail, &decision.detail));
+        if !same_situation || (!same_reason && !progress) || progress_due || decision.postgres.is_some() {
+            self.told_at_ms = observation.at_ms;
             log(decision);
         } else if !same_detail {
             tracing::debug!(
@@ -86,18 +99,48 @@ impl Recorder {
     }
 }
 
+/// A wait whose reason is another one is news; one that has merely lasted longer is not.
+fn same_but_for_numbers(one: &str, other: &str) -> bool {
+    // LSNs are written in capital letters.
+    let in_number = |c: char| c.is_ascii_digit() || ('A'..='F').contains(&c);
+    let one = one.split(in_number).filter(|word| !word.is_empty());
+    one.eq(other.split(in_number).filter(|word| !word.is_empty()))
+}
+
 /// Whether a situation needs a person shows in the level.
 fn log(decision: &Decision) {
     let situation = decision.situation.name();
     let sentence = decision.situation.sentence();
     let detail = &decision.detail;
     match (decision.situation.outlook(), decision.situation) {
-        (Outlook::Refused | Outlook::Overdue, _) | (_, Situation::TwoWritable) => {
+        (Outlook::Refused | Outlook::Overdue, _)
+        | (_, Situation::TwoWritable | Situation::WritableStandby) => {
             tracing::error!(situation, detail, "{sentence}");
         }
         (_, Situation::JobFailed | Situation::StartFailing | Situation::WalGone | Situation::Diverged) => {
             tracing::warn!(situation, detail, "{sentence}");
         }
         _ => tracing::info!(situation, detail, "{sentence}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::same_but_for_numbers;
+
+    #[test]
+    fn row_80_a_reason_is_news_and_the_passing_of_time_is_none() {
+        for (one, other, same) in [
+            (
+                "DNS has not answered for 51 ms",
+                "DNS has not answered for 2050 ms",
+                true,
+            ),
+            ("replayed up to 0/3000060", "replayed up to 1/30000AB", true),
+            ("connection refused", "password authentication failed", false),
+            ("", "connection refused", false),
+        ] {
+            assert_eq!(same_but_for_numbers(one, other), same, "{one} / {other}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! reacts to an event directly. `podgres sidecar` runs it for ever, `podgres init` until the data
 //! directory is ready.
 
+mod counters;
 mod execute;
 mod journal;
 mod names;
@@ -27,8 +28,9 @@ use crate::core::routing::RouteTable;
 use crate::http::Beat;
 use crate::postgres::ReadLogins;
 
+pub use counters::Counters;
 pub use journal::Journal;
-pub use run::{Agent, AgentError, Counters, Outcome, Until};
+pub use run::{Agent, AgentError, Outcome, Until};
 
 /// What the agent needs to know and what does not change while it runs.
 pub struct Settings {

@@ -41,7 +41,7 @@ pub(super) fn member_status(
         server: server.cloned(),
         accepting,
         was_streaming,
-        writable: accepting && settings.policy.first() && server.is_some_and(|server| !server.in_recovery),
+        writable: accepting && server.is_some_and(|server| !server.in_recovery),
         job,
         host: settings.host,
         postgres_port: settings.postgres_port,

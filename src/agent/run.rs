@@ -1,11 +1,11 @@
 //! The loop: observe, decide, record, publish, execute, wait.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::core::cluster::change::{Change, change};
 use crate::core::cluster::{ClusterView, PeerEntry};
 use crate::core::decide::decide;
 use crate::core::decision::{Decision, Memory, PostgresAction};
@@ -14,7 +14,7 @@ use crate::core::route_table::route_table;
 use crate::core::routing::RouteTable;
 use crate::core::situation::{Outlook, Situation};
 use crate::core::status::ServerStatus;
-use crate::core::supervision::{CloneReason, JobKind, JobRequest, JobState, SupervisorStatus};
+use crate::core::supervision::SupervisorStatus;
 use crate::dns::Resolver;
 use crate::http::Beat;
 use crate::peers::Peers;
@@ -22,6 +22,7 @@ use crate::postgres::Login;
 use crate::postgres::query::LocalServer;
 use crate::postgres::tls::ClientTls;
 
+use super::counters::{Clones, Counters};
 use super::execute::{Hands, execute};
 use super::journal::{Journal, Recorder};
 use super::names::Names;
@@ -87,33 +88,6 @@ pub struct Agent {
     memory: Memory,
     recorder: Recorder,
     outlets: Outlets,
-}
-
-/// What the agent counts for the metrics page.
-#[derive(Clone, Default)]
-pub struct Counters {
-    clones: Arc<Mutex<BTreeMap<CloneReason, u64>>>,
-}
-
-impl Counters {
-    /// Clones that this process saw to their end, by reason.
-    pub fn clones(&self) -> Vec<(CloneReason, u64)> {
-        let clones = self.clones.lock().unwrap_or_else(PoisonError::into_inner);
-        clones.iter().map(|(reason, count)| (*reason, *count)).collect()
-    }
-
-    fn cloned(&self, reason: CloneReason) {
-        let mut clones = self.clones.lock().unwrap_or_else(PoisonError::into_inner);
-        *clones.entry(reason).or_default() += 1;
-    }
-}
-
-/// Counts the clones of this process, each job once.
-#[derive(Default)]
-struct Clones {
-    asked: Option<CloneReason>,
-    counted_job: u64,
-    total: u64,
 }
 
 struct Outlets {
@@ -319,7 +293,12 @@ impl Agent {
             }
             changed
         });
-        self.outlets.view.send_replace(Arc::new(view));
+        // Those who only show the view look when they are asked; the streams to the peers are woken for change.
+        self.outlets.view.send_if_modified(|known| {
+            let woken = change(&known.me, &view.me) > Change::Age;
+            *known = Arc::new(view);
+            woken
+        });
         self.outlets.beat.turned();
     }
 
@@ -345,32 +324,6 @@ impl Agent {
             () = self.peers.changed() => {}
             () = tokio::time::sleep(limit) => {}
         }
-    }
-}
-
-impl Clones {
-    fn note(&mut self, action: &PostgresAction) {
-        if let PostgresAction::Run {
-            job: JobRequest::Clone { reason, .. },
-        } = action
-        {
-            self.asked = Some(*reason);
-        }
-    }
-
-    /// The reason of a clone that has just come to its end.
-    fn ended(&mut self, observation: &Observation) -> Option<CloneReason> {
-        let job = observation
-            .supervisor
-            .as_ref()
-            .and_then(|supervisor| supervisor.job.as_ref())?;
-        let news = job.id != self.counted_job && job.kind == JobKind::Clone && job.state == JobState::Done;
-        if !news {
-            return None;
-        }
-        self.counted_job = job.id;
-        self.total += 1;
-        self.asked.take()
     }
 }
 

@@ -14,7 +14,9 @@ use crate::postgres::Login;
 use crate::postgres::replication::{UpstreamAccess, ensure_slot, probe_upstream};
 use crate::postgres::tls::ClientTls;
 
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(900);
+/// So that standbys which lost their primary together do not come back together.
+const JITTER_MS: std::ops::RangeInclusive<u64> = 0..=200;
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 
 /// How to reach the upstream: everything but its address.
@@ -135,7 +137,8 @@ pub(super) fn follow(
                 *known = view;
                 changed
             });
-            let unwanted = tokio::time::timeout(PAUSE, wanted.wait_for(|wanted| !*wanted))
+            let pause = PAUSE + Duration::from_millis(fastrand::u64(JITTER_MS));
+            let unwanted = tokio::time::timeout(pause, wanted.wait_for(|wanted| !*wanted))
                 .await
                 .is_ok();
             if unwanted {

@@ -2,13 +2,16 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use crate::config::pod::{Pod, PodArguments};
 use crate::config::server::ServerArguments;
 use crate::dns::Resolver;
+use crate::postgres::error::JobError;
 use crate::postgres::{ServerSettings, staging};
 
 use super::{ExitStatus, Failure, wiring};
@@ -24,27 +27,57 @@ pub struct Arguments {
 /// One finding: what cannot work, and what to do.
 struct Finding {
     problem: String,
-    hint: &'static str,
+    hint: String,
+}
+
+impl Finding {
+    fn new(problem: impl Into<String>, hint: &str) -> Self {
+        Self {
+            problem: problem.into(),
+            hint: hint.to_owned(),
+        }
+    }
 }
 
 const DNS_LIMIT: Duration = Duration::from_secs(10);
 
-/// Prints one line a finding; exit code 64 if there is any.
+/// Prints each finding with a hint; exit code 64 if there is any.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let pod = arguments.pod.resolve()?;
     let mut findings = Vec::new();
+    user(&mut findings);
     run_directory(&pod, &mut findings);
     match wiring::server_settings(&pod, &arguments.server).await {
         Ok(settings) => data_directory(&settings, &mut findings),
-        Err(failure) => findings.push(Finding {
-            problem: failure.message,
-            hint: "see above",
-        }),
+        Err(failure) => {
+            let problem = match &failure.detail {
+                Some(detail) => format!("{}: {detail}", failure.message),
+                None => failure.message,
+            };
+            findings.push(Finding::new(
+                problem,
+                failure
+                    .hint
+                    .as_deref()
+                    .unwrap_or("the postgres container needs it"),
+            ));
+        }
     }
     names(&pod, &mut findings).await;
+    print(&pod, &findings)?;
+    match findings.len() {
+        0 => Ok(()),
+        1 => Err(Failure::new(ExitStatus::Settings, "one thing cannot work")),
+        many => Err(Failure::new(
+            ExitStatus::Settings,
+            format!("{many} things cannot work"),
+        )),
+    }
+}
+
+fn print(pod: &Pod, findings: &[Finding]) -> Result<(), Failure> {
     let mut text = String::new();
-    for finding in &findings {
-        let Finding { problem, hint } = finding;
+    for Finding { problem, hint } in findings {
         writeln!(text, "{problem}\n    hint: {hint}")
             .map_err(|error| Failure::from_error(ExitStatus::Bug, &error))?;
     }
@@ -54,31 +87,50 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     std::io::stdout()
         .lock()
         .write_all(text.as_bytes())
-        .map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))?;
-    if findings.is_empty() {
-        return Ok(());
+        .map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))
+}
+
+fn user(findings: &mut Vec<Finding>) {
+    if rustix::process::geteuid().is_root() {
+        findings.push(Finding::new(
+            "this container runs as root, which PostgreSQL refuses",
+            "set securityContext.runAsUser and fsGroup: 999 in Debian images, 70 in Alpine ones",
+        ));
     }
-    Err(Failure::new(
-        ExitStatus::Settings,
-        format!("{} things cannot work", findings.len()),
-    ))
 }
 
 fn run_directory(pod: &Pod, findings: &mut Vec<Finding>) {
+    let hint = "mount an emptyDir with medium: Memory there, in every container of the pod";
     if let Err(failure) = wiring::prepare_run_directory(pod) {
-        findings.push(Finding {
-            problem: failure.message,
-            hint: "mount an emptyDir with medium: Memory there, in every container of the pod",
-        });
+        findings.push(Finding::new(failure.message, hint));
+    } else {
+        writable(&pod.arguments.run_dir, hint, findings);
     }
 }
 
 fn data_directory(settings: &ServerSettings, findings: &mut Vec<Finding>) {
-    if let Err(error) = staging::replaceable(settings) {
-        findings.push(Finding {
-            problem: error.to_string(),
-            hint: "set PGDATA to a sub-directory of the volume",
-        });
+    match staging::replaceable(settings) {
+        // The pod's own server runs.
+        Ok(()) | Err(JobError::InUse { .. }) => {}
+        Err(error) => {
+            let hint = "set PGDATA to a sub-directory of the volume";
+            return findings.push(Finding::new(error.to_string(), hint));
+        }
+    }
+    // PGDATA is made by a rename beside it.
+    let mut parents = settings.data_directory.ancestors().skip(1);
+    if let Some(volume) = parents.find(|parent| parent.exists()) {
+        let hint =
+            "is the volume mounted there, and securityContext.fsGroup the group of the container's user?";
+        writable(volume, hint, findings);
+    }
+}
+
+fn writable(directory: &Path, hint: &str, findings: &mut Vec<Finding>) {
+    let wanted = Access::WRITE_OK | Access::EXEC_OK;
+    if let Err(error) = accessat(CWD, directory, wanted, AtFlags::EACCESS) {
+        let problem = format!("cannot write to folder \"{}\": {error}", directory.display());
+        findings.push(Finding::new(problem, hint));
     }
 }
 
@@ -88,27 +140,29 @@ async fn names(pod: &Pod, findings: &mut Vec<Finding>) {
     let resolver = match Resolver::new(pod.arguments.dns_server) {
         Ok(resolver) => resolver,
         Err(error) => {
-            findings.push(Finding {
-                problem: error.to_string(),
-                hint: "the pod needs a DNS server (dnsPolicy: ClusterFirst)",
-            });
+            let hint = "the pod needs a DNS server (dnsPolicy: ClusterFirst)";
+            findings.push(Finding::new(error.to_string(), hint));
             return;
         }
     };
-    match tokio::time::timeout(DNS_LIMIT, resolver.addresses(&host)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) if error.absent() => findings.push(Finding {
-            problem: format!("this pod has no name of its own: {error}"),
-            hint: "serviceName of the StatefulSet must name a headless Service (clusterIP: None) that selects its pods, \
-                   with publishNotReadyAddresses: true; names appear up to 30 s late where a cluster caches their absence",
-        }),
-        Ok(Err(error)) => findings.push(Finding {
-            problem: error.to_string(),
-            hint: "DNS must answer for the pod's namespace and --cluster-domain",
-        }),
-        Err(_) => findings.push(Finding {
-            problem: format!("DNS did not answer for \"{host}\" within {} s", DNS_LIMIT.as_secs()),
-            hint: "is port 53 allowed by the NetworkPolicy, over UDP and TCP?",
-        }),
-    }
+    let finding = match tokio::time::timeout(DNS_LIMIT, resolver.addresses(&host)).await {
+        Ok(Ok(_)) => return,
+        Ok(Err(error)) if error.absent() => Finding::new(
+            format!("this pod has no name of its own: {error}"),
+            "serviceName of the StatefulSet must name a headless Service (clusterIP: None) that selects its pods, \
+             with publishNotReadyAddresses: true; names appear up to 30 s late where a cluster caches their absence",
+        ),
+        Ok(Err(error)) => Finding::new(
+            error.to_string(),
+            "DNS must answer for the pod's namespace and --cluster-domain",
+        ),
+        Err(_) => Finding::new(
+            format!(
+                "DNS did not answer for \"{host}\" within {} s",
+                DNS_LIMIT.as_secs()
+            ),
+            "is port 53 allowed by the NetworkPolicy, over UDP and TCP?",
+        ),
+    };
+    findings.push(finding);
 }

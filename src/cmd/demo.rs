@@ -37,7 +37,7 @@ pub struct Start {
     #[arg(long)]
     pub replicas: Option<u32>,
     /// Folder with PostgreSQL's programs [default: found on PATH and in the usual places]
-    #[arg(long, env = "PG_BINDIR")]
+    #[arg(long, env = "PG_BINDIR", visible_aliases = ["bindir", "pg-bindir"])]
     pub program_dir: Option<PathBuf>,
     #[arg(long, value_enum, default_value_t = PodManagementArgument::OrderedReady)]
     pub pod_management: PodManagementArgument,
@@ -192,7 +192,16 @@ async fn start(start: Start, directory: Option<PathBuf>) -> Result<(), Failure> 
 }
 
 fn failure(error: &DemoError) -> Failure {
-    let failure = Failure::from_error(ExitStatus::Overdue, error);
+    let status = match error {
+        DemoError::Setting { .. }
+        | DemoError::NoPod { .. }
+        | DemoError::OtherCluster { .. }
+        | DemoError::NotEntered { .. }
+        | DemoError::NoUser => ExitStatus::Settings,
+        DemoError::InUse { .. } => ExitStatus::Refused,
+        DemoError::File { .. } | DemoError::Address { .. } | DemoError::Process { .. } => ExitStatus::Overdue,
+    };
+    let failure = Failure::from_error(status, error);
     match error.hint() {
         Some(hint) => failure.hint(hint),
         None => failure,

@@ -28,28 +28,18 @@ struct Entry {
     decision: Option<Decision>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Recording {
-    Many(Vec<Entry>),
-    One(Box<Entry>),
-}
-
 /// Prints one decision a line, as JSON.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let file = arguments.file.display();
     let text = std::fs::read_to_string(&arguments.file)
         .map_err(|error| Failure::new(status_of(&error), format!("could not read \"{file}\": {error}")))?;
-    let recording = serde_json::from_str(&text).map_err(|error| {
+    let entries = entries(&text).map_err(|error| {
         Failure::new(
             ExitStatus::Settings,
             format!("\"{file}\" is no recording: {error}"),
         )
+        .hint("Give what a member shows at /debug/decisions.")
     })?;
-    let entries = match recording {
-        Recording::Many(entries) => entries,
-        Recording::One(entry) => vec![*entry],
-    };
     let mut stdout = std::io::stdout().lock();
     for entry in entries {
         let decision = decide(&entry.policy, &entry.memory, &entry.observation);
@@ -59,4 +49,13 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             .map_err(|error| Failure::new(status_of(&error), format!("could not print: {error}")))?;
     }
     Ok(())
+}
+
+/// One entry or a list of them. Not an untagged enum: its errors do not say what is wrong.
+fn entries(text: &str) -> Result<Vec<Entry>, serde_json::Error> {
+    if text.trim_start().starts_with('[') {
+        serde_json::from_str(text)
+    } else {
+        Ok(vec![serde_json::from_str(text)?])
+    }
 }

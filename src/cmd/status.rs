@@ -79,10 +79,12 @@ impl Place {
 /// Prints once, or until Ctrl-C.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     loop {
-        let cluster = arguments.place.cluster().await?;
-        let text = match arguments.output {
-            Output::Table => table(&cluster),
-            Output::Json => format!("{cluster:#}\n"),
+        let text = match (arguments.place.cluster().await, arguments.output) {
+            (Ok(cluster), Output::Table) => table(&cluster),
+            (Ok(cluster), Output::Json) => format!("{cluster:#}\n"),
+            // Whoever watches wants to see them come back.
+            (Err(failure), Output::Table) if arguments.watch => format!("{}\n", failure.message),
+            (Err(failure), _) => return Err(failure),
         };
         show(&text, arguments.watch)?;
         if !arguments.watch {

@@ -38,6 +38,9 @@ pub struct PodArguments {
     /// Who is primary
     #[arg(long, env = "PODGRES_LEADERSHIP", value_enum, default_value_t = LeadershipArgument::Fixed)]
     pub leadership: LeadershipArgument,
+    /// What a commit waits for
+    #[arg(long, env = "PODGRES_DURABILITY", value_enum, default_value_t = DurabilityArgument::Async)]
+    pub durability: DurabilityArgument,
     /// Folder shared by the pod's containers, in memory
     #[arg(long, env = "PODGRES_RUN_DIR", default_value = "/run/podgres")]
     pub run_dir: PathBuf,
@@ -87,6 +90,16 @@ pub enum LeadershipArgument {
     Fixed,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DurabilityArgument {
+    /// The primary's own disk
+    Async,
+    /// Standbys too, while there are any; not in this version
+    Preferred,
+    /// Half of the members, rounded down; not in this version
+    Majority,
+}
+
 /// What is known of this pod, checked.
 #[derive(Clone, Debug)]
 pub struct Pod {
@@ -125,6 +138,13 @@ impl PodArguments {
                     self.first_ordinal, name.ordinal
                 ),
                 "it must equal spec.ordinals.start of the StatefulSet",
+            ));
+        }
+        if self.durability != DurabilityArgument::Async {
+            return Err(InvalidSetting::new(
+                "PODGRES_DURABILITY",
+                "this version has no leadership under which a commit waits for standbys",
+                "with fixed leadership use async",
             ));
         }
         let namespace = self

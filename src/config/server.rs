@@ -12,7 +12,7 @@ use crate::postgres::{Login, Secret, ServerSettings};
 #[derive(Args, Clone, Debug)]
 pub struct ServerArguments {
     /// Folder with initdb, postgres, pg_basebackup [default: found on PATH and in the usual places]
-    #[arg(long, env = "PG_BINDIR")]
+    #[arg(long, env = "PG_BINDIR", visible_aliases = ["bindir", "pg-bindir"])]
     pub program_dir: Option<PathBuf>,
     /// PostgreSQL's unix socket folders, separated by commas
     #[arg(long, env = "PODGRES_SOCKET_DIRECTORIES", value_delimiter = ',')]

@@ -40,10 +40,11 @@ fn believed(peer: &PeerEntry) -> Option<&MemberStatus> {
 
 fn server(view: &ClusterView, member: &MemberStatus, orphaned: bool) -> Option<Server> {
     let in_recovery = member.server.as_ref()?.in_recovery;
-    let role = match (member.writable, in_recovery) {
-        (true, false) => Role::Primary,
-        (false, true) => Role::Standby,
-        _ => return None,
+    // A standby that somebody promoted by hand is neither: not the primary by right, and no copy any more.
+    let role = match (member.role?, in_recovery) {
+        (Role::Primary, false) => Role::Primary,
+        (Role::Standby, true) => Role::Standby,
+        (Role::Primary, true) | (Role::Standby, false) => return None,
     };
     // With the primary known to be dead nothing newer exists anywhere: its standbys go on serving reads.
     let streaming =

@@ -107,9 +107,9 @@ pub const SITUATIONS: [(Situation, Outlook, &str, &str); 37] = {
         ),
         (
             S::WritableStandby,
-            Passing,
+            Steady,
             "writable_standby",
-            "a server that must be a standby runs writable; it is stopped",
+            "a server that must be a standby accepts writes; a person must decide which one is right",
         ),
         (S::Stopping, Passing, "stopping", "PostgreSQL is stopping"),
         (S::Starting, Passing, "starting", "PostgreSQL is starting"),

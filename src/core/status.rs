@@ -169,7 +169,7 @@ pub struct MemberStatus {
     /// Standby: the WAL receiver has streamed since this server started, and nothing since then has shown
     /// that its WAL is of no use (WAL gone, histories diverged, another cluster's).
     pub was_streaming: bool,
-    /// Accepts writes now: not in recovery, and allowed to be the primary.
+    /// Accepts writes now: not in recovery. Whether it has the right to is its role.
     pub writable: bool,
     pub job: Option<JobReport>,
     pub host: IpAddr,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::conninfo::conninfo;
+use super::conninfo::receiver_conninfo;
 use super::error::{ConfigurationError, FileContext as _, FileError, ProgramError};
 use super::files::{create_private_directory, with_suffix, write_private};
 use super::process::{Locale, command};
@@ -44,7 +44,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("wal_receiver_timeout", "5s"),
     ("wal_receiver_status_interval", "1s"),
     ("wal_retrieve_retry_interval", "1s"),
-    ("wal_sender_timeout", "30s"),
+    ("wal_sender_timeout", "10s"),
     ("logging_collector", "off"),
     ("log_destination", "stderr"),
     ("log_line_prefix", "%m [%p] %q%u@%d "),
@@ -141,9 +141,7 @@ fn owned(
         ("recovery_target_timeline", "latest".to_owned()),
         (
             "primary_conninfo",
-            upstream.map_or_else(String::new, |upstream| {
-                conninfo(settings, upstream, &settings.member)
-            }),
+            upstream.map_or_else(String::new, |upstream| receiver_conninfo(settings, upstream)),
         ),
         (
             "primary_slot_name",

@@ -19,7 +19,18 @@ const TIMEOUTS: &[(&str, &str)] = &[
     ("tcp_user_timeout", "6000"),
 ];
 
-/// The connection string for the WAL receiver or `pg_basebackup`.
+/// How long the upstream may hold bytes that the receiver does not take. PostgreSQL cannot end a WAL sender that
+/// waits to send its last message, and a checkpoint that wants a slot's WAL away waits for the sender's end.
+const UPSTREAM_OPTIONS: &str = "-c tcp_user_timeout=30000";
+
+/// The connection string for the WAL receiver, `primary_conninfo`.
+#[must_use]
+pub fn receiver_conninfo(settings: &ServerSettings, upstream: &Upstream) -> String {
+    let text = conninfo(settings, upstream, &settings.member);
+    format!("{text} options={}", quote(UPSTREAM_OPTIONS))
+}
+
+/// The connection string for `pg_basebackup`.
 ///
 /// `hostaddr` spares a look-up in a cache that may be stale; `host` is what the certificate must say.
 #[must_use]

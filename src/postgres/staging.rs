@@ -72,7 +72,7 @@ pub fn staging_directory(settings: &ServerSettings) -> PathBuf {
 /// # Errors
 /// The reason why it cannot.
 pub fn replaceable(settings: &ServerSettings) -> Result<(), JobError> {
-    check_name(&settings.data_directory, Target::Replace)
+    check_place(&settings.data_directory)
 }
 
 /// Checks that a new directory can take PGDATA's name, and cleans what an earlier job left.
@@ -179,17 +179,24 @@ fn parent(data_directory: &Path) -> &Path {
     data_directory.parent().unwrap_or(Path::new("/"))
 }
 
-fn check_name(data_directory: &Path, target: Target) -> Result<(), JobError> {
-    if !exists(data_directory)? {
-        return Ok(());
-    }
+/// PGDATA is something that `rename` can replace, or nothing.
+fn check_place(data_directory: &Path) -> Result<(), JobError> {
     let path = data_directory.to_owned();
     if path.is_symlink() {
         return Err(JobError::SymbolicLink { path });
     }
-    if is_mount_point(data_directory)? {
+    if exists(data_directory)? && is_mount_point(data_directory)? {
         return Err(JobError::MountPoint { path });
     }
+    Ok(())
+}
+
+fn check_name(data_directory: &Path, target: Target) -> Result<(), JobError> {
+    check_place(data_directory)?;
+    if !exists(data_directory)? {
+        return Ok(());
+    }
+    let path = data_directory.to_owned();
     let entries = data_directory::entries(data_directory)?;
     if target == Target::Empty && !entries.is_empty() {
         let found = data_directory::name(&entries);

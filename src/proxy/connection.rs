@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
@@ -15,7 +14,7 @@ use super::client::{Client, End};
 use super::refusal::Refusal;
 use super::startup::{SessionStartup, Startup, StartupError};
 use super::stats::{RouteStats, SessionCounts};
-use super::upstream::{Opening, Upstream};
+use super::upstream::{Opening, Upstream, say_startup};
 use super::{Limits, socket};
 
 const SSL: &str = "SSL request";
@@ -154,7 +153,7 @@ impl Endpoint {
             && matches!(
                 timeout(
                     self.limits.answer_timeout,
-                    upstream.stream.write_all(&session.bytes)
+                    say_startup(&mut upstream.stream, &session.bytes)
                 )
                 .await,
                 Ok(Ok(()))
@@ -162,13 +161,13 @@ impl Endpoint {
         {
             return Ok(Outcome::Session(upstream, slot));
         }
-        let opening = Opening::Bytes(&session.bytes);
+        let opening = Opening::Startup(&session.bytes);
         let (upstream, slot) = self.place(client, opening, None).await?;
         Ok(Outcome::Session(upstream, slot))
     }
 
     async fn direct_tls(&self, client: &mut Client, bytes: &[u8]) -> Result<Outcome, End> {
-        match self.place(client, Opening::Bytes(bytes), None).await {
+        match self.place(client, Opening::Tls(bytes), None).await {
             Ok((upstream, slot)) => Ok(Outcome::Session(upstream, slot)),
             Err(End::Refused(refusal)) => Err(End::RefusedInTls(refusal)),
             Err(end) => Err(end),

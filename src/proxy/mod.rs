@@ -40,7 +40,7 @@ pub struct Limits {
     pub hold: Duration,
     /// For one attempt to reach one server.
     pub connect_timeout: Duration,
-    /// For a server's one-byte answer to a request for TLS.
+    /// For a server's first byte, in answer to a request for TLS or to a startup packet.
     pub answer_timeout: Duration,
 }
 

@@ -44,7 +44,8 @@ impl Endpoint {
     }
 }
 
-async fn stops_fitting(
+/// Returns when the server has left the table, restarted, or changed its role.
+pub(super) async fn stops_fitting(
     policy: &RoutePolicy,
     mut table: watch::Receiver<Arc<RouteTable>>,
     name: &str,

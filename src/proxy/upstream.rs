@@ -1,7 +1,7 @@
 //! From a table to an open connection: candidates one after the other, and again when the table changes.
 //!
-//! Everything here happens before the client notices anything; a server that cannot be reached, or
-//! that does not answer a request for TLS, costs the client time and no error.
+//! Everything here happens before the client notices anything; a server that cannot be reached, that
+//! does not answer, or that leaves the table before it does, costs the client time and no error.
 
 use std::future::pending;
 use std::io;
@@ -17,6 +17,7 @@ use crate::core::routing::{RoutePolicy, RouteTable, Server, candidates, choose, 
 
 use super::connection::Endpoint;
 use super::refusal::Refusal;
+use super::relay::stops_fitting;
 use super::stats::{CountedSession, Raised, count_one};
 use super::unavailable::{FailedAttempt, Unavailable};
 use super::{socket, startup};
@@ -29,8 +30,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 pub(super) enum Opening<'a> {
     /// `SSLRequest`; the server's answer is kept.
     AskForTls,
-    /// A startup packet, or the beginning of TLS.
-    Bytes(&'a [u8]),
+    /// A startup packet.
+    Startup(&'a [u8]),
+    /// The beginning of TLS. A server that does not speak it may close without a word.
+    Tls(&'a [u8]),
 }
 
 /// A connection to a server, counted as a session of it while it lives.
@@ -94,9 +97,14 @@ impl Endpoint {
         let draws = [fastrand::usize(..), fastrand::usize(..)];
         let mut failures = Vec::new();
         for server in choose(&candidates(policy, table), &sessions, draws) {
-            let cause = match self.open(server, opening).await {
-                Ok(upstream) if self.still_keeps(policy, &upstream) => return Ok(upstream),
-                Ok(_) => "its role has just changed".to_owned(),
+            let unfit = stops_fitting(policy, self.table.clone(), &server.name, server.incarnation);
+            let opened = tokio::select! {
+                opened = self.open(server, opening) => opened.map(Some),
+                () = unfit => Ok(None),
+            };
+            let cause = match opened {
+                Ok(Some(upstream)) if self.still_keeps(policy, &upstream) => return Ok(upstream),
+                Ok(_) => "it has just left, or its role has changed".to_owned(),
                 Err(error) => error.to_string(),
             };
             count_one(&self.stats.connect_failures_total);
@@ -163,7 +171,11 @@ pub(super) async fn changed(table: &mut watch::Receiver<Arc<RouteTable>>) {
 
 async fn say(stream: &mut TcpStream, opening: Opening<'_>) -> io::Result<Option<u8>> {
     match opening {
-        Opening::Bytes(bytes) => stream.write_all(bytes).await.map(|()| None),
+        Opening::Startup(bytes) => say_startup(stream, bytes).await.map(|()| None),
+        Opening::Tls(bytes) => {
+            stream.write_all(bytes).await?;
+            stream.peek(&mut [0]).await.map(|_| None)
+        }
         Opening::AskForTls => {
             stream.write_all(&startup::SSL_REQUEST).await?;
             match stream.read_u8().await? {
@@ -171,6 +183,16 @@ async fn say(stream: &mut TcpStream, opening: Opening<'_>) -> io::Result<Option<
                 _ => Err(io::Error::other("it answered the request for TLS with an error")),
             }
         }
+    }
+}
+
+/// Returns when the server has begun to answer, which is left to be read. A kernel takes connections and bytes
+/// for a process that is frozen.
+pub(super) async fn say_startup(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
+    match stream.peek(&mut [0]).await? {
+        0 => Err(io::Error::other("it closed the connection without an answer")),
+        _ => Ok(()),
     }
 }
 

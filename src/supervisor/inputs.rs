@@ -6,14 +6,12 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use crate::postgres::mounted::{Fingerprint, fingerprint};
 use crate::postgres::{Login, ReadLogins, ServerSettings};
 
-/// How often the mounted files are looked at while nothing else happens.
-const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// Small files, usually in memory.
 const READ_LIMIT: Duration = Duration::from_secs(10);
 
@@ -64,10 +62,14 @@ pub(super) async fn now(inputs: &Arc<Inputs>) -> ServerSettings {
     }
 }
 
-/// Tells `mounted` what the mounted files are like, again and again. Files that cannot be read tell nothing.
-pub(super) async fn watch(inputs: Arc<Inputs>, mounted: watch::Sender<Option<Fingerprint>>) -> Infallible {
+/// Tells `mounted` what the mounted files are like, each time that it is `due`. Files that cannot be read tell nothing.
+pub(super) async fn watch(
+    inputs: Arc<Inputs>,
+    due: Arc<Notify>,
+    mounted: watch::Sender<Option<Fingerprint>>,
+) -> Infallible {
     loop {
-        tokio::time::sleep(LOOK_INTERVAL).await;
+        due.notified().await;
         let inputs = Arc::clone(&inputs);
         let looked = tokio::task::spawn_blocking(move || fingerprint(&inputs.now())).await;
         if let Ok(Ok(found)) = looked {

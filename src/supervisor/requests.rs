@@ -42,6 +42,7 @@ impl Supervisor {
     pub(super) fn answer(&mut self, call: Call) {
         // The deadline may have passed since the loop last looked; a renewal comes too late then.
         self.enforce_licence();
+        self.look_at_files();
         let Call { request, reply } = call;
         let result = match request {
             SupervisorRequest::Status | SupervisorRequest::Wait { .. } => Ok(()),

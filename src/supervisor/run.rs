@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::WaitStatus;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::inputs::{self, Inputs};
@@ -27,6 +27,8 @@ use crate::postgres::mounted::Fingerprint;
 
 /// How often `postmaster.pid` is read while PostgreSQL starts, and only then.
 const READY_POLL: Duration = Duration::from_millis(30);
+/// Shorter than the agent's long poll, so that each of them brings a look.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const WAITING_CALLS: usize = 16;
 const NANOSECONDS_PER_MILLISECOND: u64 = 1_000_000;
 
@@ -46,6 +48,9 @@ pub(super) struct Supervisor {
     given: Option<Fingerprint>,
     /// What it would be given now, as last looked at.
     mounted: watch::Sender<Option<Fingerprint>>,
+    /// Asks for a look at the mounted files.
+    look_due: Arc<Notify>,
+    looked_at: Instant,
     version: u64,
     versions: watch::Sender<u64>,
     look_again_at: Instant,
@@ -67,12 +72,12 @@ pub(super) async fn run(inputs: Inputs, socket: PathBuf) -> Result<SupervisorExi
         ControlSocket::bind(&socket).map_err(|source| SupervisorError::Socket { path: socket, source })?;
     let (calls, asked) = mpsc::channel(WAITING_CALLS);
     let versions = supervisor.versions.subscribe();
-    let mounted = supervisor.mounted.clone();
+    let (mounted, look_due) = (supervisor.mounted.clone(), Arc::clone(&supervisor.look_due));
     tokio::select! {
         biased;
         () = supervisor.turn(signals, child_died, asked) => {}
         never = control.serve(Desk { calls, versions }) => match never {},
-        never = inputs::watch(inputs, mounted) => match never {},
+        never = inputs::watch(inputs, look_due, mounted) => match never {},
     }
     Ok(SupervisorExit {
         last_exit: supervisor.last_exit,
@@ -94,6 +99,8 @@ impl Supervisor {
             child: None,
             given: None,
             mounted: watch::Sender::new(None),
+            look_due: Arc::default(),
+            looked_at: Instant::now(),
             last_exit: None,
             work: None,
             job: None,
@@ -165,6 +172,15 @@ impl Supervisor {
 
     fn outdated(&self) -> bool {
         self.child.is_some() && self.given.is_some() && *self.mounted.borrow() != self.given
+    }
+
+    /// Has the mounted files looked at if that is some time ago. For whoever asks for the status: this process
+    /// does not wake up by itself for it.
+    pub(super) fn look_at_files(&mut self) {
+        if self.child.is_some() && self.looked_at.elapsed() >= LOOK_INTERVAL {
+            self.looked_at = Instant::now();
+            self.look_due.notify_one();
+        }
     }
 
     /// The running server has what `fingerprint` stands for.

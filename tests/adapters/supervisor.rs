@@ -4,7 +4,9 @@
 
 mod control;
 mod fence;
+mod jobs;
 mod lifecycle;
+mod machine;
 mod pod;
+mod process;
 mod processes;
-mod subject;

@@ -172,6 +172,19 @@ impl Demo {
         String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
     }
 
+    /// `demo.json`: addresses, ports, files; also while no pod answers.
+    pub(crate) fn deployed(&self) -> podgres::demo::DemoState {
+        let state = podgres::demo::DemoState::load(&self.directory).expect("demo.json");
+        state.expect("a demo")
+    }
+
+    /// GET from a pod's HTTP port: code and body; `None` if nobody answers.
+    pub(crate) fn get(&self, ordinal: u32, path: &str) -> Option<(u16, String)> {
+        let state = self.deployed();
+        let pod = state.pod(podgres::core::member::Ordinal(ordinal)).expect("a pod");
+        crate::hand::http_get((pod.address, state.ports.http).into(), path)
+    }
+
     /// PGDATA of a pod.
     pub(crate) fn data_directory(&self, pod: &str) -> PathBuf {
         self.directory

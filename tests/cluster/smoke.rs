@@ -1,10 +1,32 @@
 //! The main job on every supported major version that the tests have.
 
 use crate::harness::Start;
+use crate::kit::server_lines;
+
+/// Rows 16 and 22: the last lines of a log, but for checkpoints.
+pub(crate) fn ends_as_a_standby(log: &str) {
+    let lines = server_lines(log);
+    let [.., ready, streaming] = lines.as_slice() else {
+        panic!("only {} lines: {log}", lines.len());
+    };
+    let expected = "database system is ready to accept read-only connections";
+    assert!(ready.ends_with(expected), "{log}");
+    assert!(
+        streaming.contains("started streaming WAL from primary at "),
+        "{log}"
+    );
+}
 
 fn three_servers_stream_and_route(version: u32) {
     let demo = Start::new(version).run();
     demo.wait_streaming(2);
+    let log = demo.log("demo-0", "postgres");
+    let ready = server_lines(&log).pop().unwrap_or_default();
+    assert!(
+        ready.ends_with("database system is ready to accept connections"),
+        "{log}"
+    );
+    ends_as_a_standby(&demo.log("demo-2", "postgres"));
     demo.sql(&[], "CREATE TABLE t AS SELECT generate_series(1, 100) AS i");
     let standby_has_it = || {
         demo.sql(

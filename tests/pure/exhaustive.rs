@@ -48,6 +48,14 @@ fn broken_rule(policy: &Policy, observation: &Observation, decision: &Decision) 
             broken.or(foreign.then_some("a foreign directory is never started"))
         }
         PostgresAction::Stop { .. } if policy.first() => Some("a fixed primary is never stopped"),
+        PostgresAction::Stop { .. }
+            if observation
+                .server
+                .as_ref()
+                .is_some_and(|server| !server.in_recovery) =>
+        {
+            Some("a server that accepts writes is never stopped")
+        }
         PostgresAction::Stop { .. } => {
             let running = matches!(supervisor.postmaster, Postmaster::Running { .. });
             (!running).then_some("only a running server is stopped")

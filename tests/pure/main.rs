@@ -9,6 +9,7 @@ mod decision_table;
 mod exhaustive;
 mod layers;
 mod links;
+mod manifests;
 mod scenarios;
 mod source;
 mod worlds;

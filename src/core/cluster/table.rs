@@ -77,7 +77,22 @@ fn cell(member: &Value, key: &str) -> String {
     match (key, &member[key]) {
         ("sync", Value::Bool(sync)) => (if *sync { "yes" } else { "no" }).to_owned(),
         ("lag_bytes", Value::Number(lag)) => lag.as_u64().map_or_else(|| "-".to_owned(), size_text),
+        ("situation", value) => plain(value) + &progress(&member["job"]),
         (_, value) => plain(value),
+    }
+}
+
+/// How far a clone is: ` (45 % of 2048 MB, 120 MB/s)`; nothing while that is not known.
+fn progress(job: &Value) -> String {
+    let number = |key: &str| job[key].as_u64().unwrap_or_default();
+    let (done, total, rate) = (
+        number("done_bytes"),
+        number("total_bytes"),
+        number("bytes_per_second"),
+    );
+    match done.saturating_mul(100).checked_div(total) {
+        None => String::new(),
+        Some(percent) => format!(" ({percent} % of {}, {}/s)", size_text(total), size_text(rate)),
     }
 }
 
@@ -126,6 +141,13 @@ mod tests {
         (seen.leadership, seen.lease_holder) = ("lease".to_owned(), Some("pg-0".to_owned()));
         (seen.term, seen.read_only) = (3, true);
         insta::assert_snapshot!(table(&cluster_json(&seen)));
+    }
+
+    #[test]
+    fn a_clone_shows_how_far_it_is() {
+        let job = serde_json::json!({ "done_bytes": 900 << 20, "total_bytes": 2000 << 20, "bytes_per_second": 120 << 20 });
+        assert_eq!(progress(&job), " (45 % of 2000 MB, 120 MB/s)");
+        assert_eq!(progress(&serde_json::json!({ "total_bytes": 0 })), "");
     }
 
     #[test]

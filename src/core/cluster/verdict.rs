@@ -2,7 +2,7 @@
 //!
 //! Patroni's meaning, with one rule on top: a standby that does not stream is neither ready nor healthy.
 //! The single exception keeps reads alive when the primary is positively gone, see [`primary_is_gone`] and
-//! `docs/decisions/readiness-without-a-primary.md`. When in doubt the answer is 503.
+//! `docs/decisions/0003-readiness-without-a-primary.md`. When in doubt the answer is 503.
 
 use crate::core::status::{MemberState, MemberStatus, Role};
 
@@ -177,7 +177,9 @@ fn orphaned(view: &ClusterView) -> Verdict {
         .filter_map(|s| s.server.as_ref())
         .map(|s| s.timeline)
         .max();
-    if !view.me.was_streaming {
+    if !server.in_recovery {
+        no("not a standby any more: it accepts writes")
+    } else if !view.me.was_streaming {
         no("standby, not streaming, and has not streamed since it started")
     } else if newest > Some(server.timeline) {
         no("standby, not streaming, and behind a promotion")

@@ -38,9 +38,9 @@ fn refreshed(mut decision: Decision, at_ms: u64, role: &ServerRole) -> Decision 
 fn as_it_runs(turn: Turn<'_>, role: &ServerRole, ready: bool) -> Decision {
     let server = turn.observation.server.as_ref();
     if !turn.policy.first() {
-        let writable = *role == ServerRole::Primary || server.is_some_and(|server| !server.in_recovery);
-        if writable {
-            return turn.act(Situation::WritableStandby, String::new(), STOP);
+        if server.is_some_and(|server| !server.in_recovery) {
+            // Somebody promoted it, perhaps for a good reason: an alarm, and no harm done.
+            return turn.row(Situation::WritableStandby, String::new());
         }
         if let Some(detail) = turn.facts().and_then(|facts| standby::foreign(&turn, facts)) {
             return turn.act(Situation::ForeignDataDirectory, detail, STOP);

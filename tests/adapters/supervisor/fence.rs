@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use podgres::core::supervision::{Licence, Postmaster, ServerRole, SupervisorRequest, SupervisorStatus};
 use rustix::process::{Signal, kill_process};
 
-use super::pod::{Pod, gone};
+use super::machine::gone;
+use super::pod::Pod;
 
 fn grant(duration: Duration) -> SupervisorRequest {
     SupervisorRequest::GrantLicence {
@@ -123,7 +124,7 @@ async fn a_renewal_that_waited_while_the_pod_was_frozen_comes_too_late() {
     let postmaster = pod.start_primary().await;
     pod.ask(grant(Duration::from_millis(500))).await;
     let deadline = Instant::now() + Duration::from_millis(600);
-    pod.signal(Signal::STOP);
+    pod.freeze();
     let mut sidecar = UnixStream::connect(pod.socket()).unwrap();
     let mut line = serde_json::to_vec(&grant(Duration::from_mins(1))).unwrap();
     line.push(b'\n');

@@ -1,13 +1,11 @@
 //! One pod for a test: a directory, an address, a supervisor process, and ways to look at what it does.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
-use std::sync::OnceLock;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,12 +13,13 @@ use podgres::core::supervision::{
     Postmaster, ServerRole, SupervisorReply, SupervisorRequest, SupervisorStatus,
 };
 use podgres::supervisor_client::{SupervisorClient, SupervisorClientError};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::postgresql::programs;
-use crate::user::{give_away, run_as_server_user, server_user};
+use crate::user::{run_as_server_user, server_user};
 
-use super::subject::{ADDRESS, PANIC, PROGRAMS, ROOT, STOP_TIMEOUT_MS};
+use super::machine::{children_of, gone, initdb, own, postmaster, run_as_postgres, template_15};
+use super::process::{ADDRESS, PANIC, PROGRAMS, ROOT, STOP_TIMEOUT_MS};
 
 /// Appears in the supervisor's environment and settings and must appear nowhere else.
 pub(super) const PASSWORD: &str = "dolphin-staircase-42";
@@ -30,10 +29,12 @@ pub(super) const LIMIT: Duration = Duration::from_mins(1);
 pub(super) struct Pod {
     root: tempfile::TempDir,
     pub(super) programs: PathBuf,
+    template: Option<Arc<tempfile::TempDir>>,
     address: IpAddr,
     pub(super) stop_timeout: Duration,
     pub(super) client: SupervisorClient,
     process: Option<Child>,
+    in_namespace: bool,
 }
 
 impl Pod {
@@ -51,15 +52,24 @@ impl Pod {
             address: Ipv4Addr::new(127, high.max(1), low, count).into(),
             stop_timeout: Duration::from_secs(30),
             client: SupervisorClient::new(root.path().join("supervisor.sock")),
+            template: None,
             process: None,
+            in_namespace: false,
             root,
         }
     }
 
     /// A pod with a cleanly stopped cluster of PostgreSQL 15.
     pub(super) fn with_data() -> Self {
-        let pod = Self::empty();
-        pod.copy_data(template_15());
+        let mut pod = Self::empty();
+        let template = template_15();
+        run_as_postgres(
+            Command::new("cp")
+                .arg("-a")
+                .arg(template.path().join("data"))
+                .arg(pod.data()),
+        );
+        pod.template = Some(template);
         pod
     }
 
@@ -68,10 +78,6 @@ impl Pod {
         pod.programs = programs(18);
         initdb(&pod.programs, &pod.data());
         pod
-    }
-
-    fn copy_data(&self, template: &Path) {
-        run_as_postgres(Command::new("cp").arg("-a").arg(template).arg(self.data()));
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -112,6 +118,7 @@ impl Pod {
         ]);
         let mut command = self.command("unshare".as_ref(), &arguments);
         command.uid(0).gid(0);
+        self.in_namespace = true;
         self.supervise_by(command).await;
     }
 
@@ -151,7 +158,7 @@ impl Pod {
         command
             .args(arguments)
             .args([
-                "supervisor::subject::supervisor_process",
+                "supervisor::process::supervisor_process",
                 "--exact",
                 "--nocapture",
                 "--test-threads=1",
@@ -175,6 +182,13 @@ impl Pod {
 
     pub(super) fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Stops every thread of the supervisor; until the last one stands, one may still take a request.
+    pub(super) fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let stopped = waitid(WaitId::Pid(self.pid()), WaitIdOptions::STOPPED).unwrap();
+        assert!(stopped.unwrap().stopped());
     }
 
     /// Waits for the end of the supervisor.
@@ -257,27 +271,31 @@ impl Pod {
 
     /// Runs one statement as superuser.
     pub(super) fn sql(&self, statement: &str) -> String {
-        let mut command = Command::new(self.programs.join("psql"));
-        command.args([
-            "-XAtq",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-U",
-            "postgres",
-            "-d",
-            "postgres",
-            "-c",
-            statement,
-        ]);
-        let output = command
-            .env("PGPASSWORD", PASSWORD)
-            .arg("-h")
-            .arg(self.address.to_string())
-            .output()
-            .unwrap();
+        let output = self.sql_command(statement).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{statement}: {error}\n{}", self.log());
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    pub(super) fn sql_command(&self, statement: &str) -> Command {
+        let mut command = Command::new(self.programs.join("psql"));
+        command
+            .args([
+                "-XAtq",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-U",
+                "postgres",
+                "-d",
+                "postgres",
+                "-c",
+                statement,
+            ])
+            .arg("-h")
+            .arg(self.address.to_string())
+            .env("PGPASSWORD", PASSWORD)
+            .stderr(std::process::Stdio::piped());
+        command
     }
 
     /// What the supervisor and PostgreSQL have written.
@@ -289,95 +307,14 @@ impl Pod {
 impl Drop for Pod {
     fn drop(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // PostgreSQL is told by the kernel.
+            // PostgreSQL is told by the kernel. Process 1 of a namespace is not: it has changed its user.
+            if self.in_namespace {
+                for (pid, _) in children_of(Pid::from_child(&process)) {
+                    kill_process(pid, Signal::KILL).ok();
+                }
+            }
             process.kill().unwrap();
             process.wait().unwrap();
         }
     }
-}
-
-/// The process id in the status.
-pub(super) fn postmaster(status: &SupervisorStatus) -> Pid {
-    match status.postmaster {
-        Postmaster::Running { pid, .. } | Postmaster::Stopping { pid, .. } => {
-            Pid::from_raw(pid.try_into().unwrap()).unwrap()
-        }
-        Postmaster::Stopped { .. } => panic!("no postmaster: {status:?}"),
-    }
-}
-
-/// Waits until the process has ended, collected or not.
-pub(super) async fn gone(pid: Pid) {
-    let Ok(process) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
-        return;
-    };
-    let limit = rustix::time::Timespec::try_from(LIMIT).unwrap();
-    let ended = tokio::task::spawn_blocking(move || {
-        let mut ended = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
-        rustix::event::poll(&mut ended, Some(&limit))
-    });
-    assert_eq!(ended.await.unwrap().unwrap(), 1, "process {pid} did not end");
-}
-
-/// The living processes whose parent is `parent`, and the dead ones that it has not collected.
-pub(super) fn children_of(parent: Pid) -> Vec<(Pid, String)> {
-    let of_parent = |entry: fs::DirEntry| {
-        let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
-        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-        let state = fields.next()?.to_owned();
-        (fields.next()? == parent.to_string()).then_some((pid, state))
-    };
-    fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter_map(of_parent)
-        .collect()
-}
-
-fn own(path: &Path) {
-    give_away(path);
-    fs::set_permissions(path, fs::Permissions::from_mode(0o750)).unwrap();
-}
-
-fn run_as_postgres(command: &mut Command) {
-    let status = run_as_server_user(command).current_dir("/").status().unwrap();
-    assert!(status.success(), "{command:?}: {status}");
-}
-
-/// A cluster that the tests copy, made once.
-fn template_15() -> &'static Path {
-    static TEMPLATE: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let folder = TEMPLATE.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap();
-        own(folder.path());
-        initdb(&programs(15), &folder.path().join("data"));
-        folder
-    });
-    Box::leak(folder.path().join("data").into_boxed_path())
-}
-
-fn initdb(programs: &Path, data: &Path) {
-    let password_file = data.with_extension("password");
-    fs::write(&password_file, PASSWORD).unwrap();
-    own(&password_file);
-    let mut pwfile = std::ffi::OsString::from("--pwfile=");
-    pwfile.push(&password_file);
-    let arguments: [&OsStr; 6] = [
-        "-N".as_ref(),
-        "-U".as_ref(),
-        "postgres".as_ref(),
-        "-A".as_ref(),
-        "scram-sha-256".as_ref(),
-        &pwfile,
-    ];
-    let mut command = Command::new(programs.join("initdb"));
-    run_as_postgres(
-        command
-            .args(arguments)
-            .arg("-D")
-            .arg(data)
-            .stdout(std::process::Stdio::null()),
-    );
-    fs::remove_file(password_file).unwrap();
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use podgres::core::supervision::SupervisorRequest;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::pod::{LIMIT, PASSWORD, Pod, children_of, gone};
+use super::machine::{children_of, gone};
+use super::pod::{LIMIT, PASSWORD, Pod};
 
 #[tokio::test]
 async fn an_orphan_is_adopted_and_collected() {

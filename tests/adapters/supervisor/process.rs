@@ -1,4 +1,6 @@
-//! The supervisor that the other tests start: this test binary itself, told by its environment.
+//! The supervisor's process: this test binary, started again for one "test" that runs the supervisor.
+//!
+//! What it needs to know comes in its environment; see [`super::pod`].
 
 use std::net::IpAddr;
 use std::path::PathBuf;
