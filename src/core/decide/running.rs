@@ -100,7 +100,9 @@ fn running_standby(turn: Turn<'_>, role: &ServerRole, server: &ServerStatus) -> 
         ServerRole::Standby {
             upstream: Some(known),
         } => known.address != upstream.address,
-        ServerRole::Standby { upstream: None } | ServerRole::Primary => true,
+        ServerRole::Standby { upstream: None } => true,
+        // It could not take an upstream by a reload.
+        ServerRole::Primary => false,
     };
     if moved {
         let detail = format!(
