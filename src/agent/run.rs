@@ -276,6 +276,7 @@ impl Agent {
             Ok(logins) if logins != self.logins => {
                 tracing::info!("the secrets have changed");
                 self.login_sender.send_replace(logins.1.clone());
+                self.server.expect_logins(logins.0.clone(), logins.1.clone());
                 self.logins = logins;
                 self.roles_current = false;
             }

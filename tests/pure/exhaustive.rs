@@ -58,10 +58,11 @@ fn broken_rule(policy: &Policy, observation: &Observation, decision: &Decision) 
         {
             Some("a server that accepts writes is never stopped")
         }
-        PostgresAction::Stop { .. } | PostgresAction::Reload { .. } => {
+        PostgresAction::Stop { .. } => {
             let running = matches!(supervisor.postmaster, Postmaster::Running { .. });
-            (!running).then_some("only a running server is stopped or reloaded")
+            (!running).then_some("only a running server is stopped")
         }
+        PostgresAction::Reload { server } => broken_by_reload(supervisor, server),
         PostgresAction::GrantLicence { .. } if !policy.first() => Some("only the first ordinal is licensed"),
         PostgresAction::EnsureRoles | PostgresAction::ReconcileSlots { .. } => {
             let writable = observation
@@ -148,6 +149,23 @@ fn broken_by_job(
                 DataDirectory::Unusable { .. } => Some("an unusable directory is left alone"),
             }
         }
+    }
+}
+
+fn broken_by_reload(supervisor: &SupervisorStatus, server: &ServerRole) -> Option<&'static str> {
+    let Postmaster::Running {
+        role, ready: true, ..
+    } = &supervisor.postmaster
+    else {
+        return Some("only a server that is ready is reloaded");
+    };
+    match (role, server) {
+        (ServerRole::Standby { upstream: Some(_) }, ServerRole::Standby { upstream: None }) => {
+            Some("a reload takes no standby's upstream away")
+        }
+        (ServerRole::Primary, ServerRole::Primary)
+        | (ServerRole::Standby { .. }, ServerRole::Standby { .. }) => None,
+        _ => Some("a reload does not change the role"),
     }
 }
 

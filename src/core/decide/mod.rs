@@ -188,6 +188,17 @@ impl<'a> Turn<'a> {
 }
 
 impl Decision {
+    /// With a reload, unless the last one was in vain only just now.
+    fn reload(mut self, at_ms: u64, server: ServerRole) -> Self {
+        if at_ms < self.memory.reload_at_ms {
+            return self;
+        }
+        self.memory.reloads += 1;
+        self.memory.reload_at_ms = at_ms + note::pause_ms(self.memory.reloads);
+        self.postgres = Some(PostgresAction::Reload { server });
+        self.soon()
+    }
+
     fn soon(mut self) -> Self {
         self.recheck_after_ms = SOON_MS;
         self

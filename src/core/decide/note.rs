@@ -8,7 +8,7 @@ use crate::core::supervision::{JobKind, JobProgress, JobState, Postmaster, Super
 use super::slots;
 
 /// Pause after the `failures`-th failure in a row: 0.5 s doubling to 30 s.
-fn pause_ms(failures: u32) -> u64 {
+pub(super) fn pause_ms(failures: u32) -> u64 {
     (500 << failures.saturating_sub(1).min(6)).min(30_000)
 }
 
