@@ -5,6 +5,7 @@
     reason = "clippy takes a test's helpers for code that ships"
 )]
 
+mod chaos;
 mod containers;
 mod hand;
 mod harness;
