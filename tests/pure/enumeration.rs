@@ -222,7 +222,7 @@ pub(crate) fn each_running(mut visit: impl FnMut(&Policy, &Memory, &Observation)
         },
     ];
     for postmaster in postmasters {
-        for bits in 0..64_u32 {
+        for bits in 0..128_u32 {
             let status = SupervisorStatus {
                 postmaster: postmaster.clone(),
                 licence: if bits & 1 != 0 {
@@ -231,6 +231,7 @@ pub(crate) fn each_running(mut visit: impl FnMut(&Policy, &Memory, &Observation)
                     Licence::None
                 },
                 stopping: bits & 2 != 0,
+                outdated: bits & 64 != 0,
                 ..supervisor(DataDirectory::Complete(standby_facts()))
             };
             let mut observation = observation(1, status);

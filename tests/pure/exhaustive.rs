@@ -36,8 +36,13 @@ fn broken_rule(policy: &Policy, observation: &Observation, decision: &Decision) 
     if job_runs {
         return Some("never a second action beside a job");
     }
-    if decision.situation.outlook() == Outlook::Refused && !matches!(action, PostgresAction::Stop { .. }) {
-        return Some("a refusal does nothing, or stops");
+    if decision.situation.outlook() == Outlook::Refused
+        && !matches!(
+            action,
+            PostgresAction::Stop { .. } | PostgresAction::Reload { .. }
+        )
+    {
+        return Some("a refusal does nothing, stops, or takes over new secrets");
     }
     let foreign = !policy.first() && is_foreign(observation, supervisor);
     match action {
