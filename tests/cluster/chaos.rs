@@ -77,7 +77,7 @@ fn row_61_chaos_loses_no_acknowledged_row_and_everything_heals() {
 /// In a folder that is kept if `PODGRES_CHAOS_DIR` names one, which must be new.
 fn start(version: u32) -> Demo {
     // A slot of a member that is scaled away goes while a check waits for that, and not while a pod is replaced.
-    let retention = "PODGRES_SLOT_RETENTION=20s";
+    let retention = "PODGRES_SLOT_RETENTION=10s";
     let start = Start::new(version).with(&["--grace", "10s", "--set", retention]);
     match std::env::var_os("PODGRES_CHAOS_DIR") {
         Some(directory) => start.run_in(Path::new(&directory)),

@@ -98,6 +98,7 @@ async fn ask(url: &str) -> Option<(String, bool)> {
 /// Everything that must hold while nothing is wrong and nobody writes.
 pub(super) fn all(demo: &Demo, seen: &Seen) {
     assert_eq!(*seen.wrong.lock().expect("lock"), Vec::<String>::new());
+    assert!(seen.worked(), "nothing was written, or nothing read");
     rows_are_everywhere(demo, seen);
     slots_are_the_members(demo);
     no_leftovers(demo);

@@ -52,6 +52,13 @@ impl Seen {
         )
     }
 
+    /// Whether rows were acknowledged and read at all: without that, nothing was tested.
+    pub(super) fn worked(&self) -> bool {
+        [&self.written, &self.read]
+            .iter()
+            .all(|number| number.load(Ordering::Relaxed) > 0)
+    }
+
     fn wrong(&self, what: String) {
         super::say(&format!("WRONG: {what}"));
         self.wrong.lock().expect("lock").push(what);
