@@ -76,4 +76,23 @@ mod tests {
         lines.push(&vec![b'x'; MAX_LINE_BYTES + 1]);
         assert_eq!(lines.next(), Err(TooLong));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_make_the_same_lines_however_they_are_cut(
+            bytes in proptest::collection::vec(proptest::prop_oneof![proptest::prelude::Just(b'\n'), proptest::prelude::any::<u8>()], 0..200),
+            size in 1..50usize,
+        ) {
+            let (mut lines, mut found) = (Lines::default(), Vec::new());
+            for chunk in bytes.chunks(size) {
+                lines.push(chunk);
+                while let Some(line) = lines.next().expect("short lines") {
+                    found.push(line);
+                }
+            }
+            let mut expected: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
+            expected.pop();
+            proptest::prop_assert_eq!(found, expected);
+        }
+    }
 }

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::hand::{Container, LIMIT, Network, Plain, Pod, control_data, listing, postgres_user};
-use crate::harness::wait_for;
+use crate::hand::{Container, Pod};
+use crate::harness::{LIMIT, wait_for};
 use crate::kit::{count, family, signal};
+use crate::network::Network;
+use crate::plain::{Plain, control_data, listing, postgres_user};
 
 const PRIMARY: &str = "pg-0.pg.default.svc.cluster.local";
 

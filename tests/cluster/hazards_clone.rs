@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::Signal;
 
-use crate::hand::{LIMIT, Network, Pod, bytes_below, control_data, give_away, listing, names_in};
-use crate::harness::wait_for;
+use crate::hand::Pod;
+use crate::harness::{LIMIT, wait_for};
+use crate::network::Network;
+use crate::plain::{bytes_below, control_data, give_away, listing, names_in};
 
 /// A primary with so many megabytes in one table.
 fn primary_of(network: &mut Network, megabytes: u32) -> Pod {
@@ -90,6 +92,36 @@ fn row_64_a_clone_killed_at_any_byte_is_cleaned_and_begun_again_on_18() {
     killed_at_any_byte(18, 1);
 }
 
+#[test]
+fn row_64_what_others_left_half_done_is_named_and_left_alone() {
+    let mut network = Network::new(15);
+    let standby = network.pod(1);
+    let directory = standby.data_directory();
+    // As pg_basebackup leaves its target when it is killed: pg_control comes last.
+    for file in ["PG_VERSION", "backup_label", "base/1/1259", "global/1262"] {
+        let path = directory.join(file);
+        fs::create_dir_all(path.parent().expect("folder")).expect("folder");
+        fs::write(&path, "15\n").expect("file");
+    }
+    for found in ["no \\\"global/pg_control\\\"", "global/pg_control"] {
+        give_away_all(&directory);
+        let before = listing(&standby.volume);
+        let (code, log) = standby.init();
+        assert_eq!(code, 65, "{log}");
+        assert!(log.contains(found) && log.contains("hint: "), "{log}");
+        assert_eq!(listing(&standby.volume), before, "it was touched");
+        // The next time there is one, cut off.
+        fs::write(directory.join("global/pg_control"), "").expect("file");
+    }
+}
+
+fn give_away_all(directory: &Path) {
+    give_away(directory);
+    for path in listing(directory).keys() {
+        give_away(path);
+    }
+}
+
 /// A volume of a size, mounted as root; unmounted at the end.
 struct Volume(PathBuf);
 
@@ -100,7 +132,7 @@ impl Volume {
         mount
             .args(["-t", "tmpfs", "-o", &options, "podgres-test"])
             .arg(&pod.volume);
-        crate::hand::run(&mut mount);
+        crate::plain::run(&mut mount);
         give_away(&pod.volume);
         Self(pod.volume.clone())
     }
@@ -108,7 +140,7 @@ impl Volume {
     fn resize(&self, size: &str) {
         let mut mount = Command::new("mount");
         mount.args(["-o", &format!("remount,size={size}")]).arg(&self.0);
-        crate::hand::run(&mut mount);
+        crate::plain::run(&mut mount);
     }
 }
 

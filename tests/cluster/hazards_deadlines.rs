@@ -2,7 +2,9 @@
 
 use std::net::TcpListener;
 
-use crate::hand::{Network, Pod, listing};
+use crate::hand::Pod;
+use crate::network::Network;
+use crate::plain::listing;
 
 /// Runs an init that must give up: its log.
 fn overdue(pod: &Pod) -> String {

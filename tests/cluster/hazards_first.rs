@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::hand::{LIMIT, Network, Pod, control_data, give_away, listing, names_in};
-use crate::harness::wait_for;
+use crate::hand::Pod;
+use crate::harness::{LIMIT, wait_for};
+use crate::network::Network;
+use crate::plain::{control_data, give_away, listing, names_in};
 
 fn identifier(network: &Network, pod: &Pod) -> String {
     control_data(network, &pod.data_directory(), "Database system identifier")
@@ -103,7 +105,7 @@ impl At<'_> {
     fn reached(&self, pod: &Pod, begun: Instant) -> bool {
         match self {
             At::Mark(path) => path.exists(),
-            At::Staged(bytes) => crate::hand::bytes_below(&pod.volume) > *bytes,
+            At::Staged(bytes) => crate::plain::bytes_below(&pod.volume) > *bytes,
             At::After(time) => begun.elapsed() > *time,
         }
     }

@@ -8,9 +8,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::hand::give_away;
 use crate::harness::{Start, wait_for};
 use crate::kit::open_folder;
+use crate::plain::give_away;
 
 const SUPERUSER: &str = "it's a \"pass\\word\": ü %41";
 const REPLICATION: &str = "=re'plication\\ :\"ö\" $(x)";
@@ -74,9 +74,10 @@ fn files_with(directory: &Path, spellings: &[String]) -> Vec<PathBuf> {
     found.lines().map(PathBuf::from).collect()
 }
 
-fn secret(path: &Path, text: &str) {
+/// As a Secret is mounted: for its owner alone, or for a group with fsGroup, which libpq takes for no passfile.
+fn secret(path: &Path, text: &str, mode: u32) {
     fs::write(path, text).expect("a secret");
-    fs::set_permissions(path, fs::Permissions::from_mode(0o400)).expect("mode");
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("mode");
     give_away(path);
 }
 
@@ -85,9 +86,13 @@ fn row_71_passwords_of_every_shape_work_and_are_found_nowhere() {
     let folder = open_folder();
     let directory = folder.path().join("demo");
     fs::create_dir_all(directory.join("secret")).expect("folder");
-    secret(&directory.join("secret/password"), &format!("{SUPERUSER}\n"));
+    secret(
+        &directory.join("secret/password"),
+        &format!("{SUPERUSER}\n"),
+        0o400,
+    );
     let replication = folder.path().join("replication");
-    secret(&replication, &format!("{REPLICATION}\n"));
+    secret(&replication, &format!("{REPLICATION}\n"), 0o440);
     let configuration = folder.path().join("configuration");
     fs::create_dir(&configuration).expect("folder");
     fs::write(

@@ -3,8 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::hand::{LIMIT, Network, PASSWORD, Plain, Pod, as_postgres, control_data, give_away, listing, run};
-use crate::harness::wait_for;
+use crate::hand::Pod;
+use crate::harness::{LIMIT, wait_for};
+use crate::network::{Network, PASSWORD};
+use crate::plain::{Plain, as_postgres, control_data, give_away, listing, run};
 
 /// Nothing at all: not even an empty PGDATA or a staging directory.
 fn assert_untouched(pod: &Pod) {
@@ -155,9 +157,14 @@ fn row_67_a_copy_without_standby_signal_on_a_standby_ordinal_is_a_standby() {
     let mut standby = network.pod(1);
     copy_by_hand(&network, &primary, &standby);
     assert!(!standby.data_directory().join("standby.signal").exists());
+    // What `-R` leaves in the data directory where the password came from the environment.
+    let settings = standby.data_directory().join("postgresql.auto.conf");
+    fs::write(&settings, "primary_conninfo = 'host=nowhere password=hunter2'\n").expect("settings");
     standby.run();
     standby.wait_situation("streaming", "");
     assert_eq!(standby.sql("SELECT pg_is_in_recovery(), count(*) FROM t"), "t|1");
+    let settings = fs::read_to_string(&settings).expect("settings");
+    assert!(!settings.contains("hunter2"), "{settings}");
     standby.stop();
 
     // The same with a directory that has run as a standby.

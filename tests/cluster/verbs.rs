@@ -4,7 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
-use crate::hand::{LIMIT, Network, Pod, as_postgres};
+use crate::hand::Pod;
+use crate::harness::LIMIT;
+use crate::network::Network;
+use crate::plain::as_postgres;
 
 /// Runs a verb in a pod's environment, which must end it: exit code and output.
 fn ends(pod: &Pod, verb: &'static str) -> (i32, String) {
@@ -41,7 +44,7 @@ fn row_01_a_name_that_does_not_tell_who_the_pod_is_ends_every_container_with_64(
                 "{log}"
             );
         }
-        assert!(crate::hand::listing(&pod.volume).is_empty());
+        assert!(crate::plain::listing(&pod.volume).is_empty());
     }
 }
 
@@ -227,7 +230,7 @@ fn install_copies_the_program_even_over_one_that_runs() {
         version(&copy).stdout,
         version(network.path().join("podgres").as_path()).stdout
     );
-    assert_eq!(crate::hand::names_in(&target), ["podgres"]);
+    assert_eq!(crate::plain::names_in(&target), ["podgres"]);
 }
 
 #[test]

@@ -183,4 +183,21 @@ mod tests {
             assert!(CHECK_PATHS.contains(&(own.as_str(), *check)), "{own}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_query_is_read_or_refused_with_a_short_reason(
+            pairs in proptest::collection::vec(("lag|mode|replication_state|tag_x|.{0,9}", "[0-9]{0,25} ?[kmgtKMGTbB]{0,3}|.{0,60}"), 0..6),
+        ) {
+            let query = CheckQuery::from_pairs(pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+            proptest::prop_assert!(query.invalid.is_none_or(|reason| reason.chars().count() < 120));
+        }
+
+        #[test]
+        fn any_size_that_can_be_written_is_read_back(size: u32, unit in 0..5usize) {
+            let (name, shift) = [("B", 0), ("kB", 10), ("MB", 20), ("GB", 30), ("TB", 40)][unit];
+            let bytes = u64::from(size).checked_mul(1 << shift);
+            proptest::prop_assert_eq!(parse_size_bytes(&format!("{size}{name}")), bytes);
+        }
+    }
 }
