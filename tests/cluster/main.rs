@@ -5,6 +5,7 @@
     reason = "clippy takes a test's helpers for code that ships"
 )]
 
+mod chaos;
 mod containers;
 mod hand;
 mod harness;
@@ -22,6 +23,7 @@ mod plain;
 mod pods;
 mod relay;
 mod repair;
+mod reviewed;
 mod scaling;
 mod smoke;
 mod steady;
