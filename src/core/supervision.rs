@@ -181,7 +181,8 @@ pub struct SupervisorStatus {
     pub pid: u32,
     pub postmaster: Postmaster,
     pub job: Option<JobStatus>,
-    /// As read while PostgreSQL was last stopped, before the start of a server that runs now.
+    /// As read while PostgreSQL was last stopped, before the start of a server that runs now; read again
+    /// every few seconds while it is stopped.
     pub data_directory: DataDirectory,
     pub licence: Licence,
     /// Major version of the PostgreSQL programs in this container.

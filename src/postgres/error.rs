@@ -56,6 +56,14 @@ pub enum ProgramError {
     Output { program: String, detail: String },
 }
 
+impl ProgramError {
+    /// Whether the program was ended by somebody else, so that its end says nothing about its work.
+    #[must_use]
+    pub fn killed(&self) -> bool {
+        matches!(self, Self::Failed { outcome, .. } if outcome.starts_with("was killed"))
+    }
+}
+
 /// Why a data directory could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {

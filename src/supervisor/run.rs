@@ -26,6 +26,8 @@ use crate::postgres::ServerSettings;
 
 /// How often `postmaster.pid` is read while PostgreSQL starts, and only then.
 const READY_POLL: Duration = Duration::from_millis(30);
+/// How often the directory of a stopped server is looked at: a stall passes, and people repair things by hand.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const WAITING_CALLS: usize = 16;
 const NANOSECONDS_PER_MILLISECOND: u64 = 1_000_000;
 
@@ -44,6 +46,7 @@ pub(super) struct Supervisor {
     version: u64,
     versions: watch::Sender<u64>,
     look_again_at: Instant,
+    pub(super) inspect_at: Instant,
 }
 
 pub(super) async fn run(
@@ -97,6 +100,7 @@ impl Supervisor {
             version,
             versions: watch::Sender::new(version),
             look_again_at: Instant::now(),
+            inspect_at: Instant::now() + LOOK_INTERVAL,
         }
     }
 
@@ -114,6 +118,8 @@ impl Supervisor {
                 .as_ref()
                 .is_some_and(Child::is_starting)
                 .then_some(self.look_again_at);
+            let idle = self.child.is_none() && self.work.is_none() && !self.stopping;
+            let inspect_at = idle.then_some(self.inspect_at);
             tokio::select! {
                 biased;
                 () = self.licence.deadline() => self.enforce_licence(),
@@ -123,6 +129,7 @@ impl Supervisor {
                 happened = work::next(&mut self.work) => self.take_in(happened),
                 () = at(look_again_at) => self.look_whether_ready(),
                 Some(call) = calls.recv() => self.answer(call),
+                () = at(inspect_at) => self.work = Some(Work::look(&self.settings)),
             }
         }
     }

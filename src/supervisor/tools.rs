@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use backon::{ConstantBuilder, Retryable as _};
 use rustix::process::Pid;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
@@ -21,6 +22,10 @@ use crate::postgres::{
 
 /// `pg_controldata` and a few small files.
 const INSPECT_LIMIT: Duration = Duration::from_secs(10);
+/// A look that failed at once: a program that was killed, a fork that was denied.
+const LOOK_AGAIN: ConstantBuilder = ConstantBuilder::new()
+    .with_delay(Duration::from_millis(200))
+    .with_max_times(3);
 /// Small files, one of them on the data volume, and PostgreSQL's own check of them.
 const CONFIGURATION_LIMIT: Duration = Duration::from_mins(1);
 /// How long killed tools may take to be gone.
@@ -29,7 +34,7 @@ const TOOLS_END_LIMIT: Duration = Duration::from_secs(5);
 /// What a supervisor must know before it can serve anybody.
 pub(super) struct Found {
     pub(super) major_version: u32,
-    /// Read while PostgreSQL was last stopped.
+    /// Read while PostgreSQL is stopped, again and again.
     pub(super) data_directory: DataDirectory,
 }
 
@@ -65,17 +70,18 @@ pub(super) async fn prepare(settings: &ServerSettings) -> Result<Found, ToolsErr
     })
 }
 
-/// What stands at PGDATA. A directory that cannot be read is reported as unusable, with the reason.
+/// What stands at PGDATA. A directory that could not be looked at counts as unusable until the next
+/// look, with the reason: what was known before may no longer be so.
 pub(super) async fn inspect(settings: &ServerSettings) -> DataDirectory {
-    let detail = match timeout(INSPECT_LIMIT, data_directory::inspect(settings)).await {
+    let looking = (|| data_directory::inspect(settings)).retry(LOOK_AGAIN);
+    let reason = match timeout(INSPECT_LIMIT, looking).await {
         Ok(Ok(directory)) => return directory,
         Ok(Err(error)) => describe(&error),
-        Err(_) => format!(
-            "could not read the data directory within {} s",
-            INSPECT_LIMIT.as_secs()
-        ),
+        Err(_) => format!("no answer within {} s", INSPECT_LIMIT.as_secs()),
     };
-    DataDirectory::Unusable { detail }
+    DataDirectory::Unusable {
+        detail: format!("could not look at the data directory: {reason}"),
+    }
 }
 
 /// Makes a complete data directory fit for a start as `server`; tells in any case what it found.

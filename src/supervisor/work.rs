@@ -1,4 +1,4 @@
-//! The one slow thing that may be under way: a start, a reload, a job, or clearing up after a stop.
+//! The one slow thing that may be under way: a start, a reload, a job, a look, or clearing up after a stop.
 //!
 //! Each is a future that the loop polls among everything else; what it yields is taken in here.
 
@@ -7,10 +7,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::postmaster::Child;
 use super::requests::{Refusal, Reply};
-use super::run::Supervisor;
+use super::run::{LOOK_INTERVAL, Supervisor};
 use super::tools::{self, Cleanup, JobFailure};
 use super::{panic, reaper};
 use crate::core::data_directory::DataDirectory;
@@ -20,6 +21,7 @@ use crate::postgres::ServerSettings;
 /// What a future yields at its end.
 pub(super) enum Finished {
     Settled(DataDirectory),
+    Looked(DataDirectory),
     Prepared(DataDirectory, Result<(), String>),
     Rewritten(Result<(), String>),
     JobEnded(Result<(), JobFailure>, DataDirectory),
@@ -32,6 +34,8 @@ pub(super) enum Task {
         before: Postmaster,
         exit: PostmasterExit,
     },
+    /// Reads the directory of a stopped server again; given up for anything else.
+    Look,
     /// Everything before the start of a postmaster.
     Prepare { role: ServerRole, reply: Reply },
     /// New configuration files for a running postmaster.
@@ -66,6 +70,14 @@ impl Work {
                 }
                 Finished::Settled(tools::inspect(&settings).await)
             }),
+        }
+    }
+
+    pub(super) fn look(settings: &Arc<ServerSettings>) -> Self {
+        let settings = settings.clone();
+        Self {
+            task: Task::Look,
+            doing: Box::pin(async move { Finished::Looked(tools::inspect(&settings).await) }),
         }
     }
 
@@ -123,7 +135,9 @@ impl Supervisor {
             Happened::Progress(progress) => return self.job_goes_on(progress),
             Happened::Finished(finished) => finished,
         };
+        self.inspect_at = Instant::now() + LOOK_INTERVAL;
         match (self.work.take().map(|work| work.task), finished) {
+            (Some(Task::Look), Finished::Looked(directory)) => self.looked(directory),
             (Some(Task::Settle { exit, .. }), Finished::Settled(directory)) => {
                 self.found.data_directory = directory;
                 tracing::info!("PostgreSQL {}", exit.description);
@@ -148,6 +162,13 @@ impl Supervisor {
         }
         // Those that died while a tool ran.
         self.collect_children();
+    }
+
+    fn looked(&mut self, directory: DataDirectory) {
+        if directory != self.found.data_directory {
+            self.found.data_directory = directory;
+            self.changed();
+        }
     }
 
     fn start(&mut self, role: ServerRole) -> Result<(), String> {
@@ -210,7 +231,7 @@ impl Supervisor {
         let begun = matches!(
             &self.work,
             Some(Work {
-                task: Task::Prepare { .. } | Task::Rewrite { .. },
+                task: Task::Look | Task::Prepare { .. } | Task::Rewrite { .. },
                 ..
             })
         );
