@@ -7,6 +7,9 @@ use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::replication::UpstreamError;
+use super::tls::TlsError;
+
 /// A file operation that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("could not {verb} \"{}\"", path.display())]
@@ -101,6 +104,19 @@ pub enum JobError {
         expected: String,
         found: String,
     },
+    #[error(
+        "cannot clone upstream \"{upstream}\", since its tablespaces would be copied outside of PGDATA: {names} \
+         (move what they hold to \"pg_default\" and drop them)"
+    )]
+    Tablespaces { upstream: String, names: String },
+    #[error("could not ask upstream \"{upstream}\" for its tablespaces")]
+    Upstream {
+        upstream: String,
+        #[source]
+        source: UpstreamError,
+    },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("the copy of upstream \"{upstream}\" cannot be used: {detail}")]
     UnusableCopy { upstream: String, detail: String },
     #[error("the copy of upstream \"{upstream}\" made no progress for {limit_s} s")]
@@ -131,6 +147,7 @@ impl JobError {
             | Self::NoSpace { .. }
             | Self::DiskFull { .. }
             | Self::ForeignUpstream { .. }
+            | Self::Tablespaces { .. }
             | Self::InitdbArgument { .. }
             | Self::SuperuserName { .. }
             | Self::Script { .. } => true,
@@ -144,6 +161,8 @@ impl JobError {
             Self::Program(_)
             | Self::InUse { .. }
             | Self::UnusableCopy { .. }
+            | Self::Upstream { .. }
+            | Self::Tls(_)
             | Self::Stalled { .. }
             | Self::Sql { .. } => false,
         }
