@@ -30,6 +30,7 @@ pub struct Arguments {
 /// Ends when PostgreSQL could be started, or with the reason why it must not be.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let pod = arguments.pod.resolve()?;
+    wiring::refuse_root()?;
     wiring::prepare_run_directory(&pod)?;
     let server = wiring::server_settings(&pod, &arguments.server).await?;
     let tls = server.tls.clone();
