@@ -14,7 +14,7 @@ use crate::core::route_table::route_table;
 use crate::core::routing::RouteTable;
 use crate::core::situation::{Outlook, Situation};
 use crate::core::status::ServerStatus;
-use crate::core::supervision::SupervisorStatus;
+use crate::core::supervision::{FailureKind, JobState, SupervisorStatus};
 use crate::dns::Resolver;
 use crate::http::Beat;
 use crate::peers::Peers;
@@ -49,7 +49,8 @@ pub enum Until {
 #[derive(Debug)]
 pub enum Outcome {
     Ready(Decision),
-    Refused(Decision),
+    /// With what must change.
+    Refused(Decision, FailureKind),
     Overdue(Decision),
 }
 
@@ -168,7 +169,7 @@ impl Agent {
                 .record(&self.settings.policy, &self.memory, &observation, &decision);
             self.publish(entries, &observation, &decision);
             if until == Until::DirectoryReady
-                && let Some(outcome) = ended(&decision)
+                && let Some(outcome) = ended(&decision, &observation)
             {
                 return outcome;
             }
@@ -326,12 +327,23 @@ impl Agent {
     }
 }
 
-fn ended(decision: &Decision) -> Option<Outcome> {
+fn ended(decision: &Decision, observation: &Observation) -> Option<Outcome> {
     let starts = matches!(decision.postgres, Some(PostgresAction::Start { .. }));
     match decision.situation.outlook() {
-        Outlook::Refused => Some(Outcome::Refused(decision.clone())),
+        Outlook::Refused => Some(Outcome::Refused(
+            decision.clone(),
+            refused_job(decision, observation).unwrap_or(FailureKind::Data),
+        )),
         Outlook::Overdue => Some(Outcome::Overdue(decision.clone())),
         Outlook::Steady | Outlook::Passing => starts.then(|| Outcome::Ready(decision.clone())),
+    }
+}
+
+fn refused_job(decision: &Decision, observation: &Observation) -> Option<FailureKind> {
+    let job = observation.supervisor.as_ref()?.job.as_ref()?;
+    match job.state {
+        JobState::Failed { kind, .. } if decision.situation == Situation::JobRefused => Some(kind),
+        _ => None,
     }
 }
 

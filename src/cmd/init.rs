@@ -10,6 +10,7 @@ use crate::config::server::ServerArguments;
 use crate::config::units;
 use crate::core::decision::Decision;
 use crate::core::situation::Situation;
+use crate::core::supervision::FailureKind;
 use crate::supervisor::{self, SupervisorOptions};
 
 use super::serve::{http_listeners, serve_http};
@@ -71,7 +72,13 @@ fn judge(outcome: Outcome) -> Result<(), Failure> {
             );
             Ok(())
         }
-        Outcome::Refused(decision) => Err(failure(ExitStatus::Refused, &decision)),
+        Outcome::Refused(decision, FailureKind::Settings) => Err(failure(ExitStatus::Settings, &decision)),
+        Outcome::Refused(decision, FailureKind::Permission) => {
+            Err(failure(ExitStatus::Permission, &decision))
+        }
+        Outcome::Refused(decision, FailureKind::Data | FailureKind::Passing) => {
+            Err(failure(ExitStatus::Refused, &decision))
+        }
         Outcome::Overdue(decision) => Err(failure(ExitStatus::Overdue, &decision)),
     }
 }

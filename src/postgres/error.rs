@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::replication::UpstreamError;
 use super::tls::TlsError;
+use crate::core::supervision::FailureKind;
 
 /// A file operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -137,35 +138,42 @@ pub enum JobError {
 }
 
 impl JobError {
-    /// Whether trying again cannot help before somebody changes a setting, the volume or the data.
+    /// What must change before trying again can help.
     #[must_use]
-    pub fn refused(&self) -> bool {
+    pub fn kind(&self) -> FailureKind {
         match self {
-            Self::NotEmpty { .. }
-            | Self::MountPoint { .. }
+            Self::MountPoint { .. }
             | Self::SymbolicLink { .. }
+            | Self::InitdbArgument { .. }
+            | Self::SuperuserName { .. }
+            | Self::Script { .. } => FailureKind::Settings,
+            Self::NotEmpty { .. }
             | Self::NoSpace { .. }
             | Self::DiskFull { .. }
             | Self::ForeignUpstream { .. }
-            | Self::Tablespaces { .. }
-            | Self::InitdbArgument { .. }
-            | Self::SuperuserName { .. }
-            | Self::Script { .. } => true,
-            Self::Configuration(error) => error.refused(),
-            Self::File(error) => matches!(
-                error.source.kind(),
-                io::ErrorKind::StorageFull
-                    | io::ErrorKind::PermissionDenied
-                    | io::ErrorKind::ReadOnlyFilesystem
-            ),
+            | Self::Tablespaces { .. } => FailureKind::Data,
+            Self::Configuration(error) => error.kind(),
+            Self::File(error) => match error.source.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    FailureKind::Permission
+                }
+                io::ErrorKind::StorageFull => FailureKind::Data,
+                _ => FailureKind::Passing,
+            },
             Self::Program(_)
             | Self::InUse { .. }
             | Self::UnusableCopy { .. }
             | Self::Upstream { .. }
             | Self::Tls(_)
             | Self::Stalled { .. }
-            | Self::Sql { .. } => false,
+            | Self::Sql { .. } => FailureKind::Passing,
         }
+    }
+
+    /// Whether trying again cannot help before somebody changes a setting, the volume or the data.
+    #[must_use]
+    pub fn refused(&self) -> bool {
+        self.kind() != FailureKind::Passing
     }
 }
 
@@ -194,10 +202,20 @@ pub enum ConfigurationError {
 }
 
 impl ConfigurationError {
+    /// See [`JobError::kind`].
+    #[must_use]
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::File(_) | Self::Check(_) => FailureKind::Passing,
+            Self::StandbySignal { .. } => FailureKind::Data,
+            Self::Rejected { .. } | Self::Setting { .. } | Self::LineBreak { .. } => FailureKind::Settings,
+        }
+    }
+
     /// See [`JobError::refused`].
     #[must_use]
     pub fn refused(&self) -> bool {
-        !matches!(self, Self::File(_) | Self::Check(_))
+        self.kind() != FailureKind::Passing
     }
 }
 

@@ -13,8 +13,8 @@ use tokio::time::timeout;
 
 use super::reaper;
 use crate::core::data_directory::DataDirectory;
-use crate::core::supervision::{JobProgress, JobRequest, ServerRole};
-use crate::postgres::error::{JobError, describe};
+use crate::core::supervision::{FailureKind, JobProgress, JobRequest, ServerRole};
+use crate::postgres::error::{FileError, JobError, describe};
 use crate::postgres::postmaster_pid::{self, PostmasterPid, PostmasterStatus};
 use crate::postgres::{
     ServerSettings, basebackup, conf, data_directory, find, initdb, process, signal_file, staging,
@@ -40,8 +40,12 @@ pub(super) struct Found {
 
 /// Why that could not be found out.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ToolsError(String);
+pub enum ToolsError {
+    #[error(transparent)]
+    Programs(#[from] find::FindError),
+    #[error(transparent)]
+    Files(#[from] FileError),
+}
 
 /// What is to become of a cancelled job's staging directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,16 +58,14 @@ pub(super) enum Cleanup {
 /// Why a job did not reach its end.
 #[derive(Debug)]
 pub(super) struct JobFailure {
-    pub(super) refused: bool,
+    pub(super) kind: FailureKind,
     pub(super) message: String,
 }
 
 /// Repairs what a killed supervisor left and looks at what there is.
 pub(super) async fn prepare(settings: &ServerSettings) -> Result<Found, ToolsError> {
-    let version = find::major_version(&settings.program_directory).await;
-    let major_version = version.map_err(|error| ToolsError(describe(&error)))?;
-    let recovered = staging::recover(settings).await;
-    recovered.map_err(|error| ToolsError(describe(&error)))?;
+    let major_version = find::major_version(&settings.program_directory).await?;
+    staging::recover(settings).await?;
     Ok(Found {
         major_version,
         data_directory: inspect(settings).await,
@@ -182,11 +184,11 @@ pub(super) async fn run_job(
 ) -> Result<(), JobFailure> {
     let result = tokio::select! {
         result = run_tool(settings, job, report) => result.map_err(|error| JobFailure {
-            refused: error.refused(),
+            kind: error.kind(),
             message: describe(&error),
         }),
         _ = cancelled.wait_for(Option::is_some) => Err(JobFailure {
-            refused: false,
+            kind: FailureKind::Passing,
             message: "cancelled".to_owned(),
         }),
     };

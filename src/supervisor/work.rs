@@ -15,7 +15,9 @@ use super::run::{LOOK_INTERVAL, Supervisor};
 use super::tools::{self, Cleanup, JobFailure};
 use super::{panic, reaper};
 use crate::core::data_directory::DataDirectory;
-use crate::core::supervision::{JobProgress, JobRequest, JobState, Postmaster, PostmasterExit, ServerRole};
+use crate::core::supervision::{
+    FailureKind, JobProgress, JobRequest, JobState, Postmaster, PostmasterExit, ServerRole,
+};
 use crate::postgres::ServerSettings;
 
 /// What a future yields at its end.
@@ -213,9 +215,13 @@ impl Supervisor {
         };
         job.state = match result {
             Ok(()) => JobState::Done,
-            Err(JobFailure { refused, message }) => {
+            Err(JobFailure { kind, message }) => {
                 tracing::warn!("{message}");
-                JobState::Failed { refused, message }
+                JobState::Failed {
+                    refused: kind != FailureKind::Passing,
+                    kind,
+                    message,
+                }
             }
         };
     }

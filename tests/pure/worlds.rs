@@ -11,8 +11,8 @@ use podgres::core::observation::{NameState, Observation, PeerView, ProbeState, U
 use podgres::core::policy::{Leadership, Policy};
 use podgres::core::status::{HeldData, ServerStatus, SlotStatus};
 use podgres::core::supervision::{
-    CloneReason, JobKind, JobProgress, JobState, JobStatus, Licence, Postmaster, PostmasterExit, ServerRole,
-    StopMode, SupervisorStatus, Upstream,
+    CloneReason, FailureKind, JobKind, JobProgress, JobState, JobStatus, Licence, Postmaster, PostmasterExit,
+    ServerRole, StopMode, SupervisorStatus, Upstream,
 };
 use podgres::core::wal::{Lsn, TimelineHistory, TimelineId};
 
@@ -207,6 +207,7 @@ fn job(kind: JobKind, state: JobState) -> Option<JobStatus> {
 fn jobs() -> Vec<Option<JobStatus>> {
     let progress = JobProgress::default();
     let failed = |refused| JobState::Failed {
+        kind: FailureKind::default(),
         refused,
         message: "it failed".to_owned(),
     };
