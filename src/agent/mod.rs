@@ -26,14 +26,11 @@ use crate::core::member::{MemberName, Topology};
 use crate::core::policy::Policy;
 use crate::core::routing::RouteTable;
 use crate::http::Beat;
-use crate::postgres::Login;
+use crate::postgres::ReadLogins;
 
 pub use counters::Counters;
 pub use journal::Journal;
 pub use run::{Agent, AgentError, Outcome, Until};
-
-/// The two logins, read again now and then so that a rotated password is picked up.
-pub type ReadLogins = Box<dyn Fn() -> Result<(Login, Login), String> + Send>;
 
 /// What the agent needs to know and what does not change while it runs.
 pub struct Settings {

@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::config::pod::PodArguments;
 use crate::config::server::ServerArguments;
-use crate::supervisor::{self, SupervisorOptions};
+use crate::supervisor;
 
 use super::{ExitStatus, Failure, wiring};
 
@@ -23,7 +23,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     wiring::prepare_run_directory(&pod)?;
     let settings = wiring::server_settings(&pod, &arguments.server).await?;
     supervisor::stop_on_panic();
-    supervisor::run(settings, SupervisorOptions::default())
+    supervisor::run(settings, wiring::supervisor_options())
         .await
         .map(|_| ())
         .map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))

@@ -3,13 +3,15 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::agent;
 use crate::config::pod::Pod;
 use crate::config::server::{self, ServerArguments, ServerInputs};
 use crate::config::{Environment, ProcessEnvironment};
 use crate::core::member::{Ordinal, Topology};
-use crate::postgres::{ServerSettings, find};
+use crate::postgres::{ReadLogins, ServerSettings, find};
+use crate::supervisor::SupervisorOptions;
 
 use super::{ExitStatus, Failure};
 
@@ -54,11 +56,24 @@ pub(super) fn agent_settings(pod: &Pod, tls: Option<PathBuf>) -> agent::Settings
         http_port: arguments.http_port,
         read_write_port: arguments.read_write_port,
         read_only_port: arguments.read_only_port,
-        logins: Box::new(|| server::logins(&ProcessEnvironment).map_err(|error| error.to_string())),
+        logins: read_logins(),
         tls,
         dns_server: arguments.dns_server,
         peer_timeout: arguments.peer_timeout,
         report_pids: arguments.report_pids,
+    }
+}
+
+/// Reads the logins from the environment and the mounted secrets, again with each call.
+pub(super) fn read_logins() -> ReadLogins {
+    Arc::new(|| server::logins(&ProcessEnvironment).map_err(|error| error.to_string()))
+}
+
+/// The supervisor's options: it reads the secrets again before it uses them.
+pub(super) fn supervisor_options() -> SupervisorOptions {
+    SupervisorOptions {
+        logins: Some(read_logins()),
+        ..SupervisorOptions::default()
     }
 }
 

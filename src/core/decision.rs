@@ -54,6 +54,17 @@ pub struct Memory {
     pub counted_job: u64,
     /// A start was asked for and its end has not been counted.
     pub start_pending: bool,
+    /// Actions in a row that could not be carried out, and when the last of them failed.
+    #[serde(default)]
+    pub failed_actions: u32,
+    #[serde(default)]
+    pub failed_action_at_ms: u64,
+    /// Reloads in a row that have not brought about what they were for.
+    #[serde(default)]
+    pub reloads: u32,
+    /// No reload is asked for before this time.
+    #[serde(default)]
+    pub reload_at_ms: u64,
     /// Where a standby that does not stream stands, and since when.
     pub stalled: Option<Stalled>,
     /// Why the directory of this standby is to be replaced.

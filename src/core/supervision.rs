@@ -208,6 +208,9 @@ pub struct SupervisorStatus {
     pub stopping: bool,
     /// The licence ran out while PostgreSQL was writable, and it was stopped because of that.
     pub fenced: bool,
+    /// The mounted files (TLS, secrets, configuration) are no longer those that the running server was given.
+    #[serde(default)]
+    pub outdated: bool,
 }
 
 /// One request, one line.

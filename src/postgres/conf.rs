@@ -173,19 +173,26 @@ pub(super) fn user_includes(settings: &ServerSettings) -> Result<String, Configu
     let Some(folder) = &settings.user_configuration else {
         return Ok(String::new());
     };
+    let files = user_files(folder)?.into_iter();
+    let not_hba = |file: &PathBuf| file.file_name() != Some(hba::USER_FILE.as_ref());
+    files.filter(not_hba).map(|file| include(&file, false)).collect()
+}
+
+/// Each `*.conf` in the user's folder, by name.
+pub(super) fn user_files(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).file("read directory", folder)? {
         let path = entry.file("read directory", folder)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let wanted = !name.starts_with('.')
-            && name != hba::USER_FILE
-            && path.extension().is_some_and(|extension| extension == "conf");
+        let hidden = path
+            .file_name()
+            .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        let wanted = !hidden && path.extension().is_some_and(|extension| extension == "conf");
         if wanted && path.is_file() {
             files.push(path);
         }
     }
     files.sort();
-    files.iter().map(|file| include(file, false)).collect()
+    Ok(files)
 }
 
 /// `include '…'`.

@@ -15,6 +15,7 @@ pub mod initdb;
 mod initdb_scripts;
 mod leftovers;
 mod lines;
+pub mod mounted;
 pub mod passfile;
 pub mod postmaster_pid;
 pub mod process;
@@ -35,6 +36,7 @@ mod tls_files;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A text that must not reach a log, an argument or a child's environment.
@@ -66,6 +68,9 @@ pub struct Login {
     pub user: String,
     pub password: Secret,
 }
+
+/// Reads the superuser's and the replication role's login anew, so that a rotated password is picked up. May block.
+pub type ReadLogins = Arc<dyn Fn() -> Result<(Login, Login), String> + Send + Sync>;
 
 /// Everything that the programs and configuration of one server need and that does not change while it lives.
 #[derive(Clone, Debug)]

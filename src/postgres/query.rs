@@ -87,6 +87,8 @@ pub struct LocalServer {
     address: SocketAddr,
     pub(super) member: Option<MemberName>,
     pub(super) superuser: Login,
+    /// What the superuser's login is to become, or has become by replication.
+    next_superuser: Option<Login>,
     pub(super) replication: Login,
     /// Whether the verifier that the server stores fits `replication`.
     verifiers: VerifierMemory,
@@ -128,10 +130,18 @@ impl LocalServer {
             address,
             member,
             superuser,
+            next_superuser: None,
             replication,
             verifiers: VerifierMemory::default(),
             session: None,
         }
+    }
+
+    /// The logins were changed. On a standby the new ones come into force some time later, by replication: so
+    /// the old login is still the first that is tried.
+    pub fn expect_logins(&mut self, superuser: Login, replication: Login) {
+        self.next_superuser = Some(superuser);
+        self.replication = replication;
     }
 
     /// What the server says about itself, in one round trip on an open connection.
@@ -184,12 +194,23 @@ impl LocalServer {
                 }
             }
         }
-        let session = connect(self.address, &self.superuser).await?;
+        let session = self.connect().await?;
         let result = operation(&session).await;
         if !matches!(result, Err(QueryError::Closed { .. })) {
             self.session = Some(session);
         }
         result
+    }
+
+    async fn connect(&mut self) -> Result<Session, QueryError> {
+        let refused = match connect(self.address, &self.superuser).await {
+            Err(error @ QueryError::AuthenticationFailed { .. }) => error,
+            result => return result,
+        };
+        let next = self.next_superuser.as_ref().ok_or(refused)?;
+        let session = connect(self.address, next).await?;
+        self.superuser = next.clone();
+        Ok(session)
     }
 }
 

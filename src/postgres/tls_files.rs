@@ -18,17 +18,22 @@ pub(super) struct TlsFiles {
     pub authority: PathBuf,
 }
 
+/// What a TLS folder holds.
+pub(super) const NAMES: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
+
 /// Copies `tls.crt`, `tls.key` and `ca.crt` from `folder`.
 pub(super) fn copy(settings: &ServerSettings, folder: &Path) -> Result<TlsFiles, FileError> {
     let read = |name: &str| {
         let path = folder.join(name);
         fs::read(&path).file("read file", &path)
     };
-    let (certificate, key, authority) = (read("tls.crt")?, read("tls.key")?, read("ca.crt")?);
+    let [certificate, key, authority] = NAMES.map(read);
+    let (certificate, key, authority) = (certificate?, key?, authority?);
+    let [certificate_file, key_file, authority_file] = NAMES.map(|name| settings.run_directory.join(name));
     let files = TlsFiles {
-        certificate: settings.run_directory.join("tls.crt"),
-        key: settings.run_directory.join("tls.key"),
-        authority: settings.run_directory.join("ca.crt"),
+        certificate: certificate_file,
+        key: key_file,
+        authority: authority_file,
     };
     write_private(&files.certificate, &certificate)?;
     write_private(&files.key, &key)?;

@@ -10,8 +10,9 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::core::supervision::{PostmasterExit, SOCKET_NAME};
-use crate::postgres::ServerSettings;
+use crate::postgres::{ReadLogins, ServerSettings};
 
+mod inputs;
 mod licence;
 mod panic;
 mod postmaster;
@@ -26,10 +27,12 @@ mod work;
 pub use panic::stop_on_panic;
 
 /// What may differ between `podgres postgres` and `podgres init`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct SupervisorOptions {
     /// Where to listen; `supervisor.sock` in the run directory if `None`.
     pub socket: Option<PathBuf>,
+    /// Reads the logins again before each use; without it those of the settings stay.
+    pub logins: Option<ReadLogins>,
 }
 
 /// Why a supervisor could not begin its work.
@@ -69,5 +72,5 @@ pub async fn run(
     let socket = options
         .socket
         .unwrap_or_else(|| settings.run_directory.join(SOCKET_NAME));
-    run::run(settings, socket).await
+    run::run(inputs::Inputs::new(settings, options.logins), socket).await
 }

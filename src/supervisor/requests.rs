@@ -42,19 +42,20 @@ impl Supervisor {
     pub(super) fn answer(&mut self, call: Call) {
         // The deadline may have passed since the loop last looked; a renewal comes too late then.
         self.enforce_licence();
+        self.look_at_files();
         let Call { request, reply } = call;
         let result = match request {
             SupervisorRequest::Status | SupervisorRequest::Wait { .. } => Ok(()),
             SupervisorRequest::Start { server } => match self.may_start(&server) {
                 Ok(()) => {
-                    self.work = Some(Work::prepare(&self.settings, server, reply));
+                    self.work = Some(Work::prepare(&self.inputs, server, reply));
                     return;
                 }
                 Err(refusal) => Err(refusal.to_string()),
             },
             SupervisorRequest::Reload { server } => match self.may_reload(&server) {
                 Ok(()) => {
-                    self.work = Some(Work::rewrite(&self.settings, server, Some(reply)));
+                    self.work = Some(Work::rewrite(&self.inputs, server, Some(reply)));
                     return;
                 }
                 Err(refusal) => Err(refusal.to_string()),
@@ -151,7 +152,7 @@ impl Supervisor {
             return;
         };
         if self.may_reload(&role).is_ok() {
-            self.work = Some(Work::rewrite(&self.settings, role, None));
+            self.work = Some(Work::rewrite(&self.inputs, role, None));
         }
     }
 
@@ -164,7 +165,7 @@ impl Supervisor {
                 progress: JobProgress::default(),
             },
         });
-        self.work = Some(Work::job(&self.settings, job));
+        self.work = Some(Work::job(&self.inputs, job));
         self.changed();
     }
 

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use rustix::process::WaitStatus;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::inputs::{self, Inputs};
 use super::licence::{LicenceClock, boottime_ns};
 use super::postmaster::Child;
 use super::signals::{Asked, Signals};
@@ -22,18 +23,20 @@ use super::{SupervisorError, SupervisorExit, panic, reaper};
 use crate::core::supervision::{
     JobStatus, Postmaster, PostmasterExit, ServerRole, StopMode, SupervisorStatus,
 };
-use crate::postgres::ServerSettings;
+use crate::postgres::mounted::Fingerprint;
 
 /// How often `postmaster.pid` is read while PostgreSQL starts, and only then.
 const READY_POLL: Duration = Duration::from_millis(30);
 /// How often the directory of a stopped server is looked at: a stall passes, and people repair things by hand.
-pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const INSPECT_INTERVAL: Duration = Duration::from_secs(5);
+/// Shorter than the agent's long poll, so that each of them brings a look.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const WAITING_CALLS: usize = 16;
 const NANOSECONDS_PER_MILLISECOND: u64 = 1_000_000;
 
 /// Everything the supervisor knows. Owned by the loop, seen by nobody else.
 pub(super) struct Supervisor {
-    pub(super) settings: Arc<ServerSettings>,
+    pub(super) inputs: Arc<Inputs>,
     pub(super) found: Found,
     pub(super) child: Option<Child>,
     pub(super) last_exit: Option<PostmasterExit>,
@@ -43,35 +46,41 @@ pub(super) struct Supervisor {
     /// TERM came.
     pub(super) stopping: bool,
     pub(super) fenced: bool,
+    /// What the running server was given.
+    given: Option<Fingerprint>,
+    /// What it would be given now, as last looked at.
+    mounted: watch::Sender<Option<Fingerprint>>,
+    /// Asks for a look at the mounted files.
+    look_due: Arc<Notify>,
+    looked_at: Instant,
     version: u64,
     versions: watch::Sender<u64>,
     look_again_at: Instant,
     pub(super) inspect_at: Instant,
 }
 
-pub(super) async fn run(
-    settings: ServerSettings,
-    socket: PathBuf,
-) -> Result<SupervisorExit, SupervisorError> {
+pub(super) async fn run(inputs: Inputs, socket: PathBuf) -> Result<SupervisorExit, SupervisorError> {
     reaper::adopt_orphans().map_err(SupervisorError::AdoptOrphans)?;
     let mut signals = Signals::listen().map_err(SupervisorError::Signals)?;
     let child_died = signal(SignalKind::child()).map_err(SupervisorError::Signals)?;
-    let settings = Arc::new(settings);
+    let inputs = Arc::new(inputs);
     let found = tokio::select! {
         biased;
         () = told_to_end(&mut signals) => return Ok(SupervisorExit { last_exit: None }),
-        found = tools::prepare(&settings) => found?,
+        found = tools::prepare(&inputs.settings) => found?,
     };
     let licence = LicenceClock::new().map_err(SupervisorError::Timer)?;
-    let mut supervisor = Supervisor::new(settings, found, licence);
+    let mut supervisor = Supervisor::new(Arc::clone(&inputs), found, licence);
     let control =
         ControlSocket::bind(&socket).map_err(|source| SupervisorError::Socket { path: socket, source })?;
     let (calls, asked) = mpsc::channel(WAITING_CALLS);
     let versions = supervisor.versions.subscribe();
+    let (mounted, look_due) = (supervisor.mounted.clone(), Arc::clone(&supervisor.look_due));
     tokio::select! {
         biased;
         () = supervisor.turn(signals, child_died, asked) => {}
         never = control.serve(Desk { calls, versions }) => match never {},
+        never = inputs::watch(inputs, look_due, mounted) => match never {},
     }
     Ok(SupervisorExit {
         last_exit: supervisor.last_exit,
@@ -83,14 +92,18 @@ async fn told_to_end(signals: &mut Signals) {
 }
 
 impl Supervisor {
-    fn new(settings: Arc<ServerSettings>, found: Found, licence: LicenceClock) -> Self {
+    fn new(inputs: Arc<Inputs>, found: Found, licence: LicenceClock) -> Self {
         // Later than any version of an earlier supervisor on this machine, so that its client's long
         // poll ends at once.
         let version = boottime_ns() / NANOSECONDS_PER_MILLISECOND;
         Self {
-            settings,
+            inputs,
             found,
             child: None,
+            given: None,
+            mounted: watch::Sender::new(None),
+            look_due: Arc::default(),
+            looked_at: Instant::now(),
             last_exit: None,
             work: None,
             job: None,
@@ -100,7 +113,7 @@ impl Supervisor {
             version,
             versions: watch::Sender::new(version),
             look_again_at: Instant::now(),
-            inspect_at: Instant::now() + LOOK_INTERVAL,
+            inspect_at: Instant::now() + INSPECT_INTERVAL,
         }
     }
 
@@ -111,6 +124,7 @@ impl Supervisor {
         mut child_died: tokio::signal::unix::Signal,
         mut calls: mpsc::Receiver<Call>,
     ) {
+        let mut mounted = self.mounted.subscribe();
         while !(self.stopping && self.child.is_none() && self.work.is_none()) {
             let escalate_at = self.child.as_ref().and_then(Child::escalate_at);
             let look_again_at = self
@@ -128,8 +142,9 @@ impl Supervisor {
                 () = at(escalate_at) => self.escalate(),
                 happened = work::next(&mut self.work) => self.take_in(happened),
                 () = at(look_again_at) => self.look_whether_ready(),
+                Ok(()) = mounted.changed() => self.changed(),
                 Some(call) = calls.recv() => self.answer(call),
-                () = at(inspect_at) => self.work = Some(Work::look(&self.settings)),
+                () = at(inspect_at) => self.work = Some(Work::look(&self.inputs)),
             }
         }
     }
@@ -158,7 +173,28 @@ impl Supervisor {
             major_version: self.found.major_version,
             stopping: self.stopping,
             fenced: self.fenced,
+            outdated: self.outdated(),
         }
+    }
+
+    fn outdated(&self) -> bool {
+        self.child.is_some() && self.given.is_some() && *self.mounted.borrow() != self.given
+    }
+
+    /// Has the mounted files looked at if that is some time ago. For whoever asks for the status: this process
+    /// does not wake up by itself for it.
+    pub(super) fn look_at_files(&mut self) {
+        if self.child.is_some() && self.looked_at.elapsed() >= LOOK_INTERVAL {
+            self.looked_at = Instant::now();
+            self.look_due.notify_one();
+        }
+    }
+
+    /// The running server has what `fingerprint` stands for.
+    pub(super) fn gave(&mut self, fingerprint: Fingerprint) {
+        self.given = Some(fingerprint);
+        // Newer than the last look.
+        self.mounted.send_replace(self.given);
     }
 
     /// Wakes the long polls.
@@ -183,9 +219,9 @@ impl Supervisor {
         let Some(child) = &self.child else {
             return false;
         };
-        let writable = child.role == ServerRole::Primary || tools::was_promoted(&self.settings);
+        let writable = child.role == ServerRole::Primary || tools::was_promoted(&self.inputs.settings);
         if writable {
-            self.stop(StopMode::Fast, Some(self.settings.stop_timeout), reason);
+            self.stop(StopMode::Fast, Some(self.inputs.settings.stop_timeout), reason);
         }
         writable
     }
@@ -195,7 +231,7 @@ impl Supervisor {
             return;
         };
         // The signal first: writing the line may have to wait for whoever reads our output.
-        if child.stop(mode, patience, self.settings.stop_timeout) {
+        if child.stop(mode, patience, self.inputs.settings.stop_timeout) {
             self.changed();
             match mode {
                 StopMode::Fast => tracing::info!("stopping PostgreSQL (fast): {reason}"),
@@ -206,7 +242,7 @@ impl Supervisor {
 
     fn escalate(&mut self) {
         if let Some(child) = &mut self.child {
-            child.escalate(self.settings.stop_timeout);
+            child.escalate(self.inputs.settings.stop_timeout);
             self.changed();
             tracing::warn!("PostgreSQL did not stop in time, stopping it harder");
         }
@@ -254,7 +290,7 @@ impl Supervisor {
             description: reaper::describe(status),
             was_ready: child.ready,
         };
-        self.work = Some(Work::settle(&self.settings, child.status(), exit));
+        self.work = Some(Work::settle(&self.inputs, child.status(), exit));
     }
 
     fn look_whether_ready(&mut self) {
@@ -262,7 +298,7 @@ impl Supervisor {
         let Some(child) = &mut self.child else {
             return;
         };
-        if tools::is_ready(&self.settings, child.pid) {
+        if tools::is_ready(&self.inputs.settings, child.pid) {
             child.ready = true;
             self.changed();
         }

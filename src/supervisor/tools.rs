@@ -11,10 +11,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
+use super::inputs::Inputs;
 use super::reaper;
 use crate::core::data_directory::DataDirectory;
 use crate::core::supervision::{FailureKind, JobProgress, JobRequest, ServerRole};
 use crate::postgres::error::{FileError, JobError, describe};
+use crate::postgres::mounted::{Fingerprint, fingerprint};
 use crate::postgres::postmaster_pid::{self, PostmasterPid, PostmasterStatus};
 use crate::postgres::{
     ServerSettings, basebackup, conf, data_directory, find, initdb, process, signal_file, staging,
@@ -88,12 +90,13 @@ pub(super) async fn inspect(settings: &ServerSettings) -> DataDirectory {
 
 /// Makes a complete data directory fit for a start as `server`; tells in any case what it found.
 pub(super) async fn prepare_start(
-    settings: Arc<ServerSettings>,
+    inputs: Arc<Inputs>,
     server: ServerRole,
-) -> (DataDirectory, Result<(), String>) {
-    let directory = inspect(&settings).await;
+) -> (DataDirectory, Result<Fingerprint, String>) {
+    let directory = inspect(&inputs.settings).await;
     let prepared = match &directory {
         DataDirectory::Complete(_) => configure(async move {
+            let settings = inputs.now();
             data_directory::repair_mode(&settings)
                 .await
                 .map_err(|error| describe(&error))?;
@@ -101,9 +104,7 @@ pub(super) async fn prepare_start(
             signal_file::prepare_role(&settings, &server)
                 .await
                 .map_err(|error| describe(&error))?;
-            conf::write(&settings, &server)
-                .await
-                .map_err(|error| describe(&error))
+            write(&settings, &server).await
         })
         .await
         .map_err(|error| format!("could not prepare the start: {error}")),
@@ -115,21 +116,27 @@ pub(super) async fn prepare_start(
 
 /// Writes the configuration anew for a running server.
 pub(super) async fn write_configuration(
-    settings: Arc<ServerSettings>,
+    inputs: Arc<Inputs>,
     server: ServerRole,
-) -> Result<(), String> {
-    configure(async move {
-        conf::write(&settings, &server)
-            .await
-            .map_err(|error| describe(&error))
-    })
-    .await
+) -> Result<Fingerprint, String> {
+    configure(async move { write(&inputs.now(), &server).await }).await
+}
+
+/// The fingerprint comes first: of files that change meanwhile, the older is remembered, and they are written again.
+async fn write(settings: &ServerSettings, server: &ServerRole) -> Result<Fingerprint, String> {
+    let given = fingerprint(settings).map_err(|error| describe(&error))?;
+    conf::write(settings, server)
+        .await
+        .map_err(|error| describe(&error))?;
+    Ok(given)
 }
 
 /// Runs `work` on a thread of its own, one after another: a file operation that hangs must not hold
 /// up the supervisor's loop, and with it the fence. The thread lives as long as the program that
 /// `work` runs, so that the program's death signal does not come early.
-async fn configure(work: impl Future<Output = Result<(), String>> + Send + 'static) -> Result<(), String> {
+async fn configure<T: Send + 'static>(
+    work: impl Future<Output = Result<T, String>> + Send + 'static,
+) -> Result<T, String> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
     let runtime = Handle::current();
     let limited = async {

@@ -9,23 +9,24 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::inputs::{self, Inputs};
 use super::postmaster::Child;
 use super::requests::{Refusal, Reply};
-use super::run::{LOOK_INTERVAL, Supervisor};
+use super::run::{INSPECT_INTERVAL, Supervisor};
 use super::tools::{self, Cleanup, JobFailure};
 use super::{panic, reaper};
 use crate::core::data_directory::DataDirectory;
 use crate::core::supervision::{
     FailureKind, JobProgress, JobRequest, JobState, Postmaster, PostmasterExit, ServerRole,
 };
-use crate::postgres::ServerSettings;
+use crate::postgres::mounted::Fingerprint;
 
 /// What a future yields at its end.
 pub(super) enum Finished {
     Settled(DataDirectory),
     Looked(DataDirectory),
-    Prepared(DataDirectory, Result<(), String>),
-    Rewritten(Result<(), String>),
+    Prepared(DataDirectory, Result<Fingerprint, String>),
+    Rewritten(Result<Fingerprint, String>),
     JobEnded(Result<(), JobFailure>, DataDirectory),
 }
 
@@ -61,30 +62,33 @@ pub(super) enum Happened {
 }
 
 impl Work {
-    pub(super) fn settle(settings: &Arc<ServerSettings>, before: Postmaster, exit: PostmasterExit) -> Self {
-        let settings = settings.clone();
+    pub(super) fn settle(inputs: &Arc<Inputs>, before: Postmaster, exit: PostmasterExit) -> Self {
+        let inputs = Arc::clone(inputs);
         Self {
             task: Task::Settle { before, exit },
             doing: Box::pin(async move {
-                let left = reaper::end_leftovers(settings.stop_timeout).await;
+                let left = reaper::end_leftovers(inputs.settings.stop_timeout).await;
                 if left > 0 {
                     tracing::warn!("could not end {left} processes that PostgreSQL left behind");
                 }
-                Finished::Settled(tools::inspect(&settings).await)
+                Finished::Settled(tools::inspect(&inputs.settings).await)
             }),
         }
     }
 
-    pub(super) fn look(settings: &Arc<ServerSettings>) -> Self {
-        let settings = settings.clone();
+    pub(super) fn look(inputs: &Arc<Inputs>) -> Self {
+        let inputs = Arc::clone(inputs);
         Self {
             task: Task::Look,
-            doing: Box::pin(async move { Finished::Looked(tools::inspect(&settings).await) }),
+            doing: Box::pin(async move {
+                let settings = inputs::now(&inputs).await;
+                Finished::Looked(tools::inspect(&settings).await)
+            }),
         }
     }
 
-    pub(super) fn prepare(settings: &Arc<ServerSettings>, role: ServerRole, reply: Reply) -> Self {
-        let preparing = tools::prepare_start(settings.clone(), role.clone());
+    pub(super) fn prepare(inputs: &Arc<Inputs>, role: ServerRole, reply: Reply) -> Self {
+        let preparing = tools::prepare_start(Arc::clone(inputs), role.clone());
         Self {
             task: Task::Prepare { role, reply },
             doing: Box::pin(async move {
@@ -94,21 +98,22 @@ impl Work {
         }
     }
 
-    pub(super) fn rewrite(settings: &Arc<ServerSettings>, role: ServerRole, reply: Option<Reply>) -> Self {
-        let writing = tools::write_configuration(settings.clone(), role.clone());
+    pub(super) fn rewrite(inputs: &Arc<Inputs>, role: ServerRole, reply: Option<Reply>) -> Self {
+        let writing = tools::write_configuration(Arc::clone(inputs), role.clone());
         Self {
             task: Task::Rewrite { role, reply },
             doing: Box::pin(async move { Finished::Rewritten(writing.await) }),
         }
     }
 
-    pub(super) fn job(settings: &Arc<ServerSettings>, job: JobRequest) -> Self {
-        let settings = settings.clone();
+    pub(super) fn job(inputs: &Arc<Inputs>, job: JobRequest) -> Self {
+        let inputs = Arc::clone(inputs);
         let (report, progress) = watch::channel(JobProgress::default());
         let (cancel, cancelled) = watch::channel(None);
         Self {
             task: Task::Job { cancel, progress },
             doing: Box::pin(async move {
+                let settings = inputs::now(&inputs).await;
                 let result = tools::run_job(&settings, job, report, cancelled).await;
                 Finished::JobEnded(result, tools::inspect(&settings).await)
             }),
@@ -137,7 +142,7 @@ impl Supervisor {
             Happened::Progress(progress) => return self.job_goes_on(progress),
             Happened::Finished(finished) => finished,
         };
-        self.inspect_at = Instant::now() + LOOK_INTERVAL;
+        self.inspect_at = Instant::now() + INSPECT_INTERVAL;
         match (self.work.take().map(|work| work.task), finished) {
             (Some(Task::Look), Finished::Looked(directory)) => self.looked(directory),
             (Some(Task::Settle { exit, .. }), Finished::Settled(directory)) => {
@@ -149,7 +154,7 @@ impl Supervisor {
             (Some(Task::Prepare { role, reply }), Finished::Prepared(directory, prepared)) => {
                 self.found.data_directory = directory;
                 self.changed();
-                let started = prepared.and_then(|()| self.start(role));
+                let started = prepared.and_then(|given| self.start(role, given));
                 self.reply(reply, started);
             }
             (Some(Task::Rewrite { role, reply }), Finished::Rewritten(written)) => {
@@ -173,7 +178,7 @@ impl Supervisor {
         }
     }
 
-    fn start(&mut self, role: ServerRole) -> Result<(), String> {
+    fn start(&mut self, role: ServerRole, given: Fingerprint) -> Result<(), String> {
         self.enforce_licence();
         self.may_run_as(&role).map_err(|refusal| refusal.to_string())?;
         let name = match role {
@@ -181,19 +186,21 @@ impl Supervisor {
             ServerRole::Standby { .. } => "standby",
         };
         tracing::info!("starting PostgreSQL {} as {name}", self.found.major_version);
-        let pid = tools::spawn_postmaster(&self.settings)?;
+        let pid = tools::spawn_postmaster(&self.inputs.settings)?;
         panic::record_postmaster(Some(pid));
         self.child = Some(Child::new(pid, role));
         self.fenced = false;
+        self.gave(given);
         self.changed();
         Ok(())
     }
 
-    fn reload(&mut self, role: ServerRole, reply: Option<Reply>, written: Result<(), String>) {
-        let result = written.and_then(|()| {
+    fn reload(&mut self, role: ServerRole, reply: Option<Reply>, written: Result<Fingerprint, String>) {
+        let result = written.and_then(|given| {
             let child = self.child.as_mut().ok_or(Refusal::Ended.to_string())?;
             child.role = role;
             child.reload();
+            self.gave(given);
             self.changed();
             Ok(())
         });

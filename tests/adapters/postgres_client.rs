@@ -1,7 +1,6 @@
 //! `postgres::query`, `roles`, `slots`, `replication` and `tls` against real servers of each version found.
 #![allow(clippy::expect_used)] // A failed expectation is a failed test.
 
-mod authority;
 mod hostile;
 mod roles;
 mod server;

@@ -5,6 +5,7 @@
     reason = "clippy takes a test's helpers for code that ships"
 )]
 
+mod chaos;
 mod containers;
 mod hand;
 mod harness;
@@ -22,8 +23,10 @@ mod plain;
 mod pods;
 mod relay;
 mod repair;
+mod reviewed;
 mod scaling;
 mod smoke;
 mod steady;
 mod steady_asked;
 mod verbs;
+mod verbs_refused;

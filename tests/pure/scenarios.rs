@@ -7,7 +7,7 @@ use podgres::core::data_directory::DataDirectory;
 use podgres::core::decide::decide;
 use podgres::core::decision::{Memory, PostgresAction};
 use podgres::core::member::Ordinal;
-use podgres::core::observation::{NameState, PeerView, ProbeState};
+use podgres::core::observation::{FailedAction, NameState, PeerView, ProbeState, UpstreamFacts};
 use podgres::core::situation::Situation;
 use podgres::core::status::{HeldData, ServerStatus, SlotStatus};
 use podgres::core::supervision::{
@@ -16,8 +16,8 @@ use podgres::core::supervision::{
 use podgres::core::wal::Lsn;
 
 use crate::worlds::{
-    LATE_MS, behind, facts, holder, observation, peer, policy, ready, resolved, running, running_standby,
-    server, standby_facts, supervisor, upstream, upstream_facts,
+    ADDRESS, LATE_MS, facts, forked, holder, observation, peer, policy, ready, resolved, running,
+    running_standby, server, standby_facts, supervisor, upstream, upstream_facts,
 };
 
 #[test]
@@ -198,6 +198,74 @@ fn row_69_two_writable_servers_are_an_alarm_and_nothing_is_harmed() {
 }
 
 #[test]
+fn changed_files_are_given_to_a_streaming_standby_and_its_upstream_stays() {
+    let status = SupervisorStatus {
+        postmaster: running_standby(),
+        outdated: true,
+        ..supervisor(DataDirectory::Complete(standby_facts()))
+    };
+    let mut observation = observation(1, status);
+    observation.server = Some(server(true, true));
+    let first = decide(&policy(1), &Memory::default(), &observation);
+    assert_eq!(first.situation, Situation::Streaming);
+    assert!(
+        first.detail.contains("the mounted files have changed"),
+        "{}",
+        first.detail
+    );
+    let Some(PostgresAction::Reload {
+        server: ServerRole::Standby {
+            upstream: Some(upstream),
+        },
+    }) = &first.postgres
+    else {
+        panic!("{first:#?}");
+    };
+    assert_eq!(upstream.address, ADDRESS, "nobody has looked for it meanwhile");
+    let asked_again = |observation: &podgres::core::observation::Observation, memory: &Memory| {
+        let decision = decide(&policy(1), memory, observation);
+        (decision.postgres.is_some(), decision.memory)
+    };
+    let (again, memory) = asked_again(&observation, &first.memory);
+    assert!(!again, "a reload that changes nothing is not repeated at once");
+    observation.at_ms += 500;
+    let (again, memory) = asked_again(&observation, &memory);
+    assert!(again, "it may have failed");
+    observation.at_ms += 500;
+    let (again, memory) = asked_again(&observation, &memory);
+    assert!(!again, "the pauses grow");
+    observation.supervisor.as_mut().expect("there is one").outdated = false;
+    let (again, memory) = asked_again(&observation, &memory);
+    assert!(!again && memory.reloads == 0);
+    observation.supervisor.as_mut().expect("there is one").outdated = true;
+    assert!(
+        asked_again(&observation, &memory).0,
+        "the next change has no pause before it"
+    );
+}
+
+#[test]
+fn a_server_that_cannot_be_asked_gets_changed_files_too() {
+    for (ordinal, postmaster) in [(0, running(ServerRole::Primary, true)), (1, running_standby())] {
+        let status = SupervisorStatus {
+            postmaster,
+            outdated: true,
+            ..supervisor(DataDirectory::Complete(standby_facts()))
+        };
+        let decision = decide(
+            &policy(ordinal),
+            &Memory::default(),
+            &observation(ordinal, status),
+        );
+        assert_eq!(decision.situation, Situation::Unresponsive);
+        assert!(
+            matches!(decision.postgres, Some(PostgresAction::Reload { .. })),
+            "{decision:#?}"
+        );
+    }
+}
+
+#[test]
 fn a_fresh_clone_was_called_diverged_by_facts_from_before_it() {
     let done = JobStatus {
         id: 1,
@@ -209,7 +277,7 @@ fn a_fresh_clone_was_called_diverged_by_facts_from_before_it() {
         ..supervisor(DataDirectory::Complete(standby_facts()))
     };
     let mut observation = observation(1, status);
-    observation.upstream = ready(behind());
+    observation.upstream = ready(forked());
     observation.upstream.looked_at_ms = observation.at_ms - 500;
     let decision = decide(&policy(1), &Memory::default(), &observation);
     assert_eq!(decision.situation, Situation::ReadyAsStandby);
@@ -219,5 +287,57 @@ fn a_fresh_clone_was_called_diverged_by_facts_from_before_it() {
         decision.situation,
         Situation::Diverged,
         "and by newer facts it is"
+    );
+}
+
+#[test]
+fn a_standby_ahead_of_a_primary_set_back_was_cloned_over() {
+    let mut observation = observation(1, supervisor(DataDirectory::Complete(standby_facts())));
+    observation.upstream = ready(UpstreamFacts {
+        flush_lsn: Lsn(0x100_0000),
+        ..upstream_facts()
+    });
+    let decision = decide(&policy(1), &Memory::default(), &observation);
+    assert_eq!(
+        (decision.situation, decision.postgres),
+        (Situation::AheadOfPrimary, None)
+    );
+}
+
+#[test]
+fn facts_from_while_the_supervisor_was_away_judged_a_directory() {
+    let mut unseen = observation(1, supervisor(DataDirectory::Complete(standby_facts())));
+    unseen.supervisor = None;
+    let memory = decide(&policy(1), &Memory::default(), &unseen).memory;
+    let mut seen = observation(1, supervisor(DataDirectory::Complete(standby_facts())));
+    seen.upstream = ready(forked());
+    seen.upstream.looked_at_ms = unseen.at_ms;
+    assert_eq!(
+        decide(&policy(1), &memory, &seen).situation,
+        Situation::ReadyAsStandby
+    );
+}
+
+#[test]
+fn an_action_that_failed_was_tried_twenty_times_a_second() {
+    let status = SupervisorStatus {
+        licence: Licence::Unlimited,
+        ..supervisor(DataDirectory::Complete(facts()))
+    };
+    let mut observation = observation(0, status);
+    let first = decide(&policy(0), &Memory::default(), &observation);
+    let action = first.postgres.expect("a start");
+    observation.failed_action = Some(FailedAction {
+        action: action.clone(),
+        message: "invalid line".to_owned(),
+        at_ms: observation.at_ms,
+    });
+    let second = decide(&policy(0), &first.memory, &observation);
+    assert_eq!(second.postgres, None, "not at once");
+    assert!(second.detail.contains("invalid line"), "{}", second.detail);
+    observation.at_ms += 30_000;
+    assert_eq!(
+        decide(&policy(0), &second.memory, &observation).postgres,
+        Some(action)
     );
 }

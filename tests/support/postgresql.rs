@@ -36,9 +36,15 @@ fn programs_named(variable: &str) -> PathBuf {
             listed()
         }
     });
-    found.get(variable).cloned().unwrap_or_else(|| {
+    let Some(folder) = found.get(variable) else {
         panic!("no {variable} on this machine; `make test`, as root on Debian 12, gets every version")
-    })
+    };
+    assert!(
+        folder.join("postgres").exists(),
+        "{variable}: no PostgreSQL in \"{}\"",
+        folder.display()
+    );
+    folder.clone()
 }
 
 fn named_in_environment() -> BTreeMap<String, PathBuf> {

@@ -108,6 +108,14 @@ impl<'a> Turn<'a> {
 
     /// A row with its action; what the action's end must be counted against is noted.
     fn act(mut self, situation: Situation, detail: String, action: PostgresAction) -> Decision {
+        if let Some(message) = note::refrain(&self.memory, self.observation, &action) {
+            let detail = if detail.is_empty() {
+                message.to_owned()
+            } else {
+                format!("{detail}: {message}")
+            };
+            return self.row(situation, detail);
+        }
         self.memory.start_pending |= matches!(action, PostgresAction::Start { .. });
         Decision {
             postgres: Some(action),
@@ -180,6 +188,17 @@ impl<'a> Turn<'a> {
 }
 
 impl Decision {
+    /// With a reload, unless the last one was in vain only just now.
+    fn reload(mut self, at_ms: u64, server: ServerRole) -> Self {
+        if at_ms < self.memory.reload_at_ms {
+            return self;
+        }
+        self.memory.reloads += 1;
+        self.memory.reload_at_ms = at_ms + note::pause_ms(self.memory.reloads);
+        self.postgres = Some(PostgresAction::Reload { server });
+        self.soon()
+    }
+
     fn soon(mut self) -> Self {
         self.recheck_after_ms = SOON_MS;
         self

@@ -5,13 +5,37 @@ use crate::core::observation::ProbeState;
 use crate::core::situation::Situation;
 use crate::core::status::ServerStatus;
 use crate::core::supervision::{CloneReason, Licence, ServerRole, StopMode};
-use crate::core::wal::WalPosition;
+use crate::core::wal::{Relation, WalPosition};
 
 use super::{Turn, slots, standby};
 
 const STOP: PostgresAction = PostgresAction::Stop { mode: StopMode::Fast };
 
 pub(super) fn decide(turn: Turn<'_>, role: &ServerRole, ready: bool) -> Decision {
+    let (at_ms, outdated) = (turn.observation.at_ms, turn.supervisor.outdated && ready);
+    let mut decision = as_it_runs(turn, role, ready);
+    let moved = decision.situation == Situation::UpstreamMoved;
+    if !outdated && !moved {
+        decision.memory.reloads = 0;
+        decision.memory.reload_at_ms = 0;
+    }
+    if outdated && !moved && decision.postgres.is_none() {
+        return refreshed(decision, at_ms, role);
+    }
+    decision
+}
+
+/// A server that is otherwise left alone is given what has changed in the mounted files, whatever it says itself:
+/// perhaps it cannot follow its primary, or cannot be asked, just because of them.
+fn refreshed(mut decision: Decision, at_ms: u64, role: &ServerRole) -> Decision {
+    if !decision.detail.is_empty() {
+        decision.detail.push_str("; ");
+    }
+    decision.detail.push_str("the mounted files have changed");
+    decision.reload(at_ms, role.clone())
+}
+
+fn as_it_runs(turn: Turn<'_>, role: &ServerRole, ready: bool) -> Decision {
     let server = turn.observation.server.as_ref();
     if !turn.policy.first() {
         if server.is_some_and(|server| !server.in_recovery) {
@@ -76,19 +100,17 @@ fn running_standby(turn: Turn<'_>, role: &ServerRole, server: &ServerStatus) -> 
         ServerRole::Standby {
             upstream: Some(known),
         } => known.address != upstream.address,
-        ServerRole::Standby { upstream: None } | ServerRole::Primary => true,
+        ServerRole::Standby { upstream: None } => true,
+        // It could not take an upstream by a reload.
+        ServerRole::Primary => false,
     };
     if moved {
         let detail = format!(
             "\"{}\" is now {}",
             turn.observation.upstream.host, upstream.address
         );
-        let server = turn.standby_role();
-        return turn.act(
-            Situation::UpstreamMoved,
-            detail,
-            PostgresAction::Reload { server },
-        );
+        let (at_ms, server) = (turn.observation.at_ms, turn.standby_role());
+        return turn.row(Situation::UpstreamMoved, detail).reload(at_ms, server);
     }
     let looked_at_ms = turn.observation.upstream.looked_at_ms;
     let stood_still = turn.memory.stalled.is_some_and(|stalled| {
@@ -99,16 +121,15 @@ fn running_standby(turn: Turn<'_>, role: &ServerRole, server: &ServerStatus) -> 
         timeline: server.timeline,
         lsn: server.flush_lsn,
     };
-    if stood_still && !upstream.history.contains(position, upstream.flush_lsn) {
-        let detail = format!(
-            "{} on timeline {} is not in the history of \"{}\" (timeline {}, {})",
-            position.lsn,
-            position.timeline,
-            turn.observation.upstream.host,
-            upstream.history.timeline,
-            upstream.flush_lsn
-        );
-        return condemn(turn, Situation::Diverged, detail, CloneReason::Diverged);
+    match upstream.history.relation(position, upstream.flush_lsn) {
+        Relation::Ahead if stood_still => {
+            return turn.row(Situation::AheadOfPrimary, standby::ahead(position, upstream));
+        }
+        Relation::Forked if stood_still => {
+            let detail = standby::ahead(position, upstream);
+            return condemn(turn, Situation::Diverged, detail, CloneReason::Diverged);
+        }
+        Relation::Contained | Relation::Ahead | Relation::Forked => {}
     }
     if let Some(detail) = wal_gone(&turn, server).filter(|_| stood_still) {
         return condemn(turn, Situation::WalGone, detail, CloneReason::WalGone);

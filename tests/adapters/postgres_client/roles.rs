@@ -2,6 +2,8 @@ use podgres::postgres::query::QueryError;
 use podgres::postgres::replication::probe_upstream;
 use podgres::postgres::roles::RoleChange;
 
+use crate::postgresql::programs;
+
 use super::server::{LIMIT, TestServer, access, installations, login, replication, superuser};
 
 const PASSWORDS: [&str; 6] = [
@@ -85,8 +87,7 @@ fn no_secret_in_the_log(server: &TestServer) {
 
 #[tokio::test]
 async fn a_role_name_needs_no_particular_letters() {
-    let programs = installations().swap_remove(0);
-    let server = TestServer::primary(&programs, "").await;
+    let server = TestServer::primary(&programs(15), "").await;
     for name in [
         "With \"Quotes\" and 'more'",
         "dash-and.dot",
@@ -108,8 +109,7 @@ async fn a_role_name_needs_no_particular_letters() {
 
 #[tokio::test]
 async fn a_role_does_not_wait_for_a_synchronous_standby() {
-    let programs = installations().swap_remove(0);
-    let server = TestServer::primary(&programs, "").await;
+    let server = TestServer::primary(&programs(15), "").await;
     server
         .sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
         .await;
@@ -168,8 +168,7 @@ async fn the_superuser_password_follows_its_file() {
 
 #[tokio::test]
 async fn a_standby_says_that_it_cannot_change_a_role() {
-    let programs = installations().swap_remove(0);
-    let primary = TestServer::primary(&programs, "").await;
+    let primary = TestServer::primary(&programs(15), "").await;
     let standby = primary.standby("podgres_pg_1", "primary_slot_name = ''").await;
     let mut local = standby.local();
     let change = local

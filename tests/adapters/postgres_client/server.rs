@@ -1,10 +1,6 @@
 //! Real PostgreSQL servers in temporary directories, each on a loopback address of its own.
-//!
-//! Programs: the folders in `PODGRES_TEST_BINDIRS` (separated by colons), and Debian's versioned directories.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,6 +13,9 @@ use podgres::postgres::tls::ClientTls;
 use podgres::postgres::{Login, Secret, ServerSettings};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use crate::postgresql::programs;
+use crate::user::{give_away, run_as_server_user, temporary_directory};
 
 pub(super) const PORT: u16 = 5432;
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
@@ -66,22 +65,9 @@ pub(super) fn replication() -> Login {
     login("podgres_replication", "initial replication password")
 }
 
-/// The program directories of all versions found; at least one.
-pub(super) fn installations() -> Vec<PathBuf> {
-    let named = std::env::var("PODGRES_TEST_BINDIRS").unwrap_or_default();
-    let mut found: Vec<PathBuf> = named
-        .split(':')
-        .filter(|folder| !folder.is_empty())
-        .map(PathBuf::from)
-        .collect();
-    for major in 15..=18 {
-        let debian = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"));
-        if debian.join("initdb").exists() && !found.contains(&debian) {
-            found.push(debian);
-        }
-    }
-    assert!(!found.is_empty(), "no PostgreSQL found; set PODGRES_TEST_BINDIRS");
-    found
+/// The program directories of all versions that tests run against.
+pub(super) fn installations() -> [PathBuf; 3] {
+    [15, 16, 18].map(programs)
 }
 
 /// Waits until `condition` is true, for at most a minute.
@@ -305,45 +291,15 @@ pub(super) fn fresh_address() -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, a, b, c))
 }
 
-/// Owned by the user that PostgreSQL runs as.
-pub(super) fn temporary_directory() -> TempDir {
-    let directory = tempfile::Builder::new()
-        .prefix("podgres")
-        .tempdir()
-        .expect("directory");
-    give_away(directory.path());
-    directory
-}
-
 pub(super) fn write(path: &Path, text: &str) {
     std::fs::write(path, text).expect("write");
     give_away(path);
 }
 
-/// PostgreSQL refuses to run as root; the tests then use the system's user for it.
-fn postgres_user() -> Option<(u32, u32)> {
-    if !rustix::process::getuid().is_root() {
-        return None;
-    }
-    let users = std::fs::read_to_string("/etc/passwd").expect("/etc/passwd");
-    let line = users.lines().find(|line| line.starts_with("postgres:"));
-    let mut numbers = line.expect("a user \"postgres\"").split(':').skip(2);
-    let mut number = || numbers.next()?.parse().ok();
-    Some((number()?, number()?))
-}
-
-pub(super) fn give_away(path: &Path) {
-    if let Some((user, group)) = postgres_user() {
-        chown(path, Some(user), Some(group)).expect("chown");
-    }
-}
-
 fn command(programs: &Path, name: &str) -> Command {
     let mut command = Command::new(programs.join(name));
     command.stdin(Stdio::null()).env("LC_ALL", "C").current_dir("/");
-    if let Some((user, group)) = postgres_user() {
-        command.uid(user).gid(group);
-    }
+    run_as_server_user(&mut command);
     command
 }
 

@@ -5,6 +5,8 @@ use podgres::postgres::query::{LocalServer, QueryError};
 use podgres::postgres::replication::{UpstreamFacts, probe_upstream};
 use rustix::process::Signal;
 
+use crate::postgresql::programs;
+
 use super::server::{
     LIMIT, TestServer, access, eventually, fresh_address, installations, login, replication,
 };
@@ -138,8 +140,7 @@ async fn facts(server: &TestServer) -> UpstreamFacts {
 
 #[tokio::test]
 async fn a_restarted_server_is_asked_over_a_new_connection() {
-    let programs = installations().swap_remove(0);
-    let mut server = TestServer::primary(&programs, "").await;
+    let mut server = TestServer::primary(&programs(15), "").await;
     let mut local = server.local();
     let before = local.status(false, LIMIT).await.expect("status");
     server.restart();
@@ -159,8 +160,7 @@ async fn a_restarted_server_is_asked_over_a_new_connection() {
 
 #[tokio::test]
 async fn a_server_that_hangs_costs_no_more_than_the_limit() {
-    let programs = installations().swap_remove(0);
-    let server = TestServer::primary(&programs, "").await;
+    let server = TestServer::primary(&programs(15), "").await;
     let limit = Duration::from_millis(300);
     server.signal(Signal::STOP);
     let (began, mut local) = (Instant::now(), server.local());
@@ -176,8 +176,7 @@ async fn a_server_that_hangs_costs_no_more_than_the_limit() {
 
 #[tokio::test]
 async fn why_the_local_server_cannot_be_asked() {
-    let programs = installations().swap_remove(0);
-    let server = TestServer::primary(&programs, "").await;
+    let server = TestServer::primary(&programs(15), "").await;
     let cold = server
         .standby("podgres_pg_1", "hot_standby = off\nprimary_slot_name = ''")
         .await;

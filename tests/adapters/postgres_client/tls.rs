@@ -1,33 +1,19 @@
-use std::path::PathBuf;
-use std::process::Command;
-
 use podgres::core::supervision::Upstream;
 use podgres::postgres::replication::{UpstreamError, UpstreamFacts, probe_upstream};
 use podgres::postgres::tls::ClientTls;
 use tokio_postgres::config::SslMode;
 
-use super::authority::Authority;
-use super::server::{LIMIT, PORT, TestServer, access, installations, replication, superuser};
+use crate::authority::Authority;
+use crate::postgresql::{programs, programs_with_tls};
+use crate::user::temporary_directory;
+
+use super::server::{LIMIT, PORT, TestServer, access, replication, superuser};
 
 const NAME: &str = "pg-0.pg.default.svc.cluster.local";
 
-/// The first PostgreSQL that was built with TLS; the Debian packages are.
-fn installation_with_tls() -> PathBuf {
-    let with_tls = |programs: &PathBuf| {
-        let output = Command::new(programs.join("pg_config"))
-            .arg("--configure")
-            .output();
-        output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("openssl"))
-    };
-    installations()
-        .into_iter()
-        .find(with_tls)
-        .expect("a PostgreSQL with TLS")
-}
-
 /// A server with a certificate for [`NAME`], which takes the reload to come into force.
 async fn server_with_tls(authority: &Authority) -> TestServer {
-    let server = TestServer::primary(&installation_with_tls(), "").await;
+    let server = TestServer::primary(&programs_with_tls(), "").await;
     authority.issue(
         server.file("").as_path(),
         &format!("DNS:{NAME},DNS:*.wild.example"),
@@ -83,7 +69,7 @@ async fn the_upstream_is_verified_in_full() {
 async fn a_changed_authority_is_picked_up_and_a_broken_one_is_not() {
     let (before, after) = (Authority::new("before"), Authority::new("after"));
     let server = server_with_tls(&after).await;
-    let folder = super::server::temporary_directory();
+    let folder = temporary_directory();
     let authority_file = folder.path().join("ca.crt");
     let put = |from: &Authority| {
         // As Kubernetes does: a new file takes the name at once.
@@ -118,7 +104,7 @@ async fn a_changed_authority_is_picked_up_and_a_broken_one_is_not() {
 async fn tls_is_never_given_up_silently() {
     let authority = Authority::new("ours");
     let tls = ClientTls::open(authority.directory.path()).expect("ca.crt");
-    let server = TestServer::primary(&installations()[0], "").await;
+    let server = TestServer::primary(&programs(15), "").await;
     let error = probe(&server, NAME, &tls)
         .await
         .expect_err("a server without TLS");

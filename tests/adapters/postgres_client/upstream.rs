@@ -5,6 +5,8 @@ use podgres::postgres::Login;
 use podgres::postgres::replication::{ReplicationClient, UpstreamError, probe_upstream};
 use tokio::net::TcpListener;
 
+use crate::postgresql::programs;
+
 use super::server::{LIMIT, TestServer, access, fresh_address, installations, login, replication};
 
 #[tokio::test]
@@ -71,8 +73,7 @@ async fn refusal(server: &TestServer, who: &Login) -> UpstreamError {
 
 #[tokio::test]
 async fn the_last_walsender_is_named() {
-    let programs = installations().swap_remove(0);
-    let server = TestServer::primary(&programs, "max_wal_senders = 1\n").await;
+    let server = TestServer::primary(&programs(15), "max_wal_senders = 1\n").await;
     let (upstream, login) = (server.as_upstream(), replication());
     let access = access(&upstream, &login, None);
     let mut client = ReplicationClient::connect(&access, LIMIT)

@@ -11,27 +11,15 @@ use podgres::core::supervision::{CloneReason, ServerRole, Upstream};
 use podgres::postgres::basebackup::CloneRequest;
 use podgres::postgres::postmaster_pid::{PostmasterStatus, read_postmaster_pid};
 use podgres::postgres::{Login, Secret, ServerSettings, conf, data_directory, initdb, process, signal_file};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Gid, Pid, Signal, Uid, kill_process};
 use tempfile::TempDir;
+
+use crate::postgresql::programs;
+use crate::user::server_user;
 
 pub(super) const LIMIT: Duration = Duration::from_mins(1);
 pub(super) const SUPERUSER_PASSWORD: &str = r#"pl "a'i\n: $%{} geheim"#;
 pub(super) const REPLICATION_PASSWORD: &str = r"r'e\p:l i\\c#ät€ ü ";
-
-/// The folder with the programs of one major version.
-pub(super) fn programs(major: u32) -> PathBuf {
-    let variable = format!("PODGRES_TEST_PG{major}");
-    let folder = std::env::var_os(&variable).map_or_else(
-        || PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")),
-        PathBuf::from,
-    );
-    assert!(
-        folder.join("initdb").exists(),
-        "no PostgreSQL {major} in {}; set {variable} to its folder of programs",
-        folder.display()
-    );
-    folder
-}
 
 pub(super) fn root() -> bool {
     rustix::process::geteuid().is_root()
@@ -44,8 +32,8 @@ where
     T: Send + 'static,
 {
     let thread = std::thread::spawn(move || {
-        if root() {
-            let (user, group) = postgres_user();
+        if let Some((user, group)) = server_user() {
+            let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
             rustix::thread::set_thread_groups(&[]).expect("setgroups");
             rustix::thread::set_thread_res_gid(group, group, group).expect("setgid");
             rustix::thread::set_thread_res_uid(user, user, user).expect("setuid");
@@ -60,25 +48,6 @@ where
         Ok(value) => value,
         Err(panic) => std::panic::resume_unwind(panic),
     }
-}
-
-/// User and group `postgres`, or `nobody` where there is none.
-pub(super) fn postgres_user() -> (rustix::process::Uid, rustix::process::Gid) {
-    let users = std::fs::read_to_string("/etc/passwd").expect("/etc/passwd");
-    let line = ["postgres:", "nobody:"]
-        .iter()
-        .find_map(|name| users.lines().find(|line| line.starts_with(name)))
-        .expect("a user to run PostgreSQL as");
-    let number = |field: usize| {
-        line.split(':')
-            .nth(field)
-            .and_then(|f| f.parse().ok())
-            .expect("id")
-    };
-    (
-        rustix::process::Uid::from_raw(number(2)),
-        rustix::process::Gid::from_raw(number(3)),
-    )
 }
 
 /// A folder with a volume and a run directory for each member; one loopback address each.

@@ -10,8 +10,10 @@ use podgres::postgres::{ServerSettings, basebackup, initdb, staging};
 use rustix::process::Signal;
 use tokio::sync::watch;
 
+use crate::user::server_user;
+
 use super::lab::{
-    Lab, absent_or_complete, as_postgres, eventually, facts, names, postgres_user, processes_on, root, signal,
+    Lab, absent_or_complete, as_postgres, eventually, facts, names, processes_on, root, signal,
 };
 
 /// A mount that goes with its value. Made and undone by the test's own thread, which is still root.
@@ -20,8 +22,8 @@ struct Mount(tempfile::TempDir);
 impl Mount {
     fn tmpfs(options: &str) -> Self {
         let mount = Self::point();
-        let (user, group) = postgres_user();
-        let options = format!("{options},uid={},gid={},mode=0770", user.as_raw(), group.as_raw());
+        let (user, group) = server_user().expect("this test mounts file systems and must be run as root");
+        let options = format!("{options},uid={user},gid={group},mode=0770");
         mount.run(&["-t", "tmpfs", "-o", &options, "podgres-test"]);
         mount
     }

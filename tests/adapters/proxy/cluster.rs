@@ -1,11 +1,10 @@
-//! Three PostgreSQL 15 servers: a primary and a standby with TLS, and a standby without.
+//! Three PostgreSQL servers: a primary and a standby with TLS, and a standby without.
 //!
 //! Shared by the tests that run at the same time, stopped and removed with the last of them.
 
 use std::fs::{self, Permissions};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -13,10 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use podgres::core::routing::Server;
 use podgres::core::status::Role;
 
-const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
-/// `postgres:postgres`; the server refuses to run as root.
-const UID: u32 = 101;
-const GID: u32 = 104;
+use crate::postgresql::programs_with_tls;
+use crate::user::{self, run_as_server_user};
+
 pub(super) const PASSWORD: &str = "se'cret \\ passwörd";
 
 const CONFIGURATION: &str = "
@@ -66,6 +64,7 @@ pub(super) fn member(n: u8) -> Server {
         role: if n == 0 { Role::Primary } else { Role::Standby },
         streaming: true,
         lag_bytes: Some(0),
+        answering: true,
         incarnation: 1,
     }
 }
@@ -244,14 +243,12 @@ impl Drop for Cluster {
 
 fn give_away(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("mode");
-    chown(path, Some(UID), Some(GID)).expect("owner");
+    user::give_away(path);
 }
 
 fn as_postgres(program: &str) -> Command {
-    let mut command = Command::new(Path::new(PROGRAMS).join(program));
-    command
-        .uid(UID)
-        .gid(GID)
+    let mut command = Command::new(programs_with_tls().join(program));
+    run_as_server_user(&mut command)
         .current_dir("/")
         .env_clear()
         .env("LC_ALL", "C");

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::NoTls;
 
 use super::cluster::{PASSWORD, loopback};
+use crate::postgresql::programs_with_tls;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -114,7 +115,7 @@ impl Route {
 
     pub(super) fn spawn_psql(&self, options: &str, sql: &str) -> tokio::process::Child {
         let (host, port) = (self.address.ip(), self.address.port());
-        tokio::process::Command::new("/usr/lib/postgresql/15/bin/psql")
+        tokio::process::Command::new(programs_with_tls().join("psql"))
             .args(["-XAtq", "-v", "VERBOSITY=verbose", "-c", sql, "-d"])
             .arg(format!(
                 "host={host} port={port} dbname=postgres user=app {options}"

@@ -9,13 +9,14 @@ use podgres::core::supervision::{Postmaster, SupervisorRequest, SupervisorStatus
 use rustix::process::{Signal, kill_process};
 
 use super::machine::own;
-use super::pod::{POSTGRESQL_15, Pod};
+use super::pod::Pod;
 
 /// The pod's programs, with a `pg_controldata` that runs `trouble` first, once after each [`trouble_ahead`].
 fn with_trouble(pod: &mut Pod, trouble: &str) {
+    let original = pod.programs.clone();
     let programs = pod.path().join("bin");
     fs::create_dir(&programs).unwrap();
-    for entry in fs::read_dir(POSTGRESQL_15).unwrap().flatten() {
+    for entry in fs::read_dir(&original).unwrap().flatten() {
         symlink(entry.path(), programs.join(entry.file_name())).unwrap();
     }
     let program = programs.join("pg_controldata");

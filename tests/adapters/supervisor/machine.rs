@@ -2,8 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -11,7 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use podgres::core::supervision::{Postmaster, SupervisorStatus, Upstream};
 use rustix::process::Pid;
 
-use super::pod::{LIMIT, PASSWORD, POSTGRES_GID, POSTGRES_UID, POSTGRESQL_15};
+use crate::postgresql::programs;
+use crate::user::{give_away, run_as_server_user};
+
+use super::pod::{LIMIT, PASSWORD};
 
 /// An upstream where nobody listens.
 pub(super) fn nobody() -> Upstream {
@@ -63,17 +65,12 @@ pub(super) fn children_of(parent: Pid) -> Vec<(Pid, String)> {
 }
 
 pub(super) fn own(path: &Path) {
-    chown(path, Some(POSTGRES_UID), Some(POSTGRES_GID)).unwrap();
+    give_away(path);
     fs::set_permissions(path, fs::Permissions::from_mode(0o750)).unwrap();
 }
 
 pub(super) fn run_as_postgres(command: &mut Command) {
-    let status = command
-        .uid(POSTGRES_UID)
-        .gid(POSTGRES_GID)
-        .current_dir("/")
-        .status()
-        .unwrap();
+    let status = run_as_server_user(command).current_dir("/").status().unwrap();
     assert!(status.success(), "{command:?}: {status}");
 }
 
@@ -86,7 +83,7 @@ pub(super) fn template_15() -> Arc<tempfile::TempDir> {
     }
     let folder = tempfile::Builder::new().prefix("template").tempdir().unwrap();
     own(folder.path());
-    initdb(POSTGRESQL_15.as_ref(), &folder.path().join("data"));
+    initdb(&programs(15), &folder.path().join("data"));
     let folder = Arc::new(folder);
     *template = Arc::downgrade(&folder);
     folder

