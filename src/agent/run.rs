@@ -15,7 +15,7 @@ use crate::core::route_table::route_table;
 use crate::core::routing::RouteTable;
 use crate::core::situation::{Outlook, Situation};
 use crate::core::status::ServerStatus;
-use crate::core::supervision::{Postmaster, SupervisorStatus};
+use crate::core::supervision::{FailureKind, JobState, Postmaster, SupervisorStatus};
 use crate::dns::Resolver;
 use crate::http::Beat;
 use crate::peers::Peers;
@@ -50,7 +50,8 @@ pub enum Until {
 #[derive(Debug)]
 pub enum Outcome {
     Ready(Decision),
-    Refused(Decision),
+    /// With what must change.
+    Refused(Decision, FailureKind),
     Overdue(Decision),
 }
 
@@ -174,7 +175,7 @@ impl Agent {
                 .record(&self.settings.policy, &self.memory, &observation, &decision);
             self.publish(entries, &observation, &decision);
             if until == Until::DirectoryReady
-                && let Some(outcome) = ended(&decision)
+                && let Some(outcome) = ended(&decision, &observation)
             {
                 return outcome;
             }
@@ -369,12 +370,23 @@ fn running_pid(supervisor: &SupervisorStatus) -> Option<u32> {
     }
 }
 
-fn ended(decision: &Decision) -> Option<Outcome> {
+fn ended(decision: &Decision, observation: &Observation) -> Option<Outcome> {
     let starts = matches!(decision.postgres, Some(PostgresAction::Start { .. }));
     match decision.situation.outlook() {
-        Outlook::Refused => Some(Outcome::Refused(decision.clone())),
+        Outlook::Refused => Some(Outcome::Refused(
+            decision.clone(),
+            refused_job(decision, observation).unwrap_or(FailureKind::Data),
+        )),
         Outlook::Overdue => Some(Outcome::Overdue(decision.clone())),
         Outlook::Steady | Outlook::Passing => starts.then(|| Outcome::Ready(decision.clone())),
+    }
+}
+
+fn refused_job(decision: &Decision, observation: &Observation) -> Option<FailureKind> {
+    let job = observation.supervisor.as_ref()?.job.as_ref()?;
+    match job.state {
+        JobState::Failed { kind, .. } if decision.situation == Situation::JobRefused => Some(kind),
+        _ => None,
     }
 }
 

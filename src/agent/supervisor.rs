@@ -1,5 +1,6 @@
 //! Follows the supervisor: one long poll after another, the newest status in a watch.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +16,15 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_RETRY_PAUSE: Duration = Duration::from_millis(200);
 
+const SAME_USER: &str =
+    "give all containers of the pod the same securityContext.runAsUser, or the pod an fsGroup";
+
 /// The supervisor's newest status, and the way to ask it for something.
 pub(super) struct Supervisor {
     client: Arc<SupervisorClient>,
     status: watch::Sender<Option<SupervisorStatus>>,
+    /// Why it could not be asked; `None` since it answered.
+    error: watch::Sender<Option<String>>,
 }
 
 impl Supervisor {
@@ -26,12 +32,23 @@ impl Supervisor {
     pub(super) fn follow(socket: PathBuf) -> Self {
         let client = Arc::new(SupervisorClient::new(socket));
         let (status, _) = watch::channel(None);
-        tokio::spawn(poll(Arc::clone(&client), status.clone()));
-        Self { client, status }
+        let (error, _) = watch::channel(None);
+        tokio::spawn(poll(Arc::clone(&client), status.clone(), error.clone()));
+        Self {
+            client,
+            status,
+            error,
+        }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<Option<SupervisorStatus>> {
         self.status.subscribe()
+    }
+
+    /// Why it cannot be asked now, with its causes; `None` while it answers.
+    #[expect(dead_code, reason = "for the detail of the decision")]
+    pub(super) fn last_error(&self) -> Option<String> {
+        self.error.borrow().clone()
     }
 
     /// Asks for something; the reply's status counts at once, so that nothing is asked for twice.
@@ -43,7 +60,11 @@ impl Supervisor {
     }
 }
 
-async fn poll(client: Arc<SupervisorClient>, sender: watch::Sender<Option<SupervisorStatus>>) {
+async fn poll(
+    client: Arc<SupervisorClient>,
+    sender: watch::Sender<Option<SupervisorStatus>>,
+    last_error: watch::Sender<Option<String>>,
+) {
     let mut pause = FIRST_RETRY_PAUSE;
     loop {
         let known = sender.borrow().as_ref().map(|status| status.version);
@@ -55,14 +76,43 @@ async fn poll(client: Arc<SupervisorClient>, sender: watch::Sender<Option<Superv
         match client.request(request, POLL_TIMEOUT + REQUEST_TIMEOUT).await {
             Ok(SupervisorReply::Status(status)) => {
                 pause = FIRST_RETRY_PAUSE;
+                last_error.send_if_modified(|known| known.take().is_some());
                 note(&sender, *status);
             }
-            Ok(SupervisorReply::Refused { .. }) | Err(_) => {
+            reply => {
+                if let Err(error) = reply {
+                    note_error(&last_error, &error);
+                }
                 sender.send_if_modified(|status| status.take().is_some());
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_RETRY_PAUSE);
             }
         }
+    }
+}
+
+/// Warns of each new error but that nobody listens yet, which is how every pod begins.
+fn note_error(last_error: &watch::Sender<Option<String>>, error: &SupervisorClientError) {
+    let text = match error {
+        SupervisorClientError::NotReachable { source, .. } => format!("{error}: {source}"),
+        other => other.to_string(),
+    };
+    let new = last_error.send_if_modified(|known| {
+        let new = known.as_ref() != Some(&text);
+        *known = Some(text.clone());
+        new
+    });
+    if !new {
+        return;
+    }
+    match error {
+        SupervisorClientError::NotReachable { source, .. }
+            if source.kind() == ErrorKind::PermissionDenied =>
+        {
+            tracing::warn!(hint = SAME_USER, "{text}");
+        }
+        SupervisorClientError::NotReachable { .. } => tracing::debug!("{text}"),
+        _ => tracing::warn!("{text}"),
     }
 }
 

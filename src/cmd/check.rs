@@ -91,11 +91,8 @@ fn print(pod: &Pod, findings: &[Finding]) -> Result<(), Failure> {
 }
 
 fn user(findings: &mut Vec<Finding>) {
-    if rustix::process::geteuid().is_root() {
-        findings.push(Finding::new(
-            "this container runs as root, which PostgreSQL refuses",
-            "set securityContext.runAsUser and fsGroup: 999 in Debian images, 70 in Alpine ones",
-        ));
+    if wiring::refuse_root().is_err() {
+        findings.push(Finding::new(wiring::ROOT, wiring::ROOT_HINT));
     }
 }
 
@@ -105,6 +102,18 @@ fn run_directory(pod: &Pod, findings: &mut Vec<Finding>) {
         findings.push(Finding::new(failure.message, hint));
     } else {
         writable(&pod.arguments.run_dir, hint, findings);
+        supervisor_socket(&pod.supervisor_socket(), findings);
+    }
+}
+
+/// Made by the container that runs PostgreSQL, maybe as another user.
+fn supervisor_socket(socket: &Path, findings: &mut Vec<Finding>) {
+    if let Err(rustix::io::Errno::ACCESS) = accessat(CWD, socket, Access::WRITE_OK, AtFlags::EACCESS) {
+        let problem = format!("cannot write to socket \"{}\"", socket.display());
+        findings.push(Finding::new(
+            problem,
+            "give all containers of the pod the same securityContext.runAsUser, or the pod an fsGroup",
+        ));
     }
 }
 

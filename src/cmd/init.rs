@@ -10,6 +10,7 @@ use crate::config::server::ServerArguments;
 use crate::config::units;
 use crate::core::decision::Decision;
 use crate::core::situation::Situation;
+use crate::core::supervision::FailureKind;
 use crate::supervisor::{self, SupervisorOptions};
 
 use super::serve::{http_listeners, serve_http};
@@ -32,6 +33,7 @@ pub struct Arguments {
 /// Ends when PostgreSQL could be started, or with the reason why it must not be.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let pod = arguments.pod.resolve()?;
+    wiring::refuse_root()?;
     wiring::prepare_run_directory(&pod)?;
     let server = wiring::server_settings(&pod, &arguments.server).await?;
     let tls = server.tls.clone();
@@ -81,7 +83,13 @@ fn judge(outcome: Outcome) -> Result<(), Failure> {
             );
             Ok(())
         }
-        Outcome::Refused(decision) => Err(failure(ExitStatus::Refused, &decision)),
+        Outcome::Refused(decision, FailureKind::Settings) => Err(failure(ExitStatus::Settings, &decision)),
+        Outcome::Refused(decision, FailureKind::Permission) => {
+            Err(failure(ExitStatus::Permission, &decision))
+        }
+        Outcome::Refused(decision, FailureKind::Data | FailureKind::Passing) => {
+            Err(failure(ExitStatus::Refused, &decision))
+        }
         Outcome::Overdue(decision) => Err(failure(ExitStatus::Overdue, &decision)),
     }
 }

@@ -96,14 +96,22 @@ impl Failure {
         }
     }
 
-    /// An error with its causes, which go to the detail.
-    pub fn from_error(status: ExitStatus, error: &dyn std::error::Error) -> Self {
+    /// An error with its causes, which go to the detail. Where one of them is want of permission, that
+    /// is the status, whatever was waited for.
+    pub fn from_error(status: ExitStatus, error: &(dyn std::error::Error + 'static)) -> Self {
         let mut causes = Vec::new();
+        let mut permission = denied(error);
         let mut cause = error.source();
         while let Some(error) = cause {
             causes.push(error.to_string());
+            permission |= denied(error);
             cause = error.source();
         }
+        let status = if permission {
+            ExitStatus::Permission
+        } else {
+            status
+        };
         Self {
             detail: (!causes.is_empty()).then(|| causes.join(": ")),
             ..Self::new(status, error.to_string())
@@ -127,6 +135,12 @@ impl From<InvalidSetting> for Failure {
     fn from(error: InvalidSetting) -> Self {
         Self::new(ExitStatus::Settings, error.to_string()).hint(error.hint)
     }
+}
+
+fn denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 /// Whether an I/O error is for want of permission.

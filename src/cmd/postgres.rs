@@ -19,6 +19,7 @@ pub struct Arguments {
 /// Runs until TERM and until PostgreSQL is down.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let pod = arguments.pod.resolve()?;
+    wiring::refuse_root()?;
     wiring::prepare_run_directory(&pod)?;
     let settings = wiring::server_settings(&pod, &arguments.server).await?;
     supervisor::stop_on_panic();

@@ -15,6 +15,10 @@ use crate::supervisor::SupervisorOptions;
 
 use super::{ExitStatus, Failure};
 
+pub(super) const ROOT: &str = "this container runs as root, which PostgreSQL refuses";
+pub(super) const ROOT_HINT: &str =
+    "set securityContext.runAsUser and fsGroup: 999 in Debian images, 70 in Alpine ones";
+
 /// The server's settings, with the programs that were found.
 pub(super) async fn server_settings(
     pod: &Pod,
@@ -81,6 +85,14 @@ pub(super) fn topology(pod: &Pod) -> Topology {
         cluster_domain: pod.arguments.cluster_domain.clone(),
         first_ordinal: Ordinal(pod.arguments.first_ordinal),
     }
+}
+
+/// PostgreSQL does not run as root, and neither do its tools.
+pub(super) fn refuse_root() -> Result<(), Failure> {
+    if rustix::process::geteuid().is_root() {
+        return Err(Failure::new(ExitStatus::Settings, ROOT).hint(ROOT_HINT));
+    }
+    Ok(())
 }
 
 /// Makes the pod's shared folder if it is not there, closed to others.

@@ -105,6 +105,21 @@ pub struct JobProgress {
     pub bytes_per_second: u64,
 }
 
+/// What must change before a failed job can end well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// Nothing here: it may end well the next time.
+    #[default]
+    Passing,
+    /// A setting of the pod.
+    Settings,
+    /// Owner or mode of a file, or the pod's security context.
+    Permission,
+    /// What stands on a volume, or its size.
+    Data,
+}
+
 /// What became of the last job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
@@ -116,6 +131,8 @@ pub enum JobState {
     /// `refused`: trying again cannot help (bad settings, foreign data, no space).
     Failed {
         refused: bool,
+        #[serde(default)]
+        kind: FailureKind,
         message: String,
     },
 }
@@ -181,7 +198,8 @@ pub struct SupervisorStatus {
     pub pid: u32,
     pub postmaster: Postmaster,
     pub job: Option<JobStatus>,
-    /// As read while PostgreSQL was last stopped, before the start of a server that runs now.
+    /// As read while PostgreSQL was last stopped, before the start of a server that runs now; read again
+    /// every few seconds while it is stopped.
     pub data_directory: DataDirectory,
     pub licence: Licence,
     /// Major version of the PostgreSQL programs in this container.

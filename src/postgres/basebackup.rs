@@ -17,7 +17,7 @@ use super::files::blocking;
 use super::process::{Locale, command};
 use super::program::{Event, Line, Program};
 use super::staging::{self, Target};
-use super::{ServerSettings, auto_conf, passfile, progress, signal_file};
+use super::{ServerSettings, auto_conf, passfile, progress, signal_file, tablespaces};
 use crate::core::data_directory::{DataDirectory, SystemIdentifier};
 use crate::core::supervision::{CloneReason, JobProgress, Upstream};
 
@@ -56,6 +56,7 @@ pub async fn run(
     let staging = staging::begin(settings, target).await?;
     let result = async {
         passfile::write(settings)?;
+        tablespaces::refuse(settings, &clone.upstream, &application_name(settings)).await?;
         copy(settings, clone, &staging, progress).await?;
         finish(settings, clone, &staging).await
     }
@@ -262,6 +263,7 @@ async fn finish(settings: &ServerSettings, clone: &CloneRequest, staging: &Path)
         DataDirectory::Unusable { detail } => return Err(unusable(detail)),
         DataDirectory::Empty => return Err(unusable("it is empty".into())),
     }
+    tablespaces::refuse_copied(staging, &clone.upstream)?;
     signal_file::create(staging)?;
     Ok(auto_conf::strip(settings, staging)?)
 }

@@ -47,8 +47,8 @@ pub(super) async fn inspect_at(
     settings: &ServerSettings,
     directory: &Path,
 ) -> Result<DataDirectory, InspectError> {
-    files::settled().await;
-    let held = match look(directory)? {
+    let path = directory.to_owned();
+    let held = match blocking(move || look(&path)).await? {
         Look::Empty => return Ok(DataDirectory::Empty),
         Look::Strange(detail) => return Ok(DataDirectory::Unusable { detail }),
         Look::Cluster(held) => held,
@@ -58,7 +58,7 @@ pub(super) async fn inspect_at(
     let lines = match program::run(controldata, CONTROLDATA_LIMIT).await {
         Ok(lines) => lines,
         // It started and gave up: the file is damaged, which is a finding.
-        Err(error @ ProgramError::Failed { .. }) => {
+        Err(error @ ProgramError::Failed { .. }) if !error.killed() => {
             return Ok(DataDirectory::Unusable {
                 detail: error.to_string(),
             });

@@ -7,6 +7,10 @@ use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::replication::UpstreamError;
+use super::tls::TlsError;
+use crate::core::supervision::FailureKind;
+
 /// A file operation that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("could not {verb} \"{}\"", path.display())]
@@ -56,6 +60,14 @@ pub enum ProgramError {
     Output { program: String, detail: String },
 }
 
+impl ProgramError {
+    /// Whether the program was ended by somebody else, so that its end says nothing about its work.
+    #[must_use]
+    pub fn killed(&self) -> bool {
+        matches!(self, Self::Failed { outcome, .. } if outcome.starts_with("was killed"))
+    }
+}
+
 /// Why a data directory could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
@@ -93,6 +105,19 @@ pub enum JobError {
         expected: String,
         found: String,
     },
+    #[error(
+        "cannot clone upstream \"{upstream}\", since its tablespaces would be copied outside of PGDATA: {names} \
+         (move what they hold to \"pg_default\" and drop them)"
+    )]
+    Tablespaces { upstream: String, names: String },
+    #[error("could not ask upstream \"{upstream}\" for its tablespaces")]
+    Upstream {
+        upstream: String,
+        #[source]
+        source: UpstreamError,
+    },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("the copy of upstream \"{upstream}\" cannot be used: {detail}")]
     UnusableCopy { upstream: String, detail: String },
     #[error("the copy of upstream \"{upstream}\" made no progress for {limit_s} s")]
@@ -113,32 +138,42 @@ pub enum JobError {
 }
 
 impl JobError {
-    /// Whether trying again cannot help before somebody changes a setting, the volume or the data.
+    /// What must change before trying again can help.
     #[must_use]
-    pub fn refused(&self) -> bool {
+    pub fn kind(&self) -> FailureKind {
         match self {
-            Self::NotEmpty { .. }
-            | Self::MountPoint { .. }
+            Self::MountPoint { .. }
             | Self::SymbolicLink { .. }
+            | Self::InitdbArgument { .. }
+            | Self::SuperuserName { .. }
+            | Self::Script { .. } => FailureKind::Settings,
+            Self::NotEmpty { .. }
             | Self::NoSpace { .. }
             | Self::DiskFull { .. }
             | Self::ForeignUpstream { .. }
-            | Self::InitdbArgument { .. }
-            | Self::SuperuserName { .. }
-            | Self::Script { .. } => true,
-            Self::Configuration(error) => error.refused(),
-            Self::File(error) => matches!(
-                error.source.kind(),
-                io::ErrorKind::StorageFull
-                    | io::ErrorKind::PermissionDenied
-                    | io::ErrorKind::ReadOnlyFilesystem
-            ),
+            | Self::Tablespaces { .. } => FailureKind::Data,
+            Self::Configuration(error) => error.kind(),
+            Self::File(error) => match error.source.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    FailureKind::Permission
+                }
+                io::ErrorKind::StorageFull => FailureKind::Data,
+                _ => FailureKind::Passing,
+            },
             Self::Program(_)
             | Self::InUse { .. }
             | Self::UnusableCopy { .. }
+            | Self::Upstream { .. }
+            | Self::Tls(_)
             | Self::Stalled { .. }
-            | Self::Sql { .. } => false,
+            | Self::Sql { .. } => FailureKind::Passing,
         }
+    }
+
+    /// Whether trying again cannot help before somebody changes a setting, the volume or the data.
+    #[must_use]
+    pub fn refused(&self) -> bool {
+        self.kind() != FailureKind::Passing
     }
 }
 
@@ -167,10 +202,20 @@ pub enum ConfigurationError {
 }
 
 impl ConfigurationError {
+    /// See [`JobError::kind`].
+    #[must_use]
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::File(_) | Self::Check(_) => FailureKind::Passing,
+            Self::StandbySignal { .. } => FailureKind::Data,
+            Self::Rejected { .. } | Self::Setting { .. } | Self::LineBreak { .. } => FailureKind::Settings,
+        }
+    }
+
     /// See [`JobError::refused`].
     #[must_use]
     pub fn refused(&self) -> bool {
-        !matches!(self, Self::File(_) | Self::Check(_))
+        self.kind() != FailureKind::Passing
     }
 }
 

@@ -16,7 +16,7 @@ use super::error::{FileContext as _, FileError};
 /// under way on the blocking pool, and the next one must not begin before that has ended.
 static CHANGE: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
 
-/// Runs a blocking change of files off the runtime, after every earlier one has ended.
+/// Runs a blocking change of files, or a look at them, off the runtime, after every earlier one has ended.
 pub(super) async fn blocking<T, E>(change: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
 where
     T: Send + 'static,
@@ -36,11 +36,6 @@ where
             source: io::Error::other(error),
         })),
     }
-}
-
-/// Waits until no change of a data directory is under way.
-pub(super) async fn settled() {
-    drop(CHANGE.lock().await);
 }
 
 /// Replaces `path` by a file with `content` that only its owner may read; never half written.

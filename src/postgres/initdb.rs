@@ -102,8 +102,16 @@ async fn initialise(settings: &ServerSettings, staging: &Path, private: &Path) -
         &settings.initdb_arguments,
     ));
     initdb.args(&settings.initdb_arguments);
-    program::run(initdb, INITDB_LIMIT).await?;
-    Ok(())
+    match program::run(initdb, INITDB_LIMIT).await {
+        Err(error) if error.to_string().contains("initdb --help") => {
+            tracing::warn!("{error}");
+            Err(JobError::InitdbArgument {
+                argument: settings.initdb_arguments.join(" "),
+                detail: "initdb does not know it",
+            })
+        }
+        ended => Ok(ended.map(drop)?),
+    }
 }
 
 /// Database and replication role; no password leaves this process but as a SCRAM verifier.

@@ -29,6 +29,7 @@ pub mod signal_file;
 pub mod slots;
 pub mod staging;
 mod status_query;
+mod tablespaces;
 mod temporary_server;
 pub mod tls;
 mod tls_files;

@@ -2,7 +2,7 @@
 //!
 //! Source: PostgreSQL manual, "Streaming Replication Protocol" and "Message Flow". Speaks protocol 3.0, TLS by
 //! `SSLRequest`, SCRAM-SHA-256 without channel binding. Trusts nothing that the other side sends: every frame,
-//! exchange and wait is bounded. Never runs SQL, and never sends a password other than through SCRAM.
+//! exchange and wait is bounded. Never sends a password other than through SCRAM.
 
 mod error;
 mod login;
@@ -74,7 +74,24 @@ type Row = Vec<Option<Bytes>>;
 impl ReplicationClient {
     /// Connects and logs in within `limit`, which then is the limit of each command.
     pub async fn connect(access: &UpstreamAccess<'_>, limit: Duration) -> Result<Self, UpstreamError> {
-        let welcome = tokio::time::timeout(limit, login::open(access))
+        Self::open(access, None, limit).await
+    }
+
+    /// As [`Self::connect`], to a walsender that also runs simple SQL in `database`; see [`Self::text`].
+    pub(super) async fn connect_to_database(
+        access: &UpstreamAccess<'_>,
+        database: &str,
+        limit: Duration,
+    ) -> Result<Self, UpstreamError> {
+        Self::open(access, Some(database), limit).await
+    }
+
+    async fn open(
+        access: &UpstreamAccess<'_>,
+        database: Option<&str>,
+        limit: Duration,
+    ) -> Result<Self, UpstreamError> {
+        let welcome = tokio::time::timeout(limit, login::open(access, database))
             .await
             .unwrap_or(Err(UpstreamError::TimedOut { limit }))?;
         Ok(Self {
@@ -153,6 +170,12 @@ impl ReplicationClient {
         let row = self.command("SHOW wal_segment_size").await?;
         let text: String = required(&row, 0, "wal_segment_size")?;
         size_bytes(&text).ok_or_else(|| UpstreamError::unreadable("wal_segment_size", &text))
+    }
+
+    /// The one value that an SQL query yields; `None` for NULL.
+    pub(super) async fn text(&mut self, query: &str) -> Result<Option<String>, UpstreamError> {
+        let row = self.command(query).await?;
+        optional(&row, 0, "text")
     }
 
     /// Says goodbye; dropping the client without it is also fine.

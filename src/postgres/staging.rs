@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
+use rustix::fs::{Access, AtFlags, CWD, StatxAttributes, StatxFlags};
 
 use super::ServerSettings;
 use super::data_directory;
@@ -82,7 +82,11 @@ pub(super) async fn begin(settings: &ServerSettings, target: Target) -> Result<P
     let staging = staging_directory(settings);
     blocking(move || {
         check_name(&data_directory, target)?;
-        create_private_directory(parent(&data_directory))?;
+        let parent = parent(&data_directory);
+        create_private_directory(parent)?;
+        // Else the tool that fills it would say so, in words that are not understood.
+        let wanted = Access::WRITE_OK | Access::EXEC_OK;
+        rustix::fs::accessat(CWD, parent, wanted, AtFlags::EACCESS).file("write to directory", parent)?;
         Ok(staging)
     })
     .await

@@ -107,7 +107,8 @@ impl Supervisor {
 
     fn may_begin_work(&self) -> Result<(), Refusal> {
         match (&self.work, &self.job) {
-            (None, _) => Ok(()),
+            // A look gives way to whatever is asked.
+            (None | Some(Work { task: Task::Look, .. }), _) => Ok(()),
             (
                 Some(Work {
                     task: Task::Job { .. },

@@ -27,6 +27,8 @@ use crate::postgres::mounted::Fingerprint;
 
 /// How often `postmaster.pid` is read while PostgreSQL starts, and only then.
 const READY_POLL: Duration = Duration::from_millis(30);
+/// How often the directory of a stopped server is looked at: a stall passes, and people repair things by hand.
+pub(super) const INSPECT_INTERVAL: Duration = Duration::from_secs(5);
 /// Shorter than the agent's long poll, so that each of them brings a look.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const WAITING_CALLS: usize = 16;
@@ -54,6 +56,7 @@ pub(super) struct Supervisor {
     version: u64,
     versions: watch::Sender<u64>,
     look_again_at: Instant,
+    pub(super) inspect_at: Instant,
 }
 
 pub(super) async fn run(inputs: Inputs, socket: PathBuf) -> Result<SupervisorExit, SupervisorError> {
@@ -110,6 +113,7 @@ impl Supervisor {
             version,
             versions: watch::Sender::new(version),
             look_again_at: Instant::now(),
+            inspect_at: Instant::now() + INSPECT_INTERVAL,
         }
     }
 
@@ -128,6 +132,8 @@ impl Supervisor {
                 .as_ref()
                 .is_some_and(Child::is_starting)
                 .then_some(self.look_again_at);
+            let idle = self.child.is_none() && self.work.is_none() && !self.stopping;
+            let inspect_at = idle.then_some(self.inspect_at);
             tokio::select! {
                 biased;
                 () = self.licence.deadline() => self.enforce_licence(),
@@ -138,6 +144,7 @@ impl Supervisor {
                 () = at(look_again_at) => self.look_whether_ready(),
                 Ok(()) = mounted.changed() => self.changed(),
                 Some(call) = calls.recv() => self.answer(call),
+                () = at(inspect_at) => self.work = Some(Work::look(&self.inputs)),
             }
         }
     }

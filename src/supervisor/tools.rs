@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use backon::{ConstantBuilder, Retryable as _};
 use rustix::process::Pid;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
@@ -13,8 +14,8 @@ use tokio::time::timeout;
 use super::inputs::Inputs;
 use super::reaper;
 use crate::core::data_directory::DataDirectory;
-use crate::core::supervision::{JobProgress, JobRequest, ServerRole};
-use crate::postgres::error::{JobError, describe};
+use crate::core::supervision::{FailureKind, JobProgress, JobRequest, ServerRole};
+use crate::postgres::error::{FileError, JobError, describe};
 use crate::postgres::mounted::{Fingerprint, fingerprint};
 use crate::postgres::postmaster_pid::{self, PostmasterPid, PostmasterStatus};
 use crate::postgres::{
@@ -23,6 +24,10 @@ use crate::postgres::{
 
 /// `pg_controldata` and a few small files.
 const INSPECT_LIMIT: Duration = Duration::from_secs(10);
+/// A look that failed at once: a program that was killed, a fork that was denied.
+const LOOK_AGAIN: ConstantBuilder = ConstantBuilder::new()
+    .with_delay(Duration::from_millis(200))
+    .with_max_times(3);
 /// Small files, one of them on the data volume, and PostgreSQL's own check of them.
 const CONFIGURATION_LIMIT: Duration = Duration::from_mins(1);
 /// How long killed tools may take to be gone.
@@ -31,14 +36,18 @@ const TOOLS_END_LIMIT: Duration = Duration::from_secs(5);
 /// What a supervisor must know before it can serve anybody.
 pub(super) struct Found {
     pub(super) major_version: u32,
-    /// Read while PostgreSQL was last stopped.
+    /// Read while PostgreSQL is stopped, again and again.
     pub(super) data_directory: DataDirectory,
 }
 
 /// Why that could not be found out.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ToolsError(String);
+pub enum ToolsError {
+    #[error(transparent)]
+    Programs(#[from] find::FindError),
+    #[error(transparent)]
+    Files(#[from] FileError),
+}
 
 /// What is to become of a cancelled job's staging directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,33 +60,32 @@ pub(super) enum Cleanup {
 /// Why a job did not reach its end.
 #[derive(Debug)]
 pub(super) struct JobFailure {
-    pub(super) refused: bool,
+    pub(super) kind: FailureKind,
     pub(super) message: String,
 }
 
 /// Repairs what a killed supervisor left and looks at what there is.
 pub(super) async fn prepare(settings: &ServerSettings) -> Result<Found, ToolsError> {
-    let version = find::major_version(&settings.program_directory).await;
-    let major_version = version.map_err(|error| ToolsError(describe(&error)))?;
-    let recovered = staging::recover(settings).await;
-    recovered.map_err(|error| ToolsError(describe(&error)))?;
+    let major_version = find::major_version(&settings.program_directory).await?;
+    staging::recover(settings).await?;
     Ok(Found {
         major_version,
         data_directory: inspect(settings).await,
     })
 }
 
-/// What stands at PGDATA. A directory that cannot be read is reported as unusable, with the reason.
+/// What stands at PGDATA. A directory that could not be looked at counts as unusable until the next
+/// look, with the reason: what was known before may no longer be so.
 pub(super) async fn inspect(settings: &ServerSettings) -> DataDirectory {
-    let detail = match timeout(INSPECT_LIMIT, data_directory::inspect(settings)).await {
+    let looking = (|| data_directory::inspect(settings)).retry(LOOK_AGAIN);
+    let reason = match timeout(INSPECT_LIMIT, looking).await {
         Ok(Ok(directory)) => return directory,
         Ok(Err(error)) => describe(&error),
-        Err(_) => format!(
-            "could not read the data directory within {} s",
-            INSPECT_LIMIT.as_secs()
-        ),
+        Err(_) => format!("no answer within {} s", INSPECT_LIMIT.as_secs()),
     };
-    DataDirectory::Unusable { detail }
+    DataDirectory::Unusable {
+        detail: format!("could not look at the data directory: {reason}"),
+    }
 }
 
 /// Makes a complete data directory fit for a start as `server`; tells in any case what it found.
@@ -183,11 +191,11 @@ pub(super) async fn run_job(
 ) -> Result<(), JobFailure> {
     let result = tokio::select! {
         result = run_tool(settings, job, report) => result.map_err(|error| JobFailure {
-            refused: error.refused(),
+            kind: error.kind(),
             message: describe(&error),
         }),
         _ = cancelled.wait_for(Option::is_some) => Err(JobFailure {
-            refused: false,
+            kind: FailureKind::Passing,
             message: "cancelled".to_owned(),
         }),
     };

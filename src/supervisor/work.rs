@@ -1,4 +1,4 @@
-//! The one slow thing that may be under way: a start, a reload, a job, or clearing up after a stop.
+//! The one slow thing that may be under way: a start, a reload, a job, a look, or clearing up after a stop.
 //!
 //! Each is a future that the loop polls among everything else; what it yields is taken in here.
 
@@ -7,20 +7,24 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::inputs::{self, Inputs};
 use super::postmaster::Child;
 use super::requests::{Refusal, Reply};
-use super::run::Supervisor;
+use super::run::{INSPECT_INTERVAL, Supervisor};
 use super::tools::{self, Cleanup, JobFailure};
 use super::{panic, reaper};
 use crate::core::data_directory::DataDirectory;
-use crate::core::supervision::{JobProgress, JobRequest, JobState, Postmaster, PostmasterExit, ServerRole};
+use crate::core::supervision::{
+    FailureKind, JobProgress, JobRequest, JobState, Postmaster, PostmasterExit, ServerRole,
+};
 use crate::postgres::mounted::Fingerprint;
 
 /// What a future yields at its end.
 pub(super) enum Finished {
     Settled(DataDirectory),
+    Looked(DataDirectory),
     Prepared(DataDirectory, Result<Fingerprint, String>),
     Rewritten(Result<Fingerprint, String>),
     JobEnded(Result<(), JobFailure>, DataDirectory),
@@ -33,6 +37,8 @@ pub(super) enum Task {
         before: Postmaster,
         exit: PostmasterExit,
     },
+    /// Reads the directory of a stopped server again; given up for anything else.
+    Look,
     /// Everything before the start of a postmaster.
     Prepare { role: ServerRole, reply: Reply },
     /// New configuration files for a running postmaster.
@@ -66,6 +72,17 @@ impl Work {
                     tracing::warn!("could not end {left} processes that PostgreSQL left behind");
                 }
                 Finished::Settled(tools::inspect(&inputs.settings).await)
+            }),
+        }
+    }
+
+    pub(super) fn look(inputs: &Arc<Inputs>) -> Self {
+        let inputs = Arc::clone(inputs);
+        Self {
+            task: Task::Look,
+            doing: Box::pin(async move {
+                let settings = inputs::now(&inputs).await;
+                Finished::Looked(tools::inspect(&settings).await)
             }),
         }
     }
@@ -125,7 +142,9 @@ impl Supervisor {
             Happened::Progress(progress) => return self.job_goes_on(progress),
             Happened::Finished(finished) => finished,
         };
+        self.inspect_at = Instant::now() + INSPECT_INTERVAL;
         match (self.work.take().map(|work| work.task), finished) {
+            (Some(Task::Look), Finished::Looked(directory)) => self.looked(directory),
             (Some(Task::Settle { exit, .. }), Finished::Settled(directory)) => {
                 self.found.data_directory = directory;
                 tracing::info!("PostgreSQL {}", exit.description);
@@ -150,6 +169,13 @@ impl Supervisor {
         }
         // Those that died while a tool ran.
         self.collect_children();
+    }
+
+    fn looked(&mut self, directory: DataDirectory) {
+        if directory != self.found.data_directory {
+            self.found.data_directory = directory;
+            self.changed();
+        }
     }
 
     fn start(&mut self, role: ServerRole, given: Fingerprint) -> Result<(), String> {
@@ -196,9 +222,13 @@ impl Supervisor {
         };
         job.state = match result {
             Ok(()) => JobState::Done,
-            Err(JobFailure { refused, message }) => {
+            Err(JobFailure { kind, message }) => {
                 tracing::warn!("{message}");
-                JobState::Failed { refused, message }
+                JobState::Failed {
+                    refused: kind != FailureKind::Passing,
+                    kind,
+                    message,
+                }
             }
         };
     }
@@ -214,7 +244,7 @@ impl Supervisor {
         let begun = matches!(
             &self.work,
             Some(Work {
-                task: Task::Prepare { .. } | Task::Rewrite { .. },
+                task: Task::Look | Task::Prepare { .. } | Task::Rewrite { .. },
                 ..
             })
         );

@@ -6,6 +6,7 @@ mod control;
 mod fence;
 mod jobs;
 mod lifecycle;
+mod looks;
 mod machine;
 mod pod;
 mod process;

@@ -29,3 +29,4 @@ mod smoke;
 mod steady;
 mod steady_asked;
 mod verbs;
+mod verbs_refused;

@@ -10,8 +10,8 @@ use podgres::core::observation::{NameState, Observation, PeerView, ProbeState, U
 use podgres::core::policy::Policy;
 use podgres::core::status::{HeldData, ServerStatus, SlotStatus};
 use podgres::core::supervision::{
-    CloneReason, JobKind, JobProgress, JobState, JobStatus, Licence, Postmaster, PostmasterExit, ServerRole,
-    StopMode, SupervisorStatus,
+    CloneReason, FailureKind, JobKind, JobProgress, JobState, JobStatus, Licence, Postmaster, PostmasterExit,
+    ServerRole, StopMode, SupervisorStatus,
 };
 use podgres::core::wal::{Lsn, TimelineId};
 
@@ -49,6 +49,7 @@ fn job(kind: JobKind, state: JobState) -> JobStatus {
 fn jobs() -> Vec<Option<JobStatus>> {
     let progress = JobProgress::default();
     let failed = |refused| JobState::Failed {
+        kind: FailureKind::default(),
         refused,
         message: "it failed".to_owned(),
     };

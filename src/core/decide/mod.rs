@@ -137,7 +137,7 @@ impl<'a> Turn<'a> {
     fn failed_job(&self) -> Option<(Situation, String)> {
         match &self.supervisor.job {
             Some(JobStatus {
-                state: JobState::Failed { refused, message },
+                state: JobState::Failed { refused, message, .. },
                 ..
             }) if self.pausing() => {
                 let situation = if *refused {

@@ -24,10 +24,13 @@ pub(super) struct Welcome {
     pub(super) server_version: Option<String>,
 }
 
-/// Has no time limit of its own.
-pub(super) async fn open(access: &UpstreamAccess<'_>) -> Result<Welcome, UpstreamError> {
+/// Has no time limit of its own. Without a `database` the walsender takes replication commands alone.
+pub(super) async fn open(
+    access: &UpstreamAccess<'_>,
+    database: Option<&str>,
+) -> Result<Welcome, UpstreamError> {
     let mut wire = Wire::new(stream(access).await?);
-    start_up(&mut wire, access)?;
+    start_up(&mut wire, access, database)?;
     wire.send().await?;
     authenticate(&mut wire, access.login).await?;
     wire.logged_in();
@@ -79,13 +82,21 @@ async fn encrypt(
     Ok(Box::new(encrypted))
 }
 
-fn start_up(wire: &mut Wire, access: &UpstreamAccess<'_>) -> Result<(), UpstreamError> {
+fn start_up(
+    wire: &mut Wire,
+    access: &UpstreamAccess<'_>,
+    database: Option<&str>,
+) -> Result<(), UpstreamError> {
+    let replication = if database.is_some() { "database" } else { "true" };
     let parameters = [
         ("user", access.login.user.as_str()),
-        ("replication", "true"),
+        ("replication", replication),
         ("application_name", access.application_name),
         ("client_encoding", "UTF8"),
     ];
+    let parameters = parameters
+        .into_iter()
+        .chain(database.map(|name| ("database", name)));
     frontend::startup_message(parameters, wire.outgoing()).map_err(|error| UpstreamError::protocol(&error))
 }
 

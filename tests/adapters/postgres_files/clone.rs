@@ -221,3 +221,62 @@ fn a_clone_acknowledges_no_commit() {
         data_directory::inspect(&settings).await.expect("inspect");
     });
 }
+
+#[test]
+fn a_killed_clone_left_tablespaces_that_every_later_one_stumbled_over() {
+    for major in [15, 18] {
+        as_postgres(move || async move {
+            let lab = Lab::new(major);
+            let primary = lab.primary().await;
+            let outside = lab.folder.path().join("outside");
+            fs::create_dir(&outside).expect("mkdir");
+            primary
+                .query(&format!(
+                    "CREATE TABLESPACE \"Big one\" LOCATION '{}'",
+                    outside.display()
+                ))
+                .await;
+            let held = names(&outside);
+            let settings = lab.settings(1);
+            let volume = settings.data_directory.parent().expect("parent").to_owned();
+            let mut clone = primary.clone_for(1, CloneReason::Empty).await;
+            let error = run(&settings, &clone).await.0.expect_err("tablespace");
+            assert!(
+                matches!(&error, JobError::Tablespaces { names, .. } if names == "\"Big one\""),
+                "{error}"
+            );
+            assert!(
+                error.refused() && error.to_string().contains("pg_default"),
+                "{error}"
+            );
+            assert!(names(&volume).is_empty());
+            assert_eq!(names(&outside), held);
+
+            // Without them, and with one inside the data directory, all is well.
+            primary.query("DROP TABLESPACE \"Big one\"").await;
+            let client = primary.connect().await;
+            for statement in [
+                "SET allow_in_place_tablespaces = on",
+                "CREATE TABLESPACE inside LOCATION ''",
+                "CREATE TABLE t TABLESPACE inside AS SELECT 1",
+            ] {
+                client.batch_execute(statement).await.expect(statement);
+            }
+            run(&settings, &clone).await.0.expect("clone");
+            let before = facts(&settings).await;
+
+            // A directory that stands is kept.
+            primary
+                .query(&format!(
+                    "CREATE TABLESPACE again LOCATION '{}'",
+                    outside.display()
+                ))
+                .await;
+            clone.reason = CloneReason::Diverged;
+            let error = run(&settings, &clone).await.0.expect_err("tablespace");
+            assert!(matches!(error, JobError::Tablespaces { .. }), "{error}");
+            assert_eq!(facts(&settings).await, before);
+            assert_eq!(names(&volume), ["data"]);
+        });
+    }
+}
