@@ -29,6 +29,14 @@ test: fmt clippy deny doc ## everything that must hold: style, dependencies, doc
 	eval "$$postgresql"
 	cargo test --no-fail-fast -- --test-threads=$(test_threads)
 
+.PHONY: chaos
+chaos: compiler ## faults at random on a whole cluster under load: MINUTES=10, SEED=… repeats their order
+	@postgresql=$$(tests/tools/postgresql test)
+	eval "$$postgresql"
+	export PODGRES_CHAOS_MINUTES=$(or $(MINUTES),10)
+	$(if $(SEED),export PODGRES_CHAOS_SEED=$(SEED))
+	cargo test --test cluster chaos::
+
 .PHONY: check
 check: fmt clippy ## the quick round while writing: style and the tests that need no PostgreSQL
 	cargo test --lib --bins --test pure

@@ -28,18 +28,11 @@ pub(super) struct Done {
     pub(super) roles_ensured: bool,
 }
 
-/// Does one action, in bounded time; a failure is logged and looked at again by the next turn.
-pub(super) async fn execute(action: PostgresAction, hands: Hands<'_>) -> Done {
-    match try_execute(action, hands).await {
-        Ok(done) => done,
-        Err(message) => {
-            tracing::warn!(detail = message, "could not carry out the decision");
-            Done::default()
-        }
-    }
-}
-
-async fn try_execute(action: PostgresAction, hands: Hands<'_>) -> Result<Done, String> {
+/// Does one action, in bounded time; a failure is looked at by the next turn.
+///
+/// # Errors
+/// The reason in words.
+pub(super) async fn execute(action: PostgresAction, hands: Hands<'_>) -> Result<Done, String> {
     let request = match action {
         PostgresAction::GrantLicence { duration_ms } => SupervisorRequest::GrantLicence { duration_ms },
         PostgresAction::Start { server } => SupervisorRequest::Start { server },

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::core::cluster::PeerEntry;
+use tokio::net::TcpStream;
+
+use crate::core::cluster::{PeerContact, PeerEntry};
 use crate::core::member::Ordinal;
 use crate::core::observation::PeerView;
-use crate::core::status::ServerStatus;
+use crate::core::status::{HeldData, ServerStatus};
 use crate::core::supervision::{Postmaster, SupervisorStatus};
 use crate::postgres::query::{LocalServer, QueryError};
 
@@ -72,4 +74,22 @@ pub(super) fn oldest_wal_matters(last: Option<&ServerStatus>, entries: &[PeerEnt
         || entries
             .iter()
             .any(|entry| entry.status.as_ref().is_some_and(|status| !status.streaming()))
+}
+
+/// For a look at a peer's PostgreSQL.
+const CONNECT_LIMIT: Duration = Duration::from_millis(500);
+
+/// Peers whose podgres does not listen may still have a PostgreSQL with data: who accepts connections holds some.
+pub(super) async fn look_at_servers(peers: &mut BTreeMap<Ordinal, PeerView>, names: &Names, port: u16) {
+    for (ordinal, peer) in peers {
+        if peer.held_data != HeldData::Unknown || peer.contact != PeerContact::Refused {
+            continue;
+        }
+        for address in names.members.get(ordinal).into_iter().flatten() {
+            let connecting = TcpStream::connect((*address, port));
+            if matches!(tokio::time::timeout(CONNECT_LIMIT, connecting).await, Ok(Ok(_))) {
+                peer.held_data = HeldData::Some;
+            }
+        }
+    }
 }

@@ -5,23 +5,36 @@ use crate::core::data_directory::{DataDirectory, SystemIdentifier};
 use crate::core::decision::Decision;
 use crate::core::observation::Observation;
 use crate::core::situation::Situation;
-use crate::core::status::{HeldData, JobReport, MemberPids, MemberState, MemberStatus, Role};
+use crate::core::status::{HeldData, JobReport, MemberPids, MemberState, MemberStatus, Role, ServerStatus};
 use crate::core::supervision::{JobKind, JobState, Postmaster, ServerRole, SupervisorStatus};
 
 use super::Settings;
+
+/// What earlier turns have left.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    /// What the server that still runs said last, if it has ever answered.
+    pub(super) running: Option<&'a ServerStatus>,
+    pub(super) clones_total: u64,
+    pub(super) was_streaming: bool,
+}
 
 /// This member's own status after a turn.
 pub(super) fn member_status(
     settings: &Settings,
     observation: &Observation,
     decision: &Decision,
-    clones_total: u64,
-    was_streaming: bool,
+    known: Known<'_>,
 ) -> MemberStatus {
     let supervisor = observation.supervisor.as_ref();
     let server = observation.server.as_ref();
     let job = supervisor.and_then(running_job);
     let accepting = server.is_some() && supervisor.is_some_and(is_ready);
+    let Known {
+        running,
+        clones_total,
+        was_streaming,
+    } = known;
     let sentence = decision.situation.sentence();
     MemberStatus {
         name: settings.member.to_string(),
@@ -29,7 +42,7 @@ pub(super) fn member_status(
         ordinal: settings.member.ordinal,
         uid: settings.uid.clone(),
         role: Some(role(settings, supervisor)),
-        state: state(observation, job.as_ref()),
+        state: state(observation, job.as_ref(), running.is_some()),
         situation: decision.situation.name().to_owned(),
         message: if decision.detail.is_empty() {
             sentence.to_owned()
@@ -38,7 +51,7 @@ pub(super) fn member_status(
         },
         held_data: held_data(supervisor),
         system_identifier: system_identifier(observation),
-        server: server.cloned(),
+        server: server.or(running).cloned(),
         accepting,
         was_streaming,
         writable: accepting && server.is_some_and(|server| !server.in_recovery),
@@ -84,7 +97,7 @@ fn running_job(supervisor: &SupervisorStatus) -> Option<JobReport> {
     }
 }
 
-fn state(observation: &Observation, job: Option<&JobReport>) -> MemberState {
+fn state(observation: &Observation, job: Option<&JobReport>, answered: bool) -> MemberState {
     let Some(supervisor) = &observation.supervisor else {
         return MemberState::Stopped;
     };
@@ -100,6 +113,7 @@ fn state(observation: &Observation, job: Option<&JobReport>) -> MemberState {
             MemberState::Streaming
         }
         (None, Postmaster::Running { ready: true, .. }, Some(_)) => MemberState::Running,
+        (None, Postmaster::Running { ready: true, .. }, None) if answered => MemberState::Running,
         (Some(JobKind::Initdb), _, _) | (None, Postmaster::Running { .. }, _) => MemberState::Starting,
         (None, _, _) if supervisor.fenced => MemberState::Fenced,
         (None, _, _) => MemberState::Stopped,

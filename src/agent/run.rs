@@ -7,14 +7,15 @@ use tokio::sync::watch;
 
 use crate::core::cluster::change::{Change, change};
 use crate::core::cluster::{ClusterView, PeerEntry};
+use crate::core::data_directory::DataDirectory;
 use crate::core::decide::decide;
 use crate::core::decision::{Decision, Memory, PostgresAction};
-use crate::core::observation::{Observation, UpstreamView};
+use crate::core::observation::{FailedAction, Observation, UpstreamView};
 use crate::core::route_table::route_table;
 use crate::core::routing::RouteTable;
 use crate::core::situation::{Outlook, Situation};
 use crate::core::status::ServerStatus;
-use crate::core::supervision::SupervisorStatus;
+use crate::core::supervision::{Postmaster, SupervisorStatus};
 use crate::dns::Resolver;
 use crate::http::Beat;
 use crate::peers::Peers;
@@ -82,7 +83,10 @@ pub struct Agent {
     upstream_wanted: watch::Sender<bool>,
     settled: watch::Sender<bool>,
     roles_current: bool,
+    failed_action: Option<FailedAction>,
     last_server: Option<ServerStatus>,
+    /// The postmaster that answered last, and its answer.
+    last_answer: Option<(u32, ServerStatus)>,
     was_streaming: bool,
     clones: Clones,
     memory: Memory,
@@ -147,7 +151,9 @@ impl Agent {
             upstream_wanted,
             settled,
             roles_current: false,
+            failed_action: None,
             last_server: None,
+            last_answer: None,
             was_streaming: false,
             clones: Clones::default(),
             memory: Memory::default(),
@@ -192,7 +198,15 @@ impl Agent {
         let look_for_oldest_wal = observe::oldest_wal_matters(self.last_server.as_ref(), entries);
         let server = observe::server(&mut self.server, supervisor.as_ref(), look_for_oldest_wal).await;
         self.note_server(server.as_ref());
+        if let Some((pid, server)) = supervisor.as_ref().and_then(running_pid).zip(server.as_ref()) {
+            self.last_answer = Some((pid, server.clone()));
+        }
         let own_slot = self.settings.member.slot_name();
+        let mut peers = observe::peers(&names, entries, self.settings.member.ordinal, &own_slot);
+        let empty = |status: &SupervisorStatus| status.data_directory == DataDirectory::Empty;
+        if self.settings.policy.first() && supervisor.as_ref().is_some_and(empty) {
+            observe::look_at_servers(&mut peers, &names, self.settings.postgres_port).await;
+        }
         let streaming = server.as_ref().is_some_and(|server| server.receiver_streaming);
         self.want_upstream(!self.settings.policy.first() && !streaming);
         Observation {
@@ -202,9 +216,10 @@ impl Agent {
                 && server.as_ref().is_some_and(|server| server.replication_role),
             server,
             dns_answered: names.asked,
-            peers: observe::peers(&names, entries, self.settings.member.ordinal, &own_slot),
+            peers,
             upstream: self.upstream.borrow_and_update().clone(),
             own_slot,
+            failed_action: self.failed_action.clone(),
         }
     }
 
@@ -219,6 +234,13 @@ impl Agent {
             self.was_streaming |= server.receiver_streaming;
             self.last_server = Some(server.clone());
         }
+    }
+
+    /// What the server said last, while the same server still runs: one slow answer must not cut its sessions.
+    fn running_server(&self, observation: &Observation) -> Option<&ServerStatus> {
+        let runs = observation.supervisor.as_ref().and_then(running_pid);
+        let (pid, server) = self.last_answer.as_ref()?;
+        (runs == Some(*pid)).then_some(server)
     }
 
     fn want_upstream(&self, wanted: bool) {
@@ -273,13 +295,12 @@ impl Agent {
         ) {
             self.was_streaming = false;
         }
-        let status = publish::member_status(
-            &self.settings,
-            observation,
-            decision,
-            self.clones.total,
-            self.was_streaming,
-        );
+        let known = publish::Known {
+            running: self.running_server(observation),
+            clones_total: self.clones.total,
+            was_streaming: self.was_streaming,
+        };
+        let status = publish::member_status(&self.settings, observation, decision, known);
         let view = publish::view(&self.settings, status, peers);
         let settled =
             decision.situation.outlook() == Outlook::Steady && view.peers.iter().all(PeerEntry::connected);
@@ -311,8 +332,21 @@ impl Agent {
             superuser: &self.logins.0,
             replication: &self.logins.1,
         };
-        let done = execute(action, hands).await;
-        self.roles_current |= done.roles_ensured;
+        match execute(action.clone(), hands).await {
+            Ok(done) => {
+                self.roles_current |= done.roles_ensured;
+                self.failed_action = None;
+            }
+            Err(message) => {
+                tracing::warn!(detail = message, "could not carry out the decision");
+                let at_ms = self.now_ms();
+                self.failed_action = Some(FailedAction {
+                    action,
+                    message,
+                    at_ms,
+                });
+            }
+        }
     }
 
     /// Until something happens, or until it is time to look again anyway.
@@ -324,6 +358,14 @@ impl Agent {
             () = self.peers.changed() => {}
             () = tokio::time::sleep(limit) => {}
         }
+    }
+}
+
+/// The postmaster that has become ready and runs.
+fn running_pid(supervisor: &SupervisorStatus) -> Option<u32> {
+    match supervisor.postmaster {
+        Postmaster::Running { pid, ready: true, .. } => Some(pid),
+        Postmaster::Running { .. } | Postmaster::Stopped { .. } | Postmaster::Stopping { .. } => None,
     }
 }
 

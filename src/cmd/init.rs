@@ -4,17 +4,19 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::agent::{Agent, Outcome, Until};
+use crate::agent::{self, Agent, Outcome, Until};
 use crate::config::pod::PodArguments;
 use crate::config::server::ServerArguments;
 use crate::config::units;
 use crate::core::decision::Decision;
 use crate::core::situation::Situation;
-use crate::supervisor;
+use crate::supervisor::{self, SupervisorOptions};
 
 use super::serve::{http_listeners, serve_http};
 use super::sidecar::agent_failure;
 use super::{ExitStatus, Failure, wiring};
+
+const SOCKET_NAME: &str = "init.sock";
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -33,8 +35,13 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     wiring::prepare_run_directory(&pod)?;
     let server = wiring::server_settings(&pod, &arguments.server).await?;
     let tls = server.tls.clone();
-    let (agent, published) =
-        Agent::start(wiring::agent_settings(&pod, tls)).map_err(|error| agent_failure(&error))?;
+    // Its own: a sidecar that already runs must not command what this process does.
+    let socket = pod.arguments.run_dir.join(SOCKET_NAME);
+    let (agent, published) = Agent::start(agent::Settings {
+        supervisor_socket: socket.clone(),
+        ..wiring::agent_settings(&pod, tls)
+    })
+    .map_err(|error| agent_failure(&error))?;
     // Peers that come up ask whether there is data here. A sidecar that already listens answers for this pod.
     let http = http_listeners(&pod, &pod.arguments.run_dir).await;
     tokio::spawn({
@@ -47,8 +54,12 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
     });
     supervisor::stop_on_panic();
+    let options = SupervisorOptions {
+        socket: Some(socket),
+        ..wiring::supervisor_options()
+    };
     tokio::select! {
-        ended = supervisor::run(server, wiring::supervisor_options()) => match ended {
+        ended = supervisor::run(server, options) => match ended {
             Ok(_) => Err(Failure::new(ExitStatus::Overdue, "ended by a signal before the data directory was ready")),
             Err(error) => Err(Failure::from_error(ExitStatus::Overdue, &error)),
         },
@@ -100,6 +111,9 @@ fn hint(situation: Situation) -> Option<&'static str> {
         }
         Situation::WasWritable => {
             "Keep its volume if it may hold rows that the primary lacks; with an empty volume this pod clones the primary."
+        }
+        Situation::AheadOfPrimary => {
+            "Was the first ordinal's volume set back? Keep this copy; it may be the only one with the newest rows."
         }
         Situation::FirstHoldsStandby => {
             "Is the first ordinal's volume mounted here? If this copy is to be the primary, remove standby.signal by hand."

@@ -1,15 +1,19 @@
 //! `podgres sidecar`: the agent for ever, with HTTP and the routing endpoints.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use backon::{ConstantBuilder, Retryable as _};
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 use crate::agent::{Agent, AgentError, Published, Until};
 use crate::config::pod::{Pod, PodArguments, RouteArguments};
 use crate::config::server::ServerArguments;
 use crate::core::routing::RouteMode;
+use crate::http::serve::ListenError;
 use crate::proxy::{Limits, Listener, RouteStats, SessionCounts};
 
 use super::serve::{Route, http_listeners, serve_http};
@@ -25,12 +29,28 @@ pub struct Arguments {
     pub routes: RouteArguments,
 }
 
+/// `podgres init` of the same pod may still answer on the port; how often and how long the sidecar asks for it.
+const TAKE_OVER: ConstantBuilder = ConstantBuilder::new()
+    .with_delay(Duration::from_millis(200))
+    .with_max_times(5 * 60 * 10);
+
+fn in_use(error: &ListenError) -> bool {
+    match error {
+        ListenError::InUse { .. } => true,
+        ListenError::Tcp { source, .. } | ListenError::Unix { source, .. } => {
+            source.kind() == std::io::ErrorKind::AddrInUse
+        }
+    }
+}
+
 /// Runs until TERM, INT, or a listener is lost.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let pod = arguments.pod.resolve()?;
     wiring::prepare_run_directory(&pod)?;
     // First of all the startup probe must find somebody: PostgreSQL starts after it.
-    let listeners = http_listeners(&pod, &pod.arguments.run_dir)
+    let listeners = (|| http_listeners(&pod, &pod.arguments.run_dir))
+        .retry(TAKE_OVER)
+        .when(in_use)
         .await
         .map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))?;
     let routes = bind_routes(&pod).await?;
@@ -38,13 +58,15 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let (agent, published) = Agent::start(settings).map_err(|error| agent_failure(&error))?;
     let stats: Vec<Route> = routes.iter().map(|(name, ..)| (*name, Arc::default())).collect();
     let sessions = Arc::new(SessionCounts::default());
+    let mut listening = JoinSet::new();
     for ((_, mode, socket), (_, stats)) in routes.into_iter().zip(&stats) {
         let counters = (Arc::clone(&sessions), Arc::clone(stats));
-        tokio::spawn(listener(socket, mode, &arguments.routes, &published, counters));
+        listening.spawn(listener(socket, mode, &arguments.routes, &published, counters));
     }
     tokio::select! {
         outcome = agent.run(Until::Ended) => Err(Failure::new(ExitStatus::Bug, format!("the agent's loop ended: {outcome:?}"))),
         () = serve_http(listeners, &pod, &published, stats.clone()) => Err(Failure::new(ExitStatus::Bug, "the HTTP server ended")),
+        Some(_) = listening.join_next() => Err(Failure::new(ExitStatus::Overdue, "a routing endpoint has lost its socket")),
         ended = terminated() => ended,
     }
 }

@@ -54,6 +54,11 @@ pub struct Memory {
     pub counted_job: u64,
     /// A start was asked for and its end has not been counted.
     pub start_pending: bool,
+    /// Actions in a row that could not be carried out, and when the last of them failed.
+    #[serde(default)]
+    pub failed_actions: u32,
+    #[serde(default)]
+    pub failed_action_at_ms: u64,
     /// Reloads in a row that have not brought about what they were for.
     #[serde(default)]
     pub reloads: u32,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cluster::PeerContact;
 use super::data_directory::SystemIdentifier;
+use super::decision::PostgresAction;
 use super::member::Ordinal;
 use super::status::{HeldData, MemberStatus, ServerStatus, SlotStatus};
 use super::supervision::SupervisorStatus;
@@ -31,6 +32,17 @@ pub struct Observation {
     pub upstream: UpstreamView,
     /// This member's slot name on the upstream.
     pub own_slot: String,
+    /// The last action, if it could not be carried out.
+    #[serde(default)]
+    pub failed_action: Option<FailedAction>,
+}
+
+/// An action that came to nothing: it is not tried again at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedAction {
+    pub action: PostgresAction,
+    pub message: String,
+    pub at_ms: u64,
 }
 
 impl Observation {

@@ -7,7 +7,7 @@ use super::cluster::{ClusterView, LagMode, PeerContact, PeerEntry};
 use super::routing::{RouteTable, Server};
 use super::status::{MemberState, MemberStatus, Role};
 
-/// Every server that accepts connections as far as this member knows, and everybody's address.
+/// Every server that runs as far as this member knows, and everybody's address.
 ///
 /// A peer whose podgres does not listen any more (refused, closed) may well have a running PostgreSQL: what
 /// it said last stands, and a connection attempt tells. A silent one is taken out: its kernel might accept
@@ -17,9 +17,7 @@ pub fn route_table(view: &ClusterView) -> RouteTable {
     let orphaned = primary_is_gone(view);
     let peers = view.peers.iter().filter_map(believed);
     let members = std::iter::once(&view.me).chain(peers);
-    let servers = members
-        .filter(|member| member.accepting)
-        .filter_map(|member| server(view, member, orphaned));
+    let servers = members.filter_map(|member| server(view, member, orphaned));
     let everybody = view.peers.iter().filter_map(|peer| peer.status.as_ref());
     RouteTable {
         servers: servers.collect(),
@@ -57,6 +55,7 @@ fn server(view: &ClusterView, member: &MemberStatus, orphaned: bool) -> Option<S
         name: member.name.clone(),
         address: address(member),
         role,
+        answering: member.accepting,
         streaming,
         lag_bytes,
         incarnation: incarnation(member, role),

@@ -16,6 +16,8 @@ pub struct Server {
     /// PostgreSQL itself, not another route.
     pub address: SocketAddr,
     pub role: Role,
+    /// It answers. One that runs and does not answer gets no new sessions and keeps those it has.
+    pub answering: bool,
     /// A standby whose WAL receiver streams; true for a primary.
     pub streaming: bool,
     /// Bytes behind the primary's newest known position; `None` if that is not known.
@@ -63,6 +65,7 @@ pub enum Unfit {
     Primary,
     /// Another server says that it is the primary too; neither is believed.
     SeveralPrimaries,
+    NotAnswering,
     NotStreaming,
     LagUnknown,
     LagTooLarge {
@@ -78,6 +81,7 @@ impl fmt::Display for Unfit {
             Self::Standby => f.write_str("is a standby"),
             Self::Primary => f.write_str("is the primary"),
             Self::SeveralPrimaries => f.write_str("is one of several that say they are the primary"),
+            Self::NotAnswering => f.write_str("runs but does not answer"),
             Self::NotStreaming => f.write_str("is a standby that does not stream"),
             Self::LagUnknown => f.write_str("is a standby of unknown lag"),
             Self::LagTooLarge {
@@ -94,6 +98,7 @@ impl fmt::Display for Unfit {
 #[must_use]
 pub fn unfit(policy: &RoutePolicy, table: &RouteTable, server: &Server) -> Option<Unfit> {
     match (policy.mode, server.role) {
+        _ if !server.answering => Some(Unfit::NotAnswering),
         (RouteMode::ReadWrite, Role::Standby) => Some(Unfit::Standby),
         (RouteMode::ReadOnly, Role::Standby) => unfit_standby(policy, server),
         (RouteMode::ReadOnly, Role::Primary) if policy.fallback == ReadOnlyFallback::None => {
@@ -199,6 +204,7 @@ mod tests {
             role,
             streaming: true,
             lag_bytes,
+            answering: true,
             incarnation: 7,
         }
     }

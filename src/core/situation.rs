@@ -29,6 +29,7 @@ pub enum Situation {
     StartFailing,
     ForeignDataDirectory,
     WasWritable,
+    AheadOfPrimary,
     Diverged,
     WalGone,
     ReadyAsStandby,
@@ -59,7 +60,7 @@ pub enum Outlook {
 }
 
 /// Outlook, name and explanation of every situation, in the order in which `decide` asks for them.
-pub const SITUATIONS: [(Situation, Outlook, &str, &str); 37] = {
+pub const SITUATIONS: [(Situation, Outlook, &str, &str); 38] = {
     use Outlook::{Overdue, Passing, Refused, Steady};
     use Situation as S;
     [
@@ -143,6 +144,12 @@ pub const SITUATIONS: [(Situation, Outlook, &str, &str); 37] = {
             Passing,
             "diverged",
             "this directory holds WAL that the primary's history does not",
+        ),
+        (
+            S::AheadOfPrimary,
+            Refused,
+            "ahead_of_primary",
+            "this standby holds WAL that the primary has lost",
         ),
         (
             S::UpstreamMoved,

@@ -162,7 +162,7 @@ pub struct MemberStatus {
     pub message: String,
     pub held_data: HeldData,
     pub system_identifier: Option<SystemIdentifier>,
-    /// Present while the server answers.
+    /// What the server that runs said last; whether it answers now is `accepting`.
     pub server: Option<ServerStatus>,
     /// Accepts client connections now.
     pub accepting: bool,

@@ -96,6 +96,18 @@ pub struct WalPosition {
     pub lsn: Lsn,
 }
 
+/// See [`TimelineHistory::relation`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// It has nothing that the upstream lacks: it can follow.
+    Contained,
+    /// It has WAL of the upstream's own timeline, or of a later one, that the upstream does not have: the
+    /// upstream has lost it, since a WAL sender never sends what it has not flushed.
+    Ahead,
+    /// It went on after the place where the upstream's history branched off.
+    Forked,
+}
+
 /// The ancestors of a timeline, oldest first, each with the position where the next one branched off.
 ///
 /// Timeline 1 has no ancestors and no history file.
@@ -131,18 +143,19 @@ impl TimelineHistory {
         Ok(Self { timeline, ancestors })
     }
 
-    /// Whether a server at `position` has nothing that this history lacks, so that it can follow.
-    ///
-    /// On the history's own timeline the position must not be past `end`; on an ancestor it must
-    /// not be past the branch point; any other timeline is a fork.
+    /// How a server at `position` stands to an upstream with this history that has flushed up to `end`.
     #[must_use]
-    pub fn contains(&self, position: WalPosition, end: Lsn) -> bool {
-        if position.timeline == self.timeline {
-            return position.lsn <= end;
+    pub fn relation(&self, position: WalPosition, end: Lsn) -> Relation {
+        if position.timeline > self.timeline || (position.timeline == self.timeline && position.lsn > end) {
+            return Relation::Ahead;
         }
-        self.ancestors
-            .iter()
-            .any(|branch| branch.timeline == position.timeline && position.lsn <= branch.lsn)
+        let on_the_way =
+            |branch: &WalPosition| branch.timeline == position.timeline && position.lsn <= branch.lsn;
+        if position.timeline == self.timeline || self.ancestors.iter().any(on_the_way) {
+            Relation::Contained
+        } else {
+            Relation::Forked
+        }
     }
 }
 
@@ -185,12 +198,20 @@ mod tests {
             timeline: TimelineId(timeline),
             lsn: Lsn(lsn),
         };
-        let end = Lsn(0x800_0000);
-        assert!(history.contains(at(1, 0x500_0000), end));
-        assert!(!history.contains(at(1, 0x500_0001), end), "past the branch point");
-        assert!(history.contains(at(3, 0x800_0000), end));
-        assert!(!history.contains(at(3, 0x800_0001), end), "ahead of the upstream");
-        assert!(!history.contains(at(4, 1), end), "a fork");
+        let relation = |position| history.relation(position, Lsn(0x800_0000));
+        assert_eq!(relation(at(1, 0x500_0000)), Relation::Contained);
+        assert_eq!(
+            relation(at(1, 0x500_0001)),
+            Relation::Forked,
+            "past the branch point"
+        );
+        assert_eq!(relation(at(3, 0x800_0000)), Relation::Contained);
+        assert_eq!(
+            relation(at(3, 0x800_0001)),
+            Relation::Ahead,
+            "the upstream lost it"
+        );
+        assert_eq!(relation(at(4, 1)), Relation::Ahead, "of a later timeline");
         assert!(TimelineHistory::parse(TimelineId(2), "one 0/1").is_err());
     }
 }

@@ -191,6 +191,7 @@ mod tests {
             role: crate::core::status::Role::Primary,
             streaming: true,
             lag_bytes: None,
+            answering: true,
             incarnation: 0,
         };
         let split = crate::core::routing::RouteTable {

@@ -141,6 +141,7 @@ mod tests {
             role,
             streaming: true,
             lag_bytes: Some(9),
+            answering: true,
             incarnation: 1,
         }
     }

@@ -136,6 +136,13 @@ impl Pod {
             .unwrap_or_else(|error| panic!("{sql}: {error}\n{}", self.logs()))
     }
 
+    /// All that its containers have printed.
+    pub(crate) fn logs_whole(&self) -> String {
+        let log = |verb| fs::read(self.directory.join(format!("{verb}.log"))).unwrap_or_default();
+        let logs = ["init", "sidecar", "postgres"].map(log).concat();
+        String::from_utf8_lossy(&logs).into_owned()
+    }
+
     /// The last lines of all containers.
     pub(crate) fn logs(&self) -> String {
         let mut text = String::new();

@@ -66,13 +66,15 @@ impl Start {
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(folder.path(), open).expect("chmod");
         let directory = folder.path().join("demo");
-        let mut demo = self.run_in(&directory);
-        demo._folder = Some(folder);
-        demo
+        self.launch(&directory, Some(folder))
     }
 
     /// Starts in a folder that the caller keeps.
     pub(crate) fn run_in(self, directory: &Path) -> Demo {
+        self.launch(directory, None)
+    }
+
+    fn launch(self, directory: &Path, folder: Option<tempfile::TempDir>) -> Demo {
         let child = podgres()
             .args(["demo", "--dir"])
             .arg(directory)
@@ -85,7 +87,7 @@ impl Start {
         Demo {
             directory: directory.to_owned(),
             child: Some(child),
-            _folder: None,
+            _folder: folder,
         }
     }
 }
@@ -238,7 +240,7 @@ impl Demo {
             for container in ["init", "sidecar", "postgres"] {
                 let log = self.log(&name, container);
                 let tail: Vec<&str> = log.lines().rev().take(15).collect();
-                text += &format!("--- {name} {container}\n");
+                text.extend(["--- ", &name, " ", container, "\n"]);
                 text.extend(tail.into_iter().rev().map(|line| format!("{line}\n")));
             }
         }

@@ -199,10 +199,10 @@ fn row_76_the_mode_that_fs_group_gives_and_lost_and_found_do_no_harm() {
     // As a fresh ext4 volume: root's, closed.
     fs::create_dir(first.volume.join("lost+found")).expect("folder");
     fs::set_permissions(first.volume.join("lost+found"), fs::Permissions::from_mode(0o700)).expect("mode");
-    let mut standby = network.pod(1);
-    fs::create_dir(standby.volume.join("lost+found")).expect("folder");
     first.run();
     first.wait_ready();
+    let mut standby = network.pod(1);
+    fs::create_dir(standby.volume.join("lost+found")).expect("folder");
     standby.run();
     standby.wait_situation("streaming", "");
 

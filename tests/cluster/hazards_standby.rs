@@ -79,7 +79,7 @@ fn row_62_standby_never_runs_initdb_whatever_keeps_it_from_the_primary() {
 fn row_66_a_foreign_data_directory_is_refused_and_left_alone() {
     let mut network = Network::new(16);
     let mut primary = network.pod(0);
-    let standby = network.pod(1);
+    let standby = network.unnamed_pod(1);
     let directory = standby.data_directory();
     drop(Plain::initdb(&network, &directory, 1));
     fs::write(directory.join("standby.signal"), "").expect("standby.signal");

@@ -7,6 +7,7 @@
 
 #[path = "../support/authority.rs"]
 mod authority;
+mod chaos;
 mod containers;
 mod hand;
 mod harness;
@@ -27,6 +28,7 @@ mod pods;
 mod postgresql;
 mod relay;
 mod repair;
+mod reviewed;
 mod rotation;
 mod scaling;
 mod smoke;

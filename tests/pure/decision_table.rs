@@ -12,7 +12,7 @@ use podgres::core::policy::Policy;
 use podgres::core::situation::{SITUATIONS, Situation};
 use podgres::core::supervision::{JobRequest, ServerRole};
 
-use crate::worlds;
+use crate::enumeration;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/decision-table.md");
 
@@ -49,8 +49,8 @@ fn seen() -> Seen {
         members.insert(if policy.first() { "first" } else { "others" });
         actions.insert(action_name(decision.postgres.as_ref()));
     };
-    worlds::each_stopped(&mut note);
-    worlds::each_running(&mut note);
+    enumeration::each_stopped(&mut note);
+    enumeration::each_running(&mut note);
     seen
 }
 
@@ -66,12 +66,13 @@ fn table() -> String {
     for (situation, outlook, name, sentence) in SITUATIONS {
         let (members, actions) = &seen[&situation];
         let outlook = format!("{outlook:?}").to_lowercase();
-        let _ = writeln!(
+        writeln!(
             text,
             "| `{name}` | {sentence} | {} | {outlook} | {} |",
             join(members),
             join(actions)
-        );
+        )
+        .expect("writing to a string");
     }
     text
 }

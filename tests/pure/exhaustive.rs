@@ -14,7 +14,9 @@ use podgres::core::supervision::{
     CloneReason, JobRequest, JobState, Licence, Postmaster, ServerRole, SupervisorStatus,
 };
 
-use crate::worlds;
+use podgres::core::wal::Relation;
+
+use crate::enumeration;
 
 /// The rules by name, so that a failure says which one was broken.
 fn broken_rule(policy: &Policy, observation: &Observation, decision: &Decision) -> Option<&'static str> {
@@ -34,8 +36,13 @@ fn broken_rule(policy: &Policy, observation: &Observation, decision: &Decision) 
     if job_runs {
         return Some("never a second action beside a job");
     }
-    if decision.situation.outlook() == Outlook::Refused && !matches!(action, PostgresAction::Stop { .. }) {
-        return Some("a refusal does nothing, or stops");
+    if decision.situation.outlook() == Outlook::Refused
+        && !matches!(
+            action,
+            PostgresAction::Stop { .. } | PostgresAction::Reload { .. }
+        )
+    {
+        return Some("a refusal does nothing, stops, or takes over new secrets");
     }
     let foreign = !policy.first() && is_foreign(observation, supervisor);
     match action {
@@ -129,6 +136,13 @@ fn broken_by_job(
                 DataDirectory::Complete(facts) if !policy.reclone || !was_standby(facts) => {
                     Some("only a standby's directory is replaced, and only if that is wanted")
                 }
+                DataDirectory::Complete(facts)
+                    if upstream.history.relation(facts.position(), upstream.flush_lsn) == Relation::Ahead
+                        && observation.upstream.looked_at_ms != 0
+                        && *reason == CloneReason::Diverged =>
+                {
+                    Some("what the primary has lost is never cloned over")
+                }
                 DataDirectory::Complete(_)
                     if *reason == CloneReason::Diverged && observation.upstream.looked_at_ms == 0 =>
                 {
@@ -206,8 +220,8 @@ fn every_observation_leads_to_a_safe_decision_and_every_situation_is_reached() {
         reached.insert(decision.situation);
         count += 1;
     };
-    worlds::each_stopped(&mut check);
-    worlds::each_running(&mut check);
+    enumeration::each_stopped(&mut check);
+    enumeration::each_running(&mut check);
     let unreached: Vec<_> = SITUATIONS
         .iter()
         .map(|row| row.0)

@@ -6,6 +6,7 @@
 )]
 
 mod decision_table;
+mod enumeration;
 mod exhaustive;
 mod layers;
 mod links;

@@ -7,7 +7,7 @@ use podgres::core::data_directory::DataDirectory;
 use podgres::core::decide::decide;
 use podgres::core::decision::{Memory, PostgresAction};
 use podgres::core::member::Ordinal;
-use podgres::core::observation::{NameState, PeerView, ProbeState};
+use podgres::core::observation::{FailedAction, NameState, PeerView, ProbeState, UpstreamFacts};
 use podgres::core::situation::Situation;
 use podgres::core::status::{HeldData, ServerStatus, SlotStatus};
 use podgres::core::supervision::{
@@ -16,7 +16,7 @@ use podgres::core::supervision::{
 use podgres::core::wal::Lsn;
 
 use crate::worlds::{
-    ADDRESS, LATE_MS, behind, facts, holder, observation, peer, policy, ready, resolved, running,
+    ADDRESS, LATE_MS, facts, forked, holder, observation, peer, policy, ready, resolved, running,
     running_standby, server, standby_facts, supervisor, upstream, upstream_facts,
 };
 
@@ -277,7 +277,7 @@ fn a_fresh_clone_was_called_diverged_by_facts_from_before_it() {
         ..supervisor(DataDirectory::Complete(standby_facts()))
     };
     let mut observation = observation(1, status);
-    observation.upstream = ready(behind());
+    observation.upstream = ready(forked());
     observation.upstream.looked_at_ms = observation.at_ms - 500;
     let decision = decide(&policy(1), &Memory::default(), &observation);
     assert_eq!(decision.situation, Situation::ReadyAsStandby);
@@ -287,5 +287,57 @@ fn a_fresh_clone_was_called_diverged_by_facts_from_before_it() {
         decision.situation,
         Situation::Diverged,
         "and by newer facts it is"
+    );
+}
+
+#[test]
+fn a_standby_ahead_of_a_primary_set_back_was_cloned_over() {
+    let mut observation = observation(1, supervisor(DataDirectory::Complete(standby_facts())));
+    observation.upstream = ready(UpstreamFacts {
+        flush_lsn: Lsn(0x100_0000),
+        ..upstream_facts()
+    });
+    let decision = decide(&policy(1), &Memory::default(), &observation);
+    assert_eq!(
+        (decision.situation, decision.postgres),
+        (Situation::AheadOfPrimary, None)
+    );
+}
+
+#[test]
+fn facts_from_while_the_supervisor_was_away_judged_a_directory() {
+    let mut unseen = observation(1, supervisor(DataDirectory::Complete(standby_facts())));
+    unseen.supervisor = None;
+    let memory = decide(&policy(1), &Memory::default(), &unseen).memory;
+    let mut seen = observation(1, supervisor(DataDirectory::Complete(standby_facts())));
+    seen.upstream = ready(forked());
+    seen.upstream.looked_at_ms = unseen.at_ms;
+    assert_eq!(
+        decide(&policy(1), &memory, &seen).situation,
+        Situation::ReadyAsStandby
+    );
+}
+
+#[test]
+fn an_action_that_failed_was_tried_twenty_times_a_second() {
+    let status = SupervisorStatus {
+        licence: Licence::Unlimited,
+        ..supervisor(DataDirectory::Complete(facts()))
+    };
+    let mut observation = observation(0, status);
+    let first = decide(&policy(0), &Memory::default(), &observation);
+    let action = first.postgres.expect("a start");
+    observation.failed_action = Some(FailedAction {
+        action: action.clone(),
+        message: "invalid line".to_owned(),
+        at_ms: observation.at_ms,
+    });
+    let second = decide(&policy(0), &first.memory, &observation);
+    assert_eq!(second.postgres, None, "not at once");
+    assert!(second.detail.contains("invalid line"), "{}", second.detail);
+    observation.at_ms += 30_000;
+    assert_eq!(
+        decide(&policy(0), &second.memory, &observation).postgres,
+        Some(action)
     );
 }

@@ -108,6 +108,14 @@ impl<'a> Turn<'a> {
 
     /// A row with its action; what the action's end must be counted against is noted.
     fn act(mut self, situation: Situation, detail: String, action: PostgresAction) -> Decision {
+        if let Some(message) = note::refrain(&self.memory, self.observation, &action) {
+            let detail = if detail.is_empty() {
+                message.to_owned()
+            } else {
+                format!("{detail}: {message}")
+            };
+            return self.row(situation, detail);
+        }
         self.memory.start_pending |= matches!(action, PostgresAction::Start { .. });
         Decision {
             postgres: Some(action),

@@ -1,6 +1,6 @@
 //! What a turn adds to the memory before any row is looked at.
 
-use crate::core::decision::{Memory, Stalled};
+use crate::core::decision::{Memory, PostgresAction, Stalled};
 use crate::core::observation::Observation;
 use crate::core::policy::Policy;
 use crate::core::supervision::{JobKind, JobProgress, JobState, Postmaster, SupervisorStatus};
@@ -22,10 +22,39 @@ pub(super) fn updated(policy: &Policy, memory: &Memory, observation: &Observatio
         note_busy(&mut memory, supervisor, observation.at_ms);
         count_job(&mut memory, supervisor, observation.at_ms);
         count_start(&mut memory, supervisor, observation.at_ms);
+    } else {
+        // Nobody knows what is done to the directory meanwhile.
+        memory.busy_at_ms = observation.at_ms;
     }
+    count_failed_action(&mut memory, observation);
     note_stall(&mut memory, observation);
     slots::note_missing(policy, &mut memory, observation);
     memory
+}
+
+fn count_failed_action(memory: &mut Memory, observation: &Observation) {
+    match &observation.failed_action {
+        None => memory.failed_actions = 0,
+        Some(failed) if failed.at_ms != memory.failed_action_at_ms => {
+            memory.failed_actions += 1;
+            memory.failed_action_at_ms = failed.at_ms;
+        }
+        Some(_) => {}
+    }
+}
+
+/// Why an action that has just failed is not tried again yet.
+pub(super) fn refrain<'a>(
+    memory: &Memory,
+    observation: &'a Observation,
+    action: &PostgresAction,
+) -> Option<&'a str> {
+    let failed = observation
+        .failed_action
+        .as_ref()
+        .filter(|failed| failed.action == *action)?;
+    let waited_ms = observation.at_ms.saturating_sub(failed.at_ms);
+    (waited_ms < pause_ms(memory.failed_actions)).then_some(failed.message.as_str())
 }
 
 /// The directory may have changed until now: facts about the upstream from before do not judge it.

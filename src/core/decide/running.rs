@@ -5,7 +5,7 @@ use crate::core::observation::ProbeState;
 use crate::core::situation::Situation;
 use crate::core::status::ServerStatus;
 use crate::core::supervision::{CloneReason, Licence, ServerRole, StopMode};
-use crate::core::wal::WalPosition;
+use crate::core::wal::{Relation, WalPosition};
 
 use super::{Turn, slots, standby};
 
@@ -121,16 +121,15 @@ fn running_standby(turn: Turn<'_>, role: &ServerRole, server: &ServerStatus) -> 
         timeline: server.timeline,
         lsn: server.flush_lsn,
     };
-    if stood_still && !upstream.history.contains(position, upstream.flush_lsn) {
-        let detail = format!(
-            "{} on timeline {} is not in the history of \"{}\" (timeline {}, {})",
-            position.lsn,
-            position.timeline,
-            turn.observation.upstream.host,
-            upstream.history.timeline,
-            upstream.flush_lsn
-        );
-        return condemn(turn, Situation::Diverged, detail, CloneReason::Diverged);
+    match upstream.history.relation(position, upstream.flush_lsn) {
+        Relation::Ahead if stood_still => {
+            return turn.row(Situation::AheadOfPrimary, standby::ahead(position, upstream));
+        }
+        Relation::Forked if stood_still => {
+            let detail = standby::ahead(position, upstream);
+            return condemn(turn, Situation::Diverged, detail, CloneReason::Diverged);
+        }
+        Relation::Contained | Relation::Ahead | Relation::Forked => {}
     }
     if let Some(detail) = wal_gone(&turn, server).filter(|_| stood_still) {
         return condemn(turn, Situation::WalGone, detail, CloneReason::WalGone);

@@ -5,6 +5,7 @@ use crate::core::decision::{Decision, PostgresAction};
 use crate::core::observation::{NameState, ProbeState, UpstreamFacts};
 use crate::core::situation::Situation;
 use crate::core::supervision::{CloneReason, JobRequest};
+use crate::core::wal::{Relation, WalPosition};
 
 use super::Turn;
 
@@ -36,10 +37,16 @@ pub(super) fn complete(turn: Turn<'_>, facts: &DataDirectoryFacts) -> Decision {
         return replace(turn, reason);
     }
     if let ProbeState::Ready { facts: upstream } = &turn.observation.upstream.probe
-        && !upstream.history.contains(facts.position(), upstream.flush_lsn)
         && !turn.upstream_outdated()
     {
-        return replace(turn, CloneReason::Diverged);
+        match upstream.history.relation(facts.position(), upstream.flush_lsn) {
+            Relation::Contained => {}
+            Relation::Ahead => {
+                let detail = ahead(facts.position(), upstream);
+                return turn.row(Situation::AheadOfPrimary, detail);
+            }
+            Relation::Forked => return replace(turn, CloneReason::Diverged),
+        }
     }
     if turn.upstream_pending() {
         let detail = format!("looking for {}", turn.observation.upstream.host);
@@ -57,6 +64,14 @@ pub(super) fn complete(turn: Turn<'_>, facts: &DataDirectoryFacts) -> Decision {
         Situation::ReadyAsStandby,
         detail,
         PostgresAction::Start { server },
+    )
+}
+
+/// What is here and not on the primary, in words.
+pub(super) fn ahead(position: WalPosition, upstream: &UpstreamFacts) -> String {
+    format!(
+        "here {} on timeline {}, the primary {} on timeline {}",
+        position.lsn, position.timeline, upstream.flush_lsn, upstream.history.timeline
     )
 }
 

@@ -64,6 +64,7 @@ pub(super) fn member(n: u8) -> Server {
         role: if n == 0 { Role::Primary } else { Role::Standby },
         streaming: true,
         lag_bytes: Some(0),
+        answering: true,
         incarnation: 1,
     }
 }

@@ -31,6 +31,7 @@ async fn a_session_survives_lag_and_is_cut_when_the_role_changes() {
     assert!(answers(&client).await);
     read.set(vec![Server {
         role: Role::Primary,
+        answering: true,
         incarnation: 2,
         ..member(1)
     }]);

@@ -1,9 +1,8 @@
 //! Start, stop, reload, death and signals.
 
-use podgres::core::data_directory::{ControlState, DataDirectory};
+use podgres::core::data_directory::ControlState;
 use podgres::core::supervision::{
-    CloneReason, JobKind, JobRequest, JobState, Postmaster, ServerRole, StopMode, SupervisorRequest,
-    SupervisorStatus, Upstream,
+    JobRequest, Postmaster, ServerRole, StopMode, SupervisorRequest, SupervisorStatus,
 };
 use rustix::process::{Signal, kill_process};
 
