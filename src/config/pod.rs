@@ -14,7 +14,7 @@ use crate::core::routing::{ReadOnlyFallback, RouteMode, RoutePolicy};
 /// Flags of every command that runs in a pod.
 #[derive(Args, Clone, Debug)]
 pub struct PodArguments {
-    /// Pod name, <cluster>-<ordinal> [default: the host name]
+    /// Pod name, CLUSTER-ORDINAL [default: the host name]
     #[arg(long, env = "POD_NAME")]
     pub pod_name: Option<String>,
     /// Namespace [default: the service account's, or "default"]
