@@ -17,21 +17,29 @@ use super::names::Names;
 /// For the one query a turn. PostgreSQL that takes longer counts as not answering.
 const QUERY_LIMIT: Duration = Duration::from_secs(1);
 
-/// Asks the local server, if there is one to ask.
+/// Asks the local server, if there is one to ask. Why it did not answer is logged once, and kept in `complaint`.
 pub(super) async fn server(
     local: &mut LocalServer,
     supervisor: Option<&SupervisorStatus>,
     look_for_oldest_wal: bool,
+    complaint: &mut Option<String>,
 ) -> Option<ServerStatus> {
     let supervisor = supervisor?;
     if !matches!(supervisor.postmaster, Postmaster::Running { ready: true, .. }) {
         return None;
     }
     match local.status(look_for_oldest_wal, QUERY_LIMIT).await {
-        Ok(status) => Some(status),
+        Ok(status) => {
+            *complaint = None;
+            Some(status)
+        }
         Err(QueryError::Starting { .. }) => None,
         Err(error) => {
-            tracing::debug!(detail = %error, hint = error.hint(), "PostgreSQL did not answer");
+            let detail = error.to_string();
+            if complaint.as_ref() != Some(&detail) {
+                tracing::warn!(detail, hint = error.hint(), "PostgreSQL did not answer");
+                *complaint = Some(detail);
+            }
             None
         }
     }

@@ -77,6 +77,8 @@ pub struct Agent {
     access: Arc<Access>,
     peers: Peers,
     server: LocalServer,
+    /// Why the server did not answer last time.
+    complaint: Option<String>,
     /// Superuser and replication role, as last read.
     logins: (Login, Login),
     logins_read_at_ms: u64,
@@ -147,6 +149,7 @@ impl Agent {
                 logins.1.clone(),
             ),
             logins,
+            complaint: None,
             logins_read_at_ms: 0,
             login_sender,
             upstream_wanted,
@@ -197,7 +200,13 @@ impl Agent {
         let names = self.names.borrow_and_update().clone();
         self.follow_peers(&names);
         let look_for_oldest_wal = observe::oldest_wal_matters(self.last_server.as_ref(), entries);
-        let server = observe::server(&mut self.server, supervisor.as_ref(), look_for_oldest_wal).await;
+        let server = observe::server(
+            &mut self.server,
+            supervisor.as_ref(),
+            look_for_oldest_wal,
+            &mut self.complaint,
+        )
+        .await;
         self.note_server(server.as_ref());
         if let Some((pid, server)) = supervisor.as_ref().and_then(running_pid).zip(server.as_ref()) {
             self.last_answer = Some((pid, server.clone()));

@@ -47,10 +47,10 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     // Peers that come up ask whether there is data here. A sidecar that already listens answers for this pod.
     let http = http_listeners(&pod, &pod.arguments.run_dir).await;
     tokio::spawn({
-        let (pod, published) = (pod.clone(), published.clone());
+        let (pod, published, server) = (pod.clone(), published.clone(), arguments.server.clone());
         async move {
             match http {
-                Ok(listeners) => serve_http(listeners, &pod, &published, Vec::new()).await,
+                Ok(listeners) => serve_http(listeners, &pod, &server, &published, Vec::new()).await,
                 Err(error) => tracing::debug!(%error, "somebody else answers for this pod"),
             }
         }

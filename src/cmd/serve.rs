@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use crate::agent::Published;
 use crate::config::pod::Pod;
+use crate::config::server::ServerArguments;
 use crate::core::situation::SITUATIONS;
 use crate::http::metrics::{Counters, RouteCounters};
 use crate::http::serve::{Limits, ListenError, Listener, serve};
@@ -29,6 +30,7 @@ pub(super) async fn http_listeners(pod: &Pod, run_directory: &Path) -> Result<Ve
 pub(super) async fn serve_http(
     listeners: Vec<Listener>,
     pod: &Pod,
+    server: &ServerArguments,
     published: &Published,
     routes: Vec<Route>,
 ) {
@@ -46,7 +48,7 @@ pub(super) async fn serve_http(
         clones: agent.clones(),
         routes: routes.iter().map(counters).collect(),
     });
-    let settings = settings(pod);
+    let settings = settings(pod, server);
     state.settings = Arc::new(move || settings.clone());
     serve(
         listeners,
@@ -69,8 +71,8 @@ fn counters((name, stats): &Route) -> RouteCounters {
     }
 }
 
-/// What `/config` shows: nothing secret is in it.
-fn settings(pod: &Pod) -> serde_json::Value {
+/// What `/config` shows: nothing secret is in it. `null` for a folder that was not mounted when this began.
+fn settings(pod: &Pod, server: &ServerArguments) -> serde_json::Value {
     let arguments = &pod.arguments;
     serde_json::json!({
         "leadership": "fixed",
@@ -82,5 +84,7 @@ fn settings(pod: &Pod) -> serde_json::Value {
         "peer_timeout_seconds": arguments.peer_timeout.as_secs_f64(),
         "stop_timeout_seconds": arguments.stop_timeout.as_secs_f64(),
         "reclone": arguments.reclone,
+        "tls_directory": server.tls_directory(),
+        "configuration_directory": server.configuration_directory(),
     })
 }

@@ -65,7 +65,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     tokio::select! {
         outcome = agent.run(Until::Ended) => Err(Failure::new(ExitStatus::Bug, format!("the agent's loop ended: {outcome:?}"))),
-        () = serve_http(listeners, &pod, &published, stats.clone()) => Err(Failure::new(ExitStatus::Bug, "the HTTP server ended")),
+        () = serve_http(listeners, &pod, &arguments.server, &published, stats.clone()) => Err(Failure::new(ExitStatus::Bug, "the HTTP server ended")),
         Some(_) = listening.join_next() => Err(Failure::new(ExitStatus::Overdue, "a routing endpoint has lost its socket")),
         ended = terminated() => ended,
     }

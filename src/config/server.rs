@@ -34,6 +34,11 @@ impl ServerArguments {
     pub fn tls_directory(&self) -> Option<PathBuf> {
         existing(&self.tls_dir)
     }
+
+    /// The mounted folder with the user's configuration, if there is one.
+    pub fn configuration_directory(&self) -> Option<PathBuf> {
+        existing(&self.configuration_dir)
+    }
 }
 
 const INITDB_SCRIPTS: &str = "/docker-entrypoint-initdb.d";
@@ -90,8 +95,8 @@ pub fn resolve(
             .unwrap_or_else(|| "scram-sha-256".to_owned()),
         initdb_scripts: variable(environment, "PODGRES_INITDB_SCRIPTS")
             .map_or_else(|| PathBuf::from(INITDB_SCRIPTS), PathBuf::from),
-        user_configuration: existing(&arguments.configuration_dir),
-        tls: existing(&arguments.tls_dir),
+        user_configuration: arguments.configuration_directory(),
+        tls: arguments.tls_directory(),
         stop_timeout: pod.arguments.stop_timeout,
         data_directory,
     })

@@ -155,3 +155,39 @@ fn the_replication_password_rotates_alone_and_a_bad_file_changes_nothing() {
     renew_receiver(&demo, "1");
     demo.wait_streaming(1);
 }
+
+#[test]
+fn a_password_that_is_in_no_file_is_named_once_with_its_remedy() {
+    let demo = Start::new(16).with(&["--replicas", "1"]).run();
+    demo.wait_streaming(0);
+    demo.sql(&["--member", "0"], "ALTER ROLE postgres PASSWORD 'by hand'");
+    signal(demo.pid("demo-0", "postgres"), Signal::KILL);
+    let said = || demo.log("demo-0", "sidecar").matches("with ALTER ROLE").count();
+    assert!(
+        wait_for(LIMIT, || said() > 0),
+        "{}",
+        demo.log("demo-0", "sidecar")
+    );
+    let situation = "unresponsive";
+    demo.wait(situation, |status| {
+        crate::harness::member(status, "demo-0")["situation"] == situation
+    });
+    // As the message says.
+    let remedy = format!(
+        "ALTER ROLE postgres PASSWORD '{}'",
+        fs::read_to_string(&demo.deployed().password_file).expect("password")
+    );
+    let state = demo.deployed();
+    let by_hand = Command::new(crate::harness::programs(16).join("psql"))
+        .args(["-X", "-c", &remedy])
+        .arg(format!(
+            "host={} port={} user=postgres dbname=postgres",
+            state.pods[0].address, state.ports.postgres
+        ))
+        .env("PGPASSWORD", "by hand")
+        .status()
+        .expect("psql");
+    assert!(by_hand.success());
+    demo.wait_streaming(0);
+    assert_eq!(said(), 1, "{}", demo.log("demo-0", "sidecar"));
+}

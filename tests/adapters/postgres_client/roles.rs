@@ -153,6 +153,20 @@ async fn the_superuser_password_follows_its_file() {
         assert_eq!(change, RoleChange::Unchanged);
         stale.status(false, LIMIT).await.expect("status");
 
+        // A change is only announced where it comes by replication: before that the old password counts, then the new.
+        let mut announced = server.local();
+        announced.expect_logins(current.clone(), replication());
+        announced.status(false, LIMIT).await.expect("it has come");
+        announced.expect_logins(login("postgres", "next"), replication());
+        server
+            .sql_as(
+                &current,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'podgres'",
+            )
+            .await
+            .expect("ended");
+        announced.status(false, LIMIT).await.expect("it has not come");
+
         let error = server
             .local()
             .ensure_superuser_password(&login("postgres", "x"), LIMIT)
