@@ -11,6 +11,7 @@ use crate::core::observation::{NameState, ProbeState, UpstreamFacts, UpstreamVie
 use crate::core::supervision::Upstream;
 use crate::dns::Resolver;
 use crate::postgres::Login;
+use crate::postgres::error::describe;
 use crate::postgres::replication::{UpstreamAccess, ensure_slot, probe_upstream};
 use crate::postgres::tls::ClientTls;
 
@@ -86,8 +87,8 @@ impl Access {
                 in_recovery: facts.in_recovery,
             }),
             Err(error) => Err(match error.hint() {
-                Some(hint) => format!("{error} ({hint})"),
-                None => error.to_string(),
+                Some(hint) => format!("{} ({hint})", describe(&error)),
+                None => describe(&error),
             }),
         }
     }

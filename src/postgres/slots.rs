@@ -162,9 +162,11 @@ fn overtaken(sqlstate: &str) -> bool {
     .any(|state| state.code() == sqlstate)
 }
 
+/// A standby that begins to clone makes its slot itself, perhaps just now: that is no error for PostgreSQL's log.
 async fn create(session: &Session, name: &str) -> Result<(), QueryError> {
-    const CREATE: &str = "SELECT pg_create_physical_replication_slot($1::text::name, true)";
-    session.client.query_one(CREATE, &[&name]).await?;
+    const CREATE: &str = "SELECT pg_create_physical_replication_slot($1::text::name, true)
+        WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1::text::name)";
+    session.client.query_opt(CREATE, &[&name]).await?;
     Ok(())
 }
 

@@ -5,6 +5,8 @@
     reason = "clippy takes a test's helpers for code that ships"
 )]
 
+#[path = "../support/authority.rs"]
+mod authority;
 mod chaos;
 mod containers;
 mod hand;
@@ -18,15 +20,22 @@ mod hazards_standby;
 mod hazards_wal;
 mod hazards_writers;
 mod kit;
+mod mounted;
 mod network;
 mod plain;
 mod pods;
+#[path = "../support/postgresql.rs"]
+mod postgresql;
 mod relay;
 mod repair;
 mod reviewed;
+mod rotation;
 mod scaling;
 mod smoke;
 mod steady;
 mod steady_asked;
+mod tls;
+#[path = "../support/user.rs"]
+mod user;
 mod verbs;
 mod verbs_refused;

@@ -30,7 +30,7 @@ fn a_peer_without_sidecar_was_taken_for_empty_and_a_second_cluster_was_made() {
         "no second cluster"
     );
     let status = demo.wait("the standby answers again", |status| {
-        member(status, "demo-1")["pids"]["sidecar"].is_u64()
+        member(status, "demo-1")["pids"]["postgres"].is_u64()
     });
     assert_eq!(
         pid_in(&status, "demo-1", "postgres"),

@@ -92,7 +92,7 @@ fn a_sidecar_that_may_not_ask_the_supervisor_said_nothing_of_why() {
     let pod = network.pod(0);
     let socket = std::path::Path::new(&pod.environment["PODGRES_RUN_DIR"]).join("supervisor.sock");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("socket");
-    fs::set_permissions(&socket, fs::Permissions::from_mode(0)).expect("mode");
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o000)).expect("mode");
     let (code, log) = ends(&pod, "check");
     assert_eq!(code, 64, "{log}");
     assert!(

@@ -42,8 +42,8 @@ fn directories() -> Vec<DataDirectory> {
     directories
 }
 
-fn job(kind: JobKind, state: JobState) -> Option<JobStatus> {
-    Some(JobStatus { id: 1, kind, state })
+fn job(kind: JobKind, state: JobState) -> JobStatus {
+    JobStatus { id: 1, kind, state }
 }
 
 fn jobs() -> Vec<Option<JobStatus>> {
@@ -55,11 +55,11 @@ fn jobs() -> Vec<Option<JobStatus>> {
     };
     vec![
         None,
-        job(JobKind::Clone, JobState::Done),
-        job(JobKind::Clone, failed(true)),
-        job(JobKind::Clone, failed(false)),
-        job(JobKind::Initdb, JobState::Running { progress }),
-        job(JobKind::Clone, JobState::Running { progress }),
+        Some(job(JobKind::Clone, JobState::Done)),
+        Some(job(JobKind::Clone, failed(true))),
+        Some(job(JobKind::Clone, failed(false))),
+        Some(job(JobKind::Initdb, JobState::Running { progress })),
+        Some(job(JobKind::Clone, JobState::Running { progress })),
     ]
 }
 

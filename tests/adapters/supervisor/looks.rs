@@ -22,8 +22,10 @@ fn with_trouble(pod: &mut Pod, trouble: &str) {
     let program = programs.join("pg_controldata");
     fs::remove_file(&program).unwrap();
     let once = pod.path().join("once").display().to_string();
+    let shipped = original.join("pg_controldata");
     let script = format!(
-        "#!/bin/sh\nif rm {once} 2>/dev/null; then {trouble}; fi\nexec {POSTGRESQL_15}/pg_controldata \"$@\"\n"
+        "#!/bin/sh\nif rm {once} 2>/dev/null; then {trouble}; fi\nexec {} \"$@\"\n",
+        shipped.display()
     );
     fs::write(&program, script).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();

@@ -1,0 +1,157 @@
+//! Passwords that change in the mounted Secret while everything runs.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use rustix::process::Signal;
+
+use crate::harness::{Demo, LIMIT, Start, wait_for};
+use crate::kit::{open_folder, psql, signal};
+use crate::user::give_away;
+
+const RECEIVER: &str = "SELECT pid FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+
+/// Replaces a Secret's file as a mount does: by another file of the same name.
+fn rotate(file: &Path, password: &str) {
+    let fresh = file.with_extension("fresh");
+    fs::write(&fresh, format!("{password}\n")).expect("file");
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o400)).expect("mode");
+    give_away(&fresh);
+    fs::rename(&fresh, file).expect("rename");
+}
+
+/// A login straight to the primary, over the network as a standby does it.
+fn log_in(demo: &Demo, user: &str, password: &str) -> Output {
+    let state = demo.deployed();
+    Command::new(crate::harness::programs(16).join("psql"))
+        .args(["-X", "-A", "-t", "-c", "SELECT session_user"])
+        .arg(format!(
+            "host={} port={} user={user} dbname=postgres",
+            state.pods[0].address, state.ports.postgres
+        ))
+        .env("LC_ALL", "C")
+        .env("PGPASSWORD", password)
+        .output()
+        .expect("psql")
+}
+
+fn assert_refused(output: &Output) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        text.contains("password authentication failed"),
+        "{:?}: {text}",
+        output.status
+    );
+}
+
+fn wait_receiver_after(demo: &Demo, pod: &str, earlier: &str) {
+    let streams = || {
+        let output = demo.try_sql(&["--member", pod], RECEIVER);
+        let now = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        output.status.success() && !now.is_empty() && now != earlier
+    };
+    assert!(
+        wait_for(LIMIT, streams),
+        "no new receiver on {pod}:\n{}",
+        demo.log(&format!("demo-{pod}"), "postgres")
+    );
+}
+
+/// A new receiver must log in to the primary with what the passfile says now.
+fn renew_receiver(demo: &Demo, pod: &str) {
+    let earlier = demo.sql(&["--member", pod], RECEIVER);
+    let end = format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_replication WHERE application_name = 'demo-{pod}'"
+    );
+    assert_eq!(demo.sql(&["--member", "0"], &end), "t");
+    wait_receiver_after(demo, pod, &earlier);
+}
+
+#[test]
+fn a_rotated_password_reaches_clients_standbys_and_podgres_itself() {
+    let demo = Start::new(16).run();
+    demo.wait_streaming(2);
+    let receivers = || ["1", "2"].map(|pod| demo.sql(&["--member", pod], RECEIVER));
+    let earlier = receivers();
+    let routes = [["--read-write"], ["--read-only"]];
+    let old: Vec<String> = routes.iter().map(|route| demo.ask(&["dsn", route[0]])).collect();
+
+    rotate(&demo.deployed().password_file, "n'eu: \\ \"2\" ü%41");
+    for (route, old) in routes.iter().zip(&old) {
+        // The connection string has the new one.
+        let admitted = || demo.try_sql(route, "SELECT 1").status.success();
+        assert!(wait_for(LIMIT, admitted), "{route:?}");
+        assert_refused(&psql(old, "SELECT 1"));
+    }
+    let passfile = |pod: &str| {
+        let file = demo.directory.join(format!("pods/demo-{pod}/run/passfile"));
+        fs::read_to_string(file).expect("passfile")
+    };
+    for pod in ["1", "2"] {
+        let expected = "*:*:*:podgres_replication:n'eu\\: \\\\ \"2\" ü%41\n";
+        assert!(wait_for(LIMIT, || passfile(pod) == expected), "{}", passfile(pod));
+    }
+    assert_eq!(receivers(), earlier, "nobody was disturbed");
+
+    renew_receiver(&demo, "1");
+    demo.ask(&["delete-pod", "2"]);
+    demo.wait_streaming(2);
+
+    // podgres' own sessions log in anew: on a standby, and on the primary after a crash.
+    let own = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'podgres'";
+    for pod in ["0", "1", "2"] {
+        assert_eq!(demo.sql(&["--member", pod], own), "t", "{pod}");
+    }
+    let back = |pod: &str| {
+        let own = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'podgres'";
+        let output = demo.try_sql(&["--member", pod], own);
+        output.stdout == b"1\n"
+    };
+    for pod in ["0", "1", "2"] {
+        assert!(
+            wait_for(LIMIT, || back(pod)),
+            "{}",
+            demo.log(&format!("demo-{pod}"), "sidecar")
+        );
+    }
+    signal(demo.pid("demo-0", "postgres"), Signal::KILL);
+    let table = || {
+        demo.try_sql(&["--read-write"], "CREATE TABLE t (i int)")
+            .status
+            .success()
+    };
+    assert!(wait_for(LIMIT, table), "{}", demo.log("demo-0", "sidecar"));
+    demo.wait_streaming(2);
+}
+
+#[test]
+fn the_replication_password_rotates_alone_and_a_bad_file_changes_nothing() {
+    let folder = open_folder();
+    let file = folder.path().join("replication");
+    rotate(&file, "one");
+    let setting = format!("PODGRES_REPLICATION_PASSWORD_FILE={}", file.display());
+    let demo = Start::new(18).with(&["--replicas", "2", "--set", &setting]).run();
+    demo.wait_streaming(1);
+    let user = "podgres_replication";
+    assert!(log_in(&demo, user, "one").status.success());
+
+    // Not a password: who reads it keeps what there was.
+    rotate(&file, "");
+    let said = || {
+        ["demo-0", "demo-1"].iter().all(|pod| {
+            demo.log(pod, "sidecar")
+                .contains("could not read the secrets again")
+        })
+    };
+    assert!(wait_for(LIMIT, said), "{}", demo.log("demo-0", "sidecar"));
+    assert!(log_in(&demo, user, "one").status.success());
+    renew_receiver(&demo, "1");
+
+    rotate(&file, "two");
+    assert!(wait_for(LIMIT, || log_in(&demo, user, "two").status.success()));
+    assert_refused(&log_in(&demo, user, "one"));
+    renew_receiver(&demo, "1");
+    demo.wait_streaming(1);
+}
