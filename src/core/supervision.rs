@@ -131,7 +131,8 @@ pub enum JobState {
     /// `refused`: trying again cannot help (bad settings, foreign data, no space).
     Failed {
         refused: bool,
-        #[serde(default)]
+        /// In JSON not `kind`, which beside it is the job's.
+        #[serde(default, rename = "cause")]
         kind: FailureKind,
         message: String,
     },
@@ -254,4 +255,28 @@ pub enum SupervisorReply {
     Status(Box<SupervisorStatus>),
     /// The request does not fit the state (e.g. a second job) or could not be read.
     Refused { message: String },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_job_is_read_as_it_was_written_and_as_older_recordings_have_it() {
+        let job = |kind| JobStatus {
+            id: 3,
+            kind: JobKind::Clone,
+            state: JobState::Failed {
+                refused: true,
+                kind,
+                message: "no".to_owned(),
+            },
+        };
+        let written = serde_json::to_string(&job(FailureKind::Permission)).expect("JSON");
+        let read: JobStatus = serde_json::from_str(&written).expect(&written);
+        assert_eq!(read, job(FailureKind::Permission));
+        let old = r#"{"id":3,"kind":"clone","state":"failed","refused":true,"message":"no"}"#;
+        let read: JobStatus = serde_json::from_str(old).expect(old);
+        assert_eq!(read, job(FailureKind::default()));
+    }
 }

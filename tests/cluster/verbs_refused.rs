@@ -49,6 +49,9 @@ fn want_of_permission_and_bad_settings_ended_as_something_else() {
     let below = closed.join("pgdata").display().to_string();
     let deeper = closed.join("pgdata/data").display().to_string();
     let closed = closed.display().to_string();
+    let link = named.directory.join("link");
+    std::os::unix::fs::symlink(&named.volume, &link).expect("link");
+    let link = link.display().to_string();
     for (verb, key, value, expected, words) in [
         (
             "postgres",
@@ -59,7 +62,7 @@ fn want_of_permission_and_bad_settings_ended_as_something_else() {
         ),
         ("init", "PGDATA", &below, 77, "could not write to directory"),
         ("init", "PGDATA", &deeper, 77, "could not create directory"),
-        ("init", "PGDATA", "/dev/shm", 64, "mount point"),
+        ("init", "PGDATA", &link, 64, "symbolic link"),
         (
             "init",
             "POSTGRES_INITDB_ARGS",

@@ -58,24 +58,30 @@ fn row_65_initdb_dropped_anywhere_begins_again() {
     });
 }
 
-/// Runs `job`, and kills everything that works on the staging directory after `delay`.
+/// Runs `job`, and kills everything that works on the staging directory, `delay` after the first such process.
 async fn with_children_killed<T>(
     settings: &ServerSettings,
     delay: Duration,
     job: impl Future<Output = T>,
-) -> (T, usize) {
+) -> T {
     let staging = staging::staging_directory(settings);
     let kill = async {
+        while processes_on(&staging).is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         tokio::time::sleep(delay).await;
-        let victims = processes_on(&staging);
-        for pid in &victims {
-            if let Some(pid) = rustix::process::Pid::from_raw(i32::try_from(*pid).expect("pid")) {
+        for pid in processes_on(&staging) {
+            if let Some(pid) = rustix::process::Pid::from_raw(i32::try_from(pid).expect("pid")) {
                 rustix::process::kill_process(pid, Signal::KILL).ok();
             }
         }
-        victims.len()
     };
-    tokio::join!(job, kill)
+    let mut job = std::pin::pin!(job);
+    tokio::select! {
+        result = &mut job => return result,
+        () = kill => {}
+    }
+    job.await
 }
 
 #[test]
@@ -86,7 +92,7 @@ fn row_65_initdb_with_killed_children_begins_again() {
         let mut failures = 0;
         for step in 1..STEPS {
             let job = initdb::run(&settings);
-            let (result, _) = with_children_killed(&settings, delay(step), job).await;
+            let result = with_children_killed(&settings, delay(step), job).await;
             match result {
                 Ok(()) => break,
                 Err(error) => {
@@ -154,7 +160,7 @@ fn row_64_a_clone_with_killed_children_begins_again() {
         for step in 1..STEPS {
             let (sender, _) = watch::channel(JobProgress::default());
             let job = basebackup::run(&settings, &clone, &sender);
-            let (result, _) = with_children_killed(&settings, delay(step), job).await;
+            let result = with_children_killed(&settings, delay(step), job).await;
             clean(&settings).await;
             match result {
                 Ok(()) => break,

@@ -60,7 +60,7 @@ fn supervisor_process() {
         }
         supervisor::run(settings, SupervisorOptions::default()).await
     });
-    exit.unwrap();
+    exit.unwrap_or_else(|error| panic!("{error}"));
 }
 
 async fn panic_when_there_is(file: PathBuf) {
