@@ -221,6 +221,7 @@ impl Agent {
         self.want_upstream(!self.settings.policy.first() && !streaming);
         Observation {
             at_ms: self.now_ms(),
+            supervisor_error: self.supervisor.last_error(),
             supervisor,
             roles_current: self.roles_current
                 && server.as_ref().is_some_and(|server| server.replication_role),

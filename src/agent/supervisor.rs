@@ -46,7 +46,6 @@ impl Supervisor {
     }
 
     /// Why it cannot be asked now, with its causes; `None` while it answers.
-    #[expect(dead_code, reason = "for the detail of the decision")]
     pub(super) fn last_error(&self) -> Option<String> {
         self.error.borrow().clone()
     }

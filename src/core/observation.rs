@@ -21,6 +21,9 @@ pub struct Observation {
     pub at_ms: u64,
     /// `None`: the supervisor's socket does not answer.
     pub supervisor: Option<SupervisorStatus>,
+    /// Why it does not answer.
+    #[serde(default)]
+    pub supervisor_error: Option<String>,
     /// `None`: PostgreSQL does not run or does not answer the query in time.
     pub server: Option<ServerStatus>,
     /// The roles on the primary have been brought up to the secrets' present contents.

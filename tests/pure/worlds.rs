@@ -144,6 +144,7 @@ pub(crate) fn observation(ordinal: u32, supervisor: SupervisorStatus) -> Observa
     Observation {
         at_ms: 1_000,
         supervisor: Some(supervisor),
+        supervisor_error: None,
         server: None,
         roles_current: true,
         dns_answered: true,

@@ -39,7 +39,7 @@ pub fn decide(policy: &Policy, memory: &Memory, observation: &Observation) -> De
     let Some(supervisor) = &observation.supervisor else {
         return Decision {
             situation: Situation::SupervisorUnreachable,
-            detail: String::new(),
+            detail: observation.supervisor_error.clone().unwrap_or_default(),
             postgres: None,
             memory,
             recheck_after_ms: 200,
