@@ -177,7 +177,7 @@ fn row_70_as_process_1_it_reaps_orphans_and_ends_cleanly_on_term() {
         family.retain(|one| one.parent == supervisor && one.name == "sleep");
         family
     };
-    pod.sql("COPY (SELECT 1) TO PROGRAM 'sleep 0.8 & sleep 0.8 & sleep 0.8 &'");
+    pod.sql("COPY (SELECT 1) TO PROGRAM 'sleep 4 & sleep 4 & sleep 4 &'");
     assert!(
         wait_for(Duration::from_secs(5), || orphans().len() == 3),
         "{:?}",

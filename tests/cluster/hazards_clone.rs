@@ -237,7 +237,7 @@ fn row_76_a_mount_point_as_pgdata_is_refused_with_what_to_do() {
     let mount_point = volume.0.to_str().expect("utf-8").to_owned();
     first.set("PGDATA", &mount_point);
     let (code, log) = first.init();
-    assert_eq!(code, 65, "{log}");
+    assert_eq!(code, 64, "{log}");
     assert!(
         log.contains("mount point") && log.contains("sub-directory"),
         "{log}"
