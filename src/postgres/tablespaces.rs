@@ -46,9 +46,15 @@ pub(super) async fn refuse(
         application_name,
         tls: tls.as_ref(),
     };
-    let mut client = ReplicationClient::connect_to_database(&access, DATABASE, LIMIT)
-        .await
-        .map_err(could_not_ask)?;
+    let mut client = match ReplicationClient::connect_to_database(&access, DATABASE, LIMIT).await {
+        Ok(client) => client,
+        // An upstream that podgres did not configure may admit replication alone; the finished copy is looked at too.
+        Err(error @ UpstreamError::NoHbaEntry { .. }) => {
+            tracing::warn!(%error, "could not ask the upstream for its tablespaces; cloning all the same");
+            return Ok(());
+        }
+        Err(error) => return Err(could_not_ask(error)),
+    };
     let names = client.text(TABLESPACES).await.map_err(could_not_ask)?;
     client.close().await;
     names.map_or(Ok(()), |names| Err(found(upstream, names)))

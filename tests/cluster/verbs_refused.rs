@@ -108,5 +108,5 @@ fn a_sidecar_that_may_not_ask_the_supervisor_said_nothing_of_why() {
         log.contains("Permission denied") && log.contains("fsGroup"),
         "{log}"
     );
-    assert_eq!(log.matches("could not reach the supervisor").count(), 1, "{log}");
+    assert_eq!(log.matches("give all containers").count(), 1, "{log}");
 }
