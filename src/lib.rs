@@ -8,6 +8,7 @@
 //! - [`cmd`], [`config`], [`telemetry`]: the command line.
 
 pub mod agent;
+pub mod clock;
 pub mod cmd;
 pub mod config;
 pub mod core;

@@ -34,7 +34,17 @@ pub(super) struct Done {
 /// The reason in words.
 pub(super) async fn execute(action: PostgresAction, hands: Hands<'_>) -> Result<Done, String> {
     let request = match action {
-        PostgresAction::GrantLicence { duration_ms } => SupervisorRequest::GrantLicence { duration_ms },
+        PostgresAction::GrantLicence { until_ms } => SupervisorRequest::GrantLicence { until_ms },
+        PostgresAction::Promote {
+            synchronous_standby_names,
+            term,
+        } => SupervisorRequest::Promote {
+            synchronous_standby_names,
+            term,
+        },
+        PostgresAction::Detach { term } => SupervisorRequest::Detach { term },
+        PostgresAction::Hold { term } => SupervisorRequest::Hold { term },
+        PostgresAction::Cancel => SupervisorRequest::Cancel,
         PostgresAction::Start { server } => SupervisorRequest::Start { server },
         PostgresAction::Reload { server } => SupervisorRequest::Reload { server },
         PostgresAction::Stop { mode } => SupervisorRequest::Stop { mode },
@@ -44,8 +54,9 @@ pub(super) async fn execute(action: PostgresAction, hands: Hands<'_>) -> Result<
             }
             SupervisorRequest::Run { job }
         }
+        PostgresAction::Barrier { .. } | PostgresAction::Checkpoint => return Ok(Done::default()),
         PostgresAction::EnsureRoles => return ensure_roles(hands).await,
-        PostgresAction::ReconcileSlots { expected } => return reconcile_slots(hands, &expected).await,
+        PostgresAction::ReconcileSlots { expected, .. } => return reconcile_slots(hands, &expected).await,
     };
     hands
         .supervisor

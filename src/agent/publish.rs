@@ -64,13 +64,14 @@ pub(super) fn member_status(
         pids: settings.report_pids.then(|| pids(supervisor)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         clones_total,
+        leadership: None,
     }
 }
 
 fn role(settings: &Settings, supervisor: Option<&SupervisorStatus>) -> Role {
     match supervisor.map(|supervisor| &supervisor.postmaster) {
         Some(Postmaster::Running {
-            role: ServerRole::Primary,
+            role: ServerRole::Primary { .. },
             ..
         }) => Role::Primary,
         Some(Postmaster::Running {
@@ -107,6 +108,7 @@ fn state(observation: &Observation, job: Option<&JobReport>, answered: bool) -> 
         &observation.server,
     ) {
         (Some(JobKind::Clone), _, _) => MemberState::Cloning,
+        (Some(JobKind::Rewind), _, _) => MemberState::Rewinding,
         (None, Postmaster::Running { ready: true, .. }, Some(server))
             if server.in_recovery && server.receiver_streaming =>
         {
@@ -175,6 +177,7 @@ pub(super) fn first_view(settings: &Settings) -> ClusterView {
         pids: settings.report_pids.then(|| pids(None)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         clones_total: 0,
+        leadership: None,
     };
     view(settings, me, Vec::new())
 }

@@ -10,6 +10,7 @@ use crate::core::cluster::{ClusterView, PeerEntry};
 use crate::core::data_directory::DataDirectory;
 use crate::core::decide::decide;
 use crate::core::decision::{Decision, Memory, PostgresAction};
+use crate::core::lease::LeaseView;
 use crate::core::observation::{FailedAction, Observation, UpstreamView};
 use crate::core::route_table::route_table;
 use crate::core::routing::RouteTable;
@@ -231,6 +232,10 @@ impl Agent {
             upstream: self.upstream.borrow_and_update().clone(),
             own_slot,
             failed_action: self.failed_action.clone(),
+            lease: LeaseView::default(),
+            barrier: None,
+            request: None,
+            checkpointed_at_ms: None,
         }
     }
 

@@ -51,6 +51,7 @@ impl Access {
             address,
             port: self.port,
             slot: self.slot.clone(),
+            application_name: None,
         }
     }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::{Environment, InvalidSetting, units};
+use crate::core::lease::{Durability, Identity};
 use crate::core::member::{MemberName, Ordinal};
-use crate::core::policy::{Leadership, Policy};
+use crate::core::policy::{LeaseTimes, Leadership, Policy};
 use crate::core::routing::{ReadOnlyFallback, RouteMode, RoutePolicy};
 
 /// Flags of every command that runs in a pod.
@@ -188,6 +189,14 @@ impl Pod {
             discovery_timeout_ms: ms(arguments.discovery_timeout),
             stall_timeout_ms: ms(arguments.stall_timeout),
             slot_retention_ms: ms(arguments.slot_retention),
+            identity: Identity {
+                pod: self.name.to_string(),
+                uid: self.uid.clone(),
+            },
+            durability: Durability::Async,
+            gate: true,
+            priority: Some(0),
+            times: LeaseTimes::default(),
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::lease::LeaseWrite;
 use super::member::Ordinal;
 use super::situation::Situation;
 use super::supervision::{CloneReason, JobRequest, ServerRole, StopMode};
@@ -13,10 +14,31 @@ use super::wal::Lsn;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum PostgresAction {
-    /// Lets the supervisor run PostgreSQL writable; `None` is without a deadline.
+    /// Lets the supervisor run PostgreSQL writable until a time on `CLOCK_BOOTTIME`; `None` is without a deadline.
     GrantLicence {
-        duration_ms: Option<u64>,
+        until_ms: Option<u64>,
     },
+    /// Takes a running standby into office.
+    Promote {
+        synchronous_standby_names: String,
+        term: u64,
+    },
+    /// Promises `term` and ends the WAL receiver.
+    Detach {
+        term: u64,
+    },
+    /// Writes down that this member runs as the primary of `term`.
+    Hold {
+        term: u64,
+    },
+    /// Marks the place in the WAL from which on `synchronous_standby_names` is in force.
+    Barrier {
+        synchronous_standby_names: String,
+    },
+    /// Before a planned stop, so that the stop has little left to write.
+    Checkpoint,
+    /// Ends the running job.
+    Cancel,
     /// Runs a job; for a clone, this member's slot is made on the upstream first.
     Run {
         job: JobRequest,
@@ -33,9 +55,12 @@ pub enum PostgresAction {
     },
     /// Brings the superuser's and the replication role's passwords to the secrets' contents.
     EnsureRoles,
-    /// Makes the members' slots that are missing, drops podgres' slots of members that are gone.
+    /// Makes the members' slots that are missing, drops podgres' slots of members that are gone; on a standby
+    /// moves each forward to where the primary's slot of that name is.
     ReconcileSlots {
         expected: Vec<String>,
+        #[serde(default)]
+        advance: BTreeMap<String, Lsn>,
     },
 }
 
@@ -87,6 +112,12 @@ pub struct Decision {
     /// The particulars: who, which, what was found and what was expected.
     pub detail: String,
     pub postgres: Option<PostgresAction>,
+    /// At most one write to the Lease.
+    #[serde(default)]
+    pub lease: Option<LeaseWrite>,
+    /// The commit gate confirms WAL until this time on `CLOCK_BOOTTIME`; 0: not at all.
+    #[serde(default)]
+    pub gate_until_ms: u64,
     pub memory: Memory,
     /// Look again after this long at the latest.
     pub recheck_after_ms: u64,

@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod data_directory;
 pub mod decide;
 pub mod decision;
+pub mod lease;
 pub mod member;
 pub mod observation;
 pub mod policy;

@@ -10,12 +10,13 @@ use serde::{Deserialize, Serialize};
 use super::cluster::PeerContact;
 use super::data_directory::SystemIdentifier;
 use super::decision::PostgresAction;
+use super::lease::{LeadershipReport, LeaseView};
 use super::member::Ordinal;
 use super::status::{HeldData, MemberStatus, ServerStatus, SlotStatus};
 use super::supervision::SupervisorStatus;
 use super::wal::{Lsn, TimelineHistory, TimelineId};
 
-/// One turn's view of the world. `at_ms` is this machine's own monotonic clock.
+/// One turn's view of the world. `at_ms` is this machine's `CLOCK_BOOTTIME` in milliseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Observation {
     pub at_ms: u64,
@@ -38,6 +39,35 @@ pub struct Observation {
     /// The last action, if it could not be carried out.
     #[serde(default)]
     pub failed_action: Option<FailedAction>,
+    /// With `leadership=lease`.
+    #[serde(default)]
+    pub lease: LeaseView,
+    /// Since when which `synchronous_standby_names` is in force.
+    #[serde(default)]
+    pub barrier: Option<Barrier>,
+    /// What the operator asked of this member itself.
+    #[serde(default)]
+    pub request: Option<MemberRequest>,
+    /// A checkpoint that this member asked for has ended at this time.
+    #[serde(default)]
+    pub checkpointed_at_ms: Option<u64>,
+}
+
+/// Every commit that waited under another setting lies before `lsn`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Barrier {
+    pub synchronous_standby_names: String,
+    pub lsn: Lsn,
+}
+
+/// An operator's request to one member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberRequest {
+    /// Stop and start PostgreSQL.
+    Restart,
+    /// Clone this standby afresh.
+    Reinit,
 }
 
 /// An action that came to nothing: it is not tried again at once.
@@ -72,6 +102,22 @@ pub struct PeerView {
     pub slot: Option<SlotStatus>,
     pub oldest_wal_lsn: Option<Lsn>,
     pub wal_segment_size_bytes: u64,
+    /// Milliseconds since its last line; `None` if it was never heard.
+    #[serde(default)]
+    pub heard_ms_ago: Option<u64>,
+    /// It said last that its WAL receiver streams, or that it is a primary that accepts connections.
+    #[serde(default)]
+    pub running: bool,
+    /// Of its own words, kept when the contact is lost.
+    #[serde(default)]
+    pub flush_lsn: Option<Lsn>,
+    /// All its slots, where it says.
+    #[serde(default)]
+    pub slots: Vec<SlotStatus>,
+    #[serde(default)]
+    pub uid: String,
+    #[serde(default)]
+    pub leadership: Option<LeadershipReport>,
 }
 
 impl PeerView {
@@ -88,6 +134,12 @@ impl PeerView {
             slot: None,
             oldest_wal_lsn: None,
             wal_segment_size_bytes: 0,
+            heard_ms_ago: None,
+            running: false,
+            flush_lsn: None,
+            slots: Vec::new(),
+            uid: String::new(),
+            leadership: None,
         }
     }
 
@@ -106,6 +158,12 @@ impl PeerView {
             slot: server.and_then(|s| s.slots.iter().find(|slot| slot.slot_name == own_slot).cloned()),
             oldest_wal_lsn: server.and_then(|s| s.oldest_wal_lsn),
             wal_segment_size_bytes: server.map_or(0, |s| s.wal_segment_size_bytes),
+            heard_ms_ago: None,
+            running: connected && (status.streaming() || (status.accepting && status.writable)),
+            flush_lsn: status.server.as_ref().map(|s| s.flush_lsn),
+            slots: server.map_or_else(Vec::new, |s| s.slots.clone()),
+            uid: status.uid.clone(),
+            leadership: status.leadership.clone(),
         }
     }
 }

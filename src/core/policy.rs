@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::lease::{Durability, Identity};
 use super::member::Ordinal;
 
 /// Who may be primary.
@@ -10,6 +11,8 @@ use super::member::Ordinal;
 pub enum Leadership {
     /// The first ordinal is the primary for ever; no API rights are needed.
     FixedOrdinal,
+    /// The holder of the Lease named as the cluster.
+    Lease,
 }
 
 /// Settings that `decide` reads. Times are milliseconds.
@@ -31,6 +34,42 @@ pub struct Policy {
     pub stall_timeout_ms: u64,
     /// How long a member may be missing from DNS before its replication slot is dropped.
     pub slot_retention_ms: u64,
+    /// This pod in the Lease's `holderIdentity`.
+    pub identity: Identity,
+    pub durability: Durability,
+    /// Commits also wait for the sidecar's own confirmation.
+    pub gate: bool,
+    /// Whether this member may become primary, and who is preferred among equals (lower first).
+    pub priority: Option<u32>,
+    pub times: LeaseTimes,
+}
+
+/// The Lease's timing; relations are checked where the settings are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseTimes {
+    /// Others may take the Lease when they have not seen it change for so long.
+    pub lease_duration_ms: u64,
+    /// The right ends so long after the last renewal was sent.
+    pub renew_deadline_ms: u64,
+    pub retry_period_ms: u64,
+    /// Silence of a peer after which it counts as lost.
+    pub peer_timeout_ms: u64,
+    pub stop_timeout_ms: u64,
+    /// A crashed primary that is not ready by then is handed over, where that loses nothing.
+    pub recovery_timeout_ms: u64,
+}
+
+impl Default for LeaseTimes {
+    fn default() -> Self {
+        Self {
+            lease_duration_ms: 15_000,
+            renew_deadline_ms: 10_000,
+            retry_period_ms: 2_000,
+            peer_timeout_ms: 2_000,
+            stop_timeout_ms: 3_000,
+            recovery_timeout_ms: 30_000,
+        }
+    }
 }
 
 impl Policy {

@@ -10,6 +10,8 @@ pub enum Situation {
     Leaving,
     Initialising,
     Cloning,
+    /// `pg_rewind` runs.
+    Rewinding,
     JobRefused,
     JobFailed,
     UnusableDataDirectory,
@@ -60,7 +62,7 @@ pub enum Outlook {
 }
 
 /// Outlook, name and explanation of every situation, in the order in which `decide` asks for them.
-pub const SITUATIONS: [(Situation, Outlook, &str, &str); 38] = {
+pub const SITUATIONS: [(Situation, Outlook, &str, &str); 39] = {
     use Outlook::{Overdue, Passing, Refused, Steady};
     use Situation as S;
     [
@@ -87,6 +89,12 @@ pub const SITUATIONS: [(Situation, Outlook, &str, &str); 38] = {
             Passing,
             "cloning",
             "the primary is being copied into the staging directory",
+        ),
+        (
+            S::Rewinding,
+            Passing,
+            "rewinding",
+            "the former primary is being rewound to where the new one branched off",
         ),
         (
             S::UnusableDataDirectory,

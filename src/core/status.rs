@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::data_directory::SystemIdentifier;
+use super::lease::LeadershipReport;
 use super::member::Ordinal;
 use super::supervision::{JobKind, JobProgress};
 use super::wal::{Lsn, TimelineId};
@@ -127,6 +128,18 @@ pub struct ServerStatus {
     pub wal_segment_size_bytes: u64,
     /// The login role for replication exists with the right password verifier.
     pub replication_role: bool,
+    /// Standby: a WAL receiver process exists, streaming or not.
+    #[serde(default)]
+    pub receiver_present: bool,
+    /// Standby: milliseconds since the WAL receiver heard from its upstream.
+    #[serde(default)]
+    pub receiver_silent_ms: Option<u64>,
+    /// Standby: replay has reached the end of all WAL that is here and waits for more.
+    #[serde(default)]
+    pub replay_waiting: bool,
+    /// The setting as this session sees it.
+    #[serde(default)]
+    pub synchronous_standby_names: String,
 }
 
 /// Process ids, given only where they mean something outside the pod: in a demo.
@@ -182,6 +195,9 @@ pub struct MemberStatus {
     pub version: String,
     /// Clones this member has made since its volume was new, by reason, are metrics; this one is for tests and status.
     pub clones_total: u64,
+    /// With `leadership=lease`.
+    #[serde(default)]
+    pub leadership: Option<LeadershipReport>,
 }
 
 impl MemberStatus {

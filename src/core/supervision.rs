@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::data_directory::{DataDirectory, SystemIdentifier};
+use super::lease::Incarnation;
 
 /// The socket's file name in the pod's run directory.
 pub const SOCKET_NAME: &str = "supervisor.sock";
@@ -25,17 +26,35 @@ pub struct Upstream {
     pub port: u16,
     /// The physical replication slot on the upstream that is this member's.
     pub slot: String,
+    /// Under which name the upstream counts this standby's confirmations; the member's name if `None`.
+    #[serde(default)]
+    pub application_name: Option<String>,
 }
+
+/// The commit gate's name in `synchronous_standby_names`.
+pub const GATE_NAME: &str = "podgres_gate";
 
 /// How PostgreSQL is to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "role", rename_all = "snake_case")]
 pub enum ServerRole {
-    Primary,
+    /// `synchronous_standby_names` is PostgreSQL's setting, empty with fixed leadership. A standby has nothing but
+    /// the gate in it under `lease`, so that one promoted by anybody else acknowledges nothing.
+    Primary { synchronous_standby_names: String },
     /// `upstream` is `None` while nobody is known: the server then replays and serves what it has.
     Standby {
         upstream: Option<Upstream>,
     },
+}
+
+impl ServerRole {
+    /// A primary that waits for nobody's confirmation.
+    #[must_use]
+    pub fn alone() -> Self {
+        Self::Primary {
+            synchronous_standby_names: String::new(),
+        }
+    }
 }
 
 /// How to stop PostgreSQL (manual, "Shutting Down the Server").
@@ -60,6 +79,8 @@ pub enum CloneReason {
     Diverged,
     /// The operator asked.
     Requested,
+    /// `pg_rewind` could not make it follow.
+    NotRewound,
 }
 
 /// A slow action on the data directory; at most one runs at a time.
@@ -76,6 +97,13 @@ pub enum JobRequest {
         /// `Empty` refuses a PGDATA that holds anything; the other reasons replace it.
         reason: CloneReason,
     },
+    /// Makes a stopped former primary able to follow: crash recovery where it was not shut down cleanly, what it
+    /// alone has kept aside and counted, then `pg_rewind`, then a standby.signal. A directory left half
+    /// rewound is marked, and `Failed { refused: true }`: only a clone helps.
+    Rewind {
+        upstream: Upstream,
+        system_identifier: SystemIdentifier,
+    },
 }
 
 impl JobRequest {
@@ -84,6 +112,7 @@ impl JobRequest {
         match self {
             Self::Initdb => JobKind::Initdb,
             Self::Clone { .. } => JobKind::Clone,
+            Self::Rewind { .. } => JobKind::Rewind,
         }
     }
 }
@@ -93,6 +122,7 @@ impl JobRequest {
 pub enum JobKind {
     Initdb,
     Clone,
+    Rewind,
 }
 
 /// How far a clone is.
@@ -185,8 +215,8 @@ pub struct PostmasterExit {
 pub enum Licence {
     /// No deadline: fixed leadership.
     Unlimited,
-    /// Ends by itself this long after the supervisor received it.
-    Limited { remaining_ms: u64 },
+    /// Ends by itself at a time on this machine's `CLOCK_BOOTTIME`, in milliseconds.
+    Limited { until_ms: u64 },
     /// Never given, or run out: a primary is stopped and not started.
     None,
 }
@@ -212,6 +242,41 @@ pub struct SupervisorStatus {
     /// The mounted files (TLS, secrets, configuration) are no longer those that the running server was given.
     #[serde(default)]
     pub outdated: bool,
+    /// What is written down beside PGDATA and never goes back.
+    #[serde(default)]
+    pub terms: Terms,
+    /// Of the directory at PGDATA; `None` while there is none.
+    #[serde(default)]
+    pub incarnation: Option<Incarnation>,
+    /// The volume has not taken an fsync since this time (`CLOCK_BOOTTIME`, milliseconds).
+    #[serde(default)]
+    pub disk_failing_since_ms: Option<u64>,
+    /// What was kept aside of WAL that only this member had, when it was last rewound or replaced.
+    #[serde(default)]
+    pub diverged: Option<DivergedWal>,
+}
+
+/// What a member has bound itself to, kept beside the data directory and written to disk before it is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Terms {
+    /// It takes no WAL from a primary of an earlier term.
+    pub promised: u64,
+    /// The last term in which PostgreSQL ran here as primary; 0: never under a Lease.
+    pub held: u64,
+}
+
+/// WAL of a former primary that no other member has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DivergedWal {
+    /// The folder beside PGDATA.
+    pub kept_in: String,
+    pub from_lsn: String,
+    pub to_lsn: String,
+    pub commits: u64,
+    pub bytes: u64,
+    /// Commit times of the first and the last, as PostgreSQL prints them.
+    pub first_commit: Option<String>,
+    pub last_commit: Option<String>,
 }
 
 /// One request, one line.
@@ -232,6 +297,22 @@ pub enum SupervisorRequest {
     Reload {
         server: ServerRole,
     },
+    /// Makes a running standby the primary; refused without a licence. Writes the configuration for the new role and
+    /// has it read first.
+    Promote {
+        synchronous_standby_names: String,
+        /// Written down as [`Terms::held`] first.
+        term: u64,
+    },
+    /// Writes down that no WAL is taken from a primary of an earlier term than `term`; then ends the WAL receiver
+    /// of a running standby by a reload without an upstream.
+    Detach {
+        term: u64,
+    },
+    /// Writes down that PostgreSQL is to run here as the primary of `term`.
+    Hold {
+        term: u64,
+    },
     Stop {
         mode: StopMode,
     },
@@ -240,9 +321,10 @@ pub enum SupervisorRequest {
     },
     /// Ends the running job and cleans its staging directory.
     Cancel,
-    /// `duration_ms` from the receipt; `None` for no deadline.
+    /// Until a time on this machine's `CLOCK_BOOTTIME`, in milliseconds; `None` for no deadline. An absolute time,
+    /// so that a request that was held up grants nothing more.
     GrantLicence {
-        duration_ms: Option<u64>,
+        until_ms: Option<u64>,
     },
     RevokeLicence,
 }

@@ -124,7 +124,7 @@ fn owned(
 ) -> Vec<(&'static str, String)> {
     let display = |path: &Path| path.to_string_lossy().into_owned();
     let upstream = match role {
-        ServerRole::Primary => None,
+        ServerRole::Primary { .. } => None,
         ServerRole::Standby { upstream } => upstream.as_ref(),
     };
     let mut lines = vec![

@@ -49,6 +49,12 @@ SELECT in_recovery,
             (SELECT min_recovery_end_timeline FROM pg_control_recovery())) END AS control_timeline,
        receiver.received_tli AS receiver_timeline,
        coalesce(receiver.status = 'streaming', false) AS receiver_streaming,
+       receiver.status IS NOT NULL AS receiver_present,
+       (extract(epoch FROM clock_timestamp() - receiver.last_msg_receipt_time) * 1000)::bigint AS receiver_silent_ms,
+       CASE WHEN in_recovery AND receiver.status IS NULL THEN
+            (SELECT bool_or(wait_event IN ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream'))
+             FROM pg_stat_activity WHERE backend_type = 'startup') END AS replay_waiting,
+       current_setting('synchronous_standby_names') AS synchronous_standby_names,
        receiver.latest_end_lsn AS upstream_lsn,
        CASE WHEN in_recovery THEN
             (extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000)::bigint
@@ -70,7 +76,7 @@ SELECT in_recovery,
         WHERE rolname = $2::text::name AND rolcanlogin AND rolreplication) AS verifier
 FROM (SELECT pg_is_in_recovery() AS in_recovery OFFSET 0) server
 LEFT JOIN LATERAL (
-    SELECT status, received_tli, latest_end_lsn FROM pg_stat_wal_receiver WHERE in_recovery) receiver ON true";
+    SELECT status, received_tli, latest_end_lsn, last_msg_receipt_time FROM pg_stat_wal_receiver WHERE in_recovery) receiver ON true";
 
 /// Asks for the facts and prepares the status query.
 pub(super) async fn prepare(client: &Client) -> Result<(ServerFacts, Statement), QueryError> {
@@ -113,6 +119,11 @@ pub(super) fn decode(row: &Row, facts: &ServerFacts) -> Result<Answer, QueryErro
         oldest_wal_lsn: oldest(&segments, timeline),
         wal_segment_size_bytes: facts.wal_segment_size_bytes,
         replication_role: false,
+        receiver_present: get(row, "receiver_present")?,
+        receiver_silent_ms: get::<Option<i64>>(row, "receiver_silent_ms")?
+            .map(|silent| silent.max(0).cast_unsigned()),
+        replay_waiting: get::<Option<bool>>(row, "replay_waiting")?.unwrap_or(false),
+        synchronous_standby_names: get(row, "synchronous_standby_names")?,
     };
     let verifier = get(row, "verifier")?;
     Ok(Answer { status, verifier })

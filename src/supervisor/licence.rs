@@ -45,13 +45,11 @@ impl LicenceClock {
         })
     }
 
-    /// Replaces what was held by a licence of `duration_ms` from now, or one without an end.
-    pub(super) fn grant(&mut self, duration_ms: Option<u64>) -> io::Result<()> {
-        let held = match duration_ms {
+    /// Replaces what was held by a licence until `until_ms` on `CLOCK_BOOTTIME`, or one without an end.
+    pub(super) fn grant(&mut self, until_ms: Option<u64>) -> io::Result<()> {
+        let held = match until_ms {
             None => Held::Unlimited,
-            Some(ms) => {
-                Held::Until(boottime_ns().saturating_add(ms.saturating_mul(NANOSECONDS_PER_MILLISECOND)))
-            }
+            Some(ms) => Held::Until(ms.saturating_mul(NANOSECONDS_PER_MILLISECOND)),
         };
         self.arm(held)?;
         self.held = held;
@@ -82,8 +80,8 @@ impl LicenceClock {
             Held::None => Licence::None,
             Held::Until(deadline) => match deadline.saturating_sub(boottime_ns()) {
                 0 => Licence::None,
-                left => Licence::Limited {
-                    remaining_ms: left / NANOSECONDS_PER_MILLISECOND,
+                _ => Licence::Limited {
+                    until_ms: deadline / NANOSECONDS_PER_MILLISECOND,
                 },
             },
         }
@@ -144,6 +142,11 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
 
+    #[expect(clippy::unnecessary_wraps, reason = "as it is given")]
+    fn in_ms(ms: u64) -> Option<u64> {
+        Some(boottime_ns() / NANOSECONDS_PER_MILLISECOND + ms)
+    }
+
     async fn deadline_comes(clock: &LicenceClock) -> bool {
         tokio::time::timeout(SOON, clock.deadline()).await.is_ok()
     }
@@ -152,9 +155,9 @@ mod tests {
     async fn a_limited_licence_lapses_by_itself_and_a_renewal_extends_it() {
         let mut clock = LicenceClock::new().unwrap();
         assert!(!clock.allows_primary(), "there is none at first");
-        clock.grant(Some(50)).unwrap();
+        clock.grant(in_ms(50)).unwrap();
         assert!(clock.allows_primary());
-        clock.grant(Some(400)).unwrap();
+        clock.grant(in_ms(400)).unwrap();
         let begun = std::time::Instant::now();
         assert!(deadline_comes(&clock).await);
         assert!(
@@ -163,7 +166,7 @@ mod tests {
         );
         assert!(clock.lapse() && !clock.lapse());
         assert_eq!(clock.current(), Licence::None);
-        clock.grant(Some(20)).unwrap();
+        clock.grant(in_ms(20)).unwrap();
         assert!(deadline_comes(&clock).await, "the timer works only once");
     }
 

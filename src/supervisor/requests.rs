@@ -74,13 +74,16 @@ impl Supervisor {
             }
             SupervisorRequest::Stop { mode } => self.stop_as_asked(mode),
             SupervisorRequest::Cancel => self.cancel_job(),
-            SupervisorRequest::GrantLicence { duration_ms } => return self.grant(duration_ms),
+            SupervisorRequest::GrantLicence { until_ms } => return self.grant(until_ms),
             SupervisorRequest::RevokeLicence => self.revoke(),
             // Answered by the status alone, or begun by the caller.
             SupervisorRequest::Status
             | SupervisorRequest::Wait { .. }
             | SupervisorRequest::Start { .. }
-            | SupervisorRequest::Reload { .. } => {}
+            | SupervisorRequest::Reload { .. }
+            | SupervisorRequest::Promote { .. }
+            | SupervisorRequest::Detach { .. }
+            | SupervisorRequest::Hold { .. } => {}
         }
         Ok(())
     }
@@ -126,7 +129,7 @@ impl Supervisor {
     }
 
     pub(super) fn may_run_as(&self, server: &ServerRole) -> Result<(), Refusal> {
-        if *server == ServerRole::Primary && !self.licence.allows_primary() {
+        if matches!(server, ServerRole::Primary { .. }) && !self.licence.allows_primary() {
             return Err(Refusal::NoLicence);
         }
         Ok(())
@@ -182,10 +185,10 @@ impl Supervisor {
         self.stop(mode, None, "requested by the agent");
     }
 
-    fn grant(&mut self, duration_ms: Option<u64>) -> Result<(), String> {
+    fn grant(&mut self, until_ms: Option<u64>) -> Result<(), String> {
         let could_not = |error| format!("could not set the timer for the licence: {error}");
         let before = self.licence.allows_primary();
-        self.licence.grant(duration_ms).map_err(could_not)?;
+        self.licence.grant(until_ms).map_err(could_not)?;
         // A renewal is no news to anybody, and comes every few seconds.
         if !before {
             self.changed();

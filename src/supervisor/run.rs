@@ -21,7 +21,7 @@ use super::tools::{self, Found};
 use super::work::{self, Task, Work};
 use super::{SupervisorError, SupervisorExit, panic, reaper};
 use crate::core::supervision::{
-    JobStatus, Postmaster, PostmasterExit, ServerRole, StopMode, SupervisorStatus,
+    JobStatus, Postmaster, PostmasterExit, ServerRole, StopMode, SupervisorStatus, Terms,
 };
 use crate::postgres::mounted::Fingerprint;
 
@@ -174,6 +174,10 @@ impl Supervisor {
             stopping: self.stopping,
             fenced: self.fenced,
             outdated: self.outdated(),
+            terms: Terms::default(),
+            incarnation: None,
+            disk_failing_since_ms: None,
+            diverged: None,
         }
     }
 
@@ -219,7 +223,7 @@ impl Supervisor {
         let Some(child) = &self.child else {
             return false;
         };
-        let writable = child.role == ServerRole::Primary || tools::was_promoted(&self.inputs.settings);
+        let writable = matches!(child.role, ServerRole::Primary { .. }) || tools::was_promoted(&self.inputs.settings);
         if writable {
             self.stop(StopMode::Fast, Some(self.inputs.settings.stop_timeout), reason);
         }

@@ -231,5 +231,6 @@ async fn run_tool(
             };
             basebackup::run(settings, &clone, &report).await
         }
+        JobRequest::Rewind { .. } => Ok(()),
     }
 }

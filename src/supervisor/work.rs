@@ -182,7 +182,7 @@ impl Supervisor {
         self.enforce_licence();
         self.may_run_as(&role).map_err(|refusal| refusal.to_string())?;
         let name = match role {
-            ServerRole::Primary => "primary",
+            ServerRole::Primary { .. } => "primary",
             ServerRole::Standby { .. } => "standby",
         };
         tracing::info!("starting PostgreSQL {} as {name}", self.found.major_version);

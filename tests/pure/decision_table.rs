@@ -27,7 +27,7 @@ fn action_name(action: Option<&PostgresAction>) -> &'static str {
             job: JobRequest::Clone { .. },
         }) => "clone",
         Some(PostgresAction::Start {
-            server: ServerRole::Primary,
+            server: ServerRole::alone(),
         }) => "start as primary",
         Some(PostgresAction::Start {
             server: ServerRole::Standby { .. },

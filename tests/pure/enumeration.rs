@@ -211,8 +211,8 @@ pub(crate) fn each_running(mut visit: impl FnMut(&Policy, &Memory, &Observation)
         Some(server(true, true)),
     ];
     let postmasters = [
-        running(ServerRole::Primary, true),
-        running(ServerRole::Primary, false),
+        running(ServerRole::alone(), true),
+        running(ServerRole::alone(), false),
         running_standby(),
         running(standby_of(Some(ADDRESS)), false),
         running(standby_of(Some(OLD_ADDRESS)), true),

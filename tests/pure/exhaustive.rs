@@ -168,7 +168,7 @@ fn broken_by_reload(supervisor: &SupervisorStatus, server: &ServerRole) -> Optio
         (ServerRole::Standby { upstream: Some(_) }, ServerRole::Standby { upstream: None }) => {
             Some("a reload takes no standby's upstream away")
         }
-        (ServerRole::Primary, ServerRole::Primary)
+        (ServerRole::alone(), ServerRole::Primary)
         | (ServerRole::Standby { .. }, ServerRole::Standby { .. }) => None,
         _ => Some("a reload does not change the role"),
     }
@@ -195,7 +195,7 @@ fn broken_by_start(
             (!was_standby(facts)).then_some("a directory last written by a primary is left alone")
         }
         ServerRole::Primary if !policy.first() => Some("only the first ordinal opens for writes"),
-        ServerRole::Primary => {
+        ServerRole::Primary { .. } => {
             let contested = observation.peers.values().any(|peer| {
                 let later = peer.timeline.is_some_and(|timeline| timeline > facts.timeline);
                 peer.writable || (later && peer.system_identifier == Some(facts.system_identifier))

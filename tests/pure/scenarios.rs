@@ -132,14 +132,14 @@ fn a_killed_primary_is_started_again_at_once() {
         ..supervisor(DataDirectory::Complete(facts()))
     };
     let decision = decide(&policy(0), &Memory::default(), &observation(0, status));
-    let server = ServerRole::Primary;
+    let server = ServerRole::alone();
     assert_eq!(decision.postgres, Some(PostgresAction::Start { server }));
 }
 
 fn primary_with_slot(ordinal: u32) -> podgres::core::observation::Observation {
     let status = SupervisorStatus {
         licence: Licence::Unlimited,
-        postmaster: running(ServerRole::Primary, true),
+        postmaster: running(ServerRole::alone(), true),
         ..supervisor(DataDirectory::Complete(facts()))
     };
     let mut observation = observation(0, status);
@@ -246,7 +246,7 @@ fn changed_files_are_given_to_a_streaming_standby_and_its_upstream_stays() {
 
 #[test]
 fn a_server_that_cannot_be_asked_gets_changed_files_too() {
-    for (ordinal, postmaster) in [(0, running(ServerRole::Primary, true)), (1, running_standby())] {
+    for (ordinal, postmaster) in [(0, running(ServerRole::alone(), true)), (1, running_standby())] {
         let status = SupervisorStatus {
             postmaster,
             outdated: true,

@@ -121,7 +121,7 @@ pub(super) fn complete(turn: Turn<'_>, facts: &DataDirectoryFacts) -> Decision {
         return turn.row(Situation::StartFailing, detail);
     }
     if turn.supervisor.licence == Licence::None {
-        let action = PostgresAction::GrantLicence { duration_ms: None };
+        let action = PostgresAction::GrantLicence { until_ms: None };
         return turn.act(Situation::Unlicensed, String::new(), action);
     }
     let detail = format!(
@@ -129,7 +129,7 @@ pub(super) fn complete(turn: Turn<'_>, facts: &DataDirectoryFacts) -> Decision {
         facts.system_identifier, facts.timeline
     );
     let action = PostgresAction::Start {
-        server: ServerRole::Primary,
+        server: ServerRole::alone(),
     };
     turn.act(Situation::ReadyAsPrimary, detail, action)
 }

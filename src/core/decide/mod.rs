@@ -41,6 +41,8 @@ pub fn decide(policy: &Policy, memory: &Memory, observation: &Observation) -> De
             situation: Situation::SupervisorUnreachable,
             detail: observation.supervisor_error.clone().unwrap_or_default(),
             postgres: None,
+            lease: None,
+            gate_until_ms: 0,
             memory,
             recheck_after_ms: 200,
         };
@@ -60,6 +62,7 @@ pub fn decide(policy: &Policy, memory: &Memory, observation: &Observation) -> De
         let situation = match kind {
             JobKind::Initdb => Situation::Initialising,
             JobKind::Clone => Situation::Cloning,
+            JobKind::Rewind => Situation::Rewinding,
         };
         return turn.row(situation, note::progress_text(*progress));
     }
@@ -101,6 +104,8 @@ impl<'a> Turn<'a> {
             situation,
             detail,
             postgres: None,
+            lease: None,
+            gate_until_ms: 0,
             memory: self.memory,
             recheck_after_ms: REGULARLY_MS,
         }
@@ -177,6 +182,7 @@ impl<'a> Turn<'a> {
             address,
             port: upstream.port,
             slot: self.observation.own_slot.clone(),
+            application_name: None,
         })
     }
 

@@ -1,5 +1,7 @@
 //! PostgreSQL runs: it is left alone unless it runs in a way that it must not.
 
+use std::collections::BTreeMap;
+
 use crate::core::decision::{Decision, PostgresAction};
 use crate::core::observation::ProbeState;
 use crate::core::situation::Situation;
@@ -73,14 +75,14 @@ fn primary(turn: Turn<'_>, server: &ServerStatus) -> Decision {
         return turn.act(
             situation,
             detail,
-            PostgresAction::GrantLicence { duration_ms: None },
+            PostgresAction::GrantLicence { until_ms: None },
         );
     }
     if !turn.observation.roles_current {
         return turn.act(situation, detail, PostgresAction::EnsureRoles);
     }
     match slots::to_reconcile(turn.policy, &turn.memory, turn.observation) {
-        Some(expected) => turn.act(situation, detail, PostgresAction::ReconcileSlots { expected }),
+        Some(expected) => turn.act(situation, detail, PostgresAction::ReconcileSlots { expected, advance: BTreeMap::new() }),
         None => turn.row(situation, detail),
     }
 }
@@ -102,7 +104,7 @@ fn running_standby(turn: Turn<'_>, role: &ServerRole, server: &ServerStatus) -> 
         } => known.address != upstream.address,
         ServerRole::Standby { upstream: None } => true,
         // It could not take an upstream by a reload.
-        ServerRole::Primary => false,
+        ServerRole::Primary { .. } => false,
     };
     if moved {
         let detail = format!(

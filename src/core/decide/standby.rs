@@ -97,6 +97,7 @@ pub(super) fn foreign(turn: &Turn<'_>, facts: &DataDirectoryFacts) -> Option<Str
 fn replace(turn: Turn<'_>, reason: CloneReason) -> Decision {
     let situation = match reason {
         CloneReason::Diverged => Situation::Diverged,
+        CloneReason::NotRewound => Situation::Diverged,
         CloneReason::WalGone | CloneReason::Empty | CloneReason::Requested => Situation::WalGone,
     };
     if !turn.policy.reclone {

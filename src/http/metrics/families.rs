@@ -205,6 +205,7 @@ fn clone_reason(reason: CloneReason) -> &'static str {
         CloneReason::WalGone => "wal_gone",
         CloneReason::Diverged => "diverged",
         CloneReason::Requested => "requested",
+        CloneReason::NotRewound => "not_rewound",
     }
 }
 
@@ -212,6 +213,7 @@ fn job_kind(kind: JobKind) -> &'static str {
     match kind {
         JobKind::Initdb => "initdb",
         JobKind::Clone => "clone",
+        JobKind::Rewind => "rewind",
     }
 }
 

@@ -53,7 +53,7 @@ fn the_later_file_wins_and_podgres_last() {
                 format!("listen_addresses = '*'\n{kept}PORT = '2'\ncluster_name 'x'\n"),
             )
             .expect("write");
-            let server = Server::start(settings, ServerRole::Primary).await;
+            let server = Server::start(settings, ServerRole::alone()).await;
             for (name, expected) in [
                 ("work_mem", "5MB"),
                 ("max_wal_senders", "20"),
@@ -119,7 +119,7 @@ fn what_endangers_the_cluster_is_refused_and_the_old_file_stays() {
         let lab = Lab::new(15);
         let mut settings = lab.settings(0);
         initdb::run(&settings).await.expect("initdb");
-        conf::write(&settings, &ServerRole::Primary).await.expect("write");
+        conf::write(&settings, &ServerRole::alone()).await.expect("write");
         let good = fs::read_to_string(conf::path(&settings)).expect("read");
         for (line, expected) in [
             (
@@ -137,7 +137,7 @@ fn what_endangers_the_cluster_is_refused_and_the_old_file_stays() {
             ("work_mem = 'x", "syntax error"),
         ] {
             user_file(&lab, &mut settings, "a.conf", line);
-            let error = conf::write(&settings, &ServerRole::Primary)
+            let error = conf::write(&settings, &ServerRole::alone())
                 .await
                 .expect_err(line);
             assert!(
@@ -148,7 +148,7 @@ fn what_endangers_the_cluster_is_refused_and_the_old_file_stays() {
             assert_eq!(fs::read_to_string(conf::path(&settings)).expect("read"), good);
         }
         user_file(&lab, &mut settings, "a.conf", "max_slot_wal_keep_size = 1GB");
-        conf::write(&settings, &ServerRole::Primary)
+        conf::write(&settings, &ServerRole::alone())
             .await
             .expect("a limit may be chosen");
         fs::write(
@@ -156,7 +156,7 @@ fn what_endangers_the_cluster_is_refused_and_the_old_file_stays() {
             "max_slot_wal_keep_size = '-1'\n",
         )
         .expect("write");
-        let error = conf::write(&settings, &ServerRole::Primary)
+        let error = conf::write(&settings, &ServerRole::alone())
             .await
             .expect_err("ALTER SYSTEM");
         assert!(matches!(error, ConfigurationError::Setting { .. }), "{error}");
@@ -193,7 +193,7 @@ fn row_67_a_standbys_directory_is_not_started_as_a_primary() {
         let settings = lab.settings(0);
         initdb::run(&settings).await.expect("initdb");
         let standby = ServerRole::Standby { upstream: None };
-        signal_file::prepare_role(&settings, &ServerRole::Primary)
+        signal_file::prepare_role(&settings, &ServerRole::alone())
             .await
             .expect("primary");
         signal_file::prepare_role(&settings, &standby)
@@ -203,7 +203,7 @@ fn row_67_a_standbys_directory_is_not_started_as_a_primary() {
             .await
             .expect("twice");
         assert!(settings.data_directory.join("standby.signal").exists());
-        let error = signal_file::prepare_role(&settings, &ServerRole::Primary)
+        let error = signal_file::prepare_role(&settings, &ServerRole::alone())
             .await
             .expect_err("primary");
         assert!(
@@ -227,7 +227,7 @@ fn the_users_rules_follow_podgres_own() {
             "host all all all reject\nlocal all all trust",
         );
         initdb::run(&settings).await.expect("initdb");
-        let server = Server::start(settings, ServerRole::Primary).await;
+        let server = Server::start(settings, ServerRole::alone()).await;
         let rules = "SELECT string_agg(type || ' ' || array_to_string(user_name, ',') || ' ' || auth_method, '; ' \
                      ORDER BY line_number) FROM pg_hba_file_rules";
         assert_eq!(

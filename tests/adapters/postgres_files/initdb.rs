@@ -91,7 +91,7 @@ fn a_new_cluster_has_its_database_role_and_scripts() {
             assert!(environment.contains("POSTGRES_DB=Shop \"1\"\n"), "{environment}");
             assert!(!environment.contains("PASSWORD"), "{environment}");
 
-            let server = Server::start(settings, ServerRole::Primary).await;
+            let server = Server::start(settings, ServerRole::alone()).await;
             logins_work(&server).await;
             assert_eq!(server.query("SHOW data_checksums").await, "on");
             assert_eq!(server.query("SHOW wal_segment_size").await, "4MB");

@@ -59,7 +59,7 @@ fn a_cluster_is_described_on_every_version() {
             assert_eq!(new.control_state, ControlState::ShutDown);
             assert!(!new.standby_signal && !new.recovery_signal && !new.backup_label);
 
-            let server = Server::start(settings.clone(), ServerRole::Primary).await;
+            let server = Server::start(settings.clone(), ServerRole::alone()).await;
             let identifier = server
                 .query("SELECT system_identifier FROM pg_control_system()")
                 .await;
@@ -102,7 +102,7 @@ fn row_76_a_mode_from_fsgroup_is_repaired() {
             fs::set_permissions(path, fs::Permissions::from_mode(0o2770)).expect("chmod");
         }
         // Server::start repairs the mode; without that PostgreSQL would refuse.
-        Server::start(settings.clone(), ServerRole::Primary)
+        Server::start(settings.clone(), ServerRole::alone())
             .await
             .stop()
             .await;

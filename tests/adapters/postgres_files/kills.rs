@@ -50,7 +50,7 @@ fn row_65_initdb_dropped_anywhere_begins_again() {
             }
         }
         assert!(interrupted > 3, "only {interrupted} interruptions");
-        let server = Server::start(settings, ServerRole::Primary).await;
+        let server = Server::start(settings, ServerRole::alone()).await;
         let replication = server.settings.replication.clone();
         connect(&server.settings, &replication.user, replication.password.expose())
             .await
@@ -228,7 +228,7 @@ fn the_postmaster_ends_with_its_parent() {
         initdb::run(&settings).await.expect("initdb");
         let own = settings.clone();
         let pid = as_postgres(move || async move {
-            let mut server = Server::start(own, ServerRole::Primary).await;
+            let mut server = Server::start(own, ServerRole::alone()).await;
             let pid = server.child.id().expect("running");
             assert!(!processes_on(&server.settings.data_directory).is_empty());
             // Without this its destructor would do the work.

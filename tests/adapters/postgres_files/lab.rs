@@ -97,7 +97,7 @@ impl Lab {
     pub(super) async fn primary(&self) -> Server {
         let settings = self.settings(0);
         initdb::run(&settings).await.expect("initdb");
-        Server::start(settings, ServerRole::Primary).await
+        Server::start(settings, ServerRole::alone()).await
     }
 }
 

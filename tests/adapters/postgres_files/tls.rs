@@ -95,7 +95,7 @@ fn members_replicate_over_verified_tls_only() {
         let mut settings = lab.settings(0);
         settings.tls = Some(good.clone());
         initdb::run(&settings).await.expect("initdb");
-        let primary = Server::start(settings, ServerRole::Primary).await;
+        let primary = Server::start(settings, ServerRole::alone()).await;
         let clone = primary.clone_for(1, CloneReason::Empty).await;
         let (progress, _) = watch::channel(JobProgress::default());
 

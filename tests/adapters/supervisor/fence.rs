@@ -39,7 +39,7 @@ async fn a_primary_stops_by_itself_when_nobody_renews() {
     assert_eq!(pod.control_state(), "shut down");
     let start = |server| SupervisorRequest::Start { server };
     assert_eq!(
-        pod.refused(start(ServerRole::Primary)).await,
+        pod.refused(start(ServerRole::alone())).await,
         "cannot start as primary: no licence"
     );
     pod.start_primary().await;

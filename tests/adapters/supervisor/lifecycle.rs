@@ -47,7 +47,7 @@ async fn starts_stops_and_starts_again(mut pod: Pod) {
     };
     assert!(exit.requested && exit.was_ready, "{exit:?}");
     assert_eq!(exit.description, "exited with code 0");
-    let second = pod.start(ServerRole::Primary).await;
+    let second = pod.start(ServerRole::alone()).await;
     assert_ne!(first, second);
 }
 
@@ -101,7 +101,7 @@ async fn a_killed_postmaster_is_noticed_and_nothing_of_it_is_left() {
         );
     }
     assert!(!busy.wait().unwrap().success());
-    pod.start(ServerRole::Primary).await;
+    pod.start(ServerRole::alone()).await;
 }
 
 #[tokio::test]
@@ -167,7 +167,7 @@ async fn a_postmaster_that_survives_an_immediate_stop_is_killed() {
         (exit.requested, exit.description.as_str()),
         (true, "killed by signal 9")
     );
-    pod.start(ServerRole::Primary).await;
+    pod.start(ServerRole::alone()).await;
 }
 
 #[tokio::test]
@@ -176,14 +176,14 @@ async fn what_does_not_fit_the_state_is_refused() {
     pod.supervise().await;
     let start = |server| SupervisorRequest::Start { server };
     assert_eq!(
-        pod.refused(start(ServerRole::Primary)).await,
+        pod.refused(start(ServerRole::alone())).await,
         "cannot start as primary: no licence"
     );
     let reload = SupervisorRequest::Reload { server: STANDBY };
     assert_eq!(pod.refused(reload.clone()).await, "PostgreSQL is not running");
     pod.start_primary().await;
     assert_eq!(
-        pod.refused(start(ServerRole::Primary)).await,
+        pod.refused(start(ServerRole::alone())).await,
         "PostgreSQL is running"
     );
     let job = JobRequest::Initdb;

@@ -253,7 +253,7 @@ impl Pod {
     pub(super) async fn start_primary(&self) -> Pid {
         self.ask(SupervisorRequest::GrantLicence { duration_ms: None })
             .await;
-        self.start(ServerRole::Primary).await
+        self.start(ServerRole::alone()).await
     }
 
     /// "Database cluster state" of `pg_controldata`.
