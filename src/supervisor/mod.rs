@@ -12,11 +12,14 @@ use std::path::PathBuf;
 use crate::core::supervision::{PostmasterExit, SOCKET_NAME};
 use crate::postgres::{ReadLogins, ServerSettings};
 
+mod bonds;
 mod inputs;
 mod licence;
 mod panic;
 mod postmaster;
+mod promotion;
 mod reaper;
+mod receiver;
 mod requests;
 mod run;
 mod signals;

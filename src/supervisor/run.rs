@@ -12,14 +12,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::bonds::{self, Errand};
 use super::inputs::{self, Inputs};
-use super::licence::{LicenceClock, boottime_ns};
+use super::licence::LicenceClock;
 use super::postmaster::Child;
+use super::receiver::EndingReceiver;
 use super::signals::{Asked, Signals};
 use super::socket::{Call, ControlSocket, Desk};
 use super::tools::{self, Found};
 use super::work::{self, Task, Work};
 use super::{SupervisorError, SupervisorExit, panic, reaper};
+use crate::clock::boottime_ms;
 use crate::core::supervision::{
     JobStatus, Postmaster, PostmasterExit, ServerRole, StopMode, SupervisorStatus, Terms,
 };
@@ -32,7 +35,6 @@ pub(super) const INSPECT_INTERVAL: Duration = Duration::from_secs(5);
 /// Shorter than the agent's long poll, so that each of them brings a look.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const WAITING_CALLS: usize = 16;
-const NANOSECONDS_PER_MILLISECOND: u64 = 1_000_000;
 
 /// Everything the supervisor knows. Owned by the loop, seen by nobody else.
 pub(super) struct Supervisor {
@@ -41,6 +43,11 @@ pub(super) struct Supervisor {
     pub(super) child: Option<Child>,
     pub(super) last_exit: Option<PostmasterExit>,
     pub(super) work: Option<Work>,
+    /// Beside the work, since a promise must not wait for a clone.
+    pub(super) errand: Option<Errand>,
+    /// As written down; `None` if that cannot be read.
+    pub(super) terms: Option<Terms>,
+    pub(super) ending_receiver: Option<EndingReceiver>,
     pub(super) job: Option<JobStatus>,
     pub(super) licence: LicenceClock,
     /// TERM came.
@@ -95,7 +102,8 @@ impl Supervisor {
     fn new(inputs: Arc<Inputs>, found: Found, licence: LicenceClock) -> Self {
         // Later than any version of an earlier supervisor on this machine, so that its client's long
         // poll ends at once.
-        let version = boottime_ns() / NANOSECONDS_PER_MILLISECOND;
+        let version = boottime_ms();
+        let terms = found.terms;
         Self {
             inputs,
             found,
@@ -106,6 +114,9 @@ impl Supervisor {
             looked_at: Instant::now(),
             last_exit: None,
             work: None,
+            errand: None,
+            terms,
+            ending_receiver: None,
             job: None,
             licence,
             stopping: false,
@@ -132,6 +143,7 @@ impl Supervisor {
                 .as_ref()
                 .is_some_and(Child::is_starting)
                 .then_some(self.look_again_at);
+            let receiver_at = self.ending_receiver.as_ref().map(|ending| ending.look_at);
             let idle = self.child.is_none() && self.work.is_none() && !self.stopping;
             let inspect_at = idle.then_some(self.inspect_at);
             tokio::select! {
@@ -140,7 +152,9 @@ impl Supervisor {
                 asked = signals.next() => self.obey(asked),
                 _ = child_died.recv() => self.collect_children(),
                 () = at(escalate_at) => self.escalate(),
+                written = bonds::next(&mut self.errand) => self.bound(written),
                 happened = work::next(&mut self.work) => self.take_in(happened),
+                () = at(receiver_at) => self.look_for_receiver(),
                 () = at(look_again_at) => self.look_whether_ready(),
                 Ok(()) = mounted.changed() => self.changed(),
                 Some(call) = calls.recv() => self.answer(call),
@@ -168,14 +182,14 @@ impl Supervisor {
             pid: std::process::id(),
             postmaster,
             job: self.job.clone(),
-            data_directory: self.found.data_directory.clone(),
+            data_directory: self.found.seen.data_directory.clone(),
             licence: self.licence.current(),
             major_version: self.found.major_version,
             stopping: self.stopping,
             fenced: self.fenced,
             outdated: self.outdated(),
-            terms: Terms::default(),
-            incarnation: None,
+            terms: self.terms.unwrap_or_default(),
+            incarnation: self.found.seen.incarnation.clone(),
             disk_failing_since_ms: None,
             diverged: None,
         }
