@@ -103,9 +103,12 @@ impl Supervisor {
     }
 
     /// The status as it is now, or the refusal. A client that has gone does not matter.
-    pub(super) fn reply(&self, reply: Reply, result: Result<(), String>) {
+    pub(super) fn reply(&mut self, reply: Reply, result: Result<(), String>) {
         let answer = match result {
-            Ok(()) => SupervisorReply::Status(Box::new(self.status())),
+            Ok(()) => {
+                self.told();
+                SupervisorReply::Status(Box::new(self.status()))
+            }
             Err(message) => SupervisorReply::Refused { message },
         };
         drop(reply.send(answer));

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::bonds::{self, Errand};
+use super::disk::{self, Disk};
 use super::inputs::{self, Inputs};
 use super::licence::LicenceClock;
 use super::postmaster::Child;
@@ -48,6 +49,8 @@ pub(super) struct Supervisor {
     /// As written down; `None` if that cannot be read.
     pub(super) terms: Option<Terms>,
     pub(super) ending_receiver: Option<EndingReceiver>,
+    disk: Disk,
+    pub(super) farewell_until: Option<Instant>,
     pub(super) job: Option<JobStatus>,
     pub(super) licence: LicenceClock,
     /// TERM came.
@@ -83,10 +86,13 @@ pub(super) async fn run(inputs: Inputs, socket: PathBuf) -> Result<SupervisorExi
     let (calls, asked) = mpsc::channel(WAITING_CALLS);
     let versions = supervisor.versions.subscribe();
     let (mounted, look_due) = (supervisor.mounted.clone(), Arc::clone(&supervisor.look_due));
+    let (wanted, failing) = (supervisor.disk.wanted.subscribe(), supervisor.disk.failing.clone());
+    let data_directory = inputs.settings.data_directory.clone();
     tokio::select! {
         biased;
         () = supervisor.turn(signals, child_died, asked) => {}
         never = control.serve(Desk { calls, versions }) => match never {},
+        never = disk::watch(&data_directory, wanted, failing) => match never {},
         never = inputs::watch(inputs, look_due, mounted) => match never {},
     }
     Ok(SupervisorExit {
@@ -117,6 +123,8 @@ impl Supervisor {
             errand: None,
             terms,
             ending_receiver: None,
+            disk: Disk::new(),
+            farewell_until: None,
             job: None,
             licence,
             stopping: false,
@@ -136,7 +144,12 @@ impl Supervisor {
         mut calls: mpsc::Receiver<Call>,
     ) {
         let mut mounted = self.mounted.subscribe();
-        while !(self.stopping && self.child.is_none() && self.work.is_none()) {
+        let mut failing = self.disk.failing.subscribe();
+        loop {
+            let farewell = if self.is_down() { self.farewell() } else { None };
+            if self.is_down() && farewell.is_none() {
+                return;
+            }
             let escalate_at = self.child.as_ref().and_then(Child::escalate_at);
             let look_again_at = self
                 .child
@@ -157,7 +170,9 @@ impl Supervisor {
                 () = at(receiver_at) => self.look_for_receiver(),
                 () = at(look_again_at) => self.look_whether_ready(),
                 Ok(()) = mounted.changed() => self.changed(),
+                Ok(()) = failing.changed() => self.changed(),
                 Some(call) = calls.recv() => self.answer(call),
+                () = at(farewell) => {}
                 () = at(inspect_at) => self.work = Some(Work::look(&self.inputs)),
             }
         }
@@ -190,7 +205,7 @@ impl Supervisor {
             outdated: self.outdated(),
             terms: self.terms.unwrap_or_default(),
             incarnation: self.found.seen.incarnation.clone(),
-            disk_failing_since_ms: None,
+            disk_failing_since_ms: *self.disk.failing.borrow(),
             diverged: None,
         }
     }
@@ -217,6 +232,9 @@ impl Supervisor {
 
     /// Wakes the long polls.
     pub(super) fn changed(&mut self) {
+        let primary = |child: &Child| matches!(child.role, ServerRole::Primary { .. });
+        let probed = self.inputs.settings.gated && self.child.as_ref().is_some_and(primary);
+        self.disk.wanted.send_if_modified(|wanted| std::mem::replace(wanted, probed) != probed);
         self.version += 1;
         self.versions.send_replace(self.version);
     }
@@ -232,7 +250,18 @@ impl Supervisor {
         self.changed();
     }
 
-    /// Fast, then immediate after `stop_timeout`, then killed after another.
+    /// From one kind of stop to the next harder one. Under a Lease the whole must fit between the end of the right
+    /// to be primary and that of the Lease.
+    pub(super) fn patience(&self) -> Duration {
+        let settings = &self.inputs.settings;
+        if settings.gated {
+            settings.stop_timeout / 2
+        } else {
+            settings.stop_timeout
+        }
+    }
+
+    /// Fast, then immediate after [`Self::patience`], then killed after another.
     pub(super) fn stop_if_writable(&mut self, reason: &str) -> bool {
         let Some(child) = &self.child else {
             return false;
@@ -240,17 +269,18 @@ impl Supervisor {
         let writable =
             matches!(child.role, ServerRole::Primary { .. }) || tools::was_promoted(&self.inputs.settings);
         if writable {
-            self.stop(StopMode::Fast, Some(self.inputs.settings.stop_timeout), reason);
+            self.stop(StopMode::Fast, Some(self.patience()), reason);
         }
         writable
     }
 
     pub(super) fn stop(&mut self, mode: StopMode, patience: Option<Duration>, reason: &str) {
+        let kill_after = self.patience();
         let Some(child) = &mut self.child else {
             return;
         };
         // The signal first: writing the line may have to wait for whoever reads our output.
-        if child.stop(mode, patience, self.inputs.settings.stop_timeout) {
+        if child.stop(mode, patience, kill_after) {
             self.changed();
             match mode {
                 StopMode::Fast => tracing::info!("stopping PostgreSQL (fast): {reason}"),
@@ -260,8 +290,9 @@ impl Supervisor {
     }
 
     fn escalate(&mut self) {
+        let again_after = self.patience();
         if let Some(child) = &mut self.child {
-            child.escalate(self.inputs.settings.stop_timeout);
+            child.escalate(again_after);
             self.changed();
             tracing::warn!("PostgreSQL did not stop in time, stopping it harder");
         }

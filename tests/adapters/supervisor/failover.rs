@@ -183,3 +183,48 @@ async fn a_copied_name_does_not_count() {
     let after = of(&second).await;
     assert!(after != before && after != of(&first).await);
 }
+
+#[tokio::test]
+async fn under_a_lease_the_end_waits_until_it_is_known_and_not_for_ever() {
+    let mut pod = Pod::with_data();
+    pod.gated = true;
+    pod.supervise().await;
+    pod.start_primary().await;
+    let status = pod.ask(SupervisorRequest::Status).await;
+    pod.signal(Signal::TERM);
+    let stopped = |status: &podgres::core::supervision::SupervisorStatus| {
+        matches!(status.postmaster, Postmaster::Stopped { .. })
+    };
+    let last = pod.until(stopped).await;
+    assert!(last.stopping);
+    let before = status.data_directory.facts().unwrap();
+    let facts = last.data_directory.facts().unwrap();
+    assert!(facts.control_lsn > before.control_lsn, "{facts:?}");
+    let told = Instant::now();
+    assert!(pod.ended().await.success(), "{}", pod.log());
+    assert!(told.elapsed() < Duration::from_millis(700), "{:?}", told.elapsed());
+
+    pod.supervise().await;
+    let begun = Instant::now();
+    pod.signal(Signal::TERM);
+    assert!(pod.ended().await.success(), "{}", pod.log());
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(900) && took < Duration::from_secs(5), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_volume_that_takes_no_write_shows_while_it_is_primary() {
+    let mut pod = Pod::with_data();
+    pod.gated = true;
+    pod.supervise().await;
+    pod.start_primary().await;
+    let probe = pod.path().join("volume/data.podgres-probe");
+    eventually("the first probe", || probe.exists()).await;
+    let before = podgres::clock::boottime_ms();
+    fs::remove_file(&probe).unwrap();
+    fs::create_dir(&probe).unwrap();
+    let failing = pod.until(|status| status.disk_failing_since_ms.is_some()).await;
+    assert!(failing.disk_failing_since_ms.unwrap() >= before);
+    fs::remove_dir(&probe).unwrap();
+    pod.until(|status| status.disk_failing_since_ms.is_none()).await;
+}
