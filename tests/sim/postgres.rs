@@ -582,8 +582,9 @@ impl World {
         };
         postgres.in_recovery = false;
         postgres.promoting = false;
+        let term = self.members[member].terms.held;
         if let Some(data) = &mut self.members[member].data {
-            data.wal.branch();
+            data.wal.branch(term);
             data.standby_signal = false;
             data.control = ControlState::InProduction;
             data.control_position = data.wal.end();

@@ -33,7 +33,7 @@ impl Trace {
         let end = self.lines.back().map_or(0, |(at, _)| *at);
         let lines = self.lines.iter().filter(|(at, _)| *at + span >= end);
         lines
-            .map(|(at, line)| format!("{:>4}.{:03} {line}\n", at / SECOND, at % SECOND / MS))
+            .map(|(at, line)| format!("{:04}.{:03} {line}\n", at / SECOND, at % SECOND / MS))
             .collect()
     }
 }

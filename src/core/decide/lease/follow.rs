@@ -16,13 +16,11 @@ use super::{Turn, stand, unread, was_primary};
 
 /// PostgreSQL runs as a standby.
 pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, ready: bool) -> Decision {
-    let Some(server) = turn.observation.server.as_ref().filter(|_| ready) else {
-        let situation = if ready {
-            Situation::Unresponsive
-        } else {
-            Situation::Starting
-        };
-        return turn.row(situation, String::new()).soon();
+    if !ready {
+        return starting(turn, standing, role);
+    }
+    let Some(server) = &turn.observation.server else {
+        return turn.row(Situation::Unresponsive, String::new()).soon();
     };
     let Some(record) = &standing.record else {
         return turn.row(unread(standing), String::new());
@@ -55,6 +53,47 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
         } => attached(turn, standing, server, (holder, known)),
         _ => detached(turn, standing, server, holder),
     }
+}
+
+/// It does not answer yet: after a rewind it cannot before it has the WAL that belongs to its files, so that it is given
+/// somebody to follow. What can be said of its position is what its directory said before the start.
+fn starting(turn: Turn<'_>, standing: &Standing, role: &ServerRole) -> Decision {
+    let situation = Situation::Starting;
+    let since_ms = turn.memory.lease.starting_since_ms.unwrap_or(standing.at_ms);
+    let (Some(holder), false) = (standing.holder_elsewhere, standing.promised > standing.term()) else {
+        return turn.row(situation, String::new()).soon();
+    };
+    let Some((upstream_facts, own)) = fresh(&turn, holder, since_ms).zip(turn.facts()) else {
+        let detail = probe_text(&turn);
+        return turn.row(situation, detail).soon();
+    };
+    let known = match role {
+        ServerRole::Standby { upstream } => upstream.as_ref(),
+        ServerRole::Primary { .. } => None,
+    };
+    if known.is_some_and(|known| known.address == upstream_facts.address) {
+        return turn.row(situation, String::new()).soon();
+    }
+    if known.is_some() {
+        let term = standing.term();
+        return turn.act(situation, standing.holder_name(), PostgresAction::Detach { term });
+    }
+    if own.system_identifier != upstream_facts.system_identifier {
+        return turn.row(situation, String::new()).soon();
+    }
+    if relation(own, upstream_facts) != Relation::Contained {
+        let detail = standby::ahead(own.position(), upstream_facts);
+        return condemn(turn, Situation::Diverged, detail, CloneReason::Diverged);
+    }
+    let Some(upstream) = upstream(&turn, standing, holder) else {
+        let detail = probe_text(&turn);
+        return turn.row(situation, detail).soon();
+    };
+    let server = ServerRole::Standby {
+        upstream: Some(upstream),
+    };
+    let detail = "it needs more WAL".to_owned();
+    turn.act(situation, detail, PostgresAction::Reload { server })
 }
 
 /// It has an upstream: the right one, or one that it must let go of before it looks at another.
