@@ -229,7 +229,9 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
         return replace(turn, standing, upstream_facts, CloneReason::NotRewound);
     }
     match turn.memory.condemned {
-        Some(CloneReason::Diverged) | None => {}
+        None => {}
+        // The control file may vouch for less than what is there: it was judged while it ran.
+        Some(CloneReason::Diverged) => return rewind(turn, standing, upstream_facts),
         Some(reason) => return replace(turn, standing, upstream_facts, reason),
     }
     let forked = upstream_facts.map(|upstream| relation(facts, upstream) != Relation::Contained);
@@ -376,6 +378,9 @@ fn probe_text(turn: &Turn<'_>) -> String {
     match &turn.observation.upstream.probe {
         ProbeState::Failed { message } => format!("\"{}\": {message}", turn.observation.upstream.host),
         ProbeState::Untried => format!("looking for \"{}\"", turn.observation.upstream.host),
+        ProbeState::Ready { facts } if facts.in_recovery == Some(false) => {
+            format!("looking at \"{}\" again", turn.observation.upstream.host)
+        }
         ProbeState::Ready { .. } => format!("\"{}\" is itself in recovery", turn.observation.upstream.host),
     }
 }
