@@ -109,7 +109,7 @@ pub(super) fn while_stopped(
 
 /// The pod is ending.
 pub(super) fn leaving(turn: Turn<'_>, standing: &Standing) -> Decision {
-    let Some(record) = standing.record.as_ref().filter(|_| standing.is_holder) else {
+    let Some(record) = standing.record.filter(|_| standing.is_holder) else {
         return turn.row(Situation::Leaving, String::new());
     };
     let stopped = matches!(turn.supervisor.postmaster, Postmaster::Stopped { .. });

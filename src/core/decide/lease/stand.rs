@@ -17,7 +17,6 @@ use super::{Turn, office};
 pub(super) fn consider<'a>(turn: Turn<'a>, standing: &Standing) -> Result<Decision, Turn<'a>> {
     let Some(record) = standing
         .record
-        .as_ref()
         .filter(|record| record.system_identifier.is_some())
     else {
         return Err(turn);
