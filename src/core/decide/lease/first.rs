@@ -79,18 +79,17 @@ fn lost_lease(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -
         );
         return turn.row(Situation::LeaseMissing, detail);
     }
-    let silent = turn
-        .observation
-        .peers
-        .iter()
-        .find(|(_, peer)| {
-            // Without its supervisor a member does not know what it has promised.
-            let heard = peer.contact == PeerContact::Connected && peer.leadership.is_some();
-            peer.named && (!heard || peer.held_data == HeldData::Unknown)
-        });
+    let silent = turn.observation.peers.iter().find(|(_, peer)| {
+        // Without its supervisor a member does not know what it has promised.
+        let heard = peer.contact == PeerContact::Connected && peer.leadership.is_some();
+        peer.named && (!heard || peer.held_data == HeldData::Unknown)
+    });
     let remembered = turn.memory.lease.record.as_ref();
     let unheard = remembered.is_some_and(|record| {
-        let others = record.members.iter().filter(|member| **member != turn.policy.ordinal);
+        let others = record
+            .members
+            .iter()
+            .filter(|member| **member != turn.policy.ordinal);
         let heard = |member| {
             let peer = turn.observation.peers.get(member);
             peer.is_some_and(|peer| peer.contact == PeerContact::Connected)
@@ -120,7 +119,11 @@ pub(super) fn again(turn: Turn<'_>, standing: &Standing) -> Decision {
         })
     };
     let unknown_later = |record: &LeaseRecord| {
-        let mut reports = turn.observation.peers.values().filter_map(|peer| peer.leadership.as_ref());
+        let mut reports = turn
+            .observation
+            .peers
+            .values()
+            .filter_map(|peer| peer.leadership.as_ref());
         reports.all(|report| report.term.max(report.promised_term) <= record.term)
     };
     let own = |record: &LeaseRecord| record.held_by(&turn.policy.identity);
