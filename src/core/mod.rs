@@ -17,4 +17,5 @@ pub mod routing;
 pub mod situation;
 pub mod status;
 pub mod supervision;
+pub mod synchronous_names;
 pub mod wal;

@@ -10,6 +10,7 @@ pub mod data_directory;
 pub mod error;
 mod files;
 pub mod find;
+pub mod gate;
 pub mod hba;
 pub mod initdb;
 mod initdb_scripts;
