@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use super::{Environment, InvalidSetting, units};
 use crate::core::lease::{Durability, Identity};
 use crate::core::member::{MemberName, Ordinal};
-use crate::core::policy::{LeaseTimes, Leadership, Policy};
+use crate::core::policy::{Leadership, LeaseTimes, Policy};
 use crate::core::routing::{ReadOnlyFallback, RouteMode, RoutePolicy};
 
 /// Flags of every command that runs in a pod.

@@ -42,9 +42,7 @@ pub enum ServerRole {
     /// the gate in it under `lease`, so that one promoted by anybody else acknowledges nothing.
     Primary { synchronous_standby_names: String },
     /// `upstream` is `None` while nobody is known: the server then replays and serves what it has.
-    Standby {
-        upstream: Option<Upstream>,
-    },
+    Standby { upstream: Option<Upstream> },
 }
 
 impl ServerRole {

@@ -51,7 +51,9 @@ pub async fn run(
 ) -> Result<(), JobError> {
     let target = match clone.reason {
         CloneReason::Empty => Target::Empty,
-        CloneReason::WalGone | CloneReason::Diverged | CloneReason::Requested | CloneReason::NotRewound => Target::Replace,
+        CloneReason::WalGone | CloneReason::Diverged | CloneReason::Requested | CloneReason::NotRewound => {
+            Target::Replace
+        }
     };
     let staging = staging::begin(settings, target).await?;
     let result = async {

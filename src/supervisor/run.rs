@@ -223,7 +223,8 @@ impl Supervisor {
         let Some(child) = &self.child else {
             return false;
         };
-        let writable = matches!(child.role, ServerRole::Primary { .. }) || tools::was_promoted(&self.inputs.settings);
+        let writable =
+            matches!(child.role, ServerRole::Primary { .. }) || tools::was_promoted(&self.inputs.settings);
         if writable {
             self.stop(StopMode::Fast, Some(self.inputs.settings.stop_timeout), reason);
         }

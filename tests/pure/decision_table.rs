@@ -27,13 +27,22 @@ fn action_name(action: Option<&PostgresAction>) -> &'static str {
             job: JobRequest::Clone { .. },
         }) => "clone",
         Some(PostgresAction::Start {
-            server: ServerRole::alone(),
+            server: ServerRole::Primary { .. },
         }) => "start as primary",
         Some(PostgresAction::Start {
             server: ServerRole::Standby { .. },
         }) => "start as standby",
         Some(PostgresAction::Reload { .. }) => "reload",
         Some(PostgresAction::Stop { .. }) => "stop",
+        Some(PostgresAction::Run {
+            job: JobRequest::Rewind { .. },
+        }) => "rewind",
+        Some(PostgresAction::Promote { .. }) => "promote",
+        Some(PostgresAction::Detach { .. }) => "detach",
+        Some(PostgresAction::Hold { .. }) => "note the term",
+        Some(PostgresAction::Barrier { .. }) => "mark the place in the WAL",
+        Some(PostgresAction::Checkpoint) => "checkpoint",
+        Some(PostgresAction::Cancel) => "cancel the job",
         Some(PostgresAction::EnsureRoles) => "ensure roles",
         Some(PostgresAction::ReconcileSlots { .. }) => "reconcile slots",
     }

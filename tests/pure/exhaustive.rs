@@ -77,6 +77,12 @@ fn broken_rule(policy: &Policy, observation: &Observation, decision: &Decision) 
             (!writable || !policy.first()).then_some("roles and slots are the running primary's")
         }
         PostgresAction::GrantLicence { .. } => None,
+        PostgresAction::Promote { .. }
+        | PostgresAction::Detach { .. }
+        | PostgresAction::Hold { .. }
+        | PostgresAction::Barrier { .. }
+        | PostgresAction::Checkpoint
+        | PostgresAction::Cancel => Some("a fixed primary has no office to come by"),
     }
 }
 
@@ -101,6 +107,7 @@ fn broken_by_job(
         return Some("no job while PostgreSQL runs");
     }
     match job {
+        JobRequest::Rewind { .. } => Some("nothing is rewound under a fixed primary"),
         JobRequest::Initdb => {
             let empty = supervisor.data_directory == DataDirectory::Empty;
             let holds = observation
@@ -168,7 +175,7 @@ fn broken_by_reload(supervisor: &SupervisorStatus, server: &ServerRole) -> Optio
         (ServerRole::Standby { upstream: Some(_) }, ServerRole::Standby { upstream: None }) => {
             Some("a reload takes no standby's upstream away")
         }
-        (ServerRole::alone(), ServerRole::Primary)
+        (ServerRole::Primary { .. }, ServerRole::Primary { .. })
         | (ServerRole::Standby { .. }, ServerRole::Standby { .. }) => None,
         _ => Some("a reload does not change the role"),
     }
@@ -194,7 +201,7 @@ fn broken_by_start(
         ServerRole::Standby { .. } => {
             (!was_standby(facts)).then_some("a directory last written by a primary is left alone")
         }
-        ServerRole::Primary if !policy.first() => Some("only the first ordinal opens for writes"),
+        ServerRole::Primary { .. } if !policy.first() => Some("only the first ordinal opens for writes"),
         ServerRole::Primary { .. } => {
             let contested = observation.peers.values().any(|peer| {
                 let later = peer.timeline.is_some_and(|timeline| timeline > facts.timeline);

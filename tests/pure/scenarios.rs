@@ -166,7 +166,10 @@ fn row_73_the_slot_of_a_scaled_away_pod_goes_after_its_retention() {
     let dropped = decide(&policy(0), &kept.memory, &observation);
     assert_eq!(
         dropped.postgres,
-        Some(PostgresAction::ReconcileSlots { expected: Vec::new() })
+        Some(PostgresAction::ReconcileSlots {
+            expected: Vec::new(),
+            advance: BTreeMap::new()
+        })
     );
 }
 
@@ -178,7 +181,10 @@ fn a_member_that_dns_names_gets_its_slot() {
     let expected = vec!["podgres_pg_1".to_owned(), "podgres_pg_2".to_owned()];
     assert_eq!(
         decision.postgres,
-        Some(PostgresAction::ReconcileSlots { expected })
+        Some(PostgresAction::ReconcileSlots {
+            expected,
+            advance: BTreeMap::new()
+        })
     );
 }
 

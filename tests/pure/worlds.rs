@@ -5,11 +5,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use podgres::core::cluster::PeerContact;
 use podgres::core::data_directory::{ControlState, DataDirectory, DataDirectoryFacts, SystemIdentifier};
+use podgres::core::lease::{Durability, Identity, Incarnation, LeaseView};
 use podgres::core::member::{Ordinal, slot_name};
 use podgres::core::observation::{NameState, Observation, PeerView, ProbeState, UpstreamFacts, UpstreamView};
-use podgres::core::policy::{Leadership, Policy};
+use podgres::core::policy::{Leadership, LeaseTimes, Policy};
 use podgres::core::status::{HeldData, ServerStatus};
-use podgres::core::supervision::{Licence, Postmaster, ServerRole, SupervisorStatus, Upstream};
+use podgres::core::supervision::{Licence, Postmaster, ServerRole, SupervisorStatus, Terms, Upstream};
 use podgres::core::wal::{Lsn, TimelineHistory, TimelineId, WalPosition};
 
 pub(crate) const OWN: SystemIdentifier = SystemIdentifier(7_000_000_000_000_000_001);
@@ -29,6 +30,14 @@ pub(crate) fn policy(ordinal: u32) -> Policy {
         discovery_timeout_ms: 10_000,
         stall_timeout_ms: 5_000,
         slot_retention_ms: 600_000,
+        identity: Identity {
+            pod: format!("pg-{ordinal}"),
+            uid: format!("uid-{ordinal}"),
+        },
+        durability: Durability::Async,
+        gate: true,
+        priority: Some(0),
+        times: LeaseTimes::default(),
     }
 }
 
@@ -65,6 +74,10 @@ pub(crate) fn supervisor(data_directory: DataDirectory) -> SupervisorStatus {
         stopping: false,
         fenced: false,
         outdated: false,
+        terms: Terms::default(),
+        incarnation: Some(Incarnation("a".to_owned())),
+        disk_failing_since_ms: None,
+        diverged: None,
     }
 }
 
@@ -85,6 +98,10 @@ pub(crate) fn server(in_recovery: bool, receiver_streaming: bool) -> ServerStatu
         oldest_wal_lsn: None,
         wal_segment_size_bytes: 16 << 20,
         replication_role: true,
+        receiver_present: receiver_streaming,
+        receiver_silent_ms: None,
+        replay_waiting: false,
+        synchronous_standby_names: String::new(),
     }
 }
 
@@ -152,6 +169,10 @@ pub(crate) fn observation(ordinal: u32, supervisor: SupervisorStatus) -> Observa
         upstream: upstream(NameState::Unasked, ProbeState::Untried),
         own_slot: slot_name("pg", Ordinal(ordinal)),
         failed_action: None,
+        lease: LeaseView::default(),
+        barrier: None,
+        request: None,
+        checkpointed_at_ms: None,
     }
 }
 
@@ -162,6 +183,7 @@ pub(crate) fn standby_of(address: Option<IpAddr>) -> ServerRole {
             address,
             port: 5432,
             slot: slot_name("pg", Ordinal(1)),
+            application_name: None,
         }),
     }
 }

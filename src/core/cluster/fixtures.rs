@@ -99,6 +99,7 @@ fn member(ordinal: u32, role: Role, state: MemberState, situation: &str) -> Memb
         pids: None,
         version: "0.1.0".to_owned(),
         clones_total: u64::from(role == Role::Standby),
+        leadership: None,
     }
 }
 
@@ -119,6 +120,10 @@ fn server() -> ServerStatus {
         oldest_wal_lsn: None,
         wal_segment_size_bytes: 16 * 1024 * 1024,
         replication_role: true,
+        receiver_present: true,
+        receiver_silent_ms: None,
+        replay_waiting: false,
+        synchronous_standby_names: String::new(),
     }
 }
 

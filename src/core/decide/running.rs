@@ -72,17 +72,20 @@ fn primary(turn: Turn<'_>, server: &ServerStatus) -> Decision {
         None => (Situation::Primary, format!("timeline {}", server.timeline)),
     };
     if turn.supervisor.licence == Licence::None {
-        return turn.act(
-            situation,
-            detail,
-            PostgresAction::GrantLicence { until_ms: None },
-        );
+        return turn.act(situation, detail, PostgresAction::GrantLicence { until_ms: None });
     }
     if !turn.observation.roles_current {
         return turn.act(situation, detail, PostgresAction::EnsureRoles);
     }
     match slots::to_reconcile(turn.policy, &turn.memory, turn.observation) {
-        Some(expected) => turn.act(situation, detail, PostgresAction::ReconcileSlots { expected, advance: BTreeMap::new() }),
+        Some(expected) => turn.act(
+            situation,
+            detail,
+            PostgresAction::ReconcileSlots {
+                expected,
+                advance: BTreeMap::new(),
+            },
+        ),
         None => turn.row(situation, detail),
     }
 }

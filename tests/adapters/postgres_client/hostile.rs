@@ -27,6 +27,7 @@ async fn answer_of(script: Vec<u8>, forever: bool) -> UpstreamError {
         address: address.ip(),
         port: address.port(),
         slot: "podgres_pg_1".to_owned(),
+        application_name: None,
     };
     let (login, began) = (replication(), Instant::now());
     let access = access(&upstream, &login, None);
@@ -186,6 +187,7 @@ async fn random_bytes() {
             address: address.ip(),
             port: address.port(),
             slot: "podgres_pg_1".to_owned(),
+            application_name: None,
         };
         let probe = probe_upstream(&access(&upstream, &replication(), None), LIMIT).await;
         assert!(probe.is_err(), "seed {seed}");

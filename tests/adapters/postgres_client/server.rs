@@ -224,6 +224,7 @@ impl TestServer {
             address: self.address,
             port: PORT,
             slot: "podgres_pg_1".to_owned(),
+            application_name: None,
         }
     }
 

@@ -110,6 +110,7 @@ async fn nobody_there_and_nobody_answering() {
         address: fresh_address(),
         port: 5432,
         slot: "podgres_pg_1".to_owned(),
+        application_name: None,
     };
     let error = probe_upstream(&access(&upstream, &login, None), LIMIT)
         .await

@@ -22,6 +22,7 @@ fn upstream() -> Upstream {
         address: "127.0.0.9".parse().expect("address"),
         port: 5432,
         slot: "podgres_pg_0".into(),
+        application_name: None,
     }
 }
 

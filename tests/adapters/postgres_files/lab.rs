@@ -211,6 +211,7 @@ impl Server {
             address: self.settings.local_address,
             port: self.settings.port,
             slot,
+            application_name: None,
         }
     }
 

@@ -188,8 +188,7 @@ async fn a_long_poll_wakes_every_client_and_ends_with_its_own() {
     let polling = pod.ask(wait);
     let granting = async {
         tokio::task::yield_now().await;
-        pod.ask(SupervisorRequest::GrantLicence { duration_ms: None })
-            .await
+        pod.ask(SupervisorRequest::GrantLicence { until_ms: None }).await
     };
     let (woken, granted) = tokio::join!(polling, granting);
     assert_eq!(woken.version, granted.version);

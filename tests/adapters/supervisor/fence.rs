@@ -12,7 +12,7 @@ use super::pod::Pod;
 
 fn grant(duration: Duration) -> SupervisorRequest {
     SupervisorRequest::GrantLicence {
-        duration_ms: Some(duration.as_millis().try_into().unwrap()),
+        until_ms: Some(podgres::clock::boottime_ms() + u64::try_from(duration.as_millis()).unwrap()),
     }
 }
 
@@ -80,7 +80,7 @@ async fn a_renewal_extends_and_an_unlimited_licence_needs_none() {
         assert_eq!(status.version, version, "something changed: {status:?}");
     }
     let version = pod
-        .ask(SupervisorRequest::GrantLicence { duration_ms: None })
+        .ask(SupervisorRequest::GrantLicence { until_ms: None })
         .await
         .version;
     let timeout_ms = 2500;

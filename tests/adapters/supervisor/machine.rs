@@ -22,6 +22,7 @@ pub(super) fn nobody() -> Upstream {
         address: "127.255.255.254".parse().unwrap(),
         port: 1,
         slot: "podgres_pg_1".into(),
+        application_name: None,
     }
 }
 

@@ -251,8 +251,7 @@ impl Pod {
     }
 
     pub(super) async fn start_primary(&self) -> Pid {
-        self.ask(SupervisorRequest::GrantLicence { duration_ms: None })
-            .await;
+        self.ask(SupervisorRequest::GrantLicence { until_ms: None }).await;
         self.start(ServerRole::alone()).await
     }
 
