@@ -11,6 +11,7 @@ pub mod data_directory;
 pub mod error;
 mod files;
 pub mod find;
+pub mod gate;
 pub mod hba;
 pub mod incarnation;
 pub mod initdb;
