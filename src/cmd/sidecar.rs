@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::agent::{Agent, AgentError, Published, Until};
+use crate::agent::{self, Agent, AgentError, Published, Until};
 use crate::config::pod::{Pod, PodArguments, RouteArguments};
 use crate::config::server::ServerArguments;
 use crate::core::routing::RouteMode;
@@ -54,7 +54,10 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         .await
         .map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))?;
     let routes = bind_routes(&pod).await?;
-    let settings = wiring::agent_settings(&pod, arguments.server.tls_directory());
+    let settings = agent::Settings {
+        gate: true,
+        ..wiring::agent_settings(&pod, arguments.server.tls_directory())
+    };
     let (agent, published) = Agent::start(settings).map_err(|error| agent_failure(&error))?;
     let stats: Vec<Route> = routes.iter().map(|(name, ..)| (*name, Arc::default())).collect();
     let sessions = Arc::new(SessionCounts::default());
