@@ -65,11 +65,16 @@ pub(super) async fn execute(action: PostgresAction, hands: Hands<'_>) -> Result<
         PostgresAction::Barrier {
             synchronous_standby_names,
         } => return mark(hands, synchronous_standby_names).await,
-        PostgresAction::Checkpoint => return Ok(Done { checkpoint: true, ..Done::default() }),
+        PostgresAction::Checkpoint => {
+            return Ok(Done {
+                checkpoint: true,
+                ..Done::default()
+            });
+        }
         PostgresAction::EnsureRoles => return ensure_roles(hands).await,
         PostgresAction::ReconcileSlots { expected, advance } => {
             return reconcile_slots(hands, &expected, &advance).await;
-        },
+        }
     };
     hands
         .supervisor
@@ -99,7 +104,11 @@ async fn ensure_roles(hands: Hands<'_>) -> Result<Done, String> {
 }
 
 async fn mark(hands: Hands<'_>, synchronous_standby_names: String) -> Result<Done, String> {
-    let lsn = hands.server.mark(SQL_LIMIT).await.map_err(|error| error.to_string())?;
+    let lsn = hands
+        .server
+        .mark(SQL_LIMIT)
+        .await
+        .map_err(|error| error.to_string())?;
     Ok(Done {
         barrier: Some(Barrier {
             synchronous_standby_names,

@@ -75,7 +75,8 @@ fn role(
     supervisor: Option<&SupervisorStatus>,
     report: Option<&LeadershipReport>,
 ) -> Role {
-    if settings.policy.leadership == Leadership::Lease && report.is_none_or(|report| report.office.is_none()) {
+    if settings.policy.leadership == Leadership::Lease && report.is_none_or(|report| report.office.is_none())
+    {
         // Whatever runs here: nobody but the holder is the primary.
         return Role::Standby;
     }
@@ -88,7 +89,9 @@ fn role(
             role: ServerRole::Standby { .. },
             ..
         }) => Role::Standby,
-        _ if settings.policy.leadership == Leadership::FixedOrdinal && settings.policy.first() => Role::Primary,
+        _ if settings.policy.leadership == Leadership::FixedOrdinal && settings.policy.first() => {
+            Role::Primary
+        }
         _ => Role::Standby,
     }
 }
@@ -208,7 +211,9 @@ pub(super) fn view(
         leadership: leadership.to_owned(),
         durability: settings.policy.durability.as_str().to_owned(),
         term: record.map_or(0, |record| record.term),
-        lease_holder: record.and_then(|record| record.holder.as_ref()).map(|holder| holder.pod.clone()),
+        lease_holder: record
+            .and_then(|record| record.holder.as_ref())
+            .map(|holder| holder.pod.clone()),
         read_only: record.is_some_and(|record| record.read_only.is_some()),
         paused: record.is_some_and(|record| record.paused),
         me,

@@ -149,7 +149,12 @@ impl Agent {
                 settled_receiver,
                 Arc::clone(&published.visited),
             ),
-            upstream: upstream::follow(Arc::clone(&access), resolver, settings.policy.first_ordinal, wanted),
+            upstream: upstream::follow(
+                Arc::clone(&access),
+                resolver,
+                settings.policy.first_ordinal,
+                wanted,
+            ),
             access,
             peers: Peers::new(&settings.member.cluster, settings.peer_timeout),
             server: LocalServer::at(
@@ -194,7 +199,11 @@ impl Agent {
                 return outcome;
             }
             self.take_office(&observation, &decision);
-            self.followed = if self.office.is_some() { decision.upstream } else { self.followed };
+            self.followed = if self.office.is_some() {
+                decision.upstream
+            } else {
+                self.followed
+            };
             self.memory = decision.memory;
             if let Some(action) = decision.postgres {
                 self.execute(action).await;
@@ -298,7 +307,11 @@ impl Agent {
     fn take_office(&mut self, observation: &Observation, decision: &Decision) {
         let Some(office) = &mut self.office else { return };
         let server = observation.server.as_ref().map(|server| server.system_identifier);
-        let recorded = observation.lease.stored.as_ref().and_then(|stored| stored.record.system_identifier);
+        let recorded = observation
+            .lease
+            .stored
+            .as_ref()
+            .and_then(|stored| stored.record.system_identifier);
         let target = office::gate_target(
             observation.supervisor.as_ref(),
             self.settings.server_address,
@@ -371,7 +384,12 @@ impl Agent {
             was_streaming: self.was_streaming,
         };
         let status = publish::member_status(&self.settings, observation, decision, known);
-        let view = publish::view(&self.settings, decision.memory.lease.record.as_ref(), status, peers);
+        let view = publish::view(
+            &self.settings,
+            decision.memory.lease.record.as_ref(),
+            status,
+            peers,
+        );
         let settled =
             decision.situation.outlook() == Outlook::Steady && view.peers.iter().all(PeerEntry::connected);
         self.settled

@@ -105,7 +105,12 @@ impl Access {
             }
             Err(error) => {
                 let message = error.to_string();
-                return self.view(of, looked_at_ms, NameState::Failed { message }, ProbeState::Untried);
+                return self.view(
+                    of,
+                    looked_at_ms,
+                    NameState::Failed { message },
+                    ProbeState::Untried,
+                );
             }
         };
         let mut probe = ProbeState::Untried;

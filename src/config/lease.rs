@@ -68,7 +68,9 @@ impl PodArguments {
         match (self.durability, self.leadership) {
             (Some(DurabilityArgument::Async), _) | (None, LeadershipArgument::Fixed) => Durability::Async,
             (Some(DurabilityArgument::Preferred), _) => Durability::Preferred,
-            (Some(DurabilityArgument::Majority), _) | (None, LeadershipArgument::Lease) => Durability::Majority,
+            (Some(DurabilityArgument::Majority), _) | (None, LeadershipArgument::Lease) => {
+                Durability::Majority
+            }
         }
     }
 

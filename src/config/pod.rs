@@ -194,7 +194,9 @@ impl Pod {
             durability: arguments.durability(),
             gate: arguments.lease.gate == Switch::On,
             priority: (!arguments.lease.never_primary).then_some(arguments.lease.priority),
-            times: arguments.lease.times(arguments.peer_timeout, arguments.stop_timeout),
+            times: arguments
+                .lease
+                .times(arguments.peer_timeout, arguments.stop_timeout),
         }
     }
 

@@ -130,7 +130,9 @@ async fn api_server(
     earlier: Option<&DemoState>,
 ) -> Result<ApiServer, DemoError> {
     let any = SocketAddr::new(state.dns_server().ip(), 0);
-    let kept = earlier.filter(|earlier| earlier.network == state.network).and_then(|earlier| earlier.api_server);
+    let kept = earlier
+        .filter(|earlier| earlier.network == state.network)
+        .and_then(|earlier| earlier.api_server);
     let path = layout.directory().join("api.json");
     let server = match kept {
         Some(address) => match ApiServer::start(address, Some(path.clone())).await {

@@ -27,7 +27,10 @@ impl LocalServer {
     /// `CHECKPOINT`, for as long as it takes up to `limit`.
     pub async fn checkpoint(&mut self, limit: Duration) -> Result<(), QueryError> {
         self.run(limit, async |session| {
-            session.client.batch_execute("SET statement_timeout = 0; CHECKPOINT").await?;
+            session
+                .client
+                .batch_execute("SET statement_timeout = 0; CHECKPOINT")
+                .await?;
             Ok(())
         })
         .await

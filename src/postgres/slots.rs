@@ -88,10 +88,19 @@ impl LocalServer {
         self.run(limit, async |session| {
             for (name, lsn) in targets {
                 let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [name, &lsn.to_string()];
-                if let Err(error) = session.client.query(ADVANCE, &parameters).await.map_err(QueryError::from) {
+                if let Err(error) = session
+                    .client
+                    .query(ADVANCE, &parameters)
+                    .await
+                    .map_err(QueryError::from)
+                {
                     match error {
                         QueryError::Server { message, .. } => {
-                            tracing::debug!(slot = name, detail = message, "could not advance a replication slot");
+                            tracing::debug!(
+                                slot = name,
+                                detail = message,
+                                "could not advance a replication slot"
+                            );
                         }
                         other => return Err(other),
                     }
