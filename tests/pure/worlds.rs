@@ -51,6 +51,7 @@ pub(crate) fn facts() -> DataDirectoryFacts {
         standby_signal: false,
         recovery_signal: false,
         backup_label: false,
+        half_rewound: false,
     }
 }
 
