@@ -219,7 +219,8 @@ mod tests {
 
     #[test]
     fn histories_part_where_their_common_timeline_ends_for_one_of_them() {
-        let history = |timeline, text: &str| TimelineHistory::parse(TimelineId(timeline), text).expect("valid");
+        let history =
+            |timeline, text: &str| TimelineHistory::parse(TimelineId(timeline), text).expect("valid");
         let first = history(1, "");
         let second = history(2, "1\t0/5000000\tx");
         let third = history(3, "1\t0/5000000\tx\n2\t0/7000000\tx");
@@ -234,7 +235,11 @@ mod tests {
         assert_eq!(third.branch_point(&second), at(2, 0x700_0000));
         assert_eq!(other.branch_point(&third), at(1, 0x400_0000));
         assert_eq!(first.branch_point(&first), at(1, u64::MAX));
-        assert_eq!(first.branch_point(&second), at(1, 0x500_0000), "an upstream behind");
+        assert_eq!(
+            first.branch_point(&second),
+            at(1, 0x500_0000),
+            "an upstream behind"
+        );
         assert_eq!(first.branch_point(&history(7, "4\t0/1\tx")), None);
     }
 

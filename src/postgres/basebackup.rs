@@ -18,7 +18,10 @@ use super::files::blocking;
 use super::process::{Locale, command};
 use super::program::{Event, Line, Program};
 use super::staging::{self, Target};
-use super::{ServerSettings, auto_conf, incarnation, passfile, progress, rewind, rewind_source, rewinding, signal_file, tablespaces};
+use super::{
+    ServerSettings, auto_conf, incarnation, passfile, progress, rewind, rewind_source, rewinding,
+    signal_file, tablespaces,
+};
 use crate::core::data_directory::{DataDirectory, SystemIdentifier};
 use crate::core::supervision::{CloneReason, JobProgress, Upstream};
 

@@ -52,7 +52,9 @@ pub(super) async fn branch_point(
     let wal = settings.data_directory.join("pg_wal");
     let timeline = facts.timeline;
     let own = blocking(move || own_history(&wal, timeline)).await?;
-    let branch = upstream.branch_point(&own).filter(|branch| branch.lsn < Lsn(u64::MAX));
+    let branch = upstream
+        .branch_point(&own)
+        .filter(|branch| branch.lsn < Lsn(u64::MAX));
     Ok(branch.map(|branch| (branch, own)))
 }
 
@@ -76,7 +78,10 @@ pub(super) async fn keep(
     if contents.records == 0 {
         return Ok(None);
     }
-    let to = facts.control_lsn.max(contents.last_lsn.unwrap_or_default()).max(branch.lsn);
+    let to = facts
+        .control_lsn
+        .max(contents.last_lsn.unwrap_or_default())
+        .max(branch.lsn);
     let report = DivergedWal {
         kept_in: String::new(),
         from_lsn: branch.lsn.to_string(),
@@ -156,7 +161,10 @@ fn store(
         }
         report.kept_in = target.display().to_string();
     } else {
-        tracing::warn!(needed, "no room on the volume to keep the WAL that only this member has");
+        tracing::warn!(
+            needed,
+            "no room on the volume to keep the WAL that only this member has"
+        );
     }
     let text = serde_json::to_vec_pretty(&report).unwrap_or_default();
     write_private(&staged.join(REPORT), &text)?;
@@ -172,7 +180,9 @@ fn take(file: &Path, target: &Path, how: Keep) -> Result<(), FileError> {
         return Ok(());
     }
     fs::copy(file, target).file("copy file", file)?;
-    File::open(target).and_then(|copy| copy.sync_all()).file("fsync file", target)
+    File::open(target)
+        .and_then(|copy| copy.sync_all())
+        .file("fsync file", target)
 }
 
 /// The segments of these timelines from the one with `from` on that hold WAL, and the timelines' history files.
@@ -180,8 +190,15 @@ fn wal_files(wal: &Path, from: Lsn, timelines: &[TimelineId]) -> Result<Vec<(Pat
     let mut files = Vec::new();
     for entry in fs::read_dir(wal).file("read directory", wal)? {
         let path = entry.file("read directory", wal)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let Some(timeline) = name.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok()) else {
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let Some(timeline) = name
+            .get(..8)
+            .and_then(|digits| u32::from_str_radix(digits, 16).ok())
+        else {
             continue;
         };
         if !timelines.contains(&TimelineId(timeline)) {
@@ -189,7 +206,9 @@ fn wal_files(wal: &Path, from: Lsn, timelines: &[TimelineId]) -> Result<Vec<(Pat
         }
         let bytes = fs::metadata(&path).file("stat file", &path)?.len();
         let history = name.get(8..) == Some(".history");
-        if history || segment_start(&path, &name, bytes).is_some_and(|start| start >= from.segment_start(bytes)) {
+        if history
+            || segment_start(&path, &name, bytes).is_some_and(|start| start >= from.segment_start(bytes))
+        {
             files.push((path, bytes));
         }
     }
@@ -292,7 +311,11 @@ mod tests {
         .expect("stored");
         let names: Vec<_> = fs::read_dir(&report.kept_in).expect("folder").flatten().collect();
         assert_eq!(names.len(), 2, "{names:?}");
-        assert!(Path::new(&report.kept_in).join("000000010000000000000003").exists());
+        assert!(
+            Path::new(&report.kept_in)
+                .join("000000010000000000000003")
+                .exists()
+        );
         assert_eq!(kept(&kept_folder).len(), KEPT_FOLDERS);
     }
 }

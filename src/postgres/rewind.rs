@@ -19,8 +19,8 @@ use super::files::blocking;
 use super::process::{Locale, command};
 use super::program::{Event, Line, Program};
 use super::{
-    ServerSettings, auto_conf, conf, incarnation, passfile, postmaster_pid, progress, rewind_source, rewinding,
-    signal_file,
+    ServerSettings, auto_conf, conf, incarnation, passfile, postmaster_pid, progress, rewind_source,
+    rewinding, signal_file,
 };
 use crate::core::data_directory::{ControlState, DataDirectory, DataDirectoryFacts, SystemIdentifier};
 use crate::core::supervision::{JobProgress, Upstream};

@@ -60,7 +60,8 @@ pub(super) async fn checkpoint(
         }
         Ok(())
     };
-    done.await.map_err(could_not("have a checkpoint written by", upstream))?;
+    done.await
+        .map_err(could_not("have a checkpoint written by", upstream))?;
     client.close().await;
     Ok(())
 }
@@ -84,7 +85,9 @@ async fn connect(
     let connecting = ReplicationClient::connect_to_database(&access, DATABASE, limit);
     match tokio::time::timeout(LIMIT, connecting).await {
         Ok(client) => client.map_err(could_not("connect to", upstream)),
-        Err(_) => Err(could_not("connect to", upstream)(UpstreamError::TimedOut { limit: LIMIT })),
+        Err(_) => Err(could_not("connect to", upstream)(UpstreamError::TimedOut {
+            limit: LIMIT,
+        })),
     }
 }
 

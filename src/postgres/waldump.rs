@@ -53,7 +53,10 @@ pub(super) async fn count(
     if let Some(end) = end {
         arguments.extend(["-e".to_owned(), end.to_string()]);
     }
-    read(settings, folder, &arguments, "--stats", |line| contents.take_statistics(line)).await?;
+    read(settings, folder, &arguments, "--stats", |line| {
+        contents.take_statistics(line)
+    })
+    .await?;
     if contents.records > 0 {
         read(settings, folder, &arguments, "--rmgr=Transaction", |line| {
             contents.take_transaction(line);
@@ -71,7 +74,12 @@ async fn read(
     mut take: impl FnMut(&str),
 ) -> Result<(), ProgramError> {
     let mut waldump = command(&settings.program("pg_waldump"), Locale::C, Signal::KILL);
-    waldump.env("TZ", "UTC").arg(kind).arg("-p").arg(folder).args(arguments);
+    waldump
+        .env("TZ", "UTC")
+        .arg(kind)
+        .arg("-p")
+        .arg(folder)
+        .args(arguments);
     let mut program = Program::spawn(waldump)?;
     let mut take_line = |line: Line| {
         if let Line::Out(text) = line {
@@ -114,7 +122,9 @@ impl Contents {
         let Some((head, description)) = line.split_once(", desc: ") else {
             return;
         };
-        let lsn = head.split_once("lsn: ").and_then(|(_, rest)| rest.split(',').next());
+        let lsn = head
+            .split_once("lsn: ")
+            .and_then(|(_, rest)| rest.split(',').next());
         self.last_lsn = lsn.and_then(|lsn| lsn.parse().ok()).or(self.last_lsn);
         let Some((word, rest)) = description.split_once(' ') else {
             return;
@@ -163,8 +173,14 @@ mod tests {
             contents.take_transaction(line);
         }
         assert_eq!(contents.commits, 3);
-        assert_eq!(contents.first_commit.as_deref(), Some("2026-11-21 13:58:56.100000 UTC"));
-        assert_eq!(contents.last_commit.as_deref(), Some("2026-11-21 13:58:59.100000 UTC"));
+        assert_eq!(
+            contents.first_commit.as_deref(),
+            Some("2026-11-21 13:58:56.100000 UTC")
+        );
+        assert_eq!(
+            contents.last_commit.as_deref(),
+            Some("2026-11-21 13:58:59.100000 UTC")
+        );
         assert_eq!(contents.last_lsn, Some(Lsn(0x300_0388)));
     }
 
