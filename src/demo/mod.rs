@@ -5,6 +5,7 @@
 //! Entry points: [`run`] leads a demo, [`control::request`] talks to one, [`dsn::dsn`] connects to one.
 
 pub mod addresses;
+pub mod api;
 mod backoff;
 mod banner;
 pub mod container;

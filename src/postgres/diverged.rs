@@ -20,6 +20,7 @@ use crate::core::wal::{Lsn, TimelineHistory, TimelineId, WalPosition};
 /// Beside PGDATA.
 const FOLDER: &str = "podgres.diverged";
 const REPORT: &str = "diverged.json";
+const UNFINISHED: &str = ".new";
 const KEPT_FOLDERS: usize = 5;
 
 /// How files get into the folder.
@@ -151,7 +152,7 @@ fn store(
 ) -> Result<DivergedWal, FileError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let target = folder.join(format!("{}-tl{timeline}", now.as_secs()));
-    let staged = with_suffix(&target, ".new");
+    let staged = with_suffix(&target, UNFINISHED);
     create_private_directory(&staged)?;
     let files = wal_files(wal, branch.lsn, timelines)?;
     let needed: u64 = files.iter().map(|(_, bytes)| bytes).sum();
@@ -238,9 +239,8 @@ fn kept(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = entries
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.contains("-tl"))
+        .filter(|name| name.contains("-tl") && !name.contains(UNFINISHED))
         .collect();
-    names.retain(|name| !name.ends_with(".new"));
     names.sort();
     names
 }

@@ -12,6 +12,7 @@ pub mod diverged;
 pub mod error;
 mod files;
 pub mod find;
+pub mod gate;
 pub mod hba;
 pub mod incarnation;
 pub mod initdb;

@@ -54,7 +54,7 @@ pub(super) async fn count(
         arguments.extend(["-e".to_owned(), end.to_string()]);
     }
     read(settings, folder, &arguments, "--stats", |line| {
-        contents.take_statistics(line)
+        contents.take_statistics(line);
     })
     .await?;
     if contents.records > 0 {
@@ -87,22 +87,17 @@ async fn read(
         }
     };
     let all = async {
-        loop {
-            match program.next().await? {
-                Event::Line(line) => take_line(line),
-                Event::Ended(_) => break,
-            }
+        while let Event::Line(line) = program.next().await? {
+            take_line(line);
         }
         program.drain().await.into_iter().for_each(&mut take_line);
         Ok(())
     };
-    match timeout(LIMIT, all).await {
-        Ok(ended) => ended,
-        Err(_) => {
-            tracing::warn!("the WAL was not counted to its end within {} s", LIMIT.as_secs());
-            Ok(())
-        }
-    }
+    let Ok(ended) = timeout(LIMIT, all).await else {
+        tracing::warn!("the WAL was not counted to its end within {} s", LIMIT.as_secs());
+        return Ok(());
+    };
+    ended
 }
 
 impl Contents {
