@@ -4,6 +4,7 @@
 
 mod faults;
 mod harness;
+mod pod;
 mod relay;
 mod server;
 mod shared;

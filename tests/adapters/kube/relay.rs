@@ -26,8 +26,8 @@ pub(crate) enum Fault {
 
 #[derive(Default)]
 struct State {
-    /// Method and target of each request, as it came.
-    requests: Vec<(String, String)>,
+    /// Method, target and body of each request, as it came.
+    requests: Vec<(String, String, String)>,
     /// For requests of this method, or all; so many more times.
     fault: Option<(Option<&'static str>, Fault, usize)>,
 }
@@ -77,13 +77,18 @@ impl Relay {
         self.frozen.send_replace(true);
     }
 
+    /// Method, target and body of each request since the last time.
+    pub(crate) fn requests(&self) -> Vec<(String, String, String)> {
+        std::mem::take(&mut self.state.lock().expect("state").requests)
+    }
+
     /// Since the last time: watches, other reads, writes.
     pub(crate) fn counted(&self) -> (usize, usize, usize) {
-        let requests = std::mem::take(&mut self.state.lock().expect("state").requests);
+        let requests = self.requests();
         let count = |is: &dyn Fn(&str, &str) -> bool| {
             requests
                 .iter()
-                .filter(|(method, target)| is(method, target))
+                .filter(|(method, target, _)| is(method, target))
                 .count()
         };
         let watch = |target: &str| target.contains("watch=1");
@@ -124,7 +129,8 @@ async fn carry(
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let fault = {
         let mut state = state.lock().expect("state");
-        state.requests.push((method.clone(), target));
+        let body = String::from_utf8_lossy(&body).into_owned();
+        state.requests.push((method.clone(), target, body));
         match &mut state.fault {
             Some((wanted, fault, times)) if *times > 0 && wanted.is_none_or(|wanted| wanted == method) => {
                 *times -= 1;

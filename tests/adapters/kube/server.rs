@@ -154,8 +154,12 @@ async fn refusals_are_those_of_the_real_server() {
             (&json!("Status"), &json!(expected))
         );
     }
-    // As the real one does for Leases, PUT creates what is not there.
-    assert_eq!(place.ask("PUT", "/a", Some(&lease("a"))).await.0, 200);
+    // As the real one does for Leases, PUT creates what is not there, unless it names the UID of what was.
+    let mut gone = lease("a");
+    gone["metadata"]["uid"] = json!("x");
+    gone["metadata"]["resourceVersion"] = json!("1");
+    assert_eq!(place.ask("PUT", "/a", Some(&gone)).await.0, 409);
+    assert_eq!(place.ask("PUT", "/a", Some(&lease("a"))).await.0, 201);
     assert_eq!(place.ask("POST", "", Some(&lease("a"))).await.0, 409);
     assert_eq!(place.ask("PUT", "/a", Some(&lease("a"))).await.0, 422);
     let (_, list) = place.ask("GET", "?fieldSelector=metadata.name%3Da", None).await;
