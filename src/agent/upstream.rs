@@ -37,6 +37,7 @@ impl Access {
 
     fn view(&self, looked_at_ms: u64, name: NameState, probe: ProbeState) -> UpstreamView {
         UpstreamView {
+            of: None,
             host: self.host.clone(),
             port: self.port,
             looked_at_ms,

@@ -63,7 +63,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     tokio::select! {
         ended = supervisor::run(server, options) => match ended {
             Ok(_) => Err(Failure::new(ExitStatus::Overdue, "ended by a signal before the data directory was ready")),
-            Err(error) => Err(Failure::from_error(ExitStatus::Overdue, &error)),
+            Err(error) => Err(wiring::supervisor_failure(&error)),
         },
         outcome = agent.run(Until::DirectoryReady) => judge(outcome),
         () = tokio::time::sleep(arguments.init_timeout) => {

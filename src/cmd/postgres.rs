@@ -6,7 +6,7 @@ use crate::config::pod::PodArguments;
 use crate::config::server::ServerArguments;
 use crate::supervisor;
 
-use super::{ExitStatus, Failure, wiring};
+use super::{Failure, wiring};
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -26,5 +26,5 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     supervisor::run(settings, wiring::supervisor_options())
         .await
         .map(|_| ())
-        .map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))
+        .map_err(|error| wiring::supervisor_failure(&error))
 }

@@ -10,8 +10,9 @@ use crate::config::pod::Pod;
 use crate::config::server::{self, ServerArguments, ServerInputs};
 use crate::config::{Environment, ProcessEnvironment};
 use crate::core::member::{Ordinal, Topology};
+use crate::core::supervision::FailureKind;
 use crate::postgres::{ReadLogins, ServerSettings, find};
-use crate::supervisor::SupervisorOptions;
+use crate::supervisor::{SupervisorError, SupervisorOptions};
 
 use super::{ExitStatus, Failure};
 
@@ -75,6 +76,17 @@ pub(super) fn supervisor_options() -> SupervisorOptions {
         logins: Some(read_logins()),
         ..SupervisorOptions::default()
     }
+}
+
+/// Why the supervisor did not begin, with the exit code that says what helps.
+pub(super) fn supervisor_failure(error: &SupervisorError) -> Failure {
+    let status = match error.kind() {
+        FailureKind::Passing => ExitStatus::Overdue,
+        FailureKind::Settings => ExitStatus::Settings,
+        FailureKind::Permission => ExitStatus::Permission,
+        FailureKind::Data => ExitStatus::Refused,
+    };
+    Failure::from_error(status, error)
 }
 
 pub(super) fn topology(pod: &Pod) -> Topology {

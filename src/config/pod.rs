@@ -89,6 +89,8 @@ pub struct PodArguments {
 pub enum LeadershipArgument {
     /// The first ordinal, for ever; no API rights needed
     Fixed,
+    /// The holder of the Lease named as the cluster
+    Lease,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

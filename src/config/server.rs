@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::pod::{Pod, variable};
+use super::pod::{LeadershipArgument, Pod, variable};
 use super::{Environment, InvalidSetting};
 use crate::postgres::{Login, Secret, ServerSettings};
 
@@ -98,6 +98,7 @@ pub fn resolve(
         user_configuration: arguments.configuration_directory(),
         tls: arguments.tls_directory(),
         stop_timeout: pod.arguments.stop_timeout,
+        gated: pod.arguments.leadership == LeadershipArgument::Lease,
         data_directory,
     })
 }

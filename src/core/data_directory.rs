@@ -93,6 +93,9 @@ pub struct DataDirectoryFacts {
     pub recovery_signal: bool,
     /// `backup_label`: a base backup that was never started.
     pub backup_label: bool,
+    /// A `pg_rewind` began here and has not ended: only a clone helps.
+    #[serde(default)]
+    pub half_rewound: bool,
 }
 
 impl DataDirectoryFacts {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::lease::LeaseWrite;
+use super::lease::{LeadershipReport, LeaseRecord, LeaseWrite, Office};
 use super::member::Ordinal;
 use super::situation::Situation;
 use super::supervision::{CloneReason, JobRequest, ServerRole, StopMode};
@@ -96,6 +96,44 @@ pub struct Memory {
     pub condemned: Option<CloneReason>,
     /// Members whose slots exist though DNS does not list them, and since when.
     pub missing_since_ms: BTreeMap<Ordinal, u64>,
+    #[serde(default)]
+    pub lease: LeaseMemory,
+}
+
+/// What is remembered with `leadership=lease`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseMemory {
+    /// The last record that was read, for when the Lease is deleted.
+    pub record: Option<LeaseRecord>,
+    /// A primary that asks its peers: which beat it sent when, newest last.
+    pub beats: Vec<(u64, u64)>,
+    /// Until when the peers' confirmations carry the right, and in which term.
+    pub confirmed_until_ms: u64,
+    pub confirmed_term: u64,
+    /// The last confirmation given to a primary, and when.
+    pub confirmed: Option<(Office, u64)>,
+    /// A peer has promised a newer term than the one in office, since when.
+    pub overtaken_since_ms: Option<u64>,
+    /// A planned move under way.
+    pub handing_over: Option<HandingOver>,
+    /// When each standby was last seen to stream.
+    pub streamed_at_ms: BTreeMap<Ordinal, u64>,
+    /// Since when a holder's PostgreSQL does not serve.
+    pub down_since_ms: Option<u64>,
+    /// Since when this standby is detached: facts about an upstream from before do not count.
+    pub detached_since_ms: Option<u64>,
+    /// Since when the best candidate has been waited for.
+    pub waiting_since_ms: Option<u64>,
+}
+
+/// See [`LeaseMemory::handing_over`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandingOver {
+    /// `None`: whoever fits best when PostgreSQL has stopped.
+    pub to: Option<Ordinal>,
+    pub since_ms: u64,
+    /// The operator takes the loss of commits into account.
+    pub forced: bool,
 }
 
 /// See [`Memory::stalled`].
@@ -115,6 +153,12 @@ pub struct Decision {
     /// At most one write to the Lease.
     #[serde(default)]
     pub lease: Option<LeaseWrite>,
+    /// With `leadership=lease`: what the others are told.
+    #[serde(default)]
+    pub report: Option<LeadershipReport>,
+    /// With `leadership=lease`: the member to look at as the upstream.
+    #[serde(default)]
+    pub upstream: Option<Ordinal>,
     /// The commit gate confirms WAL until this time on `CLOCK_BOOTTIME`; 0: not at all.
     #[serde(default)]
     pub gate_until_ms: u64,

@@ -17,4 +17,6 @@ pub mod routing;
 pub mod situation;
 pub mod status;
 pub mod supervision;
+pub mod sync;
+pub mod synchronous_names;
 pub mod wal;

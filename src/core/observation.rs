@@ -171,6 +171,9 @@ impl PeerView {
 /// The primary's name in DNS, and what a replication connection to it found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpstreamView {
+    /// The member that this is about; `None`: the first ordinal.
+    #[serde(default)]
+    pub of: Option<Ordinal>,
     /// `<pod>.<service>.<namespace>.svc.<domain>`.
     pub host: String,
     pub port: u16,

@@ -46,6 +46,50 @@ pub enum Situation {
     Streaming,
     NotStreaming,
     PrimaryUnreachable,
+    /// Nothing is known of the Lease since this process began.
+    LeaseUnread,
+    /// The Lease was deleted, or the cluster is not made yet.
+    LeaseMissing,
+    /// The Lease is written with this member as its holder.
+    Claiming,
+    /// Its process may still run somewhere.
+    AwaitingExpiry,
+    /// The volume was lost while the Lease was held.
+    HolderWithoutData,
+    /// No right to acknowledge; the supervisor stops PostgreSQL when its licence ends.
+    RightLapsed,
+    /// Crash recovery or a restart under the right that it still has.
+    Reopening,
+    /// The licence first, then the promotion.
+    Promoting,
+    /// Lease and PostgreSQL are told in turns.
+    ChangingSynchronousSet,
+    /// See `Office`.
+    OnConfirmations,
+    /// Switchover, or the pod is ending.
+    HandingOver,
+    /// Others can prove that they have everything.
+    Resigning,
+    /// A former primary that still ran.
+    LostOffice,
+    /// Waits for enough others to say so.
+    Suspecting,
+    /// The promise is on disk before it is told.
+    Detaching,
+    /// Nothing can reach this member any more.
+    Comparing,
+    /// It has more, or comes first among equals.
+    BetterCandidate,
+    /// Not in the recorded set, never to be primary, or nothing can be proven.
+    NoCandidate,
+    /// By compare-and-swap, in the next term.
+    Standing,
+    /// The operator's wish.
+    Paused,
+    /// What it alone has is kept aside.
+    ReadyToRewind,
+    /// Waits detached.
+    AwaitingPrimary,
 }
 
 /// What follows from a situation that stays as it is.
@@ -62,7 +106,7 @@ pub enum Outlook {
 }
 
 /// Outlook, name and explanation of every situation, in the order in which `decide` asks for them.
-pub const SITUATIONS: [(Situation, Outlook, &str, &str); 39] = {
+pub const SITUATIONS: [(Situation, Outlook, &str, &str); 61] = {
     use Outlook::{Overdue, Passing, Refused, Steady};
     use Situation as S;
     [
@@ -279,6 +323,133 @@ pub const SITUATIONS: [(Situation, Outlook, &str, &str); 39] = {
             Passing,
             "ready_as_standby",
             "the data directory is ready to start as standby",
+        ),
+        (
+            S::LeaseUnread,
+            Passing,
+            "lease_unread",
+            "the API server has not told the Lease yet",
+        ),
+        (
+            S::LeaseMissing,
+            Passing,
+            "lease_missing",
+            "there is no Lease, and this member is not the one to make it",
+        ),
+        (S::Claiming, Passing, "claiming", "claims the Lease"),
+        (
+            S::AwaitingExpiry,
+            Passing,
+            "awaiting_expiry",
+            "an earlier pod of this name holds the Lease, which must run out first",
+        ),
+        (
+            S::HolderWithoutData,
+            Passing,
+            "holder_without_data",
+            "holds the Lease but has no data: gives it back",
+        ),
+        (
+            S::RightLapsed,
+            Passing,
+            "right_lapsed",
+            "holds the Lease but has not renewed it in time",
+        ),
+        (
+            S::Reopening,
+            Passing,
+            "reopening",
+            "holds the Lease: PostgreSQL is started as the primary it was",
+        ),
+        (
+            S::Promoting,
+            Passing,
+            "promoting",
+            "holds the Lease: this standby becomes the primary",
+        ),
+        (
+            S::ChangingSynchronousSet,
+            Steady,
+            "changing_synchronous_set",
+            "running as primary; the synchronous set is being changed",
+        ),
+        (
+            S::OnConfirmations,
+            Steady,
+            "on_confirmations",
+            "running as primary; the API server does not answer, enough peers confirm",
+        ),
+        (
+            S::HandingOver,
+            Passing,
+            "handing_over",
+            "a planned move: the successor takes over when PostgreSQL has stopped",
+        ),
+        (
+            S::Resigning,
+            Passing,
+            "resigning",
+            "PostgreSQL cannot serve here: the Lease is given back",
+        ),
+        (
+            S::LostOffice,
+            Passing,
+            "lost_office",
+            "another holds the Lease: PostgreSQL is stopped",
+        ),
+        (
+            S::Suspecting,
+            Passing,
+            "suspecting",
+            "the primary is lost to this member; one member's word is not enough",
+        ),
+        (
+            S::Detaching,
+            Passing,
+            "detaching",
+            "enough members have lost the primary: the next term is promised",
+        ),
+        (
+            S::Comparing,
+            Passing,
+            "comparing",
+            "detached: enough final positions are not known yet",
+        ),
+        (
+            S::BetterCandidate,
+            Passing,
+            "better_candidate",
+            "another member is to take over",
+        ),
+        (
+            S::NoCandidate,
+            Passing,
+            "no_candidate",
+            "the primary is lost and this member may not take over",
+        ),
+        (
+            S::Standing,
+            Passing,
+            "standing",
+            "has every acknowledged commit: claims the Lease",
+        ),
+        (
+            S::Paused,
+            Steady,
+            "paused",
+            "the cluster is paused: nothing is done automatically",
+        ),
+        (
+            S::ReadyToRewind,
+            Passing,
+            "ready_to_rewind",
+            "this former primary is rewound to follow the new one",
+        ),
+        (
+            S::AwaitingPrimary,
+            Passing,
+            "awaiting_primary",
+            "nobody holds the Lease as a primary that can be followed yet",
         ),
     ]
 };

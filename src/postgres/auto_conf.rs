@@ -21,6 +21,7 @@ pub(super) const OWNED: &[&str] = &[
     "primary_slot_name",
     "promote_trigger_file",
     "recovery_target_timeline",
+    "synchronous_standby_names",
     "unix_socket_directories",
 ];
 /// Owned as well where a TLS folder is mounted.

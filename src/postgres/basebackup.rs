@@ -17,7 +17,7 @@ use super::files::blocking;
 use super::process::{Locale, command};
 use super::program::{Event, Line, Program};
 use super::staging::{self, Target};
-use super::{ServerSettings, auto_conf, passfile, progress, signal_file, tablespaces};
+use super::{ServerSettings, auto_conf, incarnation, passfile, progress, signal_file, tablespaces};
 use crate::core::data_directory::{DataDirectory, SystemIdentifier};
 use crate::core::supervision::{CloneReason, JobProgress, Upstream};
 
@@ -267,7 +267,10 @@ async fn finish(settings: &ServerSettings, clone: &CloneRequest, staging: &Path)
     }
     tablespaces::refuse_copied(staging, &clone.upstream)?;
     signal_file::create(staging)?;
-    Ok(auto_conf::strip(settings, staging)?)
+    auto_conf::strip(settings, staging)?;
+    let (directory, member) = (staging.to_owned(), settings.member.clone());
+    blocking(move || incarnation::renew(&directory, &member)).await?;
+    Ok(())
 }
 
 fn foreign(clone: &CloneRequest, found: SystemIdentifier) -> JobError {

@@ -17,8 +17,8 @@ use super::error::{ConfigurationError, FileContext as _, FileError, ProgramError
 use super::files::{create_private_directory, with_suffix, write_private};
 use super::process::{Locale, command};
 use super::tls_files::{self, TlsFiles};
-use super::{ServerSettings, auto_conf, hba, passfile, program, staging};
-use crate::core::supervision::ServerRole;
+use super::{ServerSettings, accepted, auto_conf, hba, passfile, program, staging};
+use crate::core::supervision::{GATE_NAME, ServerRole};
 
 const MIB: u64 = 1 << 20;
 /// A slot may hold back a quarter of the volume, within these bounds.
@@ -43,12 +43,15 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("password_encryption", "scram-sha-256"),
     ("wal_receiver_timeout", "5s"),
     ("wal_receiver_status_interval", "1s"),
-    ("wal_retrieve_retry_interval", "1s"),
     ("wal_sender_timeout", "10s"),
     ("logging_collector", "off"),
     ("log_destination", "stderr"),
     ("log_line_prefix", "%m [%p] %q%u@%d "),
 ];
+
+/// How soon a standby tries again: under a Lease a new primary is worth being found at once.
+const RETRY_INTERVAL: &str = "1s";
+const GATED_RETRY_INTERVAL: &str = "200ms";
 
 /// Where the generated file is: `<run directory>/postgresql.conf`.
 #[must_use]
@@ -60,7 +63,8 @@ pub fn path(settings: &ServerSettings) -> PathBuf {
 ///
 /// # Errors
 /// Files cannot be read or written, PostgreSQL does not accept the result, or the user's settings
-/// endanger the cluster. The previous `postgresql.conf` is then still in place.
+/// endanger the cluster. The previous `postgresql.conf` is then still in place. PostgreSQL is not asked again if
+/// nothing but the role differs from what it accepted last, since a failover waits for this.
 pub async fn write(settings: &ServerSettings, role: &ServerRole) -> Result<(), ConfigurationError> {
     create_private_directory(&settings.run_directory)?;
     passfile::write(settings)?;
@@ -73,7 +77,12 @@ pub async fn write(settings: &ServerSettings, role: &ServerRole) -> Result<(), C
     let path = path(settings);
     let candidate = with_suffix(&path, ".candidate");
     write_private(&candidate, text(settings, role, tls.as_ref())?.as_bytes())?;
-    check(settings, &candidate).await?;
+    let neutral = text(settings, &ServerRole::Standby { upstream: None }, tls.as_ref())?;
+    let inputs = accepted::digest(settings, &neutral)?;
+    if !accepted::is_known(inputs) {
+        check(settings, &candidate).await?;
+        accepted::remember(inputs);
+    }
     Ok(fs::rename(&candidate, &path).file("rename file", &candidate)?)
 }
 
@@ -90,6 +99,8 @@ fn text(
     if staging::syncfs_reports_errors() {
         text.push_str(&line("recovery_init_sync_method", "syncfs")?);
     }
+    let retry_interval = if settings.gated { GATED_RETRY_INTERVAL } else { RETRY_INTERVAL };
+    text.push_str(&line("wal_retrieve_retry_interval", retry_interval)?);
     let volume = staging::total_bytes(&settings.data_directory)?;
     for (name, megabytes) in volume_defaults(volume) {
         text.push_str(&line(name, &format!("{megabytes}MB"))?);
@@ -147,6 +158,7 @@ fn owned(
             "primary_slot_name",
             upstream.map_or_else(String::new, |upstream| upstream.slot.clone()),
         ),
+        ("synchronous_standby_names", synchronous_standby_names(settings, role)),
     ];
     if let Some(tls) = tls {
         lines.extend([
@@ -157,6 +169,17 @@ fn owned(
         ]);
     }
     lines
+}
+
+/// Under a Lease a standby that somebody else promotes acknowledges nothing: its gate is closed.
+fn synchronous_standby_names(settings: &ServerSettings, role: &ServerRole) -> String {
+    match role {
+        ServerRole::Primary {
+            synchronous_standby_names,
+        } => synchronous_standby_names.clone(),
+        ServerRole::Standby { .. } if settings.gated => format!("FIRST 1 ({GATE_NAME})"),
+        ServerRole::Standby { .. } => String::new(),
+    }
 }
 
 /// A list in which commas, quotes and spaces of a path mean themselves.

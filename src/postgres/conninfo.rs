@@ -26,7 +26,8 @@ const UPSTREAM_OPTIONS: &str = "-c tcp_user_timeout=30000";
 /// The connection string for the WAL receiver, `primary_conninfo`.
 #[must_use]
 pub fn receiver_conninfo(settings: &ServerSettings, upstream: &Upstream) -> String {
-    let text = conninfo(settings, upstream, &settings.member);
+    let name = upstream.application_name.as_ref().unwrap_or(&settings.member);
+    let text = conninfo(settings, upstream, name);
     format!("{text} options={}", quote(UPSTREAM_OPTIONS))
 }
 

@@ -209,6 +209,7 @@ fn facts(held: &Held, lines: &[String]) -> Result<DataDirectoryFacts, String> {
         standby_signal: held.standby_signal,
         recovery_signal: held.recovery_signal,
         backup_label: held.backup_label,
+        half_rewound: false,
     })
 }
 

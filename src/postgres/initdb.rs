@@ -11,11 +11,11 @@ use rustix::process::Signal;
 use tokio_postgres::{Client, NoTls};
 
 use super::error::JobError;
-use super::files::write_private;
+use super::files::{blocking, write_private};
 use super::process::{Locale, command};
 use super::staging::{self, Target};
 use super::temporary_server::{PrivateDirectory, TemporaryServer};
-use super::{Secret, ServerSettings, conf, initdb_scripts, program};
+use super::{Secret, ServerSettings, conf, incarnation, initdb_scripts, program};
 
 /// initdb takes seconds; slow volumes and many locales take longer.
 const INITDB_LIMIT: Duration = Duration::from_mins(10);
@@ -72,7 +72,10 @@ async fn fill(settings: &ServerSettings, staging: &Path, private: &Path) -> Resu
         initdb_scripts::run(settings, staging, &sockets).await
     };
     server.during(work).await?;
-    server.stop().await
+    server.stop().await?;
+    let (directory, member) = (staging.to_owned(), settings.member.clone());
+    blocking(move || incarnation::renew(&directory, &member)).await?;
+    Ok(())
 }
 
 async fn initialise(settings: &ServerSettings, staging: &Path, private: &Path) -> Result<(), JobError> {

@@ -2,6 +2,7 @@
 //!
 //! Never decides anything; tells what it found and does what it is told.
 
+mod accepted;
 pub mod auto_conf;
 pub mod basebackup;
 pub mod conf;
@@ -10,7 +11,9 @@ pub mod data_directory;
 pub mod error;
 mod files;
 pub mod find;
+pub mod gate;
 pub mod hba;
+pub mod incarnation;
 pub mod initdb;
 mod initdb_scripts;
 mod leftovers;
@@ -31,6 +34,7 @@ pub mod staging;
 mod status_query;
 mod tablespaces;
 mod temporary_server;
+pub mod terms;
 pub mod tls;
 mod tls_files;
 
@@ -106,6 +110,8 @@ pub struct ServerSettings {
     pub tls: Option<PathBuf>,
     /// Fast stop, then immediate stop after this long.
     pub stop_timeout: Duration,
+    /// `leadership=lease`: commits wait for the commit gate, also in a server that somebody else has promoted.
+    pub gated: bool,
 }
 
 impl ServerSettings {

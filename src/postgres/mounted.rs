@@ -93,6 +93,7 @@ mod tests {
             user_configuration: Some(folder.join("conf.d")),
             tls: Some(folder.join("tls")),
             stop_timeout: Duration::from_secs(3),
+            gated: false,
         }
     }
 

@@ -9,6 +9,8 @@ use super::error::{ConfigurationError, FileContext as _, FileError};
 use super::files::{blocking, exists, sync_directory};
 use crate::core::supervision::ServerRole;
 
+/// `PROMOTE_SIGNAL_FILE` of PostgreSQL (`access/xlog.h`).
+const PROMOTE: &str = "promote";
 const STANDBY_SIGNAL: &str = "standby.signal";
 
 /// Called before every start.
@@ -28,6 +30,15 @@ pub async fn prepare_role(settings: &ServerSettings, role: &ServerRole) -> Resul
         }
     })
     .await
+}
+
+/// Creates the file that `pg_ctl promote` creates; the postmaster takes it away. Blocks.
+///
+/// # Errors
+/// The volume does not take it.
+pub fn create_promote(directory: &std::path::Path) -> Result<(), FileError> {
+    let path = directory.join(PROMOTE);
+    File::create(&path).map(drop).file("create file", &path)
 }
 
 /// Creates `standby.signal` durably, if it is not there.

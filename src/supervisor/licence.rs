@@ -129,7 +129,7 @@ impl LicenceClock {
 }
 
 /// Nanoseconds since the machine started, suspension included.
-pub(super) fn boottime_ns() -> u64 {
+fn boottime_ns() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     seconds * NANOSECONDS_PER_SECOND + u64::try_from(now.tv_nsec).unwrap_or(0)

@@ -9,14 +9,20 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::core::supervision::{PostmasterExit, SOCKET_NAME};
+use crate::core::supervision::{FailureKind, PostmasterExit, SOCKET_NAME};
+use crate::postgres::terms::TermsError;
 use crate::postgres::{ReadLogins, ServerSettings};
 
+mod bonds;
+mod disk;
+mod farewell;
 mod inputs;
 mod licence;
 mod panic;
 mod postmaster;
+mod promotion;
 mod reaper;
+mod receiver;
 mod requests;
 mod run;
 mod signals;
@@ -48,6 +54,26 @@ pub enum SupervisorError {
     Socket { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Tools(#[from] tools::ToolsError),
+}
+
+impl SupervisorError {
+    /// What must change before another start can help.
+    #[must_use]
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Tools(tools::ToolsError::Terms(TermsError::Garbled { .. })) => FailureKind::Data,
+            Self::Tools(tools::ToolsError::Place(error)) => error.kind(),
+            Self::AdoptOrphans(_)
+            | Self::Signals(_)
+            | Self::Timer(_)
+            | Self::Socket { .. }
+            | Self::Tools(
+                tools::ToolsError::Programs(_)
+                | tools::ToolsError::Files(_)
+                | tools::ToolsError::Terms(TermsError::File(_)),
+            ) => FailureKind::Passing,
+        }
+    }
 }
 
 /// How a supervisor ended after it was told to: PostgreSQL is down, no tool runs.

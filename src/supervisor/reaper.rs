@@ -81,6 +81,12 @@ pub(super) fn send(pid: Pid, kill_signal: Signal) {
     }
 }
 
+/// Whether the process shows `part` in its title.
+pub(super) fn has_title(pid: Pid, part: &str) -> bool {
+    std::fs::read(format!("/proc/{pid}/cmdline"))
+        .is_ok_and(|title| String::from_utf8_lossy(&title).contains(part))
+}
+
 fn leftovers() -> Vec<Pid> {
     children_of(getpid())
 }

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use super::run::Supervisor;
 use super::socket::Call;
 use super::work::{Task, Work};
+use crate::clock::boottime_ms;
 use crate::core::supervision::{
     JobProgress, JobRequest, JobState, JobStatus, ServerRole, StopMode, SupervisorReply, SupervisorRequest,
 };
@@ -19,6 +20,16 @@ pub(super) type Reply = oneshot::Sender<SupervisorReply>;
 pub(super) enum Refusal {
     #[error("cannot start as primary: no licence")]
     NoLicence,
+    #[error("cannot promote: no licence")]
+    NoLicenceToPromote,
+    #[error("PostgreSQL runs as primary already")]
+    AlreadyPrimary,
+    #[error("PostgreSQL is still starting")]
+    NotReady,
+    #[error("the promised terms cannot be read")]
+    TermsUnknown,
+    #[error("the licence would have ended {late_ms} ms ago")]
+    LicenceOver { late_ms: u64 },
     #[error("the supervisor is stopping")]
     Stopping,
     #[error("PostgreSQL is running")]
@@ -60,6 +71,9 @@ impl Supervisor {
                 }
                 Err(refusal) => Err(refusal.to_string()),
             },
+            SupervisorRequest::Promote { .. }
+            | SupervisorRequest::Detach { .. }
+            | SupervisorRequest::Hold { .. } => return self.bind(request, reply),
             other => self.carry_out(other),
         };
         self.reply(reply, result);
@@ -89,9 +103,12 @@ impl Supervisor {
     }
 
     /// The status as it is now, or the refusal. A client that has gone does not matter.
-    pub(super) fn reply(&self, reply: Reply, result: Result<(), String>) {
+    pub(super) fn reply(&mut self, reply: Reply, result: Result<(), String>) {
         let answer = match result {
-            Ok(()) => SupervisorReply::Status(Box::new(self.status())),
+            Ok(()) => {
+                self.told();
+                SupervisorReply::Status(Box::new(self.status()))
+            }
             Err(message) => SupervisorReply::Refused { message },
         };
         drop(reply.send(answer));
@@ -108,7 +125,7 @@ impl Supervisor {
         self.may_begin_work()
     }
 
-    fn may_begin_work(&self) -> Result<(), Refusal> {
+    pub(super) fn may_begin_work(&self) -> Result<(), Refusal> {
         match (&self.work, &self.job) {
             // A look gives way to whatever is asked.
             (None | Some(Work { task: Task::Look, .. }), _) => Ok(()),
@@ -185,7 +202,12 @@ impl Supervisor {
         self.stop(mode, None, "requested by the agent");
     }
 
+    /// The newest counts, but one that comes after its own end changes nothing.
     fn grant(&mut self, until_ms: Option<u64>) -> Result<(), String> {
+        let late_ms = until_ms.and_then(|until_ms| boottime_ms().checked_sub(until_ms));
+        if let Some(late_ms) = late_ms {
+            return Err(Refusal::LicenceOver { late_ms }.to_string());
+        }
         let could_not = |error| format!("could not set the timer for the licence: {error}");
         let before = self.licence.allows_primary();
         self.licence.grant(until_ms).map_err(could_not)?;

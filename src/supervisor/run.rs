@@ -12,14 +12,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::bonds::{self, Errand};
+use super::disk::{self, Disk};
 use super::inputs::{self, Inputs};
-use super::licence::{LicenceClock, boottime_ns};
+use super::licence::LicenceClock;
 use super::postmaster::Child;
+use super::receiver::EndingReceiver;
 use super::signals::{Asked, Signals};
 use super::socket::{Call, ControlSocket, Desk};
 use super::tools::{self, Found};
 use super::work::{self, Task, Work};
 use super::{SupervisorError, SupervisorExit, panic, reaper};
+use crate::clock::boottime_ms;
 use crate::core::supervision::{
     JobStatus, Postmaster, PostmasterExit, ServerRole, StopMode, SupervisorStatus, Terms,
 };
@@ -32,7 +36,6 @@ pub(super) const INSPECT_INTERVAL: Duration = Duration::from_secs(5);
 /// Shorter than the agent's long poll, so that each of them brings a look.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const WAITING_CALLS: usize = 16;
-const NANOSECONDS_PER_MILLISECOND: u64 = 1_000_000;
 
 /// Everything the supervisor knows. Owned by the loop, seen by nobody else.
 pub(super) struct Supervisor {
@@ -41,6 +44,13 @@ pub(super) struct Supervisor {
     pub(super) child: Option<Child>,
     pub(super) last_exit: Option<PostmasterExit>,
     pub(super) work: Option<Work>,
+    /// Beside the work, since a promise must not wait for a clone.
+    pub(super) errand: Option<Errand>,
+    /// As written down; `None` if that cannot be read.
+    pub(super) terms: Option<Terms>,
+    pub(super) ending_receiver: Option<EndingReceiver>,
+    disk: Disk,
+    pub(super) farewell_until: Option<Instant>,
     pub(super) job: Option<JobStatus>,
     pub(super) licence: LicenceClock,
     /// TERM came.
@@ -76,10 +86,13 @@ pub(super) async fn run(inputs: Inputs, socket: PathBuf) -> Result<SupervisorExi
     let (calls, asked) = mpsc::channel(WAITING_CALLS);
     let versions = supervisor.versions.subscribe();
     let (mounted, look_due) = (supervisor.mounted.clone(), Arc::clone(&supervisor.look_due));
+    let (wanted, failing) = (supervisor.disk.wanted.subscribe(), supervisor.disk.failing.clone());
+    let data_directory = inputs.settings.data_directory.clone();
     tokio::select! {
         biased;
         () = supervisor.turn(signals, child_died, asked) => {}
         never = control.serve(Desk { calls, versions }) => match never {},
+        never = disk::watch(&data_directory, wanted, failing) => match never {},
         never = inputs::watch(inputs, look_due, mounted) => match never {},
     }
     Ok(SupervisorExit {
@@ -95,7 +108,8 @@ impl Supervisor {
     fn new(inputs: Arc<Inputs>, found: Found, licence: LicenceClock) -> Self {
         // Later than any version of an earlier supervisor on this machine, so that its client's long
         // poll ends at once.
-        let version = boottime_ns() / NANOSECONDS_PER_MILLISECOND;
+        let version = boottime_ms();
+        let terms = found.terms;
         Self {
             inputs,
             found,
@@ -106,6 +120,11 @@ impl Supervisor {
             looked_at: Instant::now(),
             last_exit: None,
             work: None,
+            errand: None,
+            terms,
+            ending_receiver: None,
+            disk: Disk::new(),
+            farewell_until: None,
             job: None,
             licence,
             stopping: false,
@@ -125,13 +144,19 @@ impl Supervisor {
         mut calls: mpsc::Receiver<Call>,
     ) {
         let mut mounted = self.mounted.subscribe();
-        while !(self.stopping && self.child.is_none() && self.work.is_none()) {
+        let mut failing = self.disk.failing.subscribe();
+        loop {
+            let farewell = if self.is_down() { self.farewell() } else { None };
+            if self.is_down() && farewell.is_none() {
+                return;
+            }
             let escalate_at = self.child.as_ref().and_then(Child::escalate_at);
             let look_again_at = self
                 .child
                 .as_ref()
                 .is_some_and(Child::is_starting)
                 .then_some(self.look_again_at);
+            let receiver_at = self.ending_receiver.as_ref().map(|ending| ending.look_at);
             let idle = self.child.is_none() && self.work.is_none() && !self.stopping;
             let inspect_at = idle.then_some(self.inspect_at);
             tokio::select! {
@@ -140,10 +165,14 @@ impl Supervisor {
                 asked = signals.next() => self.obey(asked),
                 _ = child_died.recv() => self.collect_children(),
                 () = at(escalate_at) => self.escalate(),
+                written = bonds::next(&mut self.errand) => self.bound(written),
                 happened = work::next(&mut self.work) => self.take_in(happened),
+                () = at(receiver_at) => self.look_for_receiver(),
                 () = at(look_again_at) => self.look_whether_ready(),
                 Ok(()) = mounted.changed() => self.changed(),
+                Ok(()) = failing.changed() => self.changed(),
                 Some(call) = calls.recv() => self.answer(call),
+                () = at(farewell) => {}
                 () = at(inspect_at) => self.work = Some(Work::look(&self.inputs)),
             }
         }
@@ -168,15 +197,15 @@ impl Supervisor {
             pid: std::process::id(),
             postmaster,
             job: self.job.clone(),
-            data_directory: self.found.data_directory.clone(),
+            data_directory: self.found.seen.data_directory.clone(),
             licence: self.licence.current(),
             major_version: self.found.major_version,
             stopping: self.stopping,
             fenced: self.fenced,
             outdated: self.outdated(),
-            terms: Terms::default(),
-            incarnation: None,
-            disk_failing_since_ms: None,
+            terms: self.terms.unwrap_or_default(),
+            incarnation: self.found.seen.incarnation.clone(),
+            disk_failing_since_ms: *self.disk.failing.borrow(),
             diverged: None,
         }
     }
@@ -203,6 +232,9 @@ impl Supervisor {
 
     /// Wakes the long polls.
     pub(super) fn changed(&mut self) {
+        let primary = |child: &Child| matches!(child.role, ServerRole::Primary { .. });
+        let probed = self.inputs.settings.gated && self.child.as_ref().is_some_and(primary);
+        self.disk.wanted.send_if_modified(|wanted| std::mem::replace(wanted, probed) != probed);
         self.version += 1;
         self.versions.send_replace(self.version);
     }
@@ -218,7 +250,18 @@ impl Supervisor {
         self.changed();
     }
 
-    /// Fast, then immediate after `stop_timeout`, then killed after another.
+    /// From one kind of stop to the next harder one. Under a Lease the whole must fit between the end of the right
+    /// to be primary and that of the Lease.
+    pub(super) fn patience(&self) -> Duration {
+        let settings = &self.inputs.settings;
+        if settings.gated {
+            settings.stop_timeout / 2
+        } else {
+            settings.stop_timeout
+        }
+    }
+
+    /// Fast, then immediate after [`Self::patience`], then killed after another.
     pub(super) fn stop_if_writable(&mut self, reason: &str) -> bool {
         let Some(child) = &self.child else {
             return false;
@@ -226,17 +269,18 @@ impl Supervisor {
         let writable =
             matches!(child.role, ServerRole::Primary { .. }) || tools::was_promoted(&self.inputs.settings);
         if writable {
-            self.stop(StopMode::Fast, Some(self.inputs.settings.stop_timeout), reason);
+            self.stop(StopMode::Fast, Some(self.patience()), reason);
         }
         writable
     }
 
     pub(super) fn stop(&mut self, mode: StopMode, patience: Option<Duration>, reason: &str) {
+        let kill_after = self.patience();
         let Some(child) = &mut self.child else {
             return;
         };
         // The signal first: writing the line may have to wait for whoever reads our output.
-        if child.stop(mode, patience, self.inputs.settings.stop_timeout) {
+        if child.stop(mode, patience, kill_after) {
             self.changed();
             match mode {
                 StopMode::Fast => tracing::info!("stopping PostgreSQL (fast): {reason}"),
@@ -246,8 +290,9 @@ impl Supervisor {
     }
 
     fn escalate(&mut self) {
+        let again_after = self.patience();
         if let Some(child) = &mut self.child {
-            child.escalate(self.inputs.settings.stop_timeout);
+            child.escalate(again_after);
             self.changed();
             tracing::warn!("PostgreSQL did not stop in time, stopping it harder");
         }

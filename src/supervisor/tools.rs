@@ -14,12 +14,14 @@ use tokio::time::timeout;
 use super::inputs::Inputs;
 use super::reaper;
 use crate::core::data_directory::DataDirectory;
-use crate::core::supervision::{FailureKind, JobProgress, JobRequest, ServerRole};
+use crate::core::lease::Incarnation;
+use crate::core::supervision::{FailureKind, JobProgress, JobRequest, ServerRole, Terms};
 use crate::postgres::error::{FileError, JobError, describe};
 use crate::postgres::mounted::{Fingerprint, fingerprint};
 use crate::postgres::postmaster_pid::{self, PostmasterPid, PostmasterStatus};
+use crate::postgres::terms::{self, TermsError};
 use crate::postgres::{
-    ServerSettings, basebackup, conf, data_directory, find, initdb, process, signal_file, staging,
+    ServerSettings, basebackup, conf, data_directory, find, incarnation, initdb, process, signal_file, staging,
 };
 
 /// `pg_controldata` and a few small files.
@@ -36,8 +38,17 @@ const TOOLS_END_LIMIT: Duration = Duration::from_secs(5);
 /// What a supervisor must know before it can serve anybody.
 pub(super) struct Found {
     pub(super) major_version: u32,
+    /// As they were at its start; `None` if they cannot be read, which is forgiven without a Lease only.
+    pub(super) terms: Option<Terms>,
     /// Read while PostgreSQL is stopped, again and again.
+    pub(super) seen: Seen,
+}
+
+/// What stands on the volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
     pub(super) data_directory: DataDirectory,
+    pub(super) incarnation: Option<Incarnation>,
 }
 
 /// Why that could not be found out.
@@ -47,6 +58,10 @@ pub enum ToolsError {
     Programs(#[from] find::FindError),
     #[error(transparent)]
     Files(#[from] FileError),
+    #[error(transparent)]
+    Place(#[from] JobError),
+    #[error(transparent)]
+    Terms(#[from] TermsError),
 }
 
 /// What is to become of a cancelled job's staging directory.
@@ -70,13 +85,51 @@ pub(super) async fn prepare(settings: &ServerSettings) -> Result<Found, ToolsErr
     staging::recover(settings).await?;
     Ok(Found {
         major_version,
-        data_directory: inspect(settings).await,
+        terms: known_terms(settings)?,
+        seen: look(settings).await,
     })
+}
+
+/// Under a Lease they must stand on the volume that holds PGDATA, and be readable.
+fn known_terms(settings: &ServerSettings) -> Result<Option<Terms>, ToolsError> {
+    if settings.gated {
+        staging::replaceable(settings)?;
+        return Ok(Some(terms::read(settings)?));
+    }
+    Ok(terms::read(settings)
+        .inspect_err(|error| tracing::warn!("{}", describe(error)))
+        .ok())
+}
+
+/// As [`inspect`], with what stands there besides.
+pub(super) async fn look(settings: &ServerSettings) -> Seen {
+    let data_directory = inspect(settings).await;
+    let incarnation = match data_directory {
+        DataDirectory::Complete(_) => incarnation_of(settings).await,
+        DataDirectory::Empty | DataDirectory::Unusable { .. } => None,
+    };
+    Seen {
+        data_directory,
+        incarnation,
+    }
+}
+
+async fn incarnation_of(settings: &ServerSettings) -> Option<Incarnation> {
+    let (directory, member) = (settings.data_directory.clone(), settings.member.clone());
+    let reading = tokio::task::spawn_blocking(move || incarnation::read(&directory, &member));
+    match timeout(INSPECT_LIMIT, reading).await {
+        Ok(Ok(Ok(incarnation))) => incarnation,
+        Ok(Ok(Err(error))) => {
+            tracing::warn!("{}", describe(&error));
+            None
+        }
+        Ok(Err(_)) | Err(_) => None,
+    }
 }
 
 /// What stands at PGDATA. A directory that could not be looked at counts as unusable until the next
 /// look, with the reason: what was known before may no longer be so.
-pub(super) async fn inspect(settings: &ServerSettings) -> DataDirectory {
+async fn inspect(settings: &ServerSettings) -> DataDirectory {
     let looking = (|| data_directory::inspect(settings)).retry(LOOK_AGAIN);
     let reason = match timeout(INSPECT_LIMIT, looking).await {
         Ok(Ok(directory)) => return directory,
@@ -92,15 +145,18 @@ pub(super) async fn inspect(settings: &ServerSettings) -> DataDirectory {
 pub(super) async fn prepare_start(
     inputs: Arc<Inputs>,
     server: ServerRole,
-) -> (DataDirectory, Result<Fingerprint, String>) {
-    let directory = inspect(&inputs.settings).await;
-    let prepared = match &directory {
+) -> (Seen, Result<Fingerprint, String>) {
+    let mut seen = look(&inputs.settings).await;
+    let settings = inputs.settings.clone();
+    let prepared = match &seen.data_directory {
         DataDirectory::Complete(_) => configure(async move {
             let settings = inputs.now();
             data_directory::repair_mode(&settings)
                 .await
                 .map_err(|error| describe(&error))?;
             postmaster_pid::clear_stale(&settings).map_err(|error| describe(&error))?;
+            incarnation::ensure(&settings.data_directory, &settings.member)
+                .map_err(|error| describe(&error))?;
             signal_file::prepare_role(&settings, &server)
                 .await
                 .map_err(|error| describe(&error))?;
@@ -111,7 +167,19 @@ pub(super) async fn prepare_start(
         DataDirectory::Empty => Err("cannot start: the data directory is empty".to_owned()),
         DataDirectory::Unusable { detail } => Err(format!("cannot start: {detail}")),
     };
-    (directory, prepared)
+    if prepared.is_ok() {
+        seen.incarnation = incarnation_of(&settings).await;
+    }
+    (seen, prepared)
+}
+
+/// What tells a standby that it is to become the primary, once it gets SIGUSR1.
+pub(super) async fn make_promote_file(inputs: Arc<Inputs>) -> Result<(), String> {
+    configure(async move {
+        let making = signal_file::create_promote(&inputs.settings.data_directory);
+        making.map_err(|error| format!("could not promote: {}", describe(&error)))
+    })
+    .await
 }
 
 /// Writes the configuration anew for a running server.

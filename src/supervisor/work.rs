@@ -13,9 +13,8 @@ use super::inputs::{self, Inputs};
 use super::postmaster::Child;
 use super::requests::{Refusal, Reply};
 use super::run::{INSPECT_INTERVAL, Supervisor};
-use super::tools::{self, Cleanup, JobFailure};
+use super::tools::{self, Cleanup, JobFailure, Seen};
 use super::{panic, reaper};
-use crate::core::data_directory::DataDirectory;
 use crate::core::supervision::{
     FailureKind, JobProgress, JobRequest, JobState, Postmaster, PostmasterExit, ServerRole,
 };
@@ -23,11 +22,12 @@ use crate::postgres::mounted::Fingerprint;
 
 /// What a future yields at its end.
 pub(super) enum Finished {
-    Settled(DataDirectory),
-    Looked(DataDirectory),
-    Prepared(DataDirectory, Result<Fingerprint, String>),
+    Settled(Seen),
+    Looked(Seen),
+    Prepared(Seen, Result<Fingerprint, String>),
     Rewritten(Result<Fingerprint, String>),
-    JobEnded(Result<(), JobFailure>, DataDirectory),
+    PromoteFileMade(Result<(), String>),
+    JobEnded(Result<(), JobFailure>, Seen),
 }
 
 /// What is under way, with what will be needed at its end.
@@ -43,6 +43,10 @@ pub(super) enum Task {
     Prepare { role: ServerRole, reply: Reply },
     /// New configuration files for a running postmaster.
     Rewrite { role: ServerRole, reply: Option<Reply> },
+    /// The configuration of a primary for a standby that is to become one.
+    Promote { role: ServerRole, reply: Reply },
+    /// The file that tells PostgreSQL to become one.
+    PromoteFile { reply: Reply },
     Job {
         cancel: watch::Sender<Option<Cleanup>>,
         progress: watch::Receiver<JobProgress>,
@@ -71,7 +75,7 @@ impl Work {
                 if left > 0 {
                     tracing::warn!("could not end {left} processes that PostgreSQL left behind");
                 }
-                Finished::Settled(tools::inspect(&inputs.settings).await)
+                Finished::Settled(tools::look(&inputs.settings).await)
             }),
         }
     }
@@ -82,7 +86,7 @@ impl Work {
             task: Task::Look,
             doing: Box::pin(async move {
                 let settings = inputs::now(&inputs).await;
-                Finished::Looked(tools::inspect(&settings).await)
+                Finished::Looked(tools::look(&settings).await)
             }),
         }
     }
@@ -92,8 +96,8 @@ impl Work {
         Self {
             task: Task::Prepare { role, reply },
             doing: Box::pin(async move {
-                let (directory, prepared) = preparing.await;
-                Finished::Prepared(directory, prepared)
+                let (seen, prepared) = preparing.await;
+                Finished::Prepared(seen, prepared)
             }),
         }
     }
@@ -106,6 +110,22 @@ impl Work {
         }
     }
 
+    pub(super) fn promote(inputs: &Arc<Inputs>, role: ServerRole, reply: Reply) -> Self {
+        let writing = tools::write_configuration(Arc::clone(inputs), role.clone());
+        Self {
+            task: Task::Promote { role, reply },
+            doing: Box::pin(async move { Finished::Rewritten(writing.await) }),
+        }
+    }
+
+    pub(super) fn promote_file(inputs: &Arc<Inputs>, reply: Reply) -> Self {
+        let making = tools::make_promote_file(Arc::clone(inputs));
+        Self {
+            task: Task::PromoteFile { reply },
+            doing: Box::pin(async move { Finished::PromoteFileMade(making.await) }),
+        }
+    }
+
     pub(super) fn job(inputs: &Arc<Inputs>, job: JobRequest) -> Self {
         let inputs = Arc::clone(inputs);
         let (report, progress) = watch::channel(JobProgress::default());
@@ -115,7 +135,7 @@ impl Work {
             doing: Box::pin(async move {
                 let settings = inputs::now(&inputs).await;
                 let result = tools::run_job(&settings, job, report, cancelled).await;
-                Finished::JobEnded(result, tools::inspect(&settings).await)
+                Finished::JobEnded(result, tools::look(&settings).await)
             }),
         }
     }
@@ -144,15 +164,15 @@ impl Supervisor {
         };
         self.inspect_at = Instant::now() + INSPECT_INTERVAL;
         match (self.work.take().map(|work| work.task), finished) {
-            (Some(Task::Look), Finished::Looked(directory)) => self.looked(directory),
-            (Some(Task::Settle { exit, .. }), Finished::Settled(directory)) => {
-                self.found.data_directory = directory;
+            (Some(Task::Look), Finished::Looked(seen)) => self.looked(seen),
+            (Some(Task::Settle { exit, .. }), Finished::Settled(seen)) => {
+                self.found.seen = seen;
                 tracing::info!("PostgreSQL {}", exit.description);
                 self.last_exit = Some(exit);
                 self.changed();
             }
-            (Some(Task::Prepare { role, reply }), Finished::Prepared(directory, prepared)) => {
-                self.found.data_directory = directory;
+            (Some(Task::Prepare { role, reply }), Finished::Prepared(seen, prepared)) => {
+                self.found.seen = seen;
                 self.changed();
                 let started = prepared.and_then(|given| self.start(role, given));
                 self.reply(reply, started);
@@ -160,8 +180,14 @@ impl Supervisor {
             (Some(Task::Rewrite { role, reply }), Finished::Rewritten(written)) => {
                 self.reload(role, reply, written);
             }
-            (Some(Task::Job { .. }), Finished::JobEnded(result, directory)) => {
-                self.found.data_directory = directory;
+            (Some(Task::Promote { role, reply }), Finished::Rewritten(written)) => {
+                self.announce_promotion(role, reply, written);
+            }
+            (Some(Task::PromoteFile { reply }), Finished::PromoteFileMade(made)) => {
+                self.promote(reply, made);
+            }
+            (Some(Task::Job { .. }), Finished::JobEnded(result, seen)) => {
+                self.found.seen = seen;
                 self.job_ended(result);
                 self.changed();
             }
@@ -171,9 +197,9 @@ impl Supervisor {
         self.collect_children();
     }
 
-    fn looked(&mut self, directory: DataDirectory) {
-        if directory != self.found.data_directory {
-            self.found.data_directory = directory;
+    fn looked(&mut self, seen: Seen) {
+        if seen != self.found.seen {
+            self.found.seen = seen;
             self.changed();
         }
     }
@@ -198,9 +224,10 @@ impl Supervisor {
     fn reload(&mut self, role: ServerRole, reply: Option<Reply>, written: Result<Fingerprint, String>) {
         let result = written.and_then(|given| {
             let child = self.child.as_mut().ok_or(Refusal::Ended.to_string())?;
-            child.role = role;
+            child.role = role.clone();
             child.reload();
             self.gave(given);
+            self.watch_receiver(&role);
             self.changed();
             Ok(())
         });
@@ -244,7 +271,11 @@ impl Supervisor {
         let begun = matches!(
             &self.work,
             Some(Work {
-                task: Task::Look | Task::Prepare { .. } | Task::Rewrite { .. },
+                task: Task::Look
+                    | Task::Prepare { .. }
+                    | Task::Rewrite { .. }
+                    | Task::Promote { .. }
+                    | Task::PromoteFile { .. },
                 ..
             })
         );
@@ -252,7 +283,9 @@ impl Supervisor {
             return;
         }
         let reply = match self.work.take().map(|work| work.task) {
-            Some(Task::Prepare { reply, .. }) => Some(reply),
+            Some(Task::Prepare { reply, .. } | Task::Promote { reply, .. } | Task::PromoteFile { reply }) => {
+                Some(reply)
+            }
             Some(Task::Rewrite { reply, .. }) => reply,
             _ => None,
         };

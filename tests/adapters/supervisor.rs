@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod control;
+mod failover;
 mod fence;
 mod jobs;
 mod lifecycle;
 mod looks;
 mod machine;
+mod pair;
 mod pod;
 mod process;
 mod processes;

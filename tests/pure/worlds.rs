@@ -51,6 +51,7 @@ pub(crate) fn facts() -> DataDirectoryFacts {
         standby_signal: false,
         recovery_signal: false,
         backup_label: false,
+        half_rewound: false,
     }
 }
 
@@ -140,6 +141,7 @@ pub(crate) fn upstream_facts() -> UpstreamFacts {
 
 pub(crate) fn upstream(name: NameState, probe: ProbeState) -> UpstreamView {
     UpstreamView {
+        of: None,
         host: "pg-0.pg.default.svc.cluster.local".to_owned(),
         port: 5432,
         looked_at_ms: LATE_MS,

@@ -35,7 +35,7 @@ pub(super) fn empty(turn: Turn<'_>) -> Decision {
     )
 }
 
-fn holder_of_data(turn: &Turn<'_>) -> Option<String> {
+pub(super) fn holder_of_data(turn: &Turn<'_>) -> Option<String> {
     let peers = turn.observation.peers.iter();
     let mut holders = peers.filter(|(_, peer)| peer.held_data == HeldData::Some);
     let (ordinal, peer) = holders.next()?;
@@ -53,7 +53,7 @@ fn holder_of_data(turn: &Turn<'_>) -> Option<String> {
 ///
 /// A host on which nobody listens is taken as a pod that has not begun once the time is over. One that
 /// does not answer at all may hold data behind a broken network: then nothing is made.
-fn unanswered(turn: &Turn<'_>) -> Option<(Situation, String)> {
+pub(super) fn unanswered(turn: &Turn<'_>) -> Option<(Situation, String)> {
     let mut silent = turn
         .observation
         .peers
@@ -91,31 +91,13 @@ pub(super) fn complete(turn: Turn<'_>, facts: &DataDirectoryFacts) -> Decision {
         let detail = "PGDATA has a standby.signal".to_owned();
         return turn.row(Situation::FirstHoldsStandby, detail);
     }
-    let cluster = &turn.policy.cluster;
-    if let Some((ordinal, _)) = turn.observation.peers.iter().find(|(_, peer)| peer.writable) {
-        let detail = format!("{cluster}-{ordinal} accepts writes");
-        return turn.row(Situation::AnotherPrimary, detail);
-    }
-    let ahead = turn.observation.peers.iter().find_map(|(ordinal, peer)| {
-        let same = peer.system_identifier == Some(facts.system_identifier);
-        let timeline = peer
-            .timeline
-            .filter(|timeline| same && *timeline > facts.timeline)?;
-        Some(format!(
-            "{cluster}-{ordinal} is on timeline {timeline}, PGDATA here is on timeline {}",
-            facts.timeline
-        ))
-    });
-    if let Some(detail) = ahead {
-        return turn.row(Situation::FirstBehindPeer, detail);
-    }
-    if !turn.observation.peers_asked() && turn.waited_ms() < turn.policy.discovery_timeout_ms {
-        return turn
-            .row(
-                Situation::AskingPeers,
-                "DNS or a peer has not answered yet".to_owned(),
-            )
-            .soon();
+    if let Some((situation, detail)) = contested(&turn, facts) {
+        let decision = turn.row(situation, detail);
+        return if situation == Situation::AskingPeers {
+            decision.soon()
+        } else {
+            decision
+        };
     }
     if let Some(detail) = turn.failed_start() {
         return turn.row(Situation::StartFailing, detail);
@@ -132,6 +114,38 @@ pub(super) fn complete(turn: Turn<'_>, facts: &DataDirectoryFacts) -> Decision {
         server: ServerRole::alone(),
     };
     turn.act(Situation::ReadyAsPrimary, detail, action)
+}
+
+/// What speaks against a complete directory being opened as the primary.
+pub(super) fn contested(turn: &Turn<'_>, facts: &DataDirectoryFacts) -> Option<(Situation, String)> {
+    let cluster = &turn.policy.cluster;
+    let peers = &turn.observation.peers;
+    if let Some((ordinal, _)) = peers.iter().find(|(_, peer)| peer.writable) {
+        return Some((
+            Situation::AnotherPrimary,
+            format!("{cluster}-{ordinal} accepts writes"),
+        ));
+    }
+    let ahead = peers.iter().find_map(|(ordinal, peer)| {
+        let same = peer.system_identifier == Some(facts.system_identifier);
+        let timeline = peer
+            .timeline
+            .filter(|timeline| same && *timeline > facts.timeline)?;
+        Some(format!(
+            "{cluster}-{ordinal} is on timeline {timeline}, PGDATA here is on timeline {}",
+            facts.timeline
+        ))
+    });
+    if let Some(detail) = ahead {
+        return Some((Situation::FirstBehindPeer, detail));
+    }
+    let asked = turn.observation.peers_asked() || turn.waited_ms() >= turn.policy.discovery_timeout_ms;
+    (!asked).then(|| {
+        (
+            Situation::AskingPeers,
+            "DNS or a peer has not answered yet".to_owned(),
+        )
+    })
 }
 
 impl Turn<'_> {

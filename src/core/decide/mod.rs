@@ -5,6 +5,7 @@
 //! it is told nothing but what an observation holds.
 
 mod first;
+mod lease;
 mod note;
 mod running;
 mod slots;
@@ -13,7 +14,7 @@ mod standby;
 use super::data_directory::{DataDirectory, DataDirectoryFacts};
 use super::decision::{Decision, Memory, PostgresAction};
 use super::observation::{NameState, Observation, ProbeState};
-use super::policy::Policy;
+use super::policy::{Leadership, Policy};
 use super::situation::Situation;
 use super::supervision::{JobKind, JobState, JobStatus, Postmaster, ServerRole, SupervisorStatus, Upstream};
 
@@ -42,6 +43,8 @@ pub fn decide(policy: &Policy, memory: &Memory, observation: &Observation) -> De
             detail: observation.supervisor_error.clone().unwrap_or_default(),
             postgres: None,
             lease: None,
+            report: None,
+            upstream: None,
             gate_until_ms: 0,
             memory,
             recheck_after_ms: 200,
@@ -53,6 +56,15 @@ pub fn decide(policy: &Policy, memory: &Memory, observation: &Observation) -> De
         supervisor,
         memory,
     };
+    match policy.leadership {
+        Leadership::FixedOrdinal => fixed(turn),
+        Leadership::Lease => lease::decide(turn),
+    }
+}
+
+/// The first ordinal is the primary for ever.
+fn fixed(turn: Turn<'_>) -> Decision {
+    let supervisor = turn.supervisor;
     if let Some(JobStatus {
         kind,
         state: JobState::Running { progress },
@@ -105,6 +117,8 @@ impl<'a> Turn<'a> {
             detail,
             postgres: None,
             lease: None,
+            report: None,
+            upstream: None,
             gate_until_ms: 0,
             memory: self.memory,
             recheck_after_ms: REGULARLY_MS,

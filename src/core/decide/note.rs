@@ -2,8 +2,8 @@
 
 use crate::core::decision::{Memory, PostgresAction, Stalled};
 use crate::core::observation::Observation;
-use crate::core::policy::Policy;
-use crate::core::supervision::{JobKind, JobProgress, JobState, Postmaster, SupervisorStatus};
+use crate::core::policy::{Leadership, Policy};
+use crate::core::supervision::{CloneReason, JobKind, JobProgress, JobState, Postmaster, SupervisorStatus};
 
 use super::slots;
 
@@ -29,6 +29,9 @@ pub(super) fn updated(policy: &Policy, memory: &Memory, observation: &Observatio
     count_failed_action(&mut memory, observation);
     note_stall(&mut memory, observation);
     slots::note_missing(policy, &mut memory, observation);
+    if policy.leadership == Leadership::Lease {
+        super::lease::note(policy, &mut memory, observation);
+    }
     memory
 }
 
@@ -83,7 +86,7 @@ fn count_job(memory: &mut Memory, supervisor: &SupervisorStatus, at_ms: u64) {
         JobState::Done => {
             memory.failures = 0;
             memory.retry_at_ms = at_ms;
-            if job.kind == JobKind::Clone {
+            if matches!(job.kind, JobKind::Clone | JobKind::Rewind) {
                 memory.condemned = None;
             }
         }
@@ -95,6 +98,10 @@ fn count_job(memory: &mut Memory, supervisor: &SupervisorStatus, at_ms: u64) {
                 pause_ms(memory.failures)
             };
             memory.retry_at_ms = at_ms + pause;
+            if job.kind == JobKind::Rewind && *refused {
+                memory.condemned = Some(CloneReason::NotRewound);
+                memory.retry_at_ms = at_ms;
+            }
         }
     }
     memory.counted_job = job.id;

@@ -7,6 +7,10 @@ use crate::core::member::{Ordinal, slot_name};
 use crate::core::observation::Observation;
 use crate::core::policy::Policy;
 use crate::core::status::SlotStatus;
+use crate::core::wal::Lsn;
+
+/// A slot that lags by less is left where it is: WAL is removed by the segment.
+const ADVANCE_BYTES: u64 = 4 << 20;
 
 /// Ordinals that can own a slot on this server: slot names are matched, never parsed.
 fn owners<'a>(
@@ -95,4 +99,44 @@ pub(super) fn to_reconcile(
             .map(|ordinal| slot_name(&policy.cluster, *ordinal))
             .collect()
     })
+}
+
+/// On a standby: the slots that must exist, and how far each is to move, if anything differs from that.
+///
+/// A slot here holds back WAL for the member that would stream from this one after a promotion: it follows the
+/// slot of the same name on the primary, so that it holds back as much and no more.
+pub(super) fn behind(
+    policy: &Policy,
+    memory: &Memory,
+    observation: &Observation,
+    primary: Ordinal,
+) -> Option<(Vec<String>, BTreeMap<String, Lsn>)> {
+    let server = observation.server.as_ref()?;
+    let owners = owners(policy, &server.slots, &known(memory, observation));
+    let model = &observation.peers.get(&primary)?.slots;
+    let mut advance = BTreeMap::new();
+    for slot in owners.values() {
+        let wanted = model.iter().find(|other| other.slot_name == slot.slot_name);
+        // The primary itself has no slot there: what is replayed here is what it can need.
+        let own_name = slot.slot_name == slot_name(&policy.cluster, primary);
+        let target = wanted
+            .and_then(|slot| slot.restart_lsn)
+            .or(own_name.then_some(server.replay_lsn));
+        let far = |target: Lsn| {
+            slot.restart_lsn
+                .is_none_or(|at| target.bytes_since(at) >= ADVANCE_BYTES)
+        };
+        if let Some(target) = target
+            .map(|target| target.min(server.replay_lsn))
+            .filter(|target| far(*target))
+        {
+            advance.insert(slot.slot_name.clone(), target);
+        }
+    }
+    let expected = to_reconcile(policy, memory, observation);
+    if expected.is_none() && advance.is_empty() {
+        return None;
+    }
+    let existing = || owners.values().map(|slot| slot.slot_name.clone()).collect();
+    Some((expected.unwrap_or_else(existing), advance))
 }

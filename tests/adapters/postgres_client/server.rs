@@ -207,6 +207,7 @@ impl TestServer {
             user_configuration: None,
             tls: None,
             stop_timeout: Duration::from_secs(3),
+            gated: false,
         }
     }
 

@@ -89,6 +89,7 @@ impl Lab {
             user_configuration: None,
             tls: None,
             stop_timeout: Duration::from_secs(3),
+            gated: false,
             member,
         }
     }

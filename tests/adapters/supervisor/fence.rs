@@ -134,3 +134,41 @@ async fn a_renewal_that_waited_while_the_pod_was_frozen_comes_too_late() {
     gone(postmaster).await;
     assert!(pod.until(stopped).await.fenced);
 }
+
+#[tokio::test]
+async fn under_a_lease_the_whole_stop_fits_the_stop_timeout() {
+    let mut pod = Pod::with_data();
+    pod.gated = true;
+    pod.stop_timeout = Duration::from_secs(1);
+    pod.supervise().await;
+    let postmaster = pod.start_primary().await;
+    kill_process(postmaster, Signal::STOP).unwrap();
+    let granted = Instant::now();
+    pod.ask(grant(Duration::from_millis(300))).await;
+    gone(postmaster).await;
+    let took = granted.elapsed();
+    assert!(took >= Duration::from_millis(1300), "fast and immediate had no time: {took:?}");
+    assert!(took < Duration::from_millis(2000), "took {took:?}");
+    assert!(pod.until(stopped).await.fenced);
+}
+
+#[tokio::test]
+async fn a_licence_that_comes_after_its_end_changes_nothing() {
+    let mut pod = Pod::with_data();
+    pod.supervise().await;
+    let late = SupervisorRequest::GrantLicence {
+        until_ms: Some(podgres::clock::boottime_ms() - 5),
+    };
+    let refusal = pod.refused(late.clone()).await;
+    assert!(refusal.starts_with("the licence would have ended "), "{refusal}");
+    assert_eq!(pod.ask(SupervisorRequest::Status).await.licence, Licence::None);
+    pod.start_primary().await;
+    pod.ask(grant(Duration::from_mins(1))).await;
+    pod.refused(late).await;
+    let status = pod.ask(SupervisorRequest::Status).await;
+    assert!(matches!(status.licence, Licence::Limited { .. }), "{status:?}");
+    assert!(matches!(status.postmaster, Postmaster::Running { .. }), "{status:?}");
+    // Shortened, it ends sooner.
+    pod.ask(grant(Duration::from_millis(200))).await;
+    assert!(pod.until(stopped).await.fenced);
+}

@@ -19,7 +19,7 @@ use crate::postgresql::programs;
 use crate::user::{run_as_server_user, server_user};
 
 use super::machine::{children_of, gone, initdb, own, postmaster, run_as_postgres, template_15};
-use super::process::{ADDRESS, PANIC, PROGRAMS, ROOT, STOP_TIMEOUT_MS};
+use super::process::{ADDRESS, GATED, MEMBER, PANIC, PROGRAMS, ROOT, STOP_TIMEOUT_MS};
 
 /// Appears in the supervisor's environment and settings and must appear nowhere else.
 pub(super) const PASSWORD: &str = "dolphin-staircase-42";
@@ -35,6 +35,9 @@ pub(super) struct Pod {
     pub(super) client: SupervisorClient,
     process: Option<Child>,
     in_namespace: bool,
+    pub(super) member: String,
+    /// With `leadership=lease`.
+    pub(super) gated: bool,
 }
 
 impl Pod {
@@ -55,6 +58,8 @@ impl Pod {
             template: None,
             process: None,
             in_namespace: false,
+            member: "pg-0".to_owned(),
+            gated: false,
             root,
         }
     }
@@ -166,6 +171,8 @@ impl Pod {
             .env(ROOT, self.path())
             .env(ADDRESS, self.address.to_string())
             .env(PROGRAMS, &self.programs)
+            .env(MEMBER, &self.member)
+            .envs(self.gated.then_some((GATED, "1")))
             .env(STOP_TIMEOUT_MS, self.stop_timeout.as_millis().to_string())
             .env("POSTGRES_PASSWORD", PASSWORD)
             .current_dir("/")

@@ -15,6 +15,8 @@ pub(super) const ROOT: &str = "SUPERVISOR_TEST_ROOT";
 pub(super) const ADDRESS: &str = "SUPERVISOR_TEST_ADDRESS";
 pub(super) const PROGRAMS: &str = "SUPERVISOR_TEST_PROGRAMS";
 pub(super) const STOP_TIMEOUT_MS: &str = "SUPERVISOR_TEST_STOP_TIMEOUT_MS";
+pub(super) const GATED: &str = "SUPERVISOR_TEST_GATED";
+pub(super) const MEMBER: &str = "SUPERVISOR_TEST_MEMBER";
 pub(super) const PANIC: &str = "SUPERVISOR_TEST_PANIC";
 
 /// What the other tests run as their supervisor. By itself it tries one without PostgreSQL's programs.
@@ -31,7 +33,7 @@ fn supervisor_process() {
     };
     let address: IpAddr = text(ADDRESS).parse().unwrap();
     let settings = ServerSettings {
-        member: "pg-0".into(),
+        member: text(MEMBER),
         data_directory: root.join("volume/data"),
         program_directory: text(PROGRAMS).into(),
         run_directory: root.clone(),
@@ -48,6 +50,7 @@ fn supervisor_process() {
         user_configuration: None,
         tls: None,
         stop_timeout: Duration::from_millis(text(STOP_TIMEOUT_MS).parse().unwrap()),
+        gated: std::env::var_os(GATED).is_some(),
     };
     supervisor::stop_on_panic();
     let runtime = tokio::runtime::Builder::new_current_thread()

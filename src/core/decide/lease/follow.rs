@@ -1,0 +1,407 @@
+//! Everybody but the holder: follows the primary in office, and never takes WAL of which its own is not a prefix.
+
+use crate::core::data_directory::{ControlState, DataDirectoryFacts};
+use crate::core::decision::{Decision, PostgresAction};
+use crate::core::member::Ordinal;
+use crate::core::observation::{MemberRequest, ProbeState, UpstreamFacts};
+use crate::core::situation::Situation;
+use crate::core::status::ServerStatus;
+use crate::core::supervision::{CloneReason, JobRequest, ServerRole, StopMode, Upstream};
+use crate::core::wal::{Relation, WalPosition};
+
+use super::super::{slots, standby};
+use super::standing::Standing;
+use super::told::JOINING;
+use super::{Turn, stand, unread, was_primary};
+
+/// PostgreSQL runs as a standby.
+pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, ready: bool) -> Decision {
+    let Some(server) = turn.observation.server.as_ref().filter(|_| ready) else {
+        let situation = if ready {
+            Situation::Unresponsive
+        } else {
+            Situation::Starting
+        };
+        return turn.row(situation, String::new()).soon();
+    };
+    let Some(record) = &standing.record else {
+        return turn.row(unread(standing), String::new());
+    };
+    if record
+        .system_identifier
+        .is_some_and(|recorded| recorded != server.system_identifier)
+    {
+        let action = PostgresAction::Stop { mode: StopMode::Fast };
+        return turn.act(Situation::ForeignDataDirectory, String::new(), action);
+    }
+    let turn = match stand::consider(turn, standing) {
+        Ok(decision) => return decision,
+        Err(turn) => turn,
+    };
+    if turn.observation.request == Some(MemberRequest::Reinit) {
+        return condemn(
+            turn,
+            Situation::WalGone,
+            "the operator asked".to_owned(),
+            CloneReason::Requested,
+        );
+    }
+    let Some(holder) = standing.holder_elsewhere else {
+        return turn.row(Situation::AwaitingPrimary, standing.holder_name());
+    };
+    match role {
+        ServerRole::Standby {
+            upstream: Some(known),
+        } => attached(turn, standing, server, (holder, known)),
+        _ => detached(turn, standing, server, holder),
+    }
+}
+
+/// It has an upstream: the right one, or one that it must let go of before it looks at another.
+fn attached(
+    turn: Turn<'_>,
+    standing: &Standing,
+    server: &ServerStatus,
+    (holder, known): (Ordinal, &Upstream),
+) -> Decision {
+    let looked_at = turn.observation.upstream.of == Some(holder);
+    let same_host = known.host == turn.observation.upstream.host;
+    let same_name = known.application_name == joining(&turn, standing);
+    if (looked_at && !same_host) || !same_name || standing.promised > standing.term() {
+        let term = standing.term().max(standing.promised);
+        return turn.act(
+            Situation::UpstreamMoved,
+            standing.holder_name(),
+            PostgresAction::Detach { term },
+        );
+    }
+    if server.receiver_streaming {
+        return streaming(turn, standing, server, holder);
+    }
+    let Some(facts) = fresh(&turn, holder, 0) else {
+        let detail = probe_text(&turn);
+        return turn.row(Situation::PrimaryUnreachable, detail);
+    };
+    if facts.address != known.address {
+        let detail = format!("\"{}\" is now {}", known.host, facts.address);
+        let term = standing.term().max(standing.promised);
+        return turn.act(Situation::UpstreamMoved, detail, PostgresAction::Detach { term });
+    }
+    not_streaming(turn, server, facts, holder)
+}
+
+fn streaming(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: Ordinal) -> Decision {
+    let detail = format!("timeline {}, term {}", server.timeline, standing.term());
+    let paused = standing.record.as_ref().is_some_and(|record| record.paused);
+    let situation = if paused {
+        Situation::Paused
+    } else {
+        Situation::Streaming
+    };
+    match slots::behind(turn.policy, &turn.memory, turn.observation, holder) {
+        Some((expected, advance)) => turn.act(
+            situation,
+            detail,
+            PostgresAction::ReconcileSlots { expected, advance },
+        ),
+        None => turn.row(situation, detail),
+    }
+}
+
+/// The primary is there and the WAL receiver does not stream: judged once it has stood still.
+fn not_streaming(turn: Turn<'_>, server: &ServerStatus, facts: &UpstreamFacts, holder: Ordinal) -> Decision {
+    let looked_at_ms = turn.observation.upstream.looked_at_ms;
+    let stood_still = turn.memory.stalled.is_some_and(|stalled| {
+        let waited_ms = turn.observation.at_ms.saturating_sub(stalled.since_ms);
+        waited_ms >= turn.policy.stall_timeout_ms && looked_at_ms > stalled.since_ms
+    });
+    if stood_still && let Some(detail) = wal_gone(&turn, server, holder) {
+        return condemn(turn, Situation::WalGone, detail, CloneReason::WalGone);
+    }
+    let position = position(server);
+    let forked = facts.history.relation(position, facts.flush_lsn) == Relation::Forked;
+    if stood_still && forked {
+        let detail = standby::ahead(position, facts);
+        return condemn(turn, Situation::Diverged, detail, CloneReason::Diverged);
+    }
+    let detail = format!("replayed up to {}", server.replay_lsn);
+    let decision = turn.row(Situation::NotStreaming, detail);
+    if stood_still { decision } else { decision.soon() }
+}
+
+/// Nothing reaches it: looks at the primary in office, and follows if it can.
+fn detached(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: Ordinal) -> Decision {
+    if standing.promised > standing.term() {
+        let detail = format!("term {} is promised", standing.promised);
+        return turn.row(Situation::AwaitingPrimary, detail).soon();
+    }
+    let Some(since_ms) = turn.memory.lease.detached_since_ms else {
+        let detail = format!("replayed up to {}", server.replay_lsn);
+        return turn.row(Situation::AwaitingPrimary, detail).soon();
+    };
+    let Some(facts) = fresh(&turn, holder, since_ms) else {
+        let detail = probe_text(&turn);
+        return turn.row(Situation::PrimaryUnreachable, detail).soon();
+    };
+    if facts.system_identifier != server.system_identifier {
+        let action = PostgresAction::Stop { mode: StopMode::Fast };
+        return turn.act(Situation::ForeignDataDirectory, String::new(), action);
+    }
+    let position = position(server);
+    match facts.history.relation(position, facts.flush_lsn) {
+        Relation::Contained => {
+            let Some(upstream) = upstream(&turn, standing, holder) else {
+                let detail = probe_text(&turn);
+                return turn.row(Situation::PrimaryUnreachable, detail).soon();
+            };
+            let detail = format!("{} at {}", upstream.host, upstream.address);
+            let server = ServerRole::Standby {
+                upstream: Some(upstream),
+            };
+            turn.act(
+                Situation::UpstreamMoved,
+                detail,
+                PostgresAction::Reload { server },
+            )
+        }
+        Relation::Ahead | Relation::Forked => {
+            let detail = standby::ahead(position, facts);
+            condemn(turn, Situation::Diverged, detail, CloneReason::Diverged)
+        }
+    }
+}
+
+/// PostgreSQL does not run and the directory is complete.
+pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -> Decision {
+    let Some(record) = &standing.record else {
+        return turn.row(unread(standing), String::new());
+    };
+    let turn = match stand::last_holder(turn, standing, record, facts) {
+        Ok(decision) => return decision,
+        Err(turn) => turn,
+    };
+    if let Some((situation, message)) = turn.failed_job() {
+        return turn.row(situation, message);
+    }
+    let upstream_facts = standing
+        .holder_elsewhere
+        .and_then(|holder| fresh(&turn, holder, turn.memory.busy_at_ms));
+    if facts.half_rewound {
+        return replace(turn, standing, upstream_facts, CloneReason::NotRewound);
+    }
+    match turn.memory.condemned {
+        Some(CloneReason::Diverged) | None => {}
+        Some(reason) => return replace(turn, standing, upstream_facts, reason),
+    }
+    let forked = upstream_facts.map(|upstream| relation(facts, upstream) != Relation::Contained);
+    match (was_primary(facts), forked) {
+        (true, None) => {
+            let detail = probe_text(&turn);
+            return turn.row(Situation::AwaitingPrimary, detail).soon();
+        }
+        (true, Some(false)) if facts.control_state == ControlState::ShutDown => {}
+        (true, Some(_)) | (false, Some(true)) => return rewind(turn, standing, upstream_facts),
+        (false, _) => {}
+    }
+    if let Some(detail) = turn.failed_start() {
+        return turn.row(Situation::StartFailing, detail);
+    }
+    // Without a fresh look it starts detached, and looks then.
+    let bound = standing.promised > standing.term();
+    let upstream = standing
+        .holder_elsewhere
+        .filter(|_| upstream_facts.is_some() && !bound)
+        .and_then(|holder| upstream(&turn, standing, holder));
+    let detail = format!(
+        "system identifier {}, timeline {}",
+        facts.system_identifier, facts.timeline
+    );
+    let server = ServerRole::Standby { upstream };
+    turn.act(
+        Situation::ReadyAsStandby,
+        detail,
+        PostgresAction::Start { server },
+    )
+}
+
+/// PGDATA is empty: a clone of the primary in office, and never anything else.
+pub(super) fn empty(turn: Turn<'_>, standing: &Standing) -> Decision {
+    if let Some((situation, message)) = turn.failed_job() {
+        return turn.row(situation, message);
+    }
+    let facts = standing
+        .holder_elsewhere
+        .and_then(|holder| fresh(&turn, holder, turn.memory.busy_at_ms));
+    clone(
+        turn,
+        standing,
+        facts,
+        (Situation::ReadyToClone, CloneReason::Empty),
+    )
+}
+
+/// A former primary's directory, or one that has gone another way: rewound, and cloned if that fails.
+fn rewind(turn: Turn<'_>, standing: &Standing, facts: Option<&UpstreamFacts>) -> Decision {
+    let Some((facts, upstream)) = facts.zip(
+        standing
+            .holder_elsewhere
+            .and_then(|h| upstream(&turn, standing, h)),
+    ) else {
+        let detail = probe_text(&turn);
+        return turn.row(Situation::AwaitingPrimary, detail).soon();
+    };
+    let detail = format!(
+        "from \"{}\" on timeline {}",
+        upstream.host, facts.history.timeline
+    );
+    let job = JobRequest::Rewind {
+        upstream,
+        system_identifier: facts.system_identifier,
+    };
+    turn.act(Situation::ReadyToRewind, detail, PostgresAction::Run { job })
+}
+
+fn replace(
+    turn: Turn<'_>,
+    standing: &Standing,
+    facts: Option<&UpstreamFacts>,
+    reason: CloneReason,
+) -> Decision {
+    let situation = match reason {
+        CloneReason::Diverged | CloneReason::NotRewound => Situation::Diverged,
+        CloneReason::WalGone | CloneReason::Empty | CloneReason::Requested => Situation::WalGone,
+    };
+    if !turn.policy.reclone && reason != CloneReason::Requested {
+        return turn.row(situation, "cloning afresh is switched off".to_owned());
+    }
+    clone(turn, standing, facts, (situation, reason))
+}
+
+fn clone(
+    turn: Turn<'_>,
+    standing: &Standing,
+    facts: Option<&UpstreamFacts>,
+    (situation, reason): (Situation, CloneReason),
+) -> Decision {
+    let wanted = standing
+        .record
+        .as_ref()
+        .and_then(|record| record.system_identifier);
+    let upstream = standing
+        .holder_elsewhere
+        .and_then(|holder| upstream(&turn, standing, holder));
+    let Some((facts, upstream)) = facts
+        .zip(upstream)
+        .filter(|_| standing.promised <= standing.term())
+    else {
+        let (situation, detail) = match &turn.observation.upstream.name {
+            _ if standing.holder_elsewhere.is_none() => (Situation::AwaitingPrimary, standing.holder_name()),
+            crate::core::observation::NameState::Resolved { .. } => {
+                (Situation::WaitingForPrimary, probe_text(&turn))
+            }
+            _ => (
+                Situation::WaitingForName,
+                format!("\"{}\"", turn.observation.upstream.host),
+            ),
+        };
+        return turn.row(situation, detail).soon();
+    };
+    if wanted.is_some_and(|wanted| wanted != facts.system_identifier) {
+        let detail = format!(
+            "\"{}\" has system identifier {}",
+            upstream.host, facts.system_identifier
+        );
+        return turn.row(Situation::WaitingForPrimary, detail);
+    }
+    let detail = format!("from \"{}\" at {}", upstream.host, upstream.address);
+    let job = JobRequest::Clone {
+        upstream,
+        system_identifier: facts.system_identifier,
+        reason,
+    };
+    turn.act(situation, detail, PostgresAction::Run { job })
+}
+
+/// What a look at `holder` found that began after `since_ms`: a server that is primary.
+fn fresh<'a>(turn: &Turn<'a>, holder: Ordinal, since_ms: u64) -> Option<&'a UpstreamFacts> {
+    let upstream = &turn.observation.upstream;
+    match &upstream.probe {
+        ProbeState::Ready { facts } if upstream.of == Some(holder) && upstream.looked_at_ms > since_ms => {
+            (facts.in_recovery == Some(false)).then_some(facts)
+        }
+        _ => None,
+    }
+}
+
+fn probe_text(turn: &Turn<'_>) -> String {
+    match &turn.observation.upstream.probe {
+        ProbeState::Failed { message } => format!("\"{}\": {message}", turn.observation.upstream.host),
+        ProbeState::Untried => format!("looking for \"{}\"", turn.observation.upstream.host),
+        ProbeState::Ready { .. } => format!("\"{}\" is itself in recovery", turn.observation.upstream.host),
+    }
+}
+
+/// The holder as an upstream of this member.
+fn upstream(turn: &Turn<'_>, standing: &Standing, holder: Ordinal) -> Option<Upstream> {
+    let mut upstream = turn
+        .upstream()
+        .filter(|_| turn.observation.upstream.of == Some(holder))?;
+    upstream.application_name = joining(turn, standing);
+    Some(upstream)
+}
+
+/// The name under which a member confirms whose recorded incarnation is another one.
+fn joining(turn: &Turn<'_>, standing: &Standing) -> Option<String> {
+    let recorded = standing
+        .record
+        .as_ref()?
+        .synchronous
+        .members
+        .get(&turn.policy.ordinal)?;
+    let other = turn.supervisor.incarnation.as_ref() != Some(recorded);
+    other.then(|| format!("{}-{}{JOINING}", turn.policy.cluster, turn.policy.ordinal))
+}
+
+/// A former primary that was shut down has its last record where the control file says: it must lie before the fork.
+fn relation(facts: &DataDirectoryFacts, upstream: &UpstreamFacts) -> Relation {
+    let mut position = facts.position();
+    if was_primary(facts) {
+        position.lsn.0 += 1;
+    }
+    upstream.history.relation(position, upstream.flush_lsn)
+}
+
+fn position(server: &ServerStatus) -> WalPosition {
+    WalPosition {
+        timeline: server.timeline,
+        lsn: server.flush_lsn.max(server.replay_lsn),
+    }
+}
+
+/// What the primary says of the WAL that this standby needs next, if it is no longer there.
+fn wal_gone(turn: &Turn<'_>, server: &ServerStatus, holder: Ordinal) -> Option<String> {
+    let primary = turn.observation.peers.get(&holder)?;
+    if primary.slot.as_ref().is_some_and(|slot| slot.lost) {
+        return Some(format!(
+            "replication slot \"{}\" is lost",
+            turn.observation.own_slot
+        ));
+    }
+    let oldest = primary.oldest_wal_lsn?;
+    let segment_size_bytes = primary.wal_segment_size_bytes.max(1 << 20);
+    let needed = server
+        .flush_lsn
+        .max(server.replay_lsn)
+        .segment_start(segment_size_bytes);
+    (needed < oldest).then(|| format!("needs WAL from {needed}, the oldest on the primary is {oldest}"))
+}
+
+/// Marks the directory and stops the server; the next turns do the rest.
+fn condemn(mut turn: Turn<'_>, situation: Situation, detail: String, reason: CloneReason) -> Decision {
+    if !turn.policy.reclone && reason == CloneReason::WalGone {
+        return turn.row(situation, detail);
+    }
+    turn.memory.condemned = Some(reason);
+    let action = PostgresAction::Stop { mode: StopMode::Fast };
+    turn.act(situation, detail, action)
+}

@@ -1,0 +1,250 @@
+//! A planned move: the holder stops PostgreSQL, sees that the successor has everything, and writes its name into the Lease.
+
+use crate::core::cluster::PeerContact;
+use crate::core::data_directory::{ControlState, DataDirectory, DataDirectoryFacts};
+use crate::core::decision::{Decision, HandingOver, PostgresAction};
+use crate::core::lease::{HistoryEntry, Identity, LeasePurpose, LeaseRecord, LeaseWrite, SynchronousSet};
+use crate::core::member::Ordinal;
+use crate::core::observation::PeerView;
+use crate::core::situation::Situation;
+use crate::core::supervision::{Postmaster, StopMode};
+use crate::core::wal::{Lsn, WalPosition};
+
+use super::standing::Standing;
+use super::{Turn, hold, release};
+
+/// A standby further behind than this is not waited for.
+const MAX_LAG_BYTES: u64 = 16 << 20;
+/// How long the checkpoint before a planned stop is waited for.
+const CHECKPOINT_TIMEOUT_MS: u64 = 30_000;
+
+/// PostgreSQL still serves: a checkpoint, then the stop.
+pub(super) fn while_running(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
+    let asked = hold::asked_to_move(record);
+    let handing_over = turn.memory.lease.handing_over.or_else(|| {
+        asked.map(|(to, forced)| HandingOver {
+            to,
+            since_ms: standing.at_ms,
+            forced,
+        })
+    });
+    let Some(handing_over) = handing_over.filter(|_| asked.is_some()) else {
+        turn.memory.lease.handing_over = None;
+        return turn
+            .row(Situation::Primary, format!("term {}", record.term))
+            .soon();
+    };
+    if handing_over.to == Some(turn.policy.ordinal) || successor_now(&turn, handing_over).is_none() {
+        turn.memory.lease.handing_over = None;
+        let mut next = record.clone();
+        next.request = None;
+        let write = standing.write(LeasePurpose::Answer, next);
+        return turn.lease_row(Situation::Primary, "no successor fits".to_owned(), write);
+    }
+    turn.memory.lease.handing_over = Some(handing_over);
+    let done = turn
+        .observation
+        .checkpointed_at_ms
+        .is_some_and(|done| done >= handing_over.since_ms);
+    let waited_ms = standing.at_ms.saturating_sub(handing_over.since_ms);
+    if !done && waited_ms < CHECKPOINT_TIMEOUT_MS && !handing_over.forced {
+        let detail = "a checkpoint first".to_owned();
+        return turn.act(Situation::HandingOver, detail, PostgresAction::Checkpoint);
+    }
+    let action = PostgresAction::Stop { mode: StopMode::Fast };
+    turn.act(Situation::HandingOver, "PostgreSQL is stopped".to_owned(), action)
+}
+
+/// The one that would take over now, from a server that runs.
+fn successor_now(turn: &Turn<'_>, handing_over: HandingOver) -> Option<Ordinal> {
+    let server = turn.observation.server.as_ref()?;
+    let near = Lsn(server.flush_lsn.0.saturating_sub(MAX_LAG_BYTES));
+    let position = WalPosition {
+        timeline: server.timeline,
+        lsn: near,
+    };
+    successor(turn, handing_over, position).map(|(ordinal, _)| ordinal)
+}
+
+/// PostgreSQL has stopped for a planned move.
+pub(super) fn while_stopped(
+    mut turn: Turn<'_>,
+    standing: &Standing,
+    record: &LeaseRecord,
+    facts: &DataDirectoryFacts,
+) -> Decision {
+    let Some(handing_over) = turn.memory.lease.handing_over else {
+        return turn.row(Situation::HandingOver, String::new()).soon();
+    };
+    let clean = facts.control_state == ControlState::ShutDown;
+    if clean && let Some((ordinal, peer)) = successor(&turn, handing_over, facts.position()) {
+        let detail = format!("to {}-{ordinal}", turn.policy.cluster);
+        let write = named(&turn, standing, record, facts, (ordinal, peer), "switchover");
+        return turn.lease_row(Situation::HandingOver, detail, write);
+    }
+    let waited_ms = turn
+        .memory
+        .lease
+        .down_since_ms
+        .map_or(0, |since| standing.at_ms.saturating_sub(since));
+    if clean && waited_ms < 2 * turn.policy.times.stop_timeout_ms {
+        return turn
+            .row(
+                Situation::HandingOver,
+                "the successor does not have everything yet".to_owned(),
+            )
+            .soon();
+    }
+    // Nobody came: it goes on as the primary that it was, and the request is answered.
+    turn.memory.lease.handing_over = None;
+    let mut next = record.clone();
+    next.request = None;
+    let write = standing.write(LeasePurpose::Answer, next);
+    turn.lease_row(
+        Situation::Reopening,
+        "no successor has everything".to_owned(),
+        write,
+    )
+}
+
+/// The pod is ending.
+pub(super) fn leaving(turn: Turn<'_>, standing: &Standing) -> Decision {
+    let Some(record) = standing.record.as_ref().filter(|_| standing.is_holder) else {
+        return turn.row(Situation::Leaving, String::new());
+    };
+    let stopped = matches!(turn.supervisor.postmaster, Postmaster::Stopped { .. });
+    let facts = match &turn.supervisor.data_directory {
+        DataDirectory::Complete(facts) if stopped => facts,
+        _ if stopped => {
+            let write = release(record, standing, None);
+            return turn.lease_row(Situation::Leaving, "the Lease is given back".to_owned(), write);
+        }
+        _ => {
+            return turn
+                .row(Situation::Leaving, "PostgreSQL is stopping".to_owned())
+                .soon();
+        }
+    };
+    let clean = facts.control_state == ControlState::ShutDown;
+    let handing_over = HandingOver {
+        to: None,
+        since_ms: standing.at_ms,
+        forced: false,
+    };
+    if clean && !record.paused {
+        if let Some((ordinal, peer)) = successor(&turn, handing_over, facts.position()) {
+            let detail = format!("{}-{ordinal} takes over", turn.policy.cluster);
+            let write = named(
+                &turn,
+                standing,
+                record,
+                facts,
+                (ordinal, peer),
+                "the primary's pod ended",
+            );
+            return turn.lease_row(Situation::Leaving, detail, write);
+        }
+        let waited_ms = turn
+            .memory
+            .lease
+            .down_since_ms
+            .map_or(0, |since| standing.at_ms.saturating_sub(since));
+        let somebody = turn.observation.peers.values().any(|peer| peer.running);
+        if somebody && waited_ms < turn.policy.times.peer_timeout_ms / 4 {
+            return turn
+                .row(
+                    Situation::Leaving,
+                    "the successor does not have everything yet".to_owned(),
+                )
+                .soon();
+        }
+    }
+    let by = clean.then_some(turn.policy.ordinal);
+    let write = release(record, standing, by);
+    turn.lease_row(Situation::Leaving, "the Lease is given back".to_owned(), write)
+}
+
+/// A connected member that may be primary and has flushed up to `position`: the named one, else the one with the most.
+fn successor<'a>(
+    turn: &Turn<'a>,
+    handing_over: HandingOver,
+    position: WalPosition,
+) -> Option<(Ordinal, &'a PeerView)> {
+    let fits = |ordinal: Ordinal, peer: &PeerView| {
+        let report = peer.leadership.as_ref();
+        let willing = report.is_some_and(|report| report.priority.is_some() && report.incarnation.is_some());
+        let same_timeline = peer.timeline == Some(position.timeline);
+        let has_it = same_timeline && peer.flush_lsn.is_some_and(|flushed| flushed >= position.lsn);
+        let has_it = handing_over.forced || has_it;
+        let named = handing_over.to.is_none_or(|to| to == ordinal);
+        peer.contact == PeerContact::Connected && willing && has_it && named && !peer.writable
+    };
+    let candidates = turn
+        .observation
+        .peers
+        .iter()
+        .filter(|(ordinal, peer)| fits(**ordinal, peer));
+    let best = candidates.min_by_key(|(ordinal, peer)| {
+        let priority = peer.leadership.as_ref().and_then(|report| report.priority);
+        (std::cmp::Reverse(peer.flush_lsn), priority, **ordinal)
+    });
+    best.map(|(ordinal, peer)| (*ordinal, peer))
+}
+
+/// The record in which `to` is the holder, in the next term.
+fn named(
+    turn: &Turn<'_>,
+    standing: &Standing,
+    record: &LeaseRecord,
+    facts: &DataDirectoryFacts,
+    to: (Ordinal, &PeerView),
+    reason: &str,
+) -> Option<LeaseWrite> {
+    let pod = format!("{}-{}", turn.policy.cluster, to.0);
+    let mut next = record.clone();
+    next.holder = Some(Identity {
+        pod: pod.clone(),
+        uid: to.1.uid.clone(),
+    });
+    next.term += 1;
+    next.renewals += 1;
+    next.request = None;
+    next.released_by = None;
+    next.synchronous = witnesses(turn, record, facts.control_lsn, to.0);
+    next.remember(HistoryEntry {
+        term: next.term,
+        timeline: Some(facts.timeline),
+        lsn: Some(facts.control_lsn),
+        reason: reason.to_owned(),
+        at: String::new(),
+        new_leader: pod,
+    });
+    standing.write(LeasePurpose::HandOver, next)
+}
+
+/// Those who have everything besides the successor, if they are enough; else the recorded set as it is.
+fn witnesses(turn: &Turn<'_>, record: &LeaseRecord, lsn: Lsn, successor: Ordinal) -> SynchronousSet {
+    let holds_all = |member: &Ordinal| {
+        let peer = turn.observation.peers.get(member);
+        peer.is_some_and(|peer| {
+            let same = peer
+                .leadership
+                .as_ref()
+                .and_then(|report| report.incarnation.as_ref())
+                == record.synchronous.members.get(member);
+            same && peer.contact == PeerContact::Connected
+                && peer.flush_lsn.is_some_and(|flushed| flushed >= lsn)
+        })
+    };
+    let members = record.synchronous.members.iter();
+    let members = members.filter(|(member, _)| **member != successor && holds_all(member));
+    let set = SynchronousSet {
+        members: members.map(|(m, i)| (*m, i.clone())).collect(),
+        quorum: record.synchronous.quorum,
+    };
+    if set.members.len() >= set.quorum as usize {
+        set
+    } else {
+        record.synchronous.clone()
+    }
+}

@@ -1,0 +1,339 @@
+//! Who holds the Lease: takes office, stays in it, and gives it back where it cannot serve.
+
+use std::collections::BTreeMap;
+
+use crate::core::data_directory::DataDirectoryFacts;
+use crate::core::decision::{Decision, PostgresAction};
+use crate::core::lease::{LeasePurpose, LeaseRecord, MoveRequest};
+use crate::core::observation::MemberRequest;
+use crate::core::situation::Situation;
+use crate::core::supervision::{Licence, ServerRole, StopMode};
+
+use super::super::slots;
+use super::standing::Standing;
+use super::told::{self, Next};
+use super::{Turn, hand_over, release, was_primary};
+
+/// A licence is renewed when it would end earlier than the right by more than this.
+const LICENCE_SLACK_MS: u64 = 200;
+/// Starts that fail in a row before others are let in.
+const FAILED_STARTS: u32 = 3;
+
+/// PostgreSQL runs as the primary.
+pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decision {
+    let Some(record) = &standing.record else {
+        return turn.row(Situation::LeaseUnread, String::new());
+    };
+    if let Some(until_ms) = licence_due(&turn, standing) {
+        let action = PostgresAction::GrantLicence {
+            until_ms: Some(until_ms),
+        };
+        return turn.act(Situation::Primary, format!("term {}", record.term), action);
+    }
+    let Some(server) = &turn.observation.server else {
+        return unserved(turn, standing, record, ready);
+    };
+    if server.in_recovery {
+        let detail = format!("replayed up to {}", server.replay_lsn);
+        return turn.row(Situation::Recovering, detail).soon();
+    }
+    if !standing.in_right() {
+        return turn.row(Situation::RightLapsed, String::new()).soon();
+    }
+    if let Some(decision) = overtaken(&turn, standing, record) {
+        return decision;
+    }
+    if turn.observation.request == Some(MemberRequest::Restart) {
+        let detail = "the operator asked for a restart".to_owned();
+        return turn.act(
+            Situation::Reopening,
+            detail,
+            PostgresAction::Stop { mode: StopMode::Fast },
+        );
+    }
+    if turn.memory.lease.handing_over.is_some() || record.request.is_some() {
+        return hand_over::while_running(turn, standing, record);
+    }
+    if !turn.observation.roles_current {
+        return turn.act(
+            Situation::Primary,
+            format!("term {}", record.term),
+            PostgresAction::EnsureRoles,
+        );
+    }
+    in_office(turn, standing, record)
+}
+
+/// The daily work of a primary: the synchronous set, then the slots.
+fn in_office(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
+    let given = match &turn.supervisor.postmaster {
+        crate::core::supervision::Postmaster::Running {
+            role: ServerRole::Primary {
+                synchronous_standby_names,
+            },
+            ..
+        } => synchronous_standby_names.clone(),
+        _ => String::new(),
+    };
+    let changing = Situation::ChangingSynchronousSet;
+    match told::next(&turn, standing, record, &given) {
+        Next::Nothing => {}
+        Next::Wait(why) => return steady(turn, standing, why),
+        Next::Record(next) => {
+            let mut next = *next;
+            next.renewals += 1;
+            let write = standing.write(LeasePurpose::Record, next);
+            return turn.lease_row(changing, "recorded in the Lease".to_owned(), write);
+        }
+        Next::Tell(told) => {
+            let synchronous_standby_names = told::text(turn.policy, &told);
+            let detail = format!("commits are to wait for {synchronous_standby_names}");
+            let server = ServerRole::Primary {
+                synchronous_standby_names,
+            };
+            return turn.act(changing, detail, PostgresAction::Reload { server });
+        }
+        Next::Mark => {
+            let action = PostgresAction::Barrier {
+                synchronous_standby_names: given,
+            };
+            return turn.act(changing, "marked in the WAL".to_owned(), action);
+        }
+    }
+    match slots::to_reconcile(turn.policy, &turn.memory, turn.observation) {
+        Some(expected) => {
+            let advance = BTreeMap::new();
+            let action = PostgresAction::ReconcileSlots { expected, advance };
+            turn.act(Situation::Primary, format!("term {}", record.term), action)
+        }
+        None => steady(turn, standing, ""),
+    }
+}
+
+fn steady(turn: Turn<'_>, standing: &Standing, why: &str) -> Decision {
+    let at_ms = standing.at_ms;
+    let detail = format!("term {}", standing.term());
+    if !why.is_empty() {
+        return turn.row(Situation::ChangingSynchronousSet, why.to_owned()).soon();
+    }
+    if at_ms >= standing.renewed_until_ms {
+        return turn.row(Situation::OnConfirmations, detail).soon();
+    }
+    let beating = !turn.memory.lease.beats.is_empty();
+    let decision = turn.row(Situation::Primary, detail);
+    // The peers' confirmations are asked for and counted in time.
+    if beating { decision.soon() } else { decision }
+}
+
+/// The licence that the supervisor is to have, if it has less.
+fn licence_due(turn: &Turn<'_>, standing: &Standing) -> Option<u64> {
+    let right_until_ms = standing.right_until_ms();
+    if !standing.in_right() {
+        return None;
+    }
+    let enough = match turn.supervisor.licence {
+        Licence::Limited { until_ms } => until_ms + LICENCE_SLACK_MS >= right_until_ms,
+        Licence::Unlimited | Licence::None => false,
+    };
+    (!enough).then_some(right_until_ms)
+}
+
+/// PostgreSQL does not answer: waited for while crash recovery may take, then others are let in.
+fn unserved(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, ready: bool) -> Decision {
+    let down_ms = turn
+        .memory
+        .lease
+        .down_since_ms
+        .map_or(0, |since| standing.at_ms.saturating_sub(since));
+    let times = turn.policy.times;
+    let limit_ms = if ready {
+        2 * times.peer_timeout_ms
+    } else {
+        times.recovery_timeout_ms
+    };
+    if down_ms > limit_ms && !record.paused {
+        let detail = format!("PostgreSQL has not answered for {down_ms} ms");
+        if provable_elsewhere(&turn, record) {
+            let write = release(record, standing, None);
+            return turn.lease_row(Situation::Resigning, detail, write);
+        }
+        if ready {
+            let action = PostgresAction::Stop {
+                mode: StopMode::Immediate,
+            };
+            return turn.act(Situation::Unresponsive, detail, action);
+        }
+    }
+    let situation = if ready {
+        Situation::Unresponsive
+    } else {
+        Situation::Reopening
+    };
+    turn.row(situation, String::new()).soon()
+}
+
+/// Enough recorded standbys are there to prove that nothing is lost without this member.
+fn provable_elsewhere(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
+    let Some(proof) = record.synchronous.proof() else {
+        return false;
+    };
+    let there = record.synchronous.members.keys().filter(|member| {
+        let peer = turn.observation.peers.get(member);
+        peer.is_some_and(|peer| peer.contact == crate::core::cluster::PeerContact::Connected && peer.running)
+    });
+    there.count() >= proof as usize
+}
+
+/// A peer has promised a newer term and nobody has claimed it: this primary begins that term itself.
+fn overtaken(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Option<Decision> {
+    let since_ms = turn.memory.lease.overtaken_since_ms?;
+    if standing.at_ms < since_ms + 2 * turn.policy.times.peer_timeout_ms {
+        return None;
+    }
+    let promised = turn
+        .observation
+        .peers
+        .values()
+        .filter_map(|peer| peer.leadership.as_ref());
+    let newest = promised.map(|report| report.promised_term).max()?;
+    let mut next = record.clone();
+    next.term = newest.max(record.term + 1);
+    next.renewals += 1;
+    let write = standing.write(LeasePurpose::Claim, next)?;
+    let decision = Decision {
+        situation: Situation::Claiming,
+        detail: format!("a standby has promised term {newest}"),
+        postgres: None,
+        lease: Some(write),
+        report: None,
+        upstream: None,
+        gate_until_ms: 0,
+        memory: turn.memory.clone(),
+        recheck_after_ms: 0,
+    };
+    Some(decision.soon())
+}
+
+/// The Lease names this member, whose PostgreSQL runs as a standby: it is promoted.
+pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decision {
+    let Some(record) = &standing.record else {
+        return turn.row(Situation::LeaseUnread, String::new());
+    };
+    let detail = format!("term {}", record.term);
+    let Some(server) = turn.observation.server.as_ref().filter(|_| ready) else {
+        return turn
+            .row(Situation::Promoting, "PostgreSQL does not answer yet".to_owned())
+            .soon();
+    };
+    if standing.promised > record.term {
+        // It has bound itself to a later term than the one in which it was named.
+        let write = release(record, standing, None);
+        return turn.lease_row(Situation::Resigning, detail, write);
+    }
+    if server.receiver_present {
+        return turn.act(
+            Situation::Promoting,
+            detail,
+            PostgresAction::Detach { term: record.term },
+        );
+    }
+    if !standing.in_right() {
+        return turn
+            .row(Situation::Promoting, "the Lease is being renewed".to_owned())
+            .soon();
+    }
+    if let Some(until_ms) = licence_due(&turn, standing) {
+        let action = PostgresAction::GrantLicence {
+            until_ms: Some(until_ms),
+        };
+        return turn.act(Situation::Promoting, detail, action);
+    }
+    let names = told::text(turn.policy, &told::at_first(turn.policy, record));
+    let action = PostgresAction::Promote {
+        synchronous_standby_names: names,
+        term: record.term,
+    };
+    turn.act(Situation::Promoting, detail, action)
+}
+
+/// The Lease names this member, whose PostgreSQL does not run.
+pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -> Decision {
+    let Some(record) = &standing.record else {
+        return turn.row(Situation::LeaseUnread, String::new());
+    };
+    if turn.memory.lease.handing_over.is_some() {
+        return hand_over::while_stopped(turn, standing, record, facts);
+    }
+    if record.system_identifier.is_none() {
+        let mut next = record.clone();
+        next.system_identifier = Some(facts.system_identifier);
+        let write = standing.write(LeasePurpose::Record, next);
+        return turn.lease_row(
+            Situation::Claiming,
+            "the system identifier is recorded".to_owned(),
+            write,
+        );
+    }
+    if facts.half_rewound {
+        let write = release(record, standing, None);
+        return turn.lease_row(
+            Situation::HolderWithoutData,
+            "PGDATA is half rewound".to_owned(),
+            write,
+        );
+    }
+    if record.paused {
+        return turn.row(Situation::Paused, "PostgreSQL is not started".to_owned());
+    }
+    if turn.memory.failures >= FAILED_STARTS && provable_elsewhere(&turn, record) {
+        let write = release(record, standing, None);
+        return turn.lease_row(
+            Situation::Resigning,
+            "PostgreSQL does not start".to_owned(),
+            write,
+        );
+    }
+    if let Some(detail) = turn.failed_start() {
+        return turn.row(Situation::StartFailing, detail);
+    }
+    if !standing.in_right() {
+        return turn
+            .row(Situation::Reopening, "the Lease is being renewed".to_owned())
+            .soon();
+    }
+    open(turn, standing, record, facts)
+}
+
+fn open(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, facts: &DataDirectoryFacts) -> Decision {
+    let detail = format!("term {}, timeline {}", record.term, facts.timeline);
+    if !was_primary(facts) {
+        let server = ServerRole::Standby { upstream: None };
+        return turn.act(Situation::Promoting, detail, PostgresAction::Start { server });
+    }
+    if turn.supervisor.terms.held != record.term {
+        return turn.act(
+            Situation::Reopening,
+            detail,
+            PostgresAction::Hold { term: record.term },
+        );
+    }
+    if let Some(until_ms) = licence_due(&turn, standing) {
+        let action = PostgresAction::GrantLicence {
+            until_ms: Some(until_ms),
+        };
+        return turn.act(Situation::Reopening, detail, action);
+    }
+    let told = told::at_first(turn.policy, record);
+    let server = ServerRole::Primary {
+        synchronous_standby_names: told::text(turn.policy, &told),
+    };
+    turn.act(Situation::Reopening, detail, PostgresAction::Start { server })
+}
+
+/// Whether the operator's request is for the holder to act on.
+pub(super) fn asked_to_move(record: &LeaseRecord) -> Option<(Option<crate::core::member::Ordinal>, bool)> {
+    match record.request.as_ref()? {
+        MoveRequest::Switchover { to, .. } => Some((*to, false)),
+        MoveRequest::Failover { to, .. } => Some((Some(*to), true)),
+    }
+}

@@ -1,0 +1,214 @@
+//! Decisions with `leadership=lease`: whoever holds the Lease is the primary, and what leads there and away.
+//!
+//! `standing.rs` reads an observation in terms of right, quorum and position; `hold.rs` is for the holder, `follow.rs` for
+//! everybody else, `stand.rs` for those who have lost their primary. Never claims, promotes or follows
+//! without the proof that `docs/failover.md` describes.
+
+mod first;
+mod follow;
+mod hand_over;
+mod hold;
+mod office;
+mod report;
+mod stand;
+mod standing;
+mod told;
+
+use crate::core::data_directory::{DataDirectory, DataDirectoryFacts};
+use crate::core::decision::{Decision, PostgresAction};
+use crate::core::lease::{LeasePurpose, LeaseRecord, LeaseWrite};
+use crate::core::observation::Observation;
+use crate::core::situation::Situation;
+use crate::core::supervision::{JobKind, JobState, JobStatus, Postmaster, ServerRole, StopMode};
+
+pub(super) use office::note;
+
+use super::Turn;
+use super::note::progress_text;
+use standing::Standing;
+
+/// The whole of a turn under a Lease; PostgreSQL's part and the Lease's are independent of each other.
+pub(super) fn decide(turn: Turn<'_>) -> Decision {
+    let standing = Standing::of(turn.policy, &turn.memory, turn.observation);
+    let (policy, observation) = (turn.policy, turn.observation);
+    let mut decision = situation(turn, &standing);
+    if decision.lease.is_none() && standing.is_holder {
+        decision.lease = office::renewal(policy, observation, &decision.memory, &standing);
+    }
+    decision.upstream = standing.holder_elsewhere;
+    decision.gate_until_ms = office::gate_until_ms(observation, &standing);
+    decision.report = Some(report::report(
+        policy,
+        observation,
+        &mut decision.memory,
+        &standing,
+    ));
+    decision
+}
+
+fn situation(turn: Turn<'_>, standing: &Standing) -> Decision {
+    if let Some(JobStatus {
+        kind,
+        state: JobState::Running { progress },
+        ..
+    }) = &turn.supervisor.job
+    {
+        let situation = match kind {
+            JobKind::Initdb => Situation::Initialising,
+            JobKind::Clone => Situation::Cloning,
+            JobKind::Rewind => Situation::Rewinding,
+        };
+        return turn.row(situation, progress_text(*progress));
+    }
+    if turn.supervisor.stopping {
+        return hand_over::leaving(turn, standing);
+    }
+    match &turn.supervisor.postmaster {
+        Postmaster::Stopping { .. } if turn.memory.lease.handing_over.is_some() => turn
+            .row(Situation::HandingOver, "PostgreSQL is stopping".to_owned())
+            .soon(),
+        Postmaster::Stopping { .. } => turn.row(Situation::Stopping, String::new()).soon(),
+        Postmaster::Running { role, ready, .. } => running(turn, standing, role, *ready),
+        Postmaster::Stopped { .. } => stopped(turn, standing),
+    }
+}
+
+fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, ready: bool) -> Decision {
+    let writable = turn
+        .observation
+        .server
+        .as_ref()
+        .is_some_and(|server| !server.in_recovery);
+    let primary = matches!(role, ServerRole::Primary { .. });
+    if (primary || writable) && !standing.is_holder {
+        if standing.record.is_none() {
+            // Unless it can be written again, its licence ends by itself.
+            return first::again(turn, standing);
+        }
+        let detail = standing.holder_name();
+        return turn.act(
+            Situation::LostOffice,
+            detail,
+            PostgresAction::Stop { mode: StopMode::Fast },
+        );
+    }
+    match (standing.is_holder, role) {
+        (true, ServerRole::Primary { .. }) => hold::primary(turn, standing, ready),
+        (true, ServerRole::Standby { .. }) if writable => {
+            // Promoted by somebody else: it comes back under its own configuration.
+            turn.act(
+                Situation::Reopening,
+                String::new(),
+                PostgresAction::Stop { mode: StopMode::Fast },
+            )
+        }
+        (true, ServerRole::Standby { .. }) => hold::standby(turn, standing, ready),
+        (false, _) => follow::running(turn, standing, role, ready),
+    }
+}
+
+fn stopped(turn: Turn<'_>, standing: &Standing) -> Decision {
+    match &turn.supervisor.data_directory {
+        DataDirectory::Unusable { detail } => {
+            let detail = detail.clone();
+            turn.row(Situation::UnusableDataDirectory, detail)
+        }
+        DataDirectory::Complete(facts) if facts.major_version != turn.supervisor.major_version => {
+            let detail = format!(
+                "PGDATA was made by PostgreSQL {}, the programs here are PostgreSQL {}",
+                facts.major_version, turn.supervisor.major_version
+            );
+            turn.row(Situation::WrongMajorVersion, detail)
+        }
+        DataDirectory::Empty => empty(turn, standing),
+        DataDirectory::Complete(facts) => complete(turn, standing, facts),
+    }
+}
+
+fn empty(turn: Turn<'_>, standing: &Standing) -> Decision {
+    match &standing.record {
+        None => first::without_lease(turn, standing, None),
+        Some(record) if standing.is_holder && record.system_identifier.is_none() => {
+            first::initdb(turn, standing)
+        }
+        Some(record) if standing.is_holder => {
+            let write = release(record, standing, None);
+            turn.lease_row(Situation::HolderWithoutData, String::new(), write)
+        }
+        Some(record) if record.system_identifier.is_none() && turn.policy.first() => {
+            first::take_over(turn, standing)
+        }
+        Some(_) => follow::empty(turn, standing),
+    }
+}
+
+fn complete(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -> Decision {
+    let Some(record) = &standing.record else {
+        return first::without_lease(turn, standing, Some(facts));
+    };
+    if let Some(recorded) = record.system_identifier
+        && recorded != facts.system_identifier
+    {
+        let detail = format!(
+            "PGDATA has system identifier {}, the Lease has {recorded}",
+            facts.system_identifier
+        );
+        if standing.is_holder {
+            let write = release(record, standing, None);
+            return turn.lease_row(Situation::ForeignDataDirectory, detail, write);
+        }
+        return turn.row(Situation::ForeignDataDirectory, detail);
+    }
+    if standing.is_holder {
+        hold::stopped(turn, standing, facts)
+    } else {
+        follow::stopped(turn, standing, facts)
+    }
+}
+
+/// Nothing is known of the Lease: because nobody has said, or because there is none.
+fn unread(standing: &Standing) -> Situation {
+    if standing.missing {
+        Situation::LeaseMissing
+    } else {
+        Situation::LeaseUnread
+    }
+}
+
+/// The record without a holder. `clean`: the holder that stopped with everything written.
+fn release(
+    record: &LeaseRecord,
+    standing: &Standing,
+    clean: Option<crate::core::member::Ordinal>,
+) -> Option<LeaseWrite> {
+    let mut record = record.clone();
+    record.holder = None;
+    record.released_by = clean;
+    standing.write(LeasePurpose::Release, record)
+}
+
+impl Turn<'_> {
+    /// A row whose one action is a write to the Lease, if one may be begun now.
+    fn lease_row(self, situation: Situation, detail: String, write: Option<LeaseWrite>) -> Decision {
+        let mut decision = self.row(situation, detail);
+        decision.lease = write;
+        decision.soon()
+    }
+}
+
+/// A directory that was last written by a primary, so that nobody else has all of it for certain.
+fn was_primary(facts: &DataDirectoryFacts) -> bool {
+    let copy = facts.backup_label && !facts.recovery_signal;
+    !(facts.standby_signal || copy || facts.control_state.was_standby())
+}
+
+/// The role that the running server was given, as a standby's.
+fn standby_upstream(observation: &Observation) -> Option<&crate::core::supervision::Upstream> {
+    match &observation.supervisor.as_ref()?.postmaster {
+        Postmaster::Running {
+            role: ServerRole::Standby { upstream },
+            ..
+        } => upstream.as_ref(),
+        _ => None,
+    }
+}

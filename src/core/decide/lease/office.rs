@@ -1,0 +1,257 @@
+//! The right to be primary over time: renewals, the peers' confirmations, and what is remembered of both.
+
+use crate::core::cluster::PeerContact;
+use crate::core::decision::{LeaseMemory, Memory};
+use crate::core::lease::{Durability, LeasePurpose, LeaseRecord, LeaseWrite, Office};
+use crate::core::member::Ordinal;
+use crate::core::observation::Observation;
+use crate::core::policy::Policy;
+use crate::core::supervision::{Postmaster, ServerRole};
+
+use super::standing::{Standing, recorded};
+
+/// How often a primary asks its peers while the API server is silent.
+const BEAT_MS: u64 = 250;
+/// Beats whose time is remembered: more than a confirmation may be under way.
+const BEATS_KEPT: usize = 64;
+
+/// The holder's next renewal, if it is due and nothing speaks against it.
+pub(super) fn renewal(
+    policy: &Policy,
+    observation: &Observation,
+    memory: &Memory,
+    standing: &Standing,
+) -> Option<LeaseWrite> {
+    let record = standing.record.as_ref()?;
+    // A disk that takes nothing any more must not keep others from taking over.
+    let disk_failing = observation
+        .supervisor
+        .as_ref()
+        .is_some_and(|s| s.disk_failing_since_ms.is_some());
+    if disk_failing || standing.promised > record.term {
+        return None;
+    }
+    let down_ms = memory
+        .lease
+        .down_since_ms
+        .map_or(0, |since| standing.at_ms.saturating_sub(since));
+    if down_ms > policy.times.recovery_timeout_ms
+        && record.system_identifier.is_some()
+        && !policy_alone(policy, record)
+    {
+        return None;
+    }
+    let renewal = observation
+        .lease
+        .renewal
+        .filter(|renewal| renewal.term == record.term);
+    let due = renewal.is_none_or(|r| standing.at_ms >= r.sent_at_ms + policy.times.retry_period_ms);
+    let mut next = record.clone();
+    next.renewals += 1;
+    next.lease_duration_ms = policy.times.lease_duration_ms;
+    if due {
+        standing.write(LeasePurpose::Renew, next)
+    } else {
+        None
+    }
+}
+
+/// Nobody else could take over.
+fn policy_alone(policy: &Policy, record: &LeaseRecord) -> bool {
+    record.members.iter().all(|member| *member == policy.ordinal)
+}
+
+/// Until when the gate may confirm: only while PostgreSQL runs here as the primary by right.
+pub(super) fn gate_until_ms(observation: &Observation, standing: &Standing) -> u64 {
+    let primary = matches!(
+        observation.supervisor.as_ref().map(|s| &s.postmaster),
+        Some(Postmaster::Running {
+            role: ServerRole::Primary { .. },
+            ..
+        })
+    );
+    if primary && standing.is_holder {
+        standing.right_until_ms()
+    } else {
+        0
+    }
+}
+
+/// Brings what is remembered up to date before any row is looked at.
+pub(in crate::core::decide) fn note(policy: &Policy, memory: &mut Memory, observation: &Observation) {
+    let standing = Standing::of(policy, memory, observation);
+    let lease = &mut memory.lease;
+    if let Some(record) = &standing.record {
+        lease.record = Some(record.clone());
+    }
+    note_confirmations(policy, lease, observation, &standing);
+    note_streaming(policy, lease, observation);
+    note_service(lease, observation, &standing);
+    note_overtaken(lease, observation, &standing);
+    let detached = standing.final_position.is_some();
+    lease.detached_since_ms = match lease.detached_since_ms {
+        Some(since) if detached => Some(since),
+        _ => detached.then_some(observation.at_ms),
+    };
+    if !standing.is_holder {
+        lease.handing_over = None;
+    }
+}
+
+fn note_confirmations(
+    policy: &Policy,
+    lease: &mut LeaseMemory,
+    observation: &Observation,
+    standing: &Standing,
+) {
+    let Some(record) = standing.record.as_ref().filter(|_| standing.is_holder) else {
+        lease.beats.clear();
+        lease.confirmed_until_ms = 0;
+        return;
+    };
+    if lease.confirmed_term != record.term {
+        lease.confirmed_term = record.term;
+        lease.confirmed_until_ms = 0;
+        lease.beats.clear();
+    }
+    if asks_peers(policy, observation, standing) {
+        let last = lease.beats.last().copied().unwrap_or((observation.at_ms, 0));
+        if observation.at_ms >= last.1 + BEAT_MS {
+            // The time itself, so that a restarted sidecar never counts an old confirmation for a new beat.
+            lease
+                .beats
+                .push((observation.at_ms.max(last.0 + 1), observation.at_ms));
+            let surplus = lease.beats.len().saturating_sub(BEATS_KEPT);
+            lease.beats.drain(..surplus);
+        }
+    } else {
+        lease.beats.clear();
+    }
+    let until_ms = confirmed_until_ms(policy, lease, observation, record);
+    lease.confirmed_until_ms = lease.confirmed_until_ms.max(until_ms);
+}
+
+/// The last renewal is older than it should be.
+fn asks_peers(policy: &Policy, observation: &Observation, standing: &Standing) -> bool {
+    let times = policy.times;
+    let patience_ms = times.retry_period_ms + times.retry_period_ms / 2;
+    let renewed_ms = standing.renewed_until_ms.saturating_sub(times.renew_deadline_ms);
+    renewed_ms > 0 && observation.at_ms >= renewed_ms + patience_ms
+}
+
+/// Each confirmation counts from when the beat that it answers was sent.
+fn confirmed_until_ms(
+    policy: &Policy,
+    lease: &LeaseMemory,
+    observation: &Observation,
+    record: &LeaseRecord,
+) -> u64 {
+    let needed = confirmations_needed(policy, record);
+    if needed == 0 {
+        return observation.at_ms + policy.times.renew_deadline_ms;
+    }
+    let mut sent: Vec<u64> = record
+        .synchronous
+        .members
+        .keys()
+        .filter(|member| **member != policy.ordinal)
+        .filter_map(|member| confirmed_beat(lease, observation, record, *member))
+        .collect();
+    sent.sort_unstable_by(|one, other| other.cmp(one));
+    let last = needed.checked_sub(1).and_then(|at| sent.get(at));
+    last.map_or(0, |sent_ms| sent_ms + policy.times.renew_deadline_ms)
+}
+
+/// When the beat was sent that `member` confirms.
+fn confirmed_beat(
+    lease: &LeaseMemory,
+    observation: &Observation,
+    record: &LeaseRecord,
+    member: Ordinal,
+) -> Option<u64> {
+    let peer = observation.peers.get(&member)?;
+    let report = peer.leadership.as_ref()?;
+    let office = report.confirms.filter(|office| office.term == record.term)?;
+    let known = recorded(record, member, report.incarnation.as_ref()) && report.promised_term <= record.term;
+    let beat = lease.beats.iter().find(|(beat, _)| *beat == office.beat)?;
+    known.then_some(beat.1)
+}
+
+/// How many of the recorded standbys must confirm: so many that no candidate can do without one of them.
+///
+/// With a quorum k of n, n-k+1 and k always share a member. Where nobody needs a proof (`async`), every one that may
+/// stand must confirm.
+fn confirmations_needed(policy: &Policy, record: &LeaseRecord) -> usize {
+    let others = record
+        .synchronous
+        .members
+        .keys()
+        .filter(|member| **member != policy.ordinal)
+        .count();
+    if policy_alone(policy, record) {
+        return 0;
+    }
+    match record.synchronous.quorum {
+        0 => others.max(1),
+        quorum => quorum as usize,
+    }
+}
+
+/// The beat that this standby confirms: it has promised nothing newer, and sees its primary.
+pub(super) fn confirms(policy: &Policy, observation: &Observation, standing: &Standing) -> Option<Office> {
+    let record = standing.record.as_ref()?;
+    let holder = standing.holder_elsewhere?;
+    let peer = observation.peers.get(&holder)?;
+    let office = peer.leadership.as_ref()?.office?;
+    let same = office.term == record.term && record.holder.as_ref().is_some_and(|h| h.uid == peer.uid);
+    let connected = peer.contact == PeerContact::Connected;
+    let bound = standing.promised <= record.term && holder != policy.ordinal;
+    (same && connected && bound && office.beat > 0).then_some(office)
+}
+
+fn note_streaming(policy: &Policy, lease: &mut LeaseMemory, observation: &Observation) {
+    let Some(server) = observation.server.as_ref().filter(|server| !server.in_recovery) else {
+        lease.streamed_at_ms.clear();
+        return;
+    };
+    for ordinal in observation.peers.keys() {
+        let name = format!("{}-{ordinal}", policy.cluster);
+        let row = server
+            .replication
+            .iter()
+            .find(|row| super::told::belongs(&row.application_name, &name));
+        if row.is_some_and(|row| row.state == "streaming") {
+            lease.streamed_at_ms.insert(*ordinal, observation.at_ms);
+        }
+    }
+}
+
+/// Since when a holder's PostgreSQL does not serve as the primary.
+fn note_service(lease: &mut LeaseMemory, observation: &Observation, standing: &Standing) {
+    let serves = observation
+        .server
+        .as_ref()
+        .is_some_and(|server| !server.in_recovery);
+    let down = standing.is_holder && !serves;
+    lease.down_since_ms = match lease.down_since_ms {
+        Some(since) if down => Some(since),
+        _ => down.then_some(observation.at_ms),
+    };
+}
+
+fn note_overtaken(lease: &mut LeaseMemory, observation: &Observation, standing: &Standing) {
+    let newer = observation.peers.values().any(|peer| {
+        let promised = peer.leadership.as_ref().map_or(0, |report| report.promised_term);
+        peer.contact == PeerContact::Connected && promised > standing.term()
+    });
+    let overtaken = standing.is_holder && newer;
+    lease.overtaken_since_ms = match lease.overtaken_since_ms {
+        Some(since) if overtaken => Some(since),
+        _ => overtaken.then_some(observation.at_ms),
+    };
+}
+
+/// Whether a commit may have been acknowledged that only the primary has.
+pub(super) fn nothing_provable(record: &LeaseRecord) -> bool {
+    record.synchronous.proof().is_none() && record.durability != Durability::Async
+}

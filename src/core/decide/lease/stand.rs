@@ -1,0 +1,386 @@
+//! Standing for primary: suspect, detach, compare, claim. Each step is taken only with the proof for it.
+
+use crate::core::cluster::PeerContact;
+use crate::core::data_directory::{ControlState, DataDirectoryFacts};
+use crate::core::decision::{Decision, PostgresAction};
+use crate::core::lease::{
+    Durability, FinalPosition, HistoryEntry, LeadershipReport, LeasePurpose, LeaseRecord, LeaseWrite,
+    MoveRequest,
+};
+use crate::core::member::Ordinal;
+use crate::core::situation::Situation;
+
+use super::standing::{Standing, recorded};
+use super::{Turn, office};
+
+/// A standby that runs: what it does about a primary that is lost, if it is. `Err` gives the turn back.
+pub(super) fn consider<'a>(turn: Turn<'a>, standing: &Standing) -> Result<Decision, Turn<'a>> {
+    let Some(record) = standing
+        .record
+        .as_ref()
+        .filter(|record| record.system_identifier.is_some())
+    else {
+        return Err(turn);
+    };
+    if record.paused {
+        return Err(turn);
+    }
+    if forced(&turn, record) {
+        return Ok(by_force(turn, standing, record));
+    }
+    let vacant = record.holder.is_none() || own_name(&turn, record);
+    match record.synchronous.proof() {
+        Some(proof) => by_proof(turn, standing, record, (proof, vacant)),
+        None if office::nothing_provable(record) && (vacant || standing.suspects) => {
+            let detail = "no standby is known to have every commit".to_owned();
+            Ok(turn.row(Situation::NoCandidate, detail))
+        }
+        None if record.durability == Durability::Async => by_expiry(turn, standing, record, vacant),
+        None => Err(turn),
+    }
+}
+
+/// The record names an earlier pod of this member.
+fn own_name(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
+    let holder = record.holder.as_ref();
+    holder.is_some_and(|holder| holder.pod == turn.policy.identity.pod && *holder != turn.policy.identity)
+}
+
+/// With a synchronous set: n-k+1 detached members prove that the best of them has everything, whatever the old primary does.
+fn by_proof<'a>(
+    turn: Turn<'a>,
+    standing: &Standing,
+    record: &LeaseRecord,
+    (proof, vacant): (u32, bool),
+) -> Result<Decision, Turn<'a>> {
+    if standing.promised > record.term {
+        return Ok(compare(turn, standing, record, proof));
+    }
+    if !vacant && !standing.suspects {
+        return Err(turn);
+    }
+    let detail = standing.holder_name();
+    if !in_set(&turn, record) {
+        return Ok(turn.row(
+            Situation::NoCandidate,
+            "not in the recorded synchronous set".to_owned(),
+        ));
+    }
+    let (lost, detached) = others(&turn, record);
+    let enough = lost.max(detached) + 1 >= proof;
+    if !enough {
+        let detail = format!("{detail}; {} of {proof} members have lost it", lost + 1);
+        return Ok(turn.row(Situation::Suspecting, detail).soon());
+    }
+    let term = next_term(&turn, record);
+    Ok(turn.act(Situation::Detaching, detail, PostgresAction::Detach { term }))
+}
+
+/// Under `async` nothing proves that a standby has everything: the old primary's right must be over.
+fn by_expiry<'a>(
+    turn: Turn<'a>,
+    standing: &Standing,
+    record: &LeaseRecord,
+    vacant: bool,
+) -> Result<Decision, Turn<'a>> {
+    let released = record.holder.is_none();
+    let bound = turn.memory.lease.confirmed.is_some_and(|(office, given_ms)| {
+        office.term == record.term && standing.at_ms < given_ms + turn.policy.times.renew_deadline_ms
+    });
+    // What this process confirmed before it was started anew is not known any more.
+    let young = turn
+        .memory
+        .began_at_ms
+        .is_none_or(|began| standing.at_ms < began + turn.policy.times.renew_deadline_ms);
+    let over = released || (standing.expired && !bound && !young);
+    if standing.promised > record.term {
+        if !over {
+            return Ok(turn
+                .row(Situation::Comparing, "the Lease has not run out".to_owned())
+                .soon());
+        }
+        return Ok(compare(turn, standing, record, 1));
+    }
+    if !over {
+        if standing.suspects || vacant {
+            let detail = format!("{}, which must run out first", standing.holder_name());
+            return Ok(turn.row(Situation::Suspecting, detail));
+        }
+        return Err(turn);
+    }
+    if !in_set(&turn, record) {
+        return Ok(turn.row(
+            Situation::NoCandidate,
+            "not among the recorded standbys".to_owned(),
+        ));
+    }
+    let term = next_term(&turn, record);
+    let detail = standing.holder_name();
+    Ok(turn.act(Situation::Detaching, detail, PostgresAction::Detach { term }))
+}
+
+/// Detached and bound: the best of those that are takes the Lease.
+fn compare(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, proof: u32) -> Decision {
+    let term = next_term(&turn, record);
+    if standing.promised < term {
+        // Somebody has promised more: all must stand for the same term.
+        return turn.act(
+            Situation::Detaching,
+            String::new(),
+            PostgresAction::Detach { term },
+        );
+    }
+    let Some(own) = standing.final_position else {
+        if super::standby_upstream(turn.observation).is_some() {
+            return turn.act(
+                Situation::Detaching,
+                String::new(),
+                PostgresAction::Detach { term },
+            );
+        }
+        return turn
+            .row(Situation::Comparing, "waiting for replay to end".to_owned())
+            .soon();
+    };
+    if !in_set(&turn, record) || turn.policy.priority.is_none() {
+        return turn.row(Situation::NoCandidate, "may not take over itself".to_owned());
+    }
+    let mut rivals = detached(&turn, record, term);
+    let seeing: Vec<_> = rivals.iter().filter(|rival| rival.sees_api).copied().collect();
+    if seeing.len() + 1 >= proof as usize {
+        // Who cannot reach the API cannot claim, and is not needed for the proof.
+        rivals = seeing;
+    }
+    if rivals.len() + 1 < proof as usize {
+        let detail = format!("{} of {proof} members are detached", rivals.len() + 1);
+        return turn.row(Situation::Comparing, detail).soon();
+    }
+    if proof == 1 && record.synchronous.quorum == 0 && still_streaming(&turn, record, term) {
+        return turn
+            .row(
+                Situation::Comparing,
+                "other standbys are about to detach".to_owned(),
+            )
+            .soon();
+    }
+    let mine = rank(own, turn.policy.priority, turn.policy.ordinal);
+    let best = rivals
+        .iter()
+        .max_by_key(|rival| rank(rival.position, rival.priority, rival.ordinal));
+    if let Some(best) = best.filter(|best| rank(best.position, best.priority, best.ordinal) > mine) {
+        let since_ms = *turn.memory.lease.waiting_since_ms.get_or_insert(standing.at_ms);
+        let equal = best.position == own && best.priority.is_some();
+        // An equal that does not act is not waited for any longer.
+        let patience_ms = turn.policy.times.peer_timeout_ms;
+        if !(equal && standing.at_ms >= since_ms + patience_ms) {
+            let detail = format!("{}-{}", turn.policy.cluster, best.ordinal);
+            return turn.row(Situation::BetterCandidate, detail).soon();
+        }
+    } else {
+        turn.memory.lease.waiting_since_ms = None;
+    }
+    let detail = format!("flushed up to {} on timeline {}", own.flush_lsn, own.timeline);
+    let write = claim(&turn, standing, record, (term, Some(own)), "the primary was lost");
+    turn.lease_row(Situation::Standing, detail, write)
+}
+
+/// Another connected standby has not promised this term yet; under `async` its position may be the best one.
+fn still_streaming(turn: &Turn<'_>, record: &LeaseRecord, term: u64) -> bool {
+    let since_ms = turn.memory.lease.detached_since_ms.unwrap_or(0);
+    let patient = turn.observation.at_ms < since_ms + turn.policy.times.peer_timeout_ms;
+    let members = record
+        .synchronous
+        .members
+        .keys()
+        .filter(|member| **member != turn.policy.ordinal);
+    let pending = members
+        .filter_map(|member| turn.observation.peers.get(member))
+        .any(|peer| {
+            let report = peer.leadership.as_ref();
+            let final_position =
+                report.is_some_and(|r| r.promised_term >= term && r.final_position.is_some());
+            peer.contact == PeerContact::Connected && peer.running && !final_position
+        });
+    patient && pending
+}
+
+/// Another member that is detached under the same term.
+#[derive(Clone, Copy)]
+struct Rival {
+    ordinal: Ordinal,
+    position: FinalPosition,
+    priority: Option<u32>,
+    sees_api: bool,
+}
+
+fn detached(turn: &Turn<'_>, record: &LeaseRecord, term: u64) -> Vec<Rival> {
+    let mut rivals = Vec::new();
+    for (ordinal, report) in recorded_peers(turn, record) {
+        if report.promised_term < term {
+            continue;
+        }
+        if let Some(position) = report.final_position {
+            rivals.push(Rival {
+                ordinal,
+                position,
+                priority: report.priority,
+                sees_api: report.sees_api,
+            });
+        }
+    }
+    rivals
+}
+
+/// The further one; among equals the preferred one, then the lower ordinal.
+fn rank(
+    position: FinalPosition,
+    priority: Option<u32>,
+    ordinal: Ordinal,
+) -> (FinalPosition, std::cmp::Reverse<u32>, std::cmp::Reverse<Ordinal>) {
+    let priority = std::cmp::Reverse(priority.unwrap_or(u32::MAX));
+    (position, priority, std::cmp::Reverse(ordinal))
+}
+
+/// Connected members of the recorded set, with what they say of themselves.
+fn recorded_peers<'a>(
+    turn: &Turn<'a>,
+    record: &LeaseRecord,
+) -> impl Iterator<Item = (Ordinal, &'a LeadershipReport)> {
+    let own = turn.policy.ordinal;
+    let record = record.clone();
+    turn.observation.peers.iter().filter_map(move |(ordinal, peer)| {
+        let report = peer.leadership.as_ref()?;
+        let counts = peer.contact == PeerContact::Connected
+            && *ordinal != own
+            && recorded(&record, *ordinal, report.incarnation.as_ref());
+        counts.then_some((*ordinal, report))
+    })
+}
+
+/// How many other recorded members have lost the primary, and how many have bound themselves already.
+fn others(turn: &Turn<'_>, record: &LeaseRecord) -> (u32, u32) {
+    let (mut lost, mut bound) = (0, 0);
+    for (_, report) in recorded_peers(turn, record) {
+        let promised = report.promised_term > record.term;
+        lost += u32::from(promised || report.suspects_term == Some(record.term) || record.holder.is_none());
+        bound += u32::from(promised);
+    }
+    (lost, bound)
+}
+
+fn in_set(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
+    recorded(record, turn.policy.ordinal, turn.supervisor.incarnation.as_ref())
+}
+
+/// The term to stand for: newer than the record's, and not older than what a member has promised already.
+fn next_term(turn: &Turn<'_>, record: &LeaseRecord) -> u64 {
+    let promised = recorded_peers(turn, record)
+        .map(|(_, report)| report.promised_term)
+        .max();
+    let own = turn.supervisor.terms.promised;
+    (record.term + 1).max(promised.unwrap_or(0)).max(own)
+}
+
+/// The record with this member as its holder.
+pub(super) fn claim(
+    turn: &Turn<'_>,
+    standing: &Standing,
+    record: &LeaseRecord,
+    (term, position): (u64, Option<FinalPosition>),
+    reason: &str,
+) -> Option<LeaseWrite> {
+    let mut next = record.clone();
+    next.holder = Some(turn.policy.identity.clone());
+    next.term = term;
+    next.lease_duration_ms = turn.policy.times.lease_duration_ms;
+    next.renewals += 1;
+    next.released_by = None;
+    next.request = None;
+    next.remember(HistoryEntry {
+        term,
+        timeline: position.map(|position| position.timeline),
+        lsn: position.map(|position| position.flush_lsn),
+        reason: reason.to_owned(),
+        at: String::new(),
+        new_leader: turn.policy.identity.pod.clone(),
+    });
+    standing.write(LeasePurpose::Claim, next)
+}
+
+fn forced(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
+    matches!(record.request, Some(MoveRequest::Failover { to, .. }) if to == turn.policy.ordinal)
+}
+
+/// The operator has asked for this member although commits may be lost; even then never beside a primary with a right.
+fn by_force(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
+    let holder = standing
+        .holder_elsewhere
+        .and_then(|holder| turn.observation.peers.get(&holder));
+    let in_office = holder.is_some_and(|peer| {
+        let office = peer.leadership.as_ref().and_then(|report| report.office);
+        peer.contact == PeerContact::Connected && office.is_some_and(|office| office.term == record.term)
+    });
+    if in_office {
+        return turn
+            .row(
+                Situation::BetterCandidate,
+                "the primary hands over itself".to_owned(),
+            )
+            .soon();
+    }
+    let term = next_term(&turn, record);
+    if standing.promised < term {
+        return turn.act(
+            Situation::Detaching,
+            "forced by the operator".to_owned(),
+            PostgresAction::Detach { term },
+        );
+    }
+    let Some(own) = standing.final_position else {
+        return turn
+            .row(Situation::Comparing, "waiting for replay to end".to_owned())
+            .soon();
+    };
+    if record.holder.is_some() && !standing.expired {
+        let detail = format!("{}, which must run out first", standing.holder_name());
+        return turn.row(Situation::Comparing, detail);
+    }
+    let write = claim(
+        &turn,
+        standing,
+        record,
+        (term, Some(own)),
+        "forced by the operator",
+    );
+    turn.lease_row(Situation::Standing, "forced by the operator".to_owned(), write)
+}
+
+/// A stopped member whose directory was last written as the primary that the record still stands for.
+///
+/// Nobody has begun a newer term, so that nobody can have more.
+pub(super) fn last_holder<'a>(
+    turn: Turn<'a>,
+    standing: &Standing,
+    record: &LeaseRecord,
+    facts: &DataDirectoryFacts,
+) -> Result<Decision, Turn<'a>> {
+    if record.paused || facts.half_rewound || standing.promised > record.term {
+        return Err(turn);
+    }
+    let clean = facts.control_state == ControlState::ShutDown;
+    let released = record.holder.is_none() && record.released_by == Some(turn.policy.ordinal) && clean;
+    if !released && !own_name(&turn, record) {
+        return Err(turn);
+    }
+    if !released && !standing.expired {
+        return Ok(turn.row(Situation::AwaitingExpiry, standing.holder_name()).soon());
+    }
+    let write = claim(
+        &turn,
+        standing,
+        record,
+        (record.term + 1, None),
+        "the last primary came back",
+    );
+    Ok(turn.lease_row(Situation::Claiming, format!("term {}", record.term + 1), write))
+}

@@ -1,0 +1,191 @@
+//! An observation read in terms of right, quorum and position. Computes, and decides nothing.
+
+use crate::core::cluster::PeerContact;
+use crate::core::decision::Memory;
+use crate::core::lease::{FinalPosition, Incarnation, LeasePurpose, LeaseRecord, LeaseWrite};
+use crate::core::member::Ordinal;
+use crate::core::observation::{Observation, PeerView};
+use crate::core::policy::Policy;
+use crate::core::supervision::{Postmaster, ServerRole};
+
+/// After a write that failed or whose outcome is unknown.
+const WRITE_PAUSE_MS: u64 = 250;
+
+/// Who is what in this turn.
+pub(super) struct Standing {
+    pub(super) at_ms: u64,
+    /// The newest record, even if the API server no longer answers.
+    pub(super) record: Option<LeaseRecord>,
+    version: Option<String>,
+    pub(super) missing: bool,
+    pub(super) is_holder: bool,
+    /// The member whose pod the record names, unless it is this pod.
+    pub(super) holder_elsewhere: Option<Ordinal>,
+    /// Until when this holder may acknowledge, by renewal or by its peers; 0 if never.
+    pub(super) renewed_until_ms: u64,
+    pub(super) confirmed_until_ms: u64,
+    /// The record has not changed for the Lease's whole duration.
+    pub(super) expired: bool,
+    may_write: bool,
+    pub(super) promised: u64,
+    /// Set while this member is detached under its promise.
+    pub(super) final_position: Option<FinalPosition>,
+    pub(super) suspects: bool,
+}
+
+impl Standing {
+    pub(super) fn of(policy: &Policy, memory: &Memory, observation: &Observation) -> Self {
+        let (lease, at_ms) = (&observation.lease, observation.at_ms);
+        let record = lease.stored.as_ref().map(|stored| stored.record.clone());
+        let is_holder = record
+            .as_ref()
+            .is_some_and(|record| record.held_by(&policy.identity));
+        let term = record.as_ref().map_or(0, |record| record.term);
+        let renewed = lease.renewal.filter(|renewal| is_holder && renewal.term == term);
+        let confirmed = is_holder && memory.lease.confirmed_term == term;
+        let duration_ms = record.as_ref().map_or(0, |record| record.lease_duration_ms);
+        let duration_ms = duration_ms.max(policy.times.lease_duration_ms);
+        let failed_lately = lease
+            .write_failed_at_ms
+            .is_some_and(|failed| at_ms < failed + WRITE_PAUSE_MS);
+        Self {
+            at_ms,
+            version: lease
+                .stored
+                .as_ref()
+                .map(|stored| stored.resource_version.clone()),
+            missing: lease.missing,
+            is_holder,
+            holder_elsewhere: holder(policy, record.as_ref()).filter(|_| !is_holder),
+            renewed_until_ms: renewed.map_or(0, |r| r.sent_at_ms + policy.times.renew_deadline_ms),
+            confirmed_until_ms: if confirmed {
+                memory.lease.confirmed_until_ms
+            } else {
+                0
+            },
+            expired: record.is_some() && at_ms >= lease.changed_at_ms + duration_ms,
+            may_write: !lease.writing && !failed_lately,
+            promised: observation.supervisor.as_ref().map_or(0, |s| s.terms.promised),
+            final_position: final_position(observation),
+            suspects: suspects(policy, memory, observation, record.as_ref()),
+            record,
+        }
+    }
+
+    pub(super) fn term(&self) -> u64 {
+        self.record.as_ref().map_or(0, |record| record.term)
+    }
+
+    /// A holder that may acknowledge now.
+    pub(super) fn in_right(&self) -> bool {
+        self.at_ms < self.right_until_ms()
+    }
+
+    pub(super) fn right_until_ms(&self) -> u64 {
+        if self.promised > self.term() {
+            return 0;
+        }
+        self.renewed_until_ms.max(self.confirmed_until_ms)
+    }
+
+    /// A write over the newest known version, if one may be begun now.
+    pub(super) fn write(&self, purpose: LeasePurpose, record: LeaseRecord) -> Option<LeaseWrite> {
+        let over = self.version.clone();
+        self.may_write.then_some(LeaseWrite {
+            purpose,
+            over,
+            record,
+        })
+    }
+
+    /// For a sentence.
+    pub(super) fn holder_name(&self) -> String {
+        let holder = self.record.as_ref().and_then(|record| record.holder.as_ref());
+        holder.map_or_else(
+            || "nobody holds the Lease".to_owned(),
+            |holder| format!("\"{}\" holds the Lease in term {}", holder.pod, self.term()),
+        )
+    }
+}
+
+/// The ordinal of the pod that the record names.
+fn holder(policy: &Policy, record: Option<&LeaseRecord>) -> Option<Ordinal> {
+    let holder = record?.holder.as_ref()?;
+    let name = crate::core::member::MemberName::parse(&holder.pod).ok()?;
+    (name.cluster == policy.cluster).then_some(name.ordinal)
+}
+
+/// Where this standby has come to rest: no upstream, no WAL receiver, all that is here replayed.
+fn final_position(observation: &Observation) -> Option<FinalPosition> {
+    let server = observation.server.as_ref()?;
+    let postmaster = &observation.supervisor.as_ref()?.postmaster;
+    let detached = matches!(
+        postmaster,
+        Postmaster::Running {
+            role: ServerRole::Standby { upstream: None },
+            ready: true,
+            ..
+        }
+    );
+    let rests = server.in_recovery && !server.receiver_present && server.replay_waiting;
+    (detached && rests).then_some(FinalPosition {
+        timeline: server.timeline,
+        flush_lsn: server.flush_lsn.max(server.replay_lsn),
+    })
+}
+
+/// Whether this member takes the primary for lost: its sidecar is gone, and its WAL has stopped as well.
+///
+/// A sidecar that alone is away for a moment is no lost primary, nor is a WAL receiver that reconnects.
+fn suspects(
+    policy: &Policy,
+    memory: &Memory,
+    observation: &Observation,
+    record: Option<&LeaseRecord>,
+) -> bool {
+    let Some(record) = record else { return false };
+    let Some(identity) = &record.holder else {
+        return false;
+    };
+    let Some(ordinal) = holder(policy, Some(record)).filter(|ordinal| *ordinal != policy.ordinal) else {
+        return false;
+    };
+    let receiver = observation
+        .server
+        .as_ref()
+        .filter(|server| server.receiver_streaming);
+    let Some(peer) = observation.peers.get(&ordinal) else {
+        // DNS no longer knows it, and it was never heard.
+        return observation.peers_asked() && receiver.is_none();
+    };
+    if peer.contact == PeerContact::Connected {
+        // Another pod under the holder's name: the one that held the Lease is gone.
+        return !peer.uid.is_empty() && peer.uid != identity.uid;
+    }
+    let timeout_ms = policy.times.peer_timeout_ms;
+    let looking_ms = observation.at_ms
+        - memory
+            .began_at_ms
+            .unwrap_or(observation.at_ms)
+            .min(observation.at_ms);
+    let silent_ms = peer.heard_ms_ago.unwrap_or(looking_ms);
+    match receiver {
+        None => gone(peer) || silent_ms >= timeout_ms,
+        Some(server) => {
+            silent_ms >= timeout_ms
+                && server
+                    .receiver_silent_ms
+                    .is_some_and(|silent| silent >= timeout_ms)
+        }
+    }
+}
+
+/// The network says that the peer's process is not there.
+fn gone(peer: &PeerView) -> bool {
+    matches!(peer.contact, PeerContact::Refused | PeerContact::Unreachable)
+}
+
+/// Whether `incarnation` is the one that the record has for `member`.
+pub(super) fn recorded(record: &LeaseRecord, member: Ordinal, incarnation: Option<&Incarnation>) -> bool {
+    incarnation.is_some() && record.synchronous.members.get(&member) == incarnation
+}

@@ -1,0 +1,211 @@
+//! Whose confirmations this primary's commits wait for, and the next step of a change of that.
+
+use std::collections::BTreeMap;
+
+use crate::core::cluster::PeerContact;
+use crate::core::lease::{Durability, LeasePurpose, LeaseRecord, SynchronousSet};
+use crate::core::member::Ordinal;
+use crate::core::policy::Policy;
+use crate::core::sync::{self, Change, Step, Told};
+use crate::core::synchronous_names;
+use crate::core::wal::Lsn;
+
+use super::Turn;
+use super::standing::Standing;
+
+/// A standby whose recorded incarnation is another one confirms under this name, which no setting lists.
+pub(super) const JOINING: &str = "_joining";
+
+/// Whether a WAL sender serves the member called `name`, joined already or not.
+pub(super) fn belongs(application_name: &str, name: &str) -> bool {
+    application_name.strip_suffix(JOINING).unwrap_or(application_name) == name
+}
+
+/// The setting's text.
+pub(super) fn text(policy: &Policy, told: &Told) -> String {
+    let members: Vec<String> = told
+        .members
+        .iter()
+        .map(|member| format!("{}-{member}", policy.cluster))
+        .collect();
+    synchronous_names::standby_names(policy.gate, &members, told.quorum)
+}
+
+/// What a setting of ours says; `None` for anybody else's.
+pub(super) fn read(policy: &Policy, text: &str) -> Option<Told> {
+    let names = synchronous_names::parse(text)?;
+    let ordinal = |name: &String| {
+        let name = crate::core::member::MemberName::parse(name).ok()?;
+        (name.cluster == policy.cluster).then_some(name.ordinal)
+    };
+    let members = names.members.iter().map(ordinal).collect::<Option<_>>()?;
+    Some(Told::new(members, names.quorum))
+}
+
+/// What a primary is to begin with: safe under the record, and not weaker than the durability asks for.
+pub(super) fn at_first(policy: &Policy, record: &LeaseRecord) -> Told {
+    let holder = policy.ordinal;
+    let plain = Told::plain(&record.synchronous, holder);
+    let joined = record.members.iter().copied().filter(|member| *member != holder);
+    let half = u32::try_from(record.members.len() / 2).unwrap_or(u32::MAX);
+    let all = Told::new(joined.collect(), half);
+    let safe = |told: &Told| !told.impossible() && sync::covers(told, &record.synchronous, holder);
+    let strong = |told: &Told| record.durability != Durability::Majority || told.quorum >= half;
+    [&plain, &all]
+        .into_iter()
+        .find(|told| safe(told) && strong(told))
+        .or_else(|| {
+            [&plain, &all]
+                .into_iter()
+                .find(|told| sync::covers(told, &record.synchronous, holder))
+        })
+        .unwrap_or(&plain)
+        .clone()
+}
+
+/// What a primary in office has to do about its synchronous set.
+pub(super) enum Next {
+    Nothing,
+    Tell(Told),
+    Record(Box<LeaseRecord>),
+    Mark,
+    Wait(&'static str),
+}
+
+/// `told`: what the server was given last.
+pub(super) fn next(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord, told_text: &str) -> Next {
+    let (policy, observation) = (turn.policy, turn.observation);
+    let Some(server) = &observation.server else {
+        return Next::Nothing;
+    };
+    let Some(told) = read(policy, told_text) else {
+        return Next::Tell(at_first(policy, record));
+    };
+    if server.synchronous_standby_names != told_text {
+        return Next::Wait("synchronous_standby_names is not in force yet");
+    }
+    let fit = fit(turn, record);
+    let mut joined: Vec<Ordinal> = record.members.clone();
+    joined.extend(fit.members.keys().copied().chain([policy.ordinal]));
+    joined.sort_unstable();
+    joined.dedup();
+    joined.retain(|member| !scaled_away(turn, *member));
+    let target = sync::target(
+        policy.durability,
+        joined.len(),
+        &fit,
+        &record.synchronous,
+        policy.ordinal,
+    );
+    let same_members = joined == record.members && record.durability == policy.durability;
+    if Told::plain(&target, policy.ordinal).impossible() {
+        return Next::Nothing;
+    }
+    let flushed = flushed(turn);
+    let uncertain = observation
+        .lease
+        .uncertain
+        .as_ref()
+        .map(|record| &record.synchronous);
+    let barrier = observation
+        .barrier
+        .as_ref()
+        .filter(|b| b.synchronous_standby_names == told_text);
+    let change = Change {
+        holder: policy.ordinal,
+        told: &told,
+        recorded: &record.synchronous,
+        uncertain: uncertain.filter(|set| **set != record.synchronous),
+        target: &target,
+        barrier: barrier.map(|barrier| barrier.lsn),
+        flushed: &flushed,
+    };
+    let with = |set: SynchronousSet| {
+        let mut record = record.clone();
+        record.synchronous = set;
+        record.members.clone_from(&joined);
+        record.durability = policy.durability;
+        Next::Record(Box::new(record))
+    };
+    match sync::step(&change) {
+        Step::Settled if same_members => Next::Nothing,
+        Step::Settled => with(record.synchronous.clone()),
+        Step::Tell(told) => Next::Tell(told),
+        Step::Record(set) => with(set),
+        Step::Mark => Next::Mark,
+        Step::CatchUp => Next::Wait("standbys have yet to receive what was acknowledged before"),
+    }
+    .unless_writing(standing)
+}
+
+impl Next {
+    fn unless_writing(self, standing: &Standing) -> Self {
+        match self {
+            Self::Record(record) if standing.write(LeasePurpose::Record, (*record).clone()).is_none() => {
+                Self::Wait("the Lease is being written")
+            }
+            other => other,
+        }
+    }
+}
+
+/// Standbys that stream from here, or did so a moment ago.
+fn fit(turn: &Turn<'_>, record: &LeaseRecord) -> SynchronousSet {
+    let mut members = BTreeMap::new();
+    let at_ms = turn.observation.at_ms;
+    for (ordinal, peer) in &turn.observation.peers {
+        let streamed_at_ms = turn.memory.lease.streamed_at_ms.get(ordinal).copied();
+        let patience_ms = turn.policy.times.lease_duration_ms;
+        let lately = streamed_at_ms.is_some_and(|streamed| at_ms < streamed + patience_ms);
+        let known = record.synchronous.members.get(ordinal);
+        // Its own process began a moment ago: a recorded standby may be about to stream.
+        let young = turn
+            .memory
+            .began_at_ms
+            .is_some_and(|began| at_ms < began + patience_ms)
+            && known.is_some();
+        if !(lately || young) || scaled_away(turn, *ordinal) {
+            continue;
+        }
+        let report = peer.leadership.as_ref();
+        if report.is_some_and(|report| report.priority.is_none()) {
+            continue;
+        }
+        let now = streamed_at_ms == Some(at_ms) && peer.contact == PeerContact::Connected;
+        let told = report
+            .and_then(|report| report.incarnation.clone())
+            .filter(|_| now);
+        if let Some(incarnation) = told.or_else(|| known.cloned()) {
+            members.insert(*ordinal, incarnation);
+        }
+    }
+    SynchronousSet { members, quorum: 0 }
+}
+
+fn scaled_away(turn: &Turn<'_>, member: Ordinal) -> bool {
+    let since = turn.memory.missing_since_ms.get(&member);
+    since.is_some_and(|since| turn.observation.at_ms.saturating_sub(*since) >= turn.policy.slot_retention_ms)
+}
+
+/// What each standby has flushed of this primary's WAL.
+pub(super) fn flushed(turn: &Turn<'_>) -> BTreeMap<Ordinal, Lsn> {
+    let Some(server) = &turn.observation.server else {
+        return BTreeMap::new();
+    };
+    let mut flushed = BTreeMap::new();
+    for ordinal in turn.observation.peers.keys() {
+        let name = format!("{}-{ordinal}", turn.policy.cluster);
+        let rows = server
+            .replication
+            .iter()
+            .filter(|row| belongs(&row.application_name, &name));
+        if let Some(lsn) = rows
+            .filter(|row| row.state == "streaming")
+            .filter_map(|row| row.flush_lsn)
+            .max()
+        {
+            flushed.insert(*ordinal, lsn);
+        }
+    }
+    flushed
+}
