@@ -13,7 +13,7 @@ use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::Config;
-use kube::client::{Body, ClientBuilder, ConfigExt};
+use kube::client::{AuthError, Body, ClientBuilder, ConfigExt};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use serde_json::Value;
 use tower::ServiceExt as _;
@@ -128,7 +128,13 @@ impl ApiClient {
 
     async fn send(&self, request: Request<Body>) -> Result<hyper::Response<Body>, Failure> {
         let client = self.client().await?;
-        client.send(request).await.map_err(failure)
+        client.send(request).await.map_err(|error| {
+            let failure = failure(error);
+            if matches!(failure, Failure::Settings(_)) {
+                self.forget();
+            }
+            failure
+        })
     }
 
     async fn client(&self) -> Result<kube::Client, Failure> {
@@ -218,6 +224,10 @@ fn failure(error: kube::Error) -> Failure {
     let kube::Error::Service(inner) = error else {
         return Failure::Lost(chain(&error));
     };
+    // A token that cannot be sent, e.g. with an end of line in it.
+    if let Some(error) = inner.downcast_ref::<AuthError>() {
+        return settings(error);
+    }
     match inner.downcast_ref::<legacy::Error>() {
         Some(error) if error.is_connect() => Failure::NotSent(chain(error)),
         _ => Failure::Lost(chain(inner.as_ref())),

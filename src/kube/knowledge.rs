@@ -267,3 +267,7 @@ pub(super) fn error_text(error: &LeaseError) -> String {
         _ => error.to_string(),
     }
 }
+
+#[cfg(test)]
+#[path = "knowledge_tests.rs"]
+mod tests;

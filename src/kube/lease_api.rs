@@ -63,9 +63,10 @@ impl LeaseApi {
         // A server that does not know the path says 404 too, but not in these words.
         let missing = answer.status == 404 && answer.body["reason"] == "NotFound";
         let sent_at_ms = answer.sent_at_ms;
-        let object = match missing {
-            true => None,
-            false => Some(self.accepted("get", answer)?.body),
+        let object = if missing {
+            None
+        } else {
+            Some(self.accepted("get", answer)?.body)
         };
         Ok(Read {
             object,

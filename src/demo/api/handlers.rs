@@ -122,8 +122,13 @@ async fn create(State(shared): State<Shared>, Path(namespace): Path<String>, byt
 
 async fn replace(State(shared): State<Shared>, Path(key): Path<Key>, bytes: Bytes) -> Answer {
     let sent = checked(&key, lease(&bytes)?)?;
-    let stored = change(shared, move |leases| leases.replace(key, sent)).await?;
-    Ok(object(StatusCode::OK, &stored))
+    let (created, stored) = change(shared, move |leases| leases.replace(key, sent)).await?;
+    let code = if created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok(object(code, &stored))
 }
 
 /// JSON Merge Patch, RFC 7396. A version in the patch must be the stored one.
@@ -150,7 +155,7 @@ async fn patch(
             match leases.replace(key.clone(), stored) {
                 // Somebody was faster; the patch asked for no version in particular.
                 Err(refusal) if refusal.is_conflict() && !names_version => {}
-                other => return other,
+                other => return other.map(|(_, stored)| stored),
             }
         }
     });
@@ -176,9 +181,10 @@ async fn delete(State(shared): State<Shared>, Path(key): Path<Key>) -> Answer {
 }
 
 /// On a thread that may wait for the disk.
-async fn change<F>(shared: Shared, change: F) -> Result<Value, Refusal>
+async fn change<T, F>(shared: Shared, change: F) -> Result<T, Refusal>
 where
-    F: FnOnce(&Leases) -> Result<Value, Refusal> + Send + 'static,
+    T: Send + 'static,
+    F: FnOnce(&Leases) -> Result<T, Refusal> + Send + 'static,
 {
     tokio::task::spawn_blocking(move || change(&shared.leases))
         .await

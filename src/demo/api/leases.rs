@@ -127,15 +127,17 @@ impl Leases {
         self.store(&mut state, key, "ADDED", object)
     }
 
-    /// Replaces by compare-and-swap. As the real server does for Leases, it creates one that is not there.
-    pub(super) fn replace(&self, key: Key, mut object: Value) -> Result<Value, Refusal> {
+    /// Replaces by compare-and-swap; true: as the real server does for Leases, it has created one that was not there.
+    /// The real one then looks at the UID alone, and not at the version.
+    pub(super) fn replace(&self, key: Key, mut object: Value) -> Result<(bool, Value), Refusal> {
         let mut state = self.lock();
         let Some(stored) = state.leases.get(&key) else {
             drop(state);
-            if version_of(&object).is_some() || object["metadata"]["uid"].is_string() {
-                return Err(Refusal::conflict(&key.1, "the object has been deleted"));
+            if object["metadata"]["uid"].is_string() {
+                return Err(Refusal::conflict(&key.1, "Precondition failed: UID"));
             }
-            return self.create(key, object);
+            object["metadata"]["resourceVersion"].take();
+            return self.create(key, object).map(|created| (true, created));
         };
         let Some(version) = version_of(&object) else {
             let why = "metadata.resourceVersion: Invalid value: 0: must be specified for an update";
@@ -153,9 +155,10 @@ impl Leases {
         object["metadata"]["uid"] = metadata["uid"].clone();
         object["metadata"]["creationTimestamp"] = metadata["creationTimestamp"].clone();
         if object == *stored {
-            return Ok(object);
+            return Ok((false, object));
         }
-        self.store(&mut state, key, "MODIFIED", object)
+        let stored = self.store(&mut state, key, "MODIFIED", object)?;
+        Ok((false, stored))
     }
 
     pub(super) fn delete(&self, key: Key) -> Result<Value, Refusal> {

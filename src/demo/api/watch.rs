@@ -13,7 +13,7 @@ use super::Shared;
 use super::leases::Change;
 
 /// Where nothing else is asked for; the real server draws from 30 to 60 minutes.
-const DEFAULT_LIMIT: Duration = Duration::from_secs(1_800);
+const DEFAULT_LIMIT: Duration = Duration::from_mins(30);
 
 /// What is watched.
 pub(super) struct Selection {
@@ -39,15 +39,14 @@ struct Watch {
 /// The body of a watch's answer.
 pub(super) fn body(shared: Shared, selection: Selection) -> Body {
     let revisions = shared.leases.subscribe();
-    let (position, first) = match selection.after {
-        Some(after) => (after, None),
-        None => {
-            let (revision, items) = shared
-                .leases
-                .list(&selection.namespace, selection.name.as_deref());
-            let added = items.iter().map(|item| line("ADDED", item));
-            (revision, Some(added.collect()))
-        }
+    let (position, first) = if let Some(after) = selection.after {
+        (after, None)
+    } else {
+        let (revision, items) = shared
+            .leases
+            .list(&selection.namespace, selection.name.as_deref());
+        let added = items.iter().map(|item| line("ADDED", item));
+        (revision, Some(added.collect()))
     };
     let watch = Watch {
         end_at: Instant::now() + selection.limit.unwrap_or(DEFAULT_LIMIT),

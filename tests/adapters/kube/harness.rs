@@ -129,7 +129,7 @@ pub(crate) fn record(holder: Option<u32>, term: u64) -> LeaseRecord {
 }
 
 pub(crate) async fn seen(
-    view: &mut watch::Receiver<LeaseView>,
+    mut view: watch::Receiver<LeaseView>,
     what: &str,
     is: impl FnMut(&LeaseView) -> bool,
 ) -> LeaseView {
@@ -143,20 +143,18 @@ pub(crate) async fn seen(
 
 /// Writes and waits for the end, whatever it is.
 pub(crate) async fn write(store: &LeaseStore, over: Option<String>, record: LeaseRecord) -> LeaseView {
-    let mut view = store.view();
     let begun = store.write(LeaseWrite {
         purpose: LeasePurpose::Claim,
         over,
         record,
     });
     assert!(begun, "a write was under way");
-    seen(&mut view, "the write's end", |view| !view.writing).await
+    seen(store.view(), "the write's end", |view| !view.writing).await
 }
 
 /// Creates the Lease for a pod, which must succeed.
 pub(crate) async fn claim(store: &LeaseStore, pod: u32) -> LeaseView {
-    let mut view = store.view();
-    seen(&mut view, "that there is no lease", |view| view.missing).await;
+    seen(store.view(), "that there is no lease", |view| view.missing).await;
     let view = write(store, None, record(Some(pod), 1)).await;
     assert_eq!(view.renewal.map(|renewal| renewal.term), Some(1), "{view:?}");
     view
