@@ -80,7 +80,11 @@ mod tests {
 
     #[test]
     fn includes_are_seen_and_comments_are_not() {
-        for text in ["include 'x'", "a = 1\n  INCLUDE_DIR='d'\n", "\tinclude_if_exists x"] {
+        for text in [
+            "include 'x'",
+            "a = 1\n  INCLUDE_DIR='d'\n",
+            "\tinclude_if_exists x",
+        ] {
             assert!(includes_more(text.as_bytes()), "{text}");
         }
         for text in ["#include 'x'", "# include", "", "includ", "x = 'include'"] {

@@ -99,7 +99,11 @@ fn text(
     if staging::syncfs_reports_errors() {
         text.push_str(&line("recovery_init_sync_method", "syncfs")?);
     }
-    let retry_interval = if settings.gated { GATED_RETRY_INTERVAL } else { RETRY_INTERVAL };
+    let retry_interval = if settings.gated {
+        GATED_RETRY_INTERVAL
+    } else {
+        RETRY_INTERVAL
+    };
     text.push_str(&line("wal_retrieve_retry_interval", retry_interval)?);
     let volume = staging::total_bytes(&settings.data_directory)?;
     for (name, megabytes) in volume_defaults(volume) {
@@ -158,7 +162,10 @@ fn owned(
             "primary_slot_name",
             upstream.map_or_else(String::new, |upstream| upstream.slot.clone()),
         ),
-        ("synchronous_standby_names", synchronous_standby_names(settings, role)),
+        (
+            "synchronous_standby_names",
+            synchronous_standby_names(settings, role),
+        ),
     ];
     if let Some(tls) = tls {
         lines.extend([

@@ -65,7 +65,10 @@ pub fn read(settings: &ServerSettings) -> Result<Terms, TermsError> {
         detail: error.to_string(),
     })?;
     if terms.held > terms.promised {
-        let detail = format!("it holds term {}, but has promised only {}", terms.held, terms.promised);
+        let detail = format!(
+            "it holds term {}, but has promised only {}",
+            terms.held, terms.promised
+        );
         return Err(TermsError::Garbled { path, detail });
     }
     Ok(terms)

@@ -87,16 +87,17 @@ impl Supervisor {
                 };
                 Ok((terms::hold(known, term).map_err(text)?, then))
             }
-            SupervisorRequest::Hold { term } => {
-                Ok((terms::hold(known, term).map_err(text)?, Then::Nothing))
-            }
+            SupervisorRequest::Hold { term } => Ok((terms::hold(known, term).map_err(text)?, Then::Nothing)),
             _ => Err("the request names no term; this is a bug".to_owned()),
         }
     }
 
     /// The errand has ended.
     pub(super) fn bound(&mut self, written: Written) {
-        let Some(Errand { terms, then, reply, .. }) = self.errand.take() else {
+        let Some(Errand {
+            terms, then, reply, ..
+        }) = self.errand.take()
+        else {
             return;
         };
         if let Err(message) = written {

@@ -69,7 +69,10 @@ async fn attempt(path: &Path, failing: &watch::Sender<Option<u64>>) {
             new
         });
         if new {
-            tracing::error!("the data volume fails: could not write and fsync \"{}\": {error}", path.display());
+            tracing::error!(
+                "the data volume fails: could not write and fsync \"{}\": {error}",
+                path.display()
+            );
         }
     };
     let mut writing = spawn_blocking({
@@ -97,7 +100,12 @@ async fn attempt(path: &Path, failing: &watch::Sender<Option<u64>>) {
 /// Other bytes than last time, or there would be nothing to flush.
 fn write(path: &Path, number: u64) -> io::Result<()> {
     let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let file = options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
     file.write_all_at(&number.to_le_bytes(), 0)?;
     file.sync_data()
 }
@@ -123,7 +131,10 @@ mod tests {
             std::fs::remove_dir_all(&volume).expect("remove");
             failing.wait_for(Option::is_some).await.expect("told again");
             disk.wanted.send_replace(false);
-            failing.wait_for(Option::is_none).await.expect("not wanted any more");
+            failing
+                .wait_for(Option::is_none)
+                .await
+                .expect("not wanted any more");
         };
         tokio::select! {
             never = watch(&data_directory, disk.wanted.subscribe(), disk.failing.clone()) => match never {},

@@ -86,7 +86,10 @@ pub(super) async fn run(inputs: Inputs, socket: PathBuf) -> Result<SupervisorExi
     let (calls, asked) = mpsc::channel(WAITING_CALLS);
     let versions = supervisor.versions.subscribe();
     let (mounted, look_due) = (supervisor.mounted.clone(), Arc::clone(&supervisor.look_due));
-    let (wanted, failing) = (supervisor.disk.wanted.subscribe(), supervisor.disk.failing.clone());
+    let (wanted, failing) = (
+        supervisor.disk.wanted.subscribe(),
+        supervisor.disk.failing.clone(),
+    );
     let data_directory = inputs.settings.data_directory.clone();
     tokio::select! {
         biased;
@@ -234,7 +237,9 @@ impl Supervisor {
     pub(super) fn changed(&mut self) {
         let primary = |child: &Child| matches!(child.role, ServerRole::Primary { .. });
         let probed = self.inputs.settings.gated && self.child.as_ref().is_some_and(primary);
-        self.disk.wanted.send_if_modified(|wanted| std::mem::replace(wanted, probed) != probed);
+        self.disk
+            .wanted
+            .send_if_modified(|wanted| std::mem::replace(wanted, probed) != probed);
         self.version += 1;
         self.versions.send_replace(self.version);
     }

@@ -21,7 +21,8 @@ use crate::postgres::mounted::{Fingerprint, fingerprint};
 use crate::postgres::postmaster_pid::{self, PostmasterPid, PostmasterStatus};
 use crate::postgres::terms::{self, TermsError};
 use crate::postgres::{
-    ServerSettings, basebackup, conf, data_directory, find, incarnation, initdb, process, signal_file, staging,
+    ServerSettings, basebackup, conf, data_directory, find, incarnation, initdb, process, signal_file,
+    staging,
 };
 
 /// `pg_controldata` and a few small files.

@@ -35,10 +35,16 @@ async fn detaches_and_is_promoted(major: u32) {
     };
     assert_eq!(role, ALONE);
     eventually("the end of the receiver", || receiver(&second).is_empty()).await;
-    println!("{major}: detached: answered after {answered:?}, receiver gone after {:?}", asked.elapsed());
+    println!(
+        "{major}: detached: answered after {answered:?}, receiver gone after {:?}",
+        asked.elapsed()
+    );
     assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
     let refusal = second.refused(SupervisorRequest::Detach { term: 1 }).await;
-    assert_eq!(refusal, "cannot go back to term 1: this member has promised term 2");
+    assert_eq!(
+        refusal,
+        "cannot go back to term 1: this member has promised term 2"
+    );
 
     second.ask(licence(LIMIT)).await;
     let asked = Instant::now();
@@ -47,17 +53,32 @@ async fn detaches_and_is_promoted(major: u32) {
     assert_eq!(status.terms, Terms { promised: 3, held: 3 });
     assert!(matches!(
         status.postmaster,
-        Postmaster::Running { role: ServerRole::Primary { .. }, .. }
+        Postmaster::Running {
+            role: ServerRole::Primary { .. },
+            ..
+        }
     ));
-    eventually("the promotion", || second.sql("SELECT pg_is_in_recovery()") == "f").await;
-    println!("{major}: promoted: answered after {answered:?}, writable after {:?}", asked.elapsed());
+    eventually("the promotion", || {
+        second.sql("SELECT pg_is_in_recovery()") == "f"
+    })
+    .await;
+    println!(
+        "{major}: promoted: answered after {answered:?}, writable after {:?}",
+        asked.elapsed()
+    );
     assert_eq!(
         second.sql("SHOW synchronous_standby_names"),
         "FIRST 1 (podgres_gate, \"pg-0\")"
     );
-    assert_eq!(second.refused(promotion(3)).await, "PostgreSQL runs as primary already");
+    assert_eq!(
+        second.refused(promotion(3)).await,
+        "PostgreSQL runs as primary already"
+    );
     let refusal = second.refused(SupervisorRequest::Hold { term: 2 }).await;
-    assert_eq!(refusal, "cannot go back to term 2: this member was primary in term 3");
+    assert_eq!(
+        refusal,
+        "cannot go back to term 2: this member was primary in term 3"
+    );
     // The fence knows its new role.
     second.ask(SupervisorRequest::RevokeLicence).await;
     second
@@ -141,24 +162,37 @@ async fn terms_outlive_the_supervisor_and_a_garbled_file_is_no_zero() {
     pod.supervise().await;
     assert_eq!(pod.ask(SupervisorRequest::Status).await.terms, terms);
     // Neither the file nor its making keeps a cluster from being made beside it.
-    let status = pod
-        .job(podgres::core::supervision::JobRequest::Initdb)
-        .await;
+    let status = pod.job(podgres::core::supervision::JobRequest::Initdb).await;
     let incarnation = status.incarnation.expect("a new directory has a name");
     assert_eq!(status.terms, terms);
     pod.signal(Signal::TERM);
     assert!(pod.ended().await.success(), "{}", pod.log());
     pod.supervise().await;
-    assert_eq!(pod.ask(SupervisorRequest::Status).await.incarnation, Some(incarnation));
+    assert_eq!(
+        pod.ask(SupervisorRequest::Status).await.incarnation,
+        Some(incarnation)
+    );
     pod.signal(Signal::TERM);
     pod.ended().await;
 
     let file = pod.path().join("volume/data.podgres");
-    for garbled in ["", "{\"promised\":6}", "{\"promised\":6,\"held\":7}", "\u{0}\u{0}"] {
+    for garbled in [
+        "",
+        "{\"promised\":6}",
+        "{\"promised\":6,\"held\":7}",
+        "\u{0}\u{0}",
+    ] {
         fs::write(&file, garbled).unwrap();
-        let status = pod.command(&std::env::current_exe().unwrap(), &[]).status().unwrap();
+        let status = pod
+            .command(&std::env::current_exe().unwrap(), &[])
+            .status()
+            .unwrap();
         assert!(!status.success(), "{garbled:?} was taken");
-        assert!(pod.log().contains("cannot read the promised terms"), "{}", pod.log());
+        assert!(
+            pod.log().contains("cannot read the promised terms"),
+            "{}",
+            pod.log()
+        );
     }
 }
 
@@ -202,14 +236,21 @@ async fn under_a_lease_the_end_waits_until_it_is_known_and_not_for_ever() {
     assert!(facts.control_lsn > before.control_lsn, "{facts:?}");
     let told = Instant::now();
     assert!(pod.ended().await.success(), "{}", pod.log());
-    assert!(told.elapsed() < Duration::from_millis(700), "{:?}", told.elapsed());
+    assert!(
+        told.elapsed() < Duration::from_millis(700),
+        "{:?}",
+        told.elapsed()
+    );
 
     pod.supervise().await;
     let begun = Instant::now();
     pod.signal(Signal::TERM);
     assert!(pod.ended().await.success(), "{}", pod.log());
     let took = begun.elapsed();
-    assert!(took >= Duration::from_millis(900) && took < Duration::from_secs(5), "{took:?}");
+    assert!(
+        took >= Duration::from_millis(900) && took < Duration::from_secs(5),
+        "{took:?}"
+    );
 }
 
 #[tokio::test]

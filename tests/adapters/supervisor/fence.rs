@@ -147,7 +147,10 @@ async fn under_a_lease_the_whole_stop_fits_the_stop_timeout() {
     pod.ask(grant(Duration::from_millis(300))).await;
     gone(postmaster).await;
     let took = granted.elapsed();
-    assert!(took >= Duration::from_millis(1300), "fast and immediate had no time: {took:?}");
+    assert!(
+        took >= Duration::from_millis(1300),
+        "fast and immediate had no time: {took:?}"
+    );
     assert!(took < Duration::from_millis(2000), "took {took:?}");
     assert!(pod.until(stopped).await.fenced);
 }
@@ -167,7 +170,10 @@ async fn a_licence_that_comes_after_its_end_changes_nothing() {
     pod.refused(late).await;
     let status = pod.ask(SupervisorRequest::Status).await;
     assert!(matches!(status.licence, Licence::Limited { .. }), "{status:?}");
-    assert!(matches!(status.postmaster, Postmaster::Running { .. }), "{status:?}");
+    assert!(
+        matches!(status.postmaster, Postmaster::Running { .. }),
+        "{status:?}"
+    );
     // Shortened, it ends sooner.
     pod.ask(grant(Duration::from_millis(200))).await;
     assert!(pod.until(stopped).await.fenced);
