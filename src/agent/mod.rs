@@ -9,6 +9,7 @@ mod execute;
 mod journal;
 mod names;
 mod observe;
+mod office;
 mod publish;
 mod run;
 mod supervisor;
@@ -26,10 +27,12 @@ use crate::core::member::{MemberName, Topology};
 use crate::core::policy::Policy;
 use crate::core::routing::RouteTable;
 use crate::http::Beat;
+use crate::kube::LeaseSettings;
 use crate::postgres::ReadLogins;
 
 pub use counters::Counters;
 pub use journal::Journal;
+pub use office::Requests;
 pub use run::{Agent, AgentError, Outcome, Until};
 
 /// What the agent needs to know and what does not change while it runs.
@@ -54,6 +57,10 @@ pub struct Settings {
     pub dns_server: Option<SocketAddr>,
     pub peer_timeout: Duration,
     pub report_pids: bool,
+    /// With `leadership=lease`.
+    pub lease: Option<LeaseSettings>,
+    /// Whether commits wait for the gate of this process: in a sidecar.
+    pub gate: bool,
 }
 
 /// What the agent tells the rest of the process after each turn.
@@ -66,4 +73,6 @@ pub struct Published {
     pub counters: Counters,
     /// To be told when another member opens its stream: DNS may know somebody new.
     pub visited: Arc<Notify>,
+    /// What the operator asks of this member itself.
+    pub requests: Requests,
 }

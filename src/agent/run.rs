@@ -1,17 +1,20 @@
 //! The loop: observe, decide, record, publish, execute, wait.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::clock::boottime_ms;
 use crate::core::cluster::change::{Change, change};
 use crate::core::cluster::{ClusterView, PeerEntry};
 use crate::core::data_directory::DataDirectory;
 use crate::core::decide::decide;
 use crate::core::decision::{Decision, Memory, PostgresAction};
-use crate::core::lease::LeaseView;
-use crate::core::observation::{FailedAction, Observation, UpstreamView};
+use crate::core::member::Ordinal;
+use crate::core::observation::{FailedAction, Observation, PeerView, UpstreamView};
+use crate::core::policy::{Leadership, Policy};
 use crate::core::route_table::route_table;
 use crate::core::routing::RouteTable;
 use crate::core::situation::{Outlook, Situation};
@@ -25,11 +28,12 @@ use crate::postgres::query::LocalServer;
 use crate::postgres::tls::ClientTls;
 
 use super::counters::{Clones, Counters};
-use super::execute::{Hands, execute};
+use super::execute::{Done, Hands, execute};
 use super::journal::{Journal, Recorder};
 use super::names::Names;
+use super::office::{self, Office, Requests};
 use super::supervisor::Supervisor;
-use super::upstream::Access;
+use super::upstream::{Access, Wanted};
 use super::{Published, Settings, names, observe, publish, upstream};
 
 /// A loop that has not turned for this long is stuck: every wait in it is shorter.
@@ -63,6 +67,8 @@ pub enum AgentError {
     Logins { message: String },
     #[error(transparent)]
     Resolver(#[from] crate::dns::ResolverError),
+    #[error("could not start the commit gate's thread: {0}")]
+    Gate(#[from] std::io::Error),
     #[error(transparent)]
     Tls(#[from] crate::postgres::tls::TlsError),
 }
@@ -70,8 +76,9 @@ pub enum AgentError {
 /// The loop's own things: adapters, memory, and where it publishes.
 pub struct Agent {
     settings: Settings,
-    began: tokio::time::Instant,
     supervisor: Supervisor,
+    office: Option<Office>,
+    requests: Requests,
     supervisor_status: watch::Receiver<Option<SupervisorStatus>>,
     names: watch::Receiver<Names>,
     upstream: watch::Receiver<UpstreamView>,
@@ -84,7 +91,9 @@ pub struct Agent {
     logins: (Login, Login),
     logins_read_at_ms: u64,
     login_sender: watch::Sender<Login>,
-    upstream_wanted: watch::Sender<bool>,
+    upstream_wanted: watch::Sender<Option<Wanted>>,
+    /// The member that this one follows, or would.
+    followed: Option<Ordinal>,
     settled: watch::Sender<bool>,
     roles_current: bool,
     failed_action: Option<FailedAction>,
@@ -108,7 +117,6 @@ struct Outlets {
 impl Agent {
     /// Starts the adapters; must be called on a tokio runtime.
     pub fn start(settings: Settings) -> Result<(Self, Published), AgentError> {
-        let began = tokio::time::Instant::now();
         let logins = (settings.logins)().map_err(|message| AgentError::Logins { message })?;
         let resolver = Resolver::new(settings.dns_server)?;
         let tls = settings
@@ -119,19 +127,20 @@ impl Agent {
             .map(Arc::new);
         let (login_sender, login) = watch::channel(logins.1.clone());
         let access = Arc::new(Access {
-            host: settings.topology.pod_host(settings.policy.first_ordinal),
+            topology: settings.topology.clone(),
             port: settings.postgres_port,
             slot: settings.member.slot_name(),
             application_name: settings.member.to_string(),
             login,
             tls,
         });
-        let (upstream_wanted, wanted) = watch::channel(false);
+        let (upstream_wanted, wanted) = watch::channel(None);
         let (settled, settled_receiver) = watch::channel(false);
         let supervisor = Supervisor::follow(settings.supervisor_socket.clone());
         let (outlets, published, journal) = outlets(&settings);
         let agent = Self {
-            began,
+            office: office(&settings)?,
+            requests: published.requests.clone(),
             supervisor_status: supervisor.subscribe(),
             supervisor,
             names: names::follow(
@@ -140,7 +149,12 @@ impl Agent {
                 settled_receiver,
                 Arc::clone(&published.visited),
             ),
-            upstream: upstream::follow(Arc::clone(&access), resolver, wanted, began),
+            upstream: upstream::follow(
+                Arc::clone(&access),
+                resolver,
+                settings.policy.first_ordinal,
+                wanted,
+            ),
             access,
             peers: Peers::new(&settings.member.cluster, settings.peer_timeout),
             server: LocalServer::at(
@@ -154,6 +168,7 @@ impl Agent {
             logins_read_at_ms: 0,
             login_sender,
             upstream_wanted,
+            followed: followed_at_first(&settings),
             settled,
             roles_current: false,
             failed_action: None,
@@ -179,20 +194,22 @@ impl Agent {
                 .record(&self.settings.policy, &self.memory, &observation, &decision);
             self.publish(entries, &observation, &decision);
             if until == Until::DirectoryReady
-                && let Some(outcome) = ended(&decision, &observation)
+                && let Some(outcome) = ended(&self.settings.policy, &decision, &observation)
             {
                 return outcome;
             }
+            self.take_office(&observation, &decision);
+            self.followed = if self.office.is_some() {
+                decision.upstream
+            } else {
+                self.followed
+            };
             self.memory = decision.memory;
             if let Some(action) = decision.postgres {
                 self.execute(action).await;
             }
             self.wait(Duration::from_millis(decision.recheck_after_ms)).await;
         }
-    }
-
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     async fn observe(&mut self, entries: &[PeerEntry]) -> Observation {
@@ -219,9 +236,14 @@ impl Agent {
             observe::look_at_servers(&mut peers, &names, self.settings.postgres_port).await;
         }
         let streaming = server.as_ref().is_some_and(|server| server.receiver_streaming);
-        self.want_upstream(!self.settings.policy.first() && !streaming);
+        self.want_upstream(&peers, streaming);
+        let upstream = self.upstream_view();
+        let office = self.office.as_mut();
+        let (lease, checkpointed_at_ms, barrier) = office.map_or_else(Default::default, |office| {
+            (office.view(), office.checkpointed_at_ms(), office.barrier.clone())
+        });
         Observation {
-            at_ms: self.now_ms(),
+            at_ms: boottime_ms(),
             supervisor_error: self.supervisor.last_error(),
             supervisor,
             roles_current: self.roles_current
@@ -229,13 +251,13 @@ impl Agent {
             server,
             dns_answered: names.asked,
             peers,
-            upstream: self.upstream.borrow_and_update().clone(),
+            upstream,
             own_slot,
             failed_action: self.failed_action.clone(),
-            lease: LeaseView::default(),
-            barrier: None,
-            request: None,
-            checkpointed_at_ms: None,
+            lease,
+            barrier,
+            request: self.requests.waiting(),
+            checkpointed_at_ms,
         }
     }
 
@@ -259,9 +281,54 @@ impl Agent {
         (runs == Some(*pid)).then_some(server)
     }
 
-    fn want_upstream(&self, wanted: bool) {
+    fn want_upstream(&self, peers: &BTreeMap<Ordinal, PeerView>, streaming: bool) {
+        let wanted = self.followed.filter(|_| !streaming).map(|of| {
+            let peer = peers.get(&of);
+            Wanted {
+                of,
+                writable: peer.is_some_and(|peer| peer.writable),
+                timeline: peer.and_then(|peer| peer.timeline),
+                detached: self.memory.lease.detached_since_ms.is_some(),
+            }
+        });
         self.upstream_wanted
             .send_if_modified(|known| std::mem::replace(known, wanted) != wanted);
+    }
+
+    /// What was found of the member that is followed now.
+    fn upstream_view(&mut self) -> UpstreamView {
+        let found = self.upstream.borrow_and_update().clone();
+        match self.followed {
+            Some(followed) if found.of != Some(followed) => self.access.unasked(followed),
+            _ => found,
+        }
+    }
+
+    fn take_office(&mut self, observation: &Observation, decision: &Decision) {
+        let Some(office) = &mut self.office else { return };
+        let server = observation.server.as_ref().map(|server| server.system_identifier);
+        let recorded = observation
+            .lease
+            .stored
+            .as_ref()
+            .and_then(|stored| stored.record.system_identifier);
+        let target = office::gate_target(
+            observation.supervisor.as_ref(),
+            self.settings.server_address,
+            &self.logins.1,
+            server.or(recorded),
+        );
+        office.open_gate(decision.gate_until_ms, target);
+        if let Some(write) = decision.lease.clone() {
+            office.write(write);
+        }
+        let taken_up = matches!(
+            decision.postgres,
+            Some(PostgresAction::Stop { .. } | PostgresAction::Run { .. })
+        );
+        if taken_up && observation.request.is_some() {
+            self.requests.taken_up();
+        }
     }
 
     fn peer_entries(&self) -> Vec<PeerEntry> {
@@ -283,7 +350,7 @@ impl Agent {
 
     /// A rotated password is brought to the server by the next turn.
     fn read_logins(&mut self) {
-        let now_ms = self.now_ms();
+        let now_ms = boottime_ms();
         if now_ms.saturating_sub(self.logins_read_at_ms) < LOGINS_PAUSE_MS {
             return;
         }
@@ -317,7 +384,12 @@ impl Agent {
             was_streaming: self.was_streaming,
         };
         let status = publish::member_status(&self.settings, observation, decision, known);
-        let view = publish::view(&self.settings, status, peers);
+        let view = publish::view(
+            &self.settings,
+            decision.memory.lease.record.as_ref(),
+            status,
+            peers,
+        );
         let settled =
             decision.situation.outlook() == Outlook::Steady && view.peers.iter().all(PeerEntry::connected);
         self.settled
@@ -351,11 +423,12 @@ impl Agent {
         match execute(action.clone(), hands).await {
             Ok(done) => {
                 self.roles_current |= done.roles_ensured;
+                self.note_done(done);
                 self.failed_action = None;
             }
             Err(message) => {
                 tracing::warn!(detail = message, "could not carry out the decision");
-                let at_ms = self.now_ms();
+                let at_ms = boottime_ms();
                 self.failed_action = Some(FailedAction {
                     action,
                     message,
@@ -365,9 +438,29 @@ impl Agent {
         }
     }
 
+    fn note_done(&mut self, done: Done) {
+        let Some(office) = &mut self.office else { return };
+        if done.barrier.is_some() {
+            office.barrier = done.barrier;
+        }
+        if done.checkpoint {
+            let (superuser, replication) = self.logins.clone();
+            let server = LocalServer::at(self.settings.server_address, None, superuser, replication);
+            office.checkpoint(server, boottime_ms());
+        }
+    }
+
     /// Until something happens, or until it is time to look again anyway.
     async fn wait(&mut self, limit: Duration) {
+        let office = async {
+            match &mut self.office {
+                Some(office) => office.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            () = office => {}
+            () = self.requests.asked() => {}
             _ = self.supervisor_status.changed() => {}
             _ = self.names.changed() => {}
             _ = self.upstream.changed() => {}
@@ -385,8 +478,28 @@ fn running_pid(supervisor: &SupervisorStatus) -> Option<u32> {
     }
 }
 
-fn ended(decision: &Decision, observation: &Observation) -> Option<Outcome> {
+/// `None` until the Lease has been read.
+fn followed_at_first(settings: &Settings) -> Option<Ordinal> {
+    let fixed = settings.policy.leadership == Leadership::FixedOrdinal && !settings.policy.first();
+    fixed.then_some(settings.policy.first_ordinal)
+}
+
+fn office(settings: &Settings) -> Result<Option<Office>, AgentError> {
+    let lease = settings.lease.clone();
+    let gate = settings.gate && settings.policy.gate;
+    Ok(lease.map(|lease| Office::start(lease, gate)).transpose()?)
+}
+
+fn ended(policy: &Policy, decision: &Decision, observation: &Observation) -> Option<Outcome> {
     let starts = matches!(decision.postgres, Some(PostgresAction::Start { .. }));
+    // Who runs which way is the sidecar's business; what is there is enough to begin.
+    let whole = observation.supervisor.as_ref().is_some_and(|supervisor| {
+        let idle = !matches!(&supervisor.job, Some(job) if matches!(job.state, JobState::Running { .. }));
+        idle && supervisor.data_directory.facts().is_some()
+    });
+    if policy.leadership == Leadership::Lease && whole && decision.situation.outlook() != Outlook::Refused {
+        return Some(Outcome::Ready(decision.clone()));
+    }
     match decision.situation.outlook() {
         Outlook::Refused => Some(Outcome::Refused(
             decision.clone(),
@@ -416,6 +529,7 @@ fn outlets(settings: &Settings) -> (Outlets, Published, Journal) {
         beat: beat.clone(),
         counters: counters.clone(),
         visited: Arc::default(),
+        requests: Requests::default(),
     };
     let outlets = Outlets {
         view,

@@ -160,7 +160,7 @@ pub fn run(verb: Verb) -> Result<(), Failure> {
         .map_err(|error| Failure::from_error(ExitStatus::Bug, &error))?;
     let result = runtime.block_on(async {
         match verb {
-            Verb::Init(arguments) => init::run(*arguments).await,
+            Verb::Init(arguments) => Box::pin(init::run(*arguments)).await,
             Verb::Postgres(arguments) => postgres::run(*arguments).await,
             Verb::Sidecar(arguments) => sidecar::run(*arguments).await,
             Verb::Demo(arguments) => demo::run(*arguments).await,

@@ -62,6 +62,8 @@ pub(super) fn agent_settings(pod: &Pod, tls: Option<PathBuf>) -> agent::Settings
         dns_server: arguments.dns_server,
         peer_timeout: arguments.peer_timeout,
         report_pids: arguments.report_pids,
+        lease: pod.lease(),
+        gate: false,
     }
 }
 

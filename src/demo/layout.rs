@@ -86,6 +86,11 @@ impl Layout {
 
     /// The password once more, in the form that libpq reads by itself.
     #[must_use]
+    /// For the pods' Kubernetes client, and kubectl.
+    pub(super) fn kubeconfig(&self) -> PathBuf {
+        self.directory.join("kubeconfig")
+    }
+
     pub(super) fn passfile(&self) -> PathBuf {
         self.directory.join("secret").join("pgpass")
     }

@@ -35,6 +35,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::core::member::Ordinal;
+use crate::core::policy::Leadership;
 
 pub use controller::run;
 pub use dsn::{Target, dsn};
@@ -61,7 +62,10 @@ pub struct Options {
     pub binary: PathBuf,
     /// Where `postgres`, `initdb` and the others are.
     pub program_directory: PathBuf,
-    pub pod_management: PodManagement,
+    /// Default: all at once with a Lease, one after the other with a fixed primary.
+    pub pod_management: Option<PodManagement>,
+    /// Default [`Leadership::Lease`].
+    pub leadership: Option<Leadership>,
     /// Default `demo`.
     pub cluster: Option<String>,
     /// Default: the cluster's name.
@@ -92,7 +96,8 @@ impl Options {
             directory: None,
             binary,
             program_directory,
-            pod_management: PodManagement::default(),
+            pod_management: None,
+            leadership: None,
             cluster: None,
             service: None,
             namespace: None,

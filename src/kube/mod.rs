@@ -29,7 +29,7 @@ use crate::core::lease::LeaseView;
 
 pub use client::ApiClient;
 pub use error::LeaseError;
-pub use record::{RecordError, record_of, with_record};
+pub use record::{RecordError, record_of, timestamp, with_record};
 pub use store::LeaseStore;
 pub use update::LeaseClient;
 

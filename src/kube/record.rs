@@ -128,7 +128,7 @@ pub fn with_record(
 }
 
 fn write_spec(spec: &mut Map<String, Value>, record: &LeaseRecord, term: i32) {
-    let now = json!(format!("{:.6}", Timestamp::now()));
+    let now = json!(timestamp());
     let holder = record.holder.as_ref().map(|holder| json!(holder.to_string()));
     let earlier = (spec.remove("holderIdentity"), spec.get("leaseTransitions"));
     let claimed = holder.is_some() && (earlier.0 != holder || earlier.1 != Some(&json!(term)));
@@ -169,6 +169,12 @@ fn take(object: &mut Map<String, Value>, key: &str) -> Map<String, Value> {
         Some(Value::Object(inner)) => inner,
         _ => Map::new(),
     }
+}
+
+/// The wall clock as the API writes it; for people only.
+#[must_use]
+pub fn timestamp() -> String {
+    format!("{:.6}", Timestamp::now())
 }
 
 #[cfg(test)]

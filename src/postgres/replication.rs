@@ -181,6 +181,11 @@ impl ReplicationClient {
         optional(&row, 0, "text")
     }
 
+    /// Runs a statement that yields nothing.
+    pub(super) async fn execute(&mut self, statement: &str) -> Result<(), UpstreamError> {
+        self.exchange(statement).await.map(drop)
+    }
+
     /// Says goodbye; dropping the client without it is also fine.
     pub async fn close(mut self) {
         frontend::terminate(self.wire.outgoing());

@@ -62,7 +62,7 @@ pub(super) struct Work {
 
 pub(super) enum Happened {
     Progress(JobProgress),
-    Finished(Finished),
+    Finished(Box<Finished>),
 }
 
 impl Work {
@@ -147,11 +147,11 @@ pub(super) async fn next(work: &mut Option<Work>) -> Happened {
         return std::future::pending().await;
     };
     let Task::Job { progress, .. } = task else {
-        return Happened::Finished(doing.await);
+        return Happened::Finished(Box::new(doing.await));
     };
     tokio::select! {
         biased;
-        finished = &mut *doing => Happened::Finished(finished),
+        finished = &mut *doing => Happened::Finished(Box::new(finished)),
         Ok(()) = progress.changed() => Happened::Progress(*progress.borrow_and_update()),
     }
 }
@@ -160,7 +160,7 @@ impl Supervisor {
     pub(super) fn take_in(&mut self, happened: Happened) {
         let finished = match happened {
             Happened::Progress(progress) => return self.job_goes_on(progress),
-            Happened::Finished(finished) => finished,
+            Happened::Finished(finished) => *finished,
         };
         self.inspect_at = Instant::now() + INSPECT_INTERVAL;
         match (self.work.take().map(|work| work.task), finished) {

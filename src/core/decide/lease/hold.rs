@@ -12,7 +12,7 @@ use crate::core::supervision::{Licence, ServerRole, StopMode};
 use super::super::slots;
 use super::standing::Standing;
 use super::told::{self, Next};
-use super::{Turn, hand_over, release, was_primary};
+use super::{Turn, hand_over, office, release, was_primary};
 
 /// A licence is renewed when it would end earlier than the right by more than this.
 const LICENCE_SLACK_MS: u64 = 200;
@@ -153,7 +153,7 @@ fn unserved(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, ready: bo
     };
     if down_ms > limit_ms && !record.paused {
         let detail = format!("PostgreSQL has not answered for {down_ms} ms");
-        if provable_elsewhere(&turn, record) {
+        if office::provable_elsewhere(turn.observation, record) {
             let write = release(record, standing, None);
             return turn.lease_row(Situation::Resigning, detail, write);
         }
@@ -170,18 +170,6 @@ fn unserved(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, ready: bo
         Situation::Reopening
     };
     turn.row(situation, String::new()).soon()
-}
-
-/// Enough recorded standbys are there to prove that nothing is lost without this member.
-fn provable_elsewhere(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
-    let Some(proof) = record.synchronous.proof() else {
-        return false;
-    };
-    let there = record.synchronous.members.keys().filter(|member| {
-        let peer = turn.observation.peers.get(member);
-        peer.is_some_and(|peer| peer.contact == crate::core::cluster::PeerContact::Connected && peer.running)
-    });
-    there.count() >= proof as usize
 }
 
 /// A peer has promised a newer term and nobody has claimed it: this primary begins that term itself.
@@ -285,7 +273,7 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
     if record.paused {
         return turn.row(Situation::Paused, "PostgreSQL is not started".to_owned());
     }
-    if turn.memory.failures >= FAILED_STARTS && provable_elsewhere(&turn, record) {
+    if turn.memory.failures >= FAILED_STARTS && office::provable_elsewhere(turn.observation, record) {
         let write = release(record, standing, None);
         return turn.lease_row(
             Situation::Resigning,
