@@ -89,6 +89,18 @@ pub(in crate::core::decide) fn note(policy: &Policy, memory: &mut Memory, observ
     note_streaming(policy, lease, observation);
     note_service(lease, observation, &standing);
     note_overtaken(lease, observation, &standing);
+    let starting = matches!(
+        observation.supervisor.as_ref().map(|s| &s.postmaster),
+        Some(Postmaster::Running {
+            role: ServerRole::Standby { .. },
+            ready: false,
+            ..
+        })
+    );
+    lease.starting_since_ms = match lease.starting_since_ms {
+        Some(since) if starting => Some(since),
+        _ => starting.then_some(observation.at_ms),
+    };
     let detached = standing.final_position.is_some();
     lease.detached_since_ms = match lease.detached_since_ms {
         Some(since) if detached => Some(since),
