@@ -134,7 +134,10 @@ impl World {
             ));
         }
         let primary = upstream.postgres.as_ref().is_some_and(|postgres| !postgres.in_recovery);
-        let (promised, held) = (standby.terms.promised, upstream.terms.held);
+        let record = self.api.stored.as_ref().map(|stored| &stored.record);
+        let in_office = record.filter(|record| record.held_by(&upstream.policy.identity));
+        let begun = in_office.map_or(0, |record| record.term);
+        let (promised, held) = (standby.terms.promised, upstream.terms.held.max(begun));
         if primary && held < promised {
             self.violation(format!(
                 "pg-{member} has promised term {promised} and streams from pg-{from} of term {held}"

@@ -5,6 +5,7 @@ use crate::core::data_directory::DataDirectoryFacts;
 use crate::core::decision::{Decision, PostgresAction};
 use crate::core::lease::{HistoryEntry, LeasePurpose, LeaseRecord, SynchronousSet};
 use crate::core::situation::Situation;
+use crate::core::status::HeldData;
 use crate::core::supervision::{JobRequest, ServerRole};
 
 use super::super::first;
@@ -82,7 +83,11 @@ fn lost_lease(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -
         .observation
         .peers
         .iter()
-        .find(|(_, peer)| peer.named && peer.contact != PeerContact::Connected);
+        .find(|(_, peer)| {
+            // Without its supervisor a member does not know what it has promised.
+            let heard = peer.contact == PeerContact::Connected && peer.leadership.is_some();
+            peer.named && (!heard || peer.held_data == HeldData::Unknown)
+        });
     if terms.promised > terms.held || silent.is_some() || !turn.observation.dns_answered {
         return turn
             .row(

@@ -246,8 +246,10 @@ fn note_service(lease: &mut LeaseMemory, observation: &Observation, standing: &S
         .as_ref()
         .is_some_and(|server| !server.in_recovery);
     let down = standing.is_holder && !serves;
+    // Nobody took the Lease that it let run out: it is this member's turn again.
+    let unwanted = standing.unchanged_ms >= 2 * standing.duration_ms;
     lease.down_since_ms = match lease.down_since_ms {
-        Some(since) if down => Some(since),
+        Some(since) if down && !unwanted => Some(since),
         _ => down.then_some(observation.at_ms),
     };
 }
