@@ -22,6 +22,8 @@ pub(super) struct Attempt {
     /// Of the record that it replaces: what would show that somebody has written.
     replaced: Option<LeaseRecord>,
     pub(super) begun_at_ms: u64,
+    /// The server said no. Kept all the same, since it may have meant a copy of this very write.
+    refused: bool,
 }
 
 impl Attempt {
@@ -156,10 +158,20 @@ impl Knowledge {
             .into_iter()
             .find(|attempt| record.is_some_and(|record| attempt.landed_as(record)));
         self.open = open;
-        self.view.uncertain = self.open.last().map(|attempt| attempt.record.clone());
+        self.show_uncertain();
         if let Some(attempt) = landed {
             self.renewed(&attempt.record, attempt.begun_at_ms);
         }
+    }
+
+    /// Of several, the one that would change whose confirmation counts: it is the one that others must reckon with.
+    fn show_uncertain(&mut self) {
+        let known = self.view.stored.as_ref().map(|stored| &stored.record.synchronous);
+        let lost = || self.open.iter().rev().filter(|attempt| !attempt.refused);
+        let shown = lost().find(|attempt| Some(&attempt.record.synchronous) != known);
+        self.view.uncertain = shown
+            .or_else(|| lost().next())
+            .map(|attempt| attempt.record.clone());
     }
 
     fn renewed(&mut self, record: &LeaseRecord, sent_at_ms: u64) {
@@ -209,6 +221,7 @@ impl Knowledge {
             object,
             replaced: self.view.stored.as_ref().map(|stored| stored.record.clone()),
             begun_at_ms: now_ms,
+            refused: false,
         })
     }
 
@@ -229,26 +242,25 @@ impl Knowledge {
     }
 
     /// A write ended without success. True if the Lease must be read to know more.
-    pub(super) fn not_stored(&mut self, attempt: Attempt, error: &LeaseError, now_ms: u64) -> bool {
+    pub(super) fn not_stored(&mut self, mut attempt: Attempt, error: &LeaseError, now_ms: u64) -> bool {
         self.view.writing = false;
         self.view.write_failed_at_ms = Some(now_ms);
         self.failed(error);
-        let refused = matches!(error.status(), Some(404 | 409));
-        if error.uncertain() || refused {
-            // A conflict may be with this very write, sent twice on its way; what is stored will tell.
-            if error.uncertain() {
-                self.view.uncertain = Some(attempt.record.clone());
-            }
-            // Renewals into silence, one per retry period: the oldest are long past any use.
-            if self.open.len() >= MOST_OPEN {
-                self.open.remove(0);
-            }
-            self.open.push(attempt);
-            if self.open.last().map(|open| &open.over) != Some(&self.version) {
-                self.settle();
-            }
+        attempt.refused = matches!(error.status(), Some(404 | 409));
+        if !error.uncertain() && !attempt.refused {
+            return false;
         }
-        error.uncertain() || refused
+        // Renewals into silence, one per retry period: the oldest are long past any use.
+        if self.open.len() >= MOST_OPEN {
+            self.open.remove(0);
+        }
+        let passed = attempt.over != self.version;
+        self.open.push(attempt);
+        self.show_uncertain();
+        if passed {
+            self.settle();
+        }
+        true
     }
 }
 

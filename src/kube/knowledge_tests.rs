@@ -308,3 +308,28 @@ fn what_is_unusable_says_so_after_every_answer() {
     knowledge.event(mine("c", 0), false, 40);
     assert_eq!(knowledge.view.error, None);
 }
+
+#[test]
+fn of_lost_writes_the_one_with_another_synchronous_set_is_shown() {
+    let mut knowledge = knowledge();
+    let mut other = record("pg-0/a", 1);
+    other.synchronous.quorum = 1;
+    for (record, at_ms) in [(other.clone(), 20), (record("pg-0/a", 1), 30)] {
+        let attempt = begin(&mut knowledge, Some("a"), record, at_ms);
+        knowledge.not_stored(attempt, &lost(), at_ms + 5);
+        assert_eq!(knowledge.view.uncertain.as_ref(), Some(&other));
+    }
+    let refused_one = begin(&mut knowledge, Some("a"), record("pg-0/a", 9), 40);
+    knowledge.not_stored(refused_one, &refused(409), 41);
+    assert_eq!(knowledge.view.uncertain.as_ref(), Some(&other));
+    // The watch was faster than the failure: settled at once.
+    let late = begin(&mut knowledge, Some("a"), record("pg-0/a", 2), 50);
+    knowledge.event(mine("b", 2), false, 51);
+    assert_eq!(
+        (knowledge.view.uncertain.clone(), knowledge.view.renewal),
+        (None, None)
+    );
+    knowledge.not_stored(late, &lost(), 52);
+    assert_eq!(knowledge.view.uncertain, None);
+    assert_eq!(knowledge.view.renewal.map(|renewal| renewal.sent_at_ms), Some(50));
+}

@@ -297,7 +297,7 @@ mod tests {
         };
         let kept_folder = folder.path().join(FOLDER);
         for second in 0..7 {
-            fs::create_dir_all(kept_folder.join(format!("{second}-tl1"))).expect("mkdir");
+            fs::create_dir_all(kept_folder.join(format!("100000000{second}-tl1"))).expect("mkdir");
         }
         let report = store(
             &kept_folder,

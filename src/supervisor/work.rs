@@ -178,7 +178,7 @@ impl Supervisor {
                 self.reply(reply, started);
             }
             (Some(Task::Rewrite { role, reply }), Finished::Rewritten(written)) => {
-                self.reload(role, reply, written);
+                self.reload(&role, reply, written);
             }
             (Some(Task::Promote { role, reply }), Finished::Rewritten(written)) => {
                 self.announce_promotion(role, reply, written);
@@ -221,13 +221,13 @@ impl Supervisor {
         Ok(())
     }
 
-    fn reload(&mut self, role: ServerRole, reply: Option<Reply>, written: Result<Fingerprint, String>) {
+    fn reload(&mut self, role: &ServerRole, reply: Option<Reply>, written: Result<Fingerprint, String>) {
         let result = written.and_then(|given| {
             let child = self.child.as_mut().ok_or(Refusal::Ended.to_string())?;
             child.role = role.clone();
             child.reload();
             self.gave(given);
-            self.watch_receiver(&role);
+            self.watch_receiver(role);
             self.changed();
             Ok(())
         });

@@ -17,12 +17,10 @@ use super::{Turn, stand, unread, was_primary};
 /// PostgreSQL runs as a standby.
 pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, ready: bool) -> Decision {
     let Some(server) = turn.observation.server.as_ref().filter(|_| ready) else {
-        let situation = if ready {
-            Situation::Unresponsive
-        } else {
-            Situation::Starting
-        };
-        return turn.row(situation, String::new()).soon();
+        if ready {
+            return turn.row(Situation::Unresponsive, String::new()).soon();
+        }
+        return starting(turn, standing);
     };
     let Some(record) = &standing.record else {
         return turn.row(unread(standing), String::new());
@@ -54,6 +52,25 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
             upstream: Some(known),
         } => attached(turn, standing, server, (holder, known)),
         _ => detached(turn, standing, server, holder),
+    }
+}
+
+/// A rewound or copied directory becomes consistent only with the upstream's WAL: one that was started detached is
+/// given its upstream as soon as that is known to contain it.
+fn starting(turn: Turn<'_>, standing: &Standing) -> Decision {
+    let alone = super::standby_upstream(turn.observation).is_none() && standing.promised <= standing.term();
+    let holder = standing.holder_elsewhere.filter(|_| alone);
+    let contained = |facts: &&UpstreamFacts| {
+        turn.facts().is_some_and(|own| relation(own, facts) == Relation::Contained)
+    };
+    let found = holder.and_then(|holder| fresh(&turn, holder, 0)).filter(contained).is_some();
+    match holder.filter(|_| found).and_then(|holder| upstream(&turn, standing, holder)) {
+        Some(upstream) => {
+            let detail = format!("with the WAL of \"{}\"", upstream.host);
+            let server = ServerRole::Standby { upstream: Some(upstream) };
+            turn.act(Situation::Starting, detail, PostgresAction::Reload { server })
+        }
+        None => turn.row(Situation::Starting, String::new()).soon(),
     }
 }
 
@@ -205,6 +222,10 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
     }
     if let Some(detail) = turn.failed_start() {
         return turn.row(Situation::StartFailing, detail);
+    }
+    if facts.backup_label && upstream_facts.is_none() {
+        let detail = probe_text(&turn);
+        return turn.row(Situation::AwaitingPrimary, detail).soon();
     }
     // Without a fresh look it starts detached, and looks then.
     let bound = standing.promised > standing.term();
