@@ -134,8 +134,9 @@ pub(super) struct Wanted {
     /// It says of itself that it accepts writes, and on which timeline.
     pub(super) writable: bool,
     pub(super) timeline: Option<TimelineId>,
-    /// This member waits for the answer before it follows.
+    /// This member waits for the answer before it follows, or starts.
     pub(super) detached: bool,
+    pub(super) idle: bool,
 }
 
 /// Looks about once a second while something is wanted, and at once when that changes; what was found is forgotten when

@@ -81,9 +81,13 @@ fn starting(turn: Turn<'_>, standing: &Standing, role: &ServerRole) -> Decision 
     if own.system_identifier != upstream_facts.system_identifier {
         return turn.row(situation, String::new()).soon();
     }
-    if relation(own, upstream_facts) != Relation::Contained {
-        let detail = standby::ahead(own.position(), upstream_facts);
-        return condemn(turn, Situation::Diverged, detail, CloneReason::Diverged);
+    match relation(own, upstream_facts) {
+        Relation::Contained => {}
+        Relation::Ahead => return turn.row(situation, "ahead of the primary".to_owned()).soon(),
+        Relation::Forked => {
+            let detail = standby::ahead(own.position(), upstream_facts);
+            return condemn(turn, Situation::Diverged, detail, CloneReason::Diverged);
+        }
     }
     let Some(upstream) = upstream(&turn, standing, holder) else {
         let detail = probe_text(&turn);
@@ -203,7 +207,12 @@ fn detached(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: 
                 PostgresAction::Reload { server },
             )
         }
-        Relation::Ahead | Relation::Forked => {
+        // The primary has lost what it once sent: kept for a person to look at.
+        Relation::Ahead => {
+            let detail = standby::ahead(position, facts);
+            turn.row(Situation::AheadOfPrimary, detail)
+        }
+        Relation::Forked => {
             let detail = standby::ahead(position, facts);
             condemn(turn, Situation::Diverged, detail, CloneReason::Diverged)
         }
@@ -234,7 +243,12 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
         Some(CloneReason::Diverged) => return rewind(turn, standing, upstream_facts),
         Some(reason) => return replace(turn, standing, upstream_facts, reason),
     }
-    let forked = upstream_facts.map(|upstream| relation(facts, upstream) != Relation::Contained);
+    let relation = upstream_facts.map(|upstream| relation(facts, upstream));
+    if let Some(upstream) = upstream_facts.filter(|_| relation == Some(Relation::Ahead)) {
+        let detail = standby::ahead(facts.position(), upstream);
+        return turn.row(Situation::AheadOfPrimary, detail);
+    }
+    let forked = relation.map(|relation| relation == Relation::Forked);
     match (was_primary(facts), forked) {
         (true, None) => {
             let detail = probe_text(&turn);
