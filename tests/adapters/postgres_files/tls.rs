@@ -181,7 +181,10 @@ fn a_former_primary_is_rewound_over_verified_tls() {
             upstream: Some(rewind.upstream.clone()),
         };
         conf::write(&settings, &role).await.expect("configuration");
-        let host = std::mem::replace(&mut rewind.upstream.host, "pg-7.pg.default.svc.cluster.local".into());
+        let host = std::mem::replace(
+            &mut rewind.upstream.host,
+            "pg-7.pg.default.svc.cluster.local".into(),
+        );
         let error = rewind::run(&settings, &rewind, &progress)
             .await
             .expect_err("other name");
