@@ -102,7 +102,9 @@ impl Config {
         let times = times(&mut random);
         let slow = random.chance(25);
         let kinds = random.between(1, 6);
-        let faults = (0..kinds).map(|_| ALL_KINDS[random.below(ALL_KINDS.len())]).collect();
+        let faults = (0..kinds)
+            .map(|_| ALL_KINDS[random.below(ALL_KINDS.len())])
+            .collect();
         let lease = times.lease_duration_ms * MS;
         Self {
             seed,

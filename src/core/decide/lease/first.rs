@@ -79,15 +79,11 @@ fn lost_lease(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -
         );
         return turn.row(Situation::LeaseMissing, detail);
     }
-    let silent = turn
-        .observation
-        .peers
-        .iter()
-        .find(|(_, peer)| {
-            // Without its supervisor a member does not know what it has promised.
-            let heard = peer.contact == PeerContact::Connected && peer.leadership.is_some();
-            peer.named && (!heard || peer.held_data == HeldData::Unknown)
-        });
+    let silent = turn.observation.peers.iter().find(|(_, peer)| {
+        // Without its supervisor a member does not know what it has promised.
+        let heard = peer.contact == PeerContact::Connected && peer.leadership.is_some();
+        peer.named && (!heard || peer.held_data == HeldData::Unknown)
+    });
     if terms.promised > terms.held || silent.is_some() || !turn.observation.dns_answered {
         return turn
             .row(
