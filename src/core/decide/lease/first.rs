@@ -84,7 +84,19 @@ fn lost_lease(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -
         let heard = peer.contact == PeerContact::Connected && peer.leadership.is_some();
         peer.named && (!heard || peer.held_data == HeldData::Unknown)
     });
-    if terms.promised > terms.held || silent.is_some() || !turn.observation.dns_answered {
+    let remembered = turn.memory.lease.record.as_ref();
+    let unheard = remembered.is_some_and(|record| {
+        let others = record
+            .members
+            .iter()
+            .filter(|member| **member != turn.policy.ordinal);
+        let heard = |member| {
+            let peer = turn.observation.peers.get(member);
+            peer.is_some_and(|peer| peer.contact == PeerContact::Connected)
+        };
+        !others.into_iter().all(heard)
+    });
+    if terms.promised > terms.held || silent.is_some() || unheard || !turn.observation.dns_answered {
         return turn
             .row(
                 Situation::LeaseMissing,
