@@ -60,14 +60,13 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
 fn starting(turn: Turn<'_>, standing: &Standing) -> Decision {
     let alone = super::standby_upstream(turn.observation).is_none() && standing.promised <= standing.term();
     let holder = standing.holder_elsewhere.filter(|_| alone);
-    let contained = |facts: &&UpstreamFacts| {
+    let contained = |facts: &UpstreamFacts| {
         turn.facts()
             .is_some_and(|own| relation(own, facts) == Relation::Contained)
     };
     let found = holder
         .and_then(|holder| fresh(&turn, holder, 0))
-        .filter(contained)
-        .is_some();
+        .is_some_and(contained);
     match holder
         .filter(|_| found)
         .and_then(|holder| upstream(&turn, standing, holder))
