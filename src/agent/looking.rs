@@ -8,7 +8,7 @@ use crate::core::data_directory::DataDirectory;
 use crate::core::member::Ordinal;
 use crate::core::observation::{Observation, PeerView, UpstreamView};
 use crate::core::status::ServerStatus;
-use crate::core::supervision::{Postmaster, SupervisorStatus};
+use crate::core::supervision::{JobStatus, Postmaster, SupervisorStatus};
 
 use super::names::Names;
 use super::observe;
@@ -43,7 +43,7 @@ impl Agent {
             observe::look_at_servers(&mut peers, &names, self.settings.postgres_port).await;
         }
         let streaming = server.as_ref().is_some_and(|server| server.receiver_streaming);
-        self.want_upstream(&peers, streaming);
+        self.want_upstream(&peers, streaming, supervisor.as_ref());
         let upstream = self.upstream_view();
         let office = self.office.as_mut();
         let (lease, checkpointed_at_ms, barrier) = office.map_or_else(Default::default, |office| {
@@ -88,7 +88,18 @@ impl Agent {
         (runs == Some(*pid)).then_some(server)
     }
 
-    fn want_upstream(&self, peers: &BTreeMap<Ordinal, PeerView>, streaming: bool) {
+    fn want_upstream(
+        &self,
+        peers: &BTreeMap<Ordinal, PeerView>,
+        streaming: bool,
+        supervisor: Option<&SupervisorStatus>,
+    ) {
+        // An earlier turn has seen the end of the last job: a look from now on is newer than what it left.
+        let idle = supervisor.is_some_and(|supervisor| {
+            let counted = |job: &JobStatus| job.id == self.memory.counted_job;
+            let stopped = matches!(supervisor.postmaster, Postmaster::Stopped { .. });
+            stopped && supervisor.job.as_ref().is_none_or(counted)
+        });
         let wanted = self.followed.filter(|_| !streaming).map(|of| {
             let peer = peers.get(&of);
             Wanted {
@@ -96,6 +107,7 @@ impl Agent {
                 writable: peer.is_some_and(|peer| peer.writable),
                 timeline: peer.and_then(|peer| peer.timeline),
                 detached: self.memory.lease.detached_since_ms.is_some(),
+                idle,
             }
         });
         self.upstream_wanted
