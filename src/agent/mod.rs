@@ -10,6 +10,7 @@ mod journal;
 mod names;
 mod observe;
 mod office;
+mod operator;
 mod publish;
 mod run;
 mod supervisor;
@@ -33,6 +34,7 @@ use crate::postgres::ReadLogins;
 pub use counters::Counters;
 pub use journal::Journal;
 pub use office::Requests;
+pub use operator::{Operator, member_key};
 pub use run::{Agent, AgentError, Outcome, Until};
 
 /// What the agent needs to know and what does not change while it runs.
@@ -73,6 +75,6 @@ pub struct Published {
     pub counters: Counters,
     /// To be told when another member opens its stream: DNS may know somebody new.
     pub visited: Arc<Notify>,
-    /// What the operator asks of this member itself.
-    pub requests: Requests,
+    /// What carries out the operator's orders.
+    pub operator: Arc<Operator>,
 }

@@ -61,13 +61,22 @@ fn starting(turn: Turn<'_>, standing: &Standing) -> Decision {
     let alone = super::standby_upstream(turn.observation).is_none() && standing.promised <= standing.term();
     let holder = standing.holder_elsewhere.filter(|_| alone);
     let contained = |facts: &&UpstreamFacts| {
-        turn.facts().is_some_and(|own| relation(own, facts) == Relation::Contained)
+        turn.facts()
+            .is_some_and(|own| relation(own, facts) == Relation::Contained)
     };
-    let found = holder.and_then(|holder| fresh(&turn, holder, 0)).filter(contained).is_some();
-    match holder.filter(|_| found).and_then(|holder| upstream(&turn, standing, holder)) {
+    let found = holder
+        .and_then(|holder| fresh(&turn, holder, 0))
+        .filter(contained)
+        .is_some();
+    match holder
+        .filter(|_| found)
+        .and_then(|holder| upstream(&turn, standing, holder))
+    {
         Some(upstream) => {
             let detail = format!("with the WAL of \"{}\"", upstream.host);
-            let server = ServerRole::Standby { upstream: Some(upstream) };
+            let server = ServerRole::Standby {
+                upstream: Some(upstream),
+            };
             turn.act(Situation::Starting, detail, PostgresAction::Reload { server })
         }
         None => turn.row(Situation::Starting, String::new()).soon(),
