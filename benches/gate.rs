@@ -88,20 +88,46 @@ impl Server {
         std::thread::sleep(Duration::from_millis(500));
     }
 
-    /// Transactions a second.
-    fn insert(&self, clients: u32, seconds: &str) -> f64 {
+    /// Transactions a second, and how many milliseconds each took.
+    fn insert(&self, clients: u32, seconds: &str) -> (f64, Vec<f64>) {
         let script = self.directory.path().join("insert.sql");
         std::fs::write(&script, "INSERT INTO entries VALUES (1);\n").expect("script");
+        let log = self.directory.path().join("insert");
         let clients = clients.to_string();
         let report = run(self
             .client("pgbench")
             .args([
-                "-n", "-M", "prepared", "-c", &clients, "-j", "1", "-T", seconds, "-f",
+                "-n", "-M", "prepared", "-c", &clients, "-j", "1", "-T", seconds, "-l",
             ])
+            .arg("--log-prefix")
+            .arg(&log)
+            .arg("-f")
             .arg(script));
         let line = report.lines().find_map(|line| line.strip_prefix("tps = "));
-        line.and_then(|line| line.split(' ').next()?.parse().ok())
-            .expect("tps")
+        let rate = line
+            .and_then(|line| line.split(' ').next()?.parse().ok())
+            .expect("tps");
+        (rate, self.latencies())
+    }
+
+    /// Reads pgbench's logs and removes them.
+    fn latencies(&self) -> Vec<f64> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(self.directory.path()).expect("directory") {
+            let entry = entry.expect("directory");
+            if entry.file_name().to_string_lossy().starts_with("insert.") && entry.file_name() != "insert.sql"
+            {
+                let text = std::fs::read_to_string(entry.path()).expect("log");
+                let microseconds = |line: &str| line.split(' ').nth(2)?.parse().ok();
+                found.extend(
+                    text.lines()
+                        .filter_map(microseconds)
+                        .map(|time: f64| time / 1_000.0),
+                );
+                std::fs::remove_file(entry.path()).expect("log");
+            }
+        }
+        found
     }
 
     fn load(&self) -> f64 {
@@ -161,9 +187,16 @@ fn gate_seconds() -> (f64, f64) {
     (fields[11] / 100.0, fields[12] / 100.0)
 }
 
-fn median(numbers: &mut [f64]) -> f64 {
+fn quantile(numbers: &mut [f64], share: f64) -> f64 {
     numbers.sort_by(f64::total_cmp);
-    numbers[numbers.len() / 2]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index"
+    )]
+    let at = (numbers.len() as f64 * share) as usize;
+    numbers[at]
 }
 
 fn setting(name: &str, default: &str) -> String {
@@ -194,6 +227,7 @@ fn main() {
     );
 
     let mut rates = vec![[Vec::new(), Vec::new()]; CLIENTS.len()];
+    let mut latencies = rates.clone();
     let mut loads = [Vec::new(), Vec::new()];
     let mut load_cost = (0.0, 0.0);
     for round in 0..rounds {
@@ -201,8 +235,10 @@ fn main() {
             let gated = (round + turn) % 2 == 1;
             gate.want(gated.then(|| target.clone()));
             server.wait_for_commits_on(&standby_names(gated, &[], 0));
-            for (rates, clients) in rates.iter_mut().zip(CLIENTS) {
-                rates[usize::from(gated)].push(server.insert(clients, &seconds));
+            for (at, clients) in CLIENTS.into_iter().enumerate() {
+                let (rate, times) = server.insert(clients, &seconds);
+                rates[at][usize::from(gated)].push(rate);
+                latencies[at][usize::from(gated)].extend(times);
             }
             if round < 3 {
                 let before = gate_seconds();
@@ -214,15 +250,23 @@ fn main() {
             }
         }
     }
-    for (rates, clients) in rates.iter_mut().zip(CLIENTS) {
-        let [without, with] = rates.each_mut().map(|rates| median(rates));
-        let added = f64::from(clients) * (1_000.0 / with - 1_000.0 / without);
+    for (at, clients) in CLIENTS.into_iter().enumerate() {
+        let [without, with] = rates[at].each_mut().map(|rates| quantile(rates, 0.5));
         println!(
-            "{clients:2} clients: {without:7.0} tps without, {with:7.0} with the gate: {:.2}x, {added:+.3} ms",
+            "{clients:2} clients: {without:5.0} tps without, {with:5.0} with the gate: {:.2}x",
             with / without
         );
+        // On a busy machine the fastest transactions tell more than those that waited for a processor.
+        for share in [0.1, 0.25, 0.5] {
+            let [without, with] = latencies[at].each_mut().map(|times| quantile(times, share));
+            println!(
+                "    fastest {:.0} %: {without:.3} ms, {with:.3} ms: {:+.3} ms",
+                share * 100.0,
+                with - without
+            );
+        }
     }
-    let [without, with] = loads.each_mut().map(|seconds| median(seconds));
+    let [without, with] = loads.each_mut().map(|seconds| quantile(seconds, 0.5));
     println!(
         "bulk load: {without:.2} s without, {with:.2} s with the gate, whose thread used {:.2} s user, {:.2} s system",
         load_cost.0, load_cost.1

@@ -19,7 +19,7 @@ use crate::core::route_table::route_table;
 use crate::core::routing::RouteTable;
 use crate::core::situation::{Outlook, Situation};
 use crate::core::status::ServerStatus;
-use crate::core::supervision::{FailureKind, JobState, Postmaster, SupervisorStatus};
+use crate::core::supervision::{FailureKind, JobState, JobStatus, Postmaster, SupervisorStatus};
 use crate::dns::Resolver;
 use crate::http::Beat;
 use crate::peers::Peers;
@@ -240,7 +240,7 @@ impl Agent {
             observe::look_at_servers(&mut peers, &names, self.settings.postgres_port).await;
         }
         let streaming = server.as_ref().is_some_and(|server| server.receiver_streaming);
-        self.want_upstream(&peers, streaming);
+        self.want_upstream(&peers, streaming, supervisor.as_ref());
         let upstream = self.upstream_view();
         let office = self.office.as_mut();
         let (lease, checkpointed_at_ms, barrier) = office.map_or_else(Default::default, |office| {
@@ -285,7 +285,18 @@ impl Agent {
         (runs == Some(*pid)).then_some(server)
     }
 
-    fn want_upstream(&self, peers: &BTreeMap<Ordinal, PeerView>, streaming: bool) {
+    fn want_upstream(
+        &self,
+        peers: &BTreeMap<Ordinal, PeerView>,
+        streaming: bool,
+        supervisor: Option<&SupervisorStatus>,
+    ) {
+        // An earlier turn has seen the end of the last job: a look from now on is newer than what it left.
+        let idle = supervisor.is_some_and(|supervisor| {
+            let counted = |job: &JobStatus| job.id == self.memory.counted_job;
+            let stopped = matches!(supervisor.postmaster, Postmaster::Stopped { .. });
+            stopped && supervisor.job.as_ref().is_none_or(counted)
+        });
         let wanted = self.followed.filter(|_| !streaming).map(|of| {
             let peer = peers.get(&of);
             Wanted {
@@ -293,6 +304,7 @@ impl Agent {
                 writable: peer.is_some_and(|peer| peer.writable),
                 timeline: peer.and_then(|peer| peer.timeline),
                 detached: self.memory.lease.detached_since_ms.is_some(),
+                idle,
             }
         });
         self.upstream_wanted

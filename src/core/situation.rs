@@ -86,6 +86,8 @@ pub enum Situation {
     Standing,
     /// The operator's wish.
     Paused,
+    /// Of this member alone: a restart, or a fresh clone.
+    Requested,
     /// What it alone has is kept aside.
     ReadyToRewind,
     /// Waits detached.
@@ -106,7 +108,7 @@ pub enum Outlook {
 }
 
 /// Outlook, name and explanation of every situation, in the order in which `decide` asks for them.
-pub const SITUATIONS: [(Situation, Outlook, &str, &str); 61] = {
+pub const SITUATIONS: [(Situation, Outlook, &str, &str); 62] = {
     use Outlook::{Overdue, Passing, Refused, Steady};
     use Situation as S;
     [
@@ -165,6 +167,12 @@ pub const SITUATIONS: [(Situation, Outlook, &str, &str); 61] = {
             "a server that must be a standby accepts writes; a person must decide which one is right",
         ),
         (S::Stopping, Passing, "stopping", "PostgreSQL is stopping"),
+        (
+            S::Requested,
+            Passing,
+            "requested",
+            "what the operator asked of this member is carried out",
+        ),
         (S::Starting, Passing, "starting", "PostgreSQL is starting"),
         (
             S::Unresponsive,
