@@ -12,6 +12,7 @@ mod looking;
 mod names;
 mod observe;
 mod office;
+mod operator;
 mod publish;
 mod run;
 mod supervisor;
@@ -36,6 +37,7 @@ pub use counters::Counters;
 pub use ending::{Outcome, Until};
 pub use journal::Journal;
 pub use office::Requests;
+pub use operator::{Operator, member_key};
 pub use run::{Agent, AgentError};
 
 /// What the agent needs to know and what does not change while it runs.
@@ -76,6 +78,6 @@ pub struct Published {
     pub counters: Counters,
     /// To be told when another member opens its stream: DNS may know somebody new.
     pub visited: Arc<Notify>,
-    /// What the operator asks of this member itself.
-    pub requests: Requests,
+    /// What carries out the operator's orders.
+    pub operator: Arc<Operator>,
 }

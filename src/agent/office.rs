@@ -51,7 +51,7 @@ impl Requests {
 
 /// The adapters of a member under a Lease.
 pub(super) struct Office {
-    store: LeaseStore,
+    store: Arc<LeaseStore>,
     view: watch::Receiver<LeaseView>,
     gate: Option<(Gate, watch::Receiver<Attachment>)>,
     attached_to: Option<GateTarget>,
@@ -62,7 +62,7 @@ pub(super) struct Office {
 
 impl Office {
     pub(super) fn start(settings: LeaseSettings, gate: bool) -> std::io::Result<Self> {
-        let store = LeaseStore::start(settings);
+        let store = Arc::new(LeaseStore::start(settings));
         let gate = gate.then(|| Gate::start(GateSettings::default())).transpose()?;
         Ok(Self {
             view: store.view(),
@@ -76,6 +76,10 @@ impl Office {
             checkpointing: false,
             barrier: None,
         })
+    }
+
+    pub(super) fn store(&self) -> Arc<LeaseStore> {
+        Arc::clone(&self.store)
     }
 
     pub(super) fn view(&mut self) -> LeaseView {

@@ -216,6 +216,7 @@ pub(super) fn view(
             .map(|holder| holder.pod.clone()),
         read_only: record.is_some_and(|record| record.read_only.is_some()),
         paused: record.is_some_and(|record| record.paused),
+        lease: record.cloned(),
         me,
         peers,
     }

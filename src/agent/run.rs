@@ -31,6 +31,7 @@ use super::execute::{Done, Hands, execute};
 use super::journal::{Journal, Recorder};
 use super::names::Names;
 use super::office::{self, Office, Requests};
+use super::operator::Operator;
 use super::supervisor::Supervisor;
 use super::upstream::{Access, Wanted};
 use super::{Published, Settings, names, publish, upstream};
@@ -115,10 +116,12 @@ impl Agent {
         let (upstream_wanted, wanted) = watch::channel(None);
         let (settled, settled_receiver) = watch::channel(false);
         let supervisor = Supervisor::follow(settings.supervisor_socket.clone());
-        let (outlets, published, journal) = outlets(&settings);
+        let office = office(&settings)?;
+        let requests = Requests::default();
+        let (outlets, published, journal) = outlets(&settings, office.as_ref(), &requests);
         let agent = Self {
-            office: office(&settings)?,
-            requests: published.requests.clone(),
+            office,
+            requests,
             supervisor_status: supervisor.subscribe(),
             supervisor,
             names: names::follow(
@@ -177,6 +180,7 @@ impl Agent {
                 return outcome;
             }
             self.take_office(&observation, &decision);
+            self.take_up(&observation, &decision);
             self.followed = if self.office.is_some() {
                 decision.upstream
             } else {
@@ -208,6 +212,10 @@ impl Agent {
         if let Some(write) = decision.lease.clone() {
             office.write(write);
         }
+    }
+
+    /// A request to this member is the agent's from its first deed on.
+    fn take_up(&self, observation: &Observation, decision: &Decision) {
         let taken_up = matches!(
             decision.postgres,
             Some(PostgresAction::Stop { .. } | PostgresAction::Run { .. })
@@ -331,10 +339,21 @@ fn office(settings: &Settings) -> Result<Option<Office>, AgentError> {
     Ok(lease.map(|lease| Office::start(lease, gate)).transpose()?)
 }
 
-fn outlets(settings: &Settings) -> (Outlets, Published, Journal) {
+fn outlets(
+    settings: &Settings,
+    office: Option<&Office>,
+    requests: &Requests,
+) -> (Outlets, Published, Journal) {
     let (view, view_receiver) = watch::channel(Arc::new(publish::first_view(settings)));
     let (routes, routes_receiver) = watch::channel(Arc::new(RouteTable::default()));
     let (beat, journal, counters) = (Beat::new(LOOP_LIMIT), Journal::default(), Counters::default());
+    let operator = Operator {
+        view: view_receiver.clone(),
+        lease: office.map(Office::store),
+        requests: requests.clone(),
+        logins: Arc::clone(&settings.logins),
+        member: settings.member.clone(),
+    };
     let published = Published {
         view: view_receiver,
         routes: routes_receiver,
@@ -342,7 +361,7 @@ fn outlets(settings: &Settings) -> (Outlets, Published, Journal) {
         beat: beat.clone(),
         counters: counters.clone(),
         visited: Arc::default(),
-        requests: Requests::default(),
+        operator: Arc::new(operator),
     };
     let outlets = Outlets {
         view,

@@ -4,14 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::agent::Published;
+use crate::agent::{Published, member_key};
 use crate::config::pod::Pod;
 use crate::config::server::ServerArguments;
+use crate::core::operate::{Answer, Outcome};
+use crate::core::policy::Leadership;
 use crate::core::situation::SITUATIONS;
+use crate::http::authorise::{AdminToken, Token};
 use crate::http::metrics::{Counters, RouteCounters};
 use crate::http::serve::{Limits, ListenError, Listener, serve};
 use crate::http::{HttpState, router};
 use crate::proxy::RouteStats;
+
+use super::wiring::read_logins;
 
 /// The pod's socket for operators' verbs, in the run directory.
 pub(super) const SOCKET_NAME: &str = "podgres.sock";
@@ -48,6 +53,7 @@ pub(super) async fn serve_http(
         clones: agent.clones(),
         routes: routes.iter().map(counters).collect(),
     });
+    give_authority(&mut state, pod, published);
     let settings = settings(pod, server);
     state.settings = Arc::new(move || settings.clone());
     serve(
@@ -57,6 +63,35 @@ pub(super) async fn serve_http(
         std::future::pending(),
     )
     .await;
+}
+
+/// Who may change something, and who does it then. An order goes on though the one who gave it has gone.
+fn give_authority(state: &mut HttpState, pod: &Pod, published: &Published) {
+    let file = pod.arguments.admin_token_file.clone();
+    state.admin_token = Arc::new(move || admin_token(file.as_deref()));
+    let (logins, cluster) = (read_logins(), pod.name.cluster.clone());
+    state.member_key = Arc::new(move || member_key(&logins, &cluster));
+    let operator = Arc::clone(&published.operator);
+    state.operator = Arc::new(move |order| {
+        let operator = Arc::clone(&operator);
+        let carried_out = tokio::spawn(async move { operator.carry_out(order).await });
+        Box::pin(async move {
+            let lost = |_| Answer::new(Outcome::Failed, "the order was lost");
+            carried_out.await.unwrap_or_else(lost)
+        })
+    });
+}
+
+/// The token as the file has it now, so that a rotated one counts at once.
+fn admin_token(file: Option<&Path>) -> Token {
+    let Some(file) = file else { return Token::NotSet };
+    match std::fs::read_to_string(file) {
+        Ok(text) => AdminToken::new(&text).map_or(Token::Unusable, Token::Set),
+        Err(error) => {
+            tracing::warn!(file = %file.display(), %error, "could not read the admin token file");
+            Token::Unusable
+        }
+    }
 }
 
 fn counters((name, stats): &Route) -> RouteCounters {
@@ -75,8 +110,11 @@ fn counters((name, stats): &Route) -> RouteCounters {
 fn settings(pod: &Pod, server: &ServerArguments) -> serde_json::Value {
     let arguments = &pod.arguments;
     serde_json::json!({
-        "leadership": "fixed",
-        "durability": "async",
+        "leadership": match pod.policy().leadership {
+            Leadership::FixedOrdinal => "fixed",
+            Leadership::Lease => "lease",
+        },
+        "durability": pod.policy().durability,
         "first_ordinal": arguments.first_ordinal,
         "service": pod.service,
         "namespace": pod.namespace,

@@ -7,6 +7,7 @@
 pub mod change;
 pub mod check;
 pub mod json;
+pub mod moves;
 pub mod patroni;
 pub mod table;
 pub mod verdict;
@@ -17,6 +18,7 @@ pub(crate) mod fixtures;
 use serde::{Deserialize, Serialize};
 
 use super::data_directory::SystemIdentifier;
+use super::lease::LeaseRecord;
 use super::member::Ordinal;
 use super::status::{MemberStatus, Role};
 use super::wal::{Lsn, TimelineId};
@@ -95,6 +97,9 @@ pub struct ClusterView {
     pub lease_holder: Option<String>,
     pub read_only: bool,
     pub paused: bool,
+    /// The newest record that was read, with `leadership=lease`.
+    #[serde(default)]
+    pub lease: Option<LeaseRecord>,
     pub me: MemberStatus,
     pub peers: Vec<PeerEntry>,
 }

@@ -36,13 +36,16 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
         Ok(decision) => return decision,
         Err(turn) => turn,
     };
-    if turn.observation.request == Some(MemberRequest::Reinit) {
-        return condemn(
-            turn,
-            Situation::WalGone,
-            "the operator asked".to_owned(),
-            CloneReason::Requested,
-        );
+    match turn.observation.request {
+        Some(MemberRequest::Reinit) => {
+            let detail = "a fresh clone".to_owned();
+            return condemn(turn, Situation::Requested, detail, CloneReason::Requested);
+        }
+        Some(MemberRequest::Restart) => {
+            let action = PostgresAction::Stop { mode: StopMode::Fast };
+            return turn.act(Situation::Requested, "a restart".to_owned(), action);
+        }
+        None => {}
     }
     let Some(holder) = standing.holder_elsewhere else {
         return turn.row(Situation::AwaitingPrimary, standing.holder_name());
@@ -234,6 +237,9 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
     let upstream_facts = standing
         .holder_elsewhere
         .and_then(|holder| fresh(&turn, holder, turn.memory.busy_at_ms));
+    if turn.observation.request == Some(MemberRequest::Reinit) {
+        return replace(turn, standing, upstream_facts, CloneReason::Requested);
+    }
     if facts.half_rewound {
         return replace(turn, standing, upstream_facts, CloneReason::NotRewound);
     }
@@ -330,7 +336,8 @@ fn replace(
 ) -> Decision {
     let situation = match reason {
         CloneReason::Diverged | CloneReason::NotRewound => Situation::Diverged,
-        CloneReason::WalGone | CloneReason::Empty | CloneReason::Requested => Situation::WalGone,
+        CloneReason::WalGone | CloneReason::Empty => Situation::WalGone,
+        CloneReason::Requested => Situation::Requested,
     };
     if !turn.policy.reclone && reason != CloneReason::Requested {
         return turn.row(situation, "cloning afresh is switched off".to_owned());

@@ -380,12 +380,15 @@ pub(super) fn last_holder<'a>(
     record: &LeaseRecord,
     facts: &DataDirectoryFacts,
 ) -> Result<Decision, Turn<'a>> {
-    if record.paused || facts.half_rewound || standing.promised > record.term {
+    if facts.half_rewound || standing.promised > record.term {
         return Err(turn);
     }
     let clean = facts.control_state == ControlState::ShutDown;
     let released = record.holder.is_none() && record.released_by == Some(turn.policy.ordinal) && clean;
     if !released && !own_name(&turn, record) && !(record.holder.is_none() && only_since(&turn, record)) {
+        return Err(turn);
+    }
+    if record.paused && !released && !own_name(&turn, record) {
         return Err(turn);
     }
     if !released && !standing.expired {
