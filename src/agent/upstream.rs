@@ -134,8 +134,9 @@ pub(super) struct Wanted {
     /// It says of itself that it accepts writes, and on which timeline.
     pub(super) writable: bool,
     pub(super) timeline: Option<TimelineId>,
-    /// This member waits for the answer before it follows.
+    /// This member waits for the answer before it follows, or starts.
     pub(super) detached: bool,
+    pub(super) idle: bool,
 }
 
 /// Looks about once a second while something is wanted, and at once when that changes; what was found is forgotten when
@@ -152,8 +153,12 @@ pub(super) fn follow(
             let Ok(Some(now)) = wanted.wait_for(Option::is_some).await.map(|wanted| *wanted) else {
                 return;
             };
-            wanted.mark_unchanged();
-            let view = access.look(&resolver, now.of, boottime_ms()).await;
+            let look = access.look(&resolver, now.of, boottime_ms());
+            // A look at a server that hangs must not keep it from looking at another.
+            let view = tokio::select! {
+                view = look => view,
+                _ = wanted.wait_for(|wanted| wanted.is_none_or(|wanted| wanted.of != now.of)) => continue,
+            };
             sender.send_if_modified(|known| {
                 let changed = *known != view;
                 *known = view;

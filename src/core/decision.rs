@@ -122,6 +122,9 @@ pub struct LeaseMemory {
     pub down_since_ms: Option<u64>,
     /// Since when this standby is detached: facts about an upstream from before do not count.
     pub detached_since_ms: Option<u64>,
+    /// Since when this standby runs without being ready: after `pg_rewind` it may need WAL before it can answer.
+    #[serde(default)]
+    pub starting_since_ms: Option<u64>,
     /// Since when the best candidate has been waited for.
     pub waiting_since_ms: Option<u64>,
 }

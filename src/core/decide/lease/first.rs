@@ -5,6 +5,7 @@ use crate::core::data_directory::DataDirectoryFacts;
 use crate::core::decision::{Decision, PostgresAction};
 use crate::core::lease::{HistoryEntry, LeasePurpose, LeaseRecord, SynchronousSet};
 use crate::core::situation::Situation;
+use crate::core::status::HeldData;
 use crate::core::supervision::{JobRequest, ServerRole};
 
 use super::super::first;
@@ -78,11 +79,11 @@ fn lost_lease(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -
         );
         return turn.row(Situation::LeaseMissing, detail);
     }
-    let silent = turn
-        .observation
-        .peers
-        .iter()
-        .find(|(_, peer)| peer.named && peer.contact != PeerContact::Connected);
+    let silent = turn.observation.peers.iter().find(|(_, peer)| {
+        // Without its supervisor a member does not know what it has promised.
+        let heard = peer.contact == PeerContact::Connected && peer.leadership.is_some();
+        peer.named && (!heard || peer.held_data == HeldData::Unknown)
+    });
     if terms.promised > terms.held || silent.is_some() || !turn.observation.dns_answered {
         return turn
             .row(
@@ -119,6 +120,8 @@ fn create(turn: Turn<'_>, standing: &Standing, facts: Option<&DataDirectoryFacts
         .max()
         .unwrap_or(0);
     let terms = turn.supervisor.terms;
+    // A promotion begins the timeline of its term's number, which must be a new one.
+    let timeline = facts.map_or(0, |facts| u64::from(facts.timeline.0));
     let mut synchronous = SynchronousSet::default();
     if let Some(incarnation) = turn.supervisor.incarnation.clone().filter(|_| terms.held > 0) {
         // Only this member has everything for certain, until others stream again.
@@ -127,7 +130,7 @@ fn create(turn: Turn<'_>, standing: &Standing, facts: Option<&DataDirectoryFacts
     }
     let mut record = LeaseRecord {
         holder: Some(turn.policy.identity.clone()),
-        term: known.max(terms.held).max(terms.promised) + 1,
+        term: known.max(terms.held).max(terms.promised).max(timeline) + 1,
         lease_duration_ms: turn.policy.times.lease_duration_ms,
         system_identifier: facts.map(|facts| facts.system_identifier),
         durability: turn.policy.durability,

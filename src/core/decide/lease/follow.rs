@@ -16,11 +16,11 @@ use super::{Turn, stand, unread, was_primary};
 
 /// PostgreSQL runs as a standby.
 pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, ready: bool) -> Decision {
-    let Some(server) = turn.observation.server.as_ref().filter(|_| ready) else {
-        if ready {
-            return turn.row(Situation::Unresponsive, String::new()).soon();
-        }
-        return starting(turn, standing);
+    if !ready {
+        return starting(turn, standing, role);
+    }
+    let Some(server) = &turn.observation.server else {
+        return turn.row(Situation::Unresponsive, String::new()).soon();
     };
     let Some(record) = &standing.record else {
         return turn.row(unread(standing), String::new());
@@ -55,23 +55,49 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
     }
 }
 
-/// A rewound or copied directory becomes consistent only with the upstream's WAL: one that was started detached is
-/// given its upstream as soon as that is known to contain it.
-fn starting(turn: Turn<'_>, standing: &Standing) -> Decision {
-    let alone = super::standby_upstream(turn.observation).is_none() && standing.promised <= standing.term();
-    let holder = standing.holder_elsewhere.filter(|_| alone);
-    let contained = |facts: &&UpstreamFacts| {
-        turn.facts().is_some_and(|own| relation(own, facts) == Relation::Contained)
+/// It does not answer yet: after a rewind it cannot before it has the WAL that belongs to its files, so that it is given
+/// somebody to follow. What can be said of its position is what its directory said before the start.
+fn starting(turn: Turn<'_>, standing: &Standing, role: &ServerRole) -> Decision {
+    let situation = Situation::Starting;
+    let since_ms = turn.memory.lease.starting_since_ms.unwrap_or(standing.at_ms);
+    let (Some(holder), false) = (standing.holder_elsewhere, standing.promised > standing.term()) else {
+        return turn.row(situation, String::new()).soon();
     };
-    let found = holder.and_then(|holder| fresh(&turn, holder, 0)).filter(contained).is_some();
-    match holder.filter(|_| found).and_then(|holder| upstream(&turn, standing, holder)) {
-        Some(upstream) => {
-            let detail = format!("with the WAL of \"{}\"", upstream.host);
-            let server = ServerRole::Standby { upstream: Some(upstream) };
-            turn.act(Situation::Starting, detail, PostgresAction::Reload { server })
-        }
-        None => turn.row(Situation::Starting, String::new()).soon(),
+    let Some((upstream_facts, own)) = fresh(&turn, holder, since_ms).zip(turn.facts()) else {
+        let detail = probe_text(&turn);
+        return turn.row(situation, detail).soon();
+    };
+    let known = match role {
+        ServerRole::Standby { upstream } => upstream.as_ref(),
+        ServerRole::Primary { .. } => None,
+    };
+    if known.is_some_and(|known| known.address == upstream_facts.address) {
+        return turn.row(situation, String::new()).soon();
     }
+    if known.is_some() {
+        let term = standing.term();
+        return turn.act(situation, standing.holder_name(), PostgresAction::Detach { term });
+    }
+    if own.system_identifier != upstream_facts.system_identifier {
+        return turn.row(situation, String::new()).soon();
+    }
+    match relation(own, upstream_facts) {
+        Relation::Contained => {}
+        Relation::Ahead => return turn.row(situation, "ahead of the primary".to_owned()).soon(),
+        Relation::Forked => {
+            let detail = standby::ahead(own.position(), upstream_facts);
+            return condemn(turn, Situation::Diverged, detail, CloneReason::Diverged);
+        }
+    }
+    let Some(upstream) = upstream(&turn, standing, holder) else {
+        let detail = probe_text(&turn);
+        return turn.row(situation, detail).soon();
+    };
+    let server = ServerRole::Standby {
+        upstream: Some(upstream),
+    };
+    let detail = "it needs more WAL".to_owned();
+    turn.act(situation, detail, PostgresAction::Reload { server })
 }
 
 /// It has an upstream: the right one, or one that it must let go of before it looks at another.
@@ -181,7 +207,12 @@ fn detached(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: 
                 PostgresAction::Reload { server },
             )
         }
-        Relation::Ahead | Relation::Forked => {
+        // The primary has lost what it once sent: kept for a person to look at.
+        Relation::Ahead => {
+            let detail = standby::ahead(position, facts);
+            turn.row(Situation::AheadOfPrimary, detail)
+        }
+        Relation::Forked => {
             let detail = standby::ahead(position, facts);
             condemn(turn, Situation::Diverged, detail, CloneReason::Diverged)
         }
@@ -207,10 +238,17 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
         return replace(turn, standing, upstream_facts, CloneReason::NotRewound);
     }
     match turn.memory.condemned {
-        Some(CloneReason::Diverged) | None => {}
+        None => {}
+        // The control file may vouch for less than what is there: it was judged while it ran.
+        Some(CloneReason::Diverged) => return rewind(turn, standing, upstream_facts),
         Some(reason) => return replace(turn, standing, upstream_facts, reason),
     }
-    let forked = upstream_facts.map(|upstream| relation(facts, upstream) != Relation::Contained);
+    let relation = upstream_facts.map(|upstream| relation(facts, upstream));
+    if let Some(upstream) = upstream_facts.filter(|_| relation == Some(Relation::Ahead)) {
+        let detail = standby::ahead(facts.position(), upstream);
+        return turn.row(Situation::AheadOfPrimary, detail);
+    }
+    let forked = relation.map(|relation| relation == Relation::Forked);
     match (was_primary(facts), forked) {
         (true, None) => {
             let detail = probe_text(&turn);
@@ -358,6 +396,9 @@ fn probe_text(turn: &Turn<'_>) -> String {
     match &turn.observation.upstream.probe {
         ProbeState::Failed { message } => format!("\"{}\": {message}", turn.observation.upstream.host),
         ProbeState::Untried => format!("looking for \"{}\"", turn.observation.upstream.host),
+        ProbeState::Ready { facts } if facts.in_recovery == Some(false) => {
+            format!("looking at \"{}\" again", turn.observation.upstream.host)
+        }
         ProbeState::Ready { .. } => format!("\"{}\" is itself in recovery", turn.observation.upstream.host),
     }
 }

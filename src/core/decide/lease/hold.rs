@@ -43,6 +43,15 @@ pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
     if let Some(decision) = overtaken(&turn, standing, record) {
         return decision;
     }
+    if turn.supervisor.terms.held < record.term {
+        // It went on as primary in a term that it began itself.
+        let detail = format!("term {}", record.term);
+        return turn.act(
+            Situation::Primary,
+            detail,
+            PostgresAction::Hold { term: record.term },
+        );
+    }
     if turn.observation.request == Some(MemberRequest::Restart) {
         let detail = "the operator asked for a restart".to_owned();
         return turn.act(

@@ -89,6 +89,18 @@ pub(in crate::core::decide) fn note(policy: &Policy, memory: &mut Memory, observ
     note_streaming(policy, lease, observation);
     note_service(lease, observation, &standing);
     note_overtaken(lease, observation, &standing);
+    let starting = matches!(
+        observation.supervisor.as_ref().map(|s| &s.postmaster),
+        Some(Postmaster::Running {
+            role: ServerRole::Standby { .. },
+            ready: false,
+            ..
+        })
+    );
+    lease.starting_since_ms = match lease.starting_since_ms {
+        Some(since) if starting => Some(since),
+        _ => starting.then_some(observation.at_ms),
+    };
     let detached = standing.final_position.is_some();
     lease.detached_since_ms = match lease.detached_since_ms {
         Some(since) if detached => Some(since),
@@ -234,8 +246,10 @@ fn note_service(lease: &mut LeaseMemory, observation: &Observation, standing: &S
         .as_ref()
         .is_some_and(|server| !server.in_recovery);
     let down = standing.is_holder && !serves;
+    // Nobody took the Lease that it let run out: it is this member's turn again.
+    let unwanted = standing.unchanged_ms >= 2 * standing.duration_ms;
     lease.down_since_ms = match lease.down_since_ms {
-        Some(since) if down => Some(since),
+        Some(since) if down && !unwanted => Some(since),
         _ => down.then_some(observation.at_ms),
     };
 }

@@ -30,9 +30,11 @@ pub(super) fn report(
         .is_some_and(|answered| observation.at_ms < answered + patience_ms);
     let beat = memory.lease.beats.last().map_or(0, |(beat, _)| *beat);
     let term = standing.term();
+    // Also when the Lease is deleted.
+    let known = memory.lease.record.as_ref().map_or(0, |record| record.term);
     let in_office = standing.is_holder && (standing.in_right() || beat > 0);
     LeadershipReport {
-        term,
+        term: term.max(known),
         promised_term: standing.promised,
         incarnation: supervisor.and_then(|supervisor| supervisor.incarnation.clone()),
         office: in_office.then_some(Office { term, beat }),

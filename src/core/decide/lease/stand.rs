@@ -4,8 +4,8 @@ use crate::core::cluster::PeerContact;
 use crate::core::data_directory::{ControlState, DataDirectoryFacts};
 use crate::core::decision::{Decision, PostgresAction};
 use crate::core::lease::{
-    Durability, FinalPosition, HistoryEntry, LeadershipReport, LeasePurpose, LeaseRecord, LeaseWrite,
-    MoveRequest,
+    Durability, FinalPosition, HISTORY_LIMIT, HistoryEntry, LeadershipReport, LeasePurpose, LeaseRecord,
+    LeaseWrite, MoveRequest,
 };
 use crate::core::member::Ordinal;
 use crate::core::situation::Situation;
@@ -307,6 +307,17 @@ pub(super) fn claim(
     standing.write(LeasePurpose::Claim, next)
 }
 
+/// Nobody else has held the Lease since PostgreSQL last ran here as the primary: even if it was given back because of a
+/// failure, this directory has everything.
+fn only_since(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
+    let held = turn.supervisor.terms.held;
+    let own = |entry: &HistoryEntry| entry.new_leader == turn.policy.identity.pod;
+    let complete = record.history.len() < HISTORY_LIMIT
+        || record.history.first().is_some_and(|entry| entry.term <= held);
+    let mut later = record.history.iter().filter(|entry| entry.term > held);
+    held > 0 && complete && later.all(own)
+}
+
 fn forced(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
     matches!(record.request, Some(MoveRequest::Failover { to, .. }) if to == turn.policy.ordinal)
 }
@@ -369,7 +380,7 @@ pub(super) fn last_holder<'a>(
     }
     let clean = facts.control_state == ControlState::ShutDown;
     let released = record.holder.is_none() && record.released_by == Some(turn.policy.ordinal) && clean;
-    if !released && !own_name(&turn, record) {
+    if !released && !own_name(&turn, record) && !(record.holder.is_none() && only_since(&turn, record)) {
         return Err(turn);
     }
     if !released && !standing.expired {

@@ -26,6 +26,8 @@ pub(super) struct Standing {
     pub(super) confirmed_until_ms: u64,
     /// The record has not changed for the Lease's whole duration.
     pub(super) expired: bool,
+    pub(super) unchanged_ms: u64,
+    pub(super) duration_ms: u64,
     may_write: bool,
     pub(super) promised: u64,
     /// Set while this member is detached under its promise.
@@ -64,6 +66,8 @@ impl Standing {
                 0
             },
             expired: record.is_some() && at_ms >= lease.changed_at_ms + duration_ms,
+            unchanged_ms: at_ms.saturating_sub(lease.changed_at_ms),
+            duration_ms,
             may_write: !lease.writing && !failed_lately,
             promised: observation.supervisor.as_ref().map_or(0, |s| s.terms.promised),
             final_position: final_position(observation),

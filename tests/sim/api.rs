@@ -1,0 +1,493 @@
+//! The API server's one Lease, and the client that follows and writes it as `src/kube/knowledge.rs` does.
+//!
+//! A write is applied some time after it was sent; requests and replies are lost separately; a client that has given
+//! up may still find its write in the Lease later.
+
+use std::rc::Rc;
+
+use podgres::core::lease::{LeaseRecord, LeaseWrite, Renewal, StoredLease};
+
+use crate::config::{MS, SECOND, Time};
+use crate::world::{Event, World};
+
+/// The Lease as the server has it.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) record: Rc<LeaseRecord>,
+    version: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Api {
+    pub(crate) stored: Option<Rc<Stored>>,
+    pub(crate) away: bool,
+    pub(crate) away_for: Vec<bool>,
+    /// Lost requests and replies, in percent.
+    pub(crate) loss: u64,
+    /// The watch of each member, and when its last event arrives.
+    watches: Vec<Option<(u64, u64, Time)>>,
+}
+
+impl Api {
+    pub(crate) fn new(members: usize) -> Self {
+        Self {
+            stored: None,
+            away: false,
+            away_for: vec![false; members],
+            loss: 0,
+            watches: vec![None; members],
+        }
+    }
+
+    fn reached(&self, member: usize) -> bool {
+        !self.away && !self.away_for[member]
+    }
+}
+
+/// A write that was begun.
+#[derive(Debug)]
+struct Attempt {
+    id: u64,
+    over: Option<u64>,
+    record: Rc<LeaseRecord>,
+    replaced: Option<(Option<podgres::core::lease::Identity>, u64, u64)>,
+    sent_at_ms: u64,
+}
+
+fn office(record: &LeaseRecord) -> (Option<podgres::core::lease::Identity>, u64, u64) {
+    (record.holder.clone(), record.term, record.renewals)
+}
+
+impl Attempt {
+    fn landed_as(&self, found: &LeaseRecord) -> bool {
+        *found == *self.record
+            || (office(found) == office(&self.record)
+                && self.replaced.as_ref() != Some(&office(&self.record)))
+    }
+}
+
+/// What a member knows besides the view in its observation.
+#[derive(Debug, Default)]
+pub(crate) struct Client {
+    version: Option<u64>,
+    known: bool,
+    current: Option<Attempt>,
+    open: Vec<Attempt>,
+    /// Our own write that the watch has not repeated yet.
+    echo: Option<u64>,
+    stored_writes: u64,
+    /// Which watch is on, and since when nothing came.
+    follower: u64,
+    heard_at: Time,
+}
+
+impl World {
+    fn api_delay(&mut self) -> Time {
+        let (low, high) = self.config.api_delay;
+        self.random.skewed(low, high)
+    }
+
+    fn api_lost(&mut self, member: usize) -> bool {
+        let loss = self.api.loss;
+        !self.api.reached(member) || self.random.chance(loss)
+    }
+
+    /// A write begins; its outcome shows in the view.
+    pub(crate) fn begin_put(&mut self, member: usize, write: LeaseWrite) {
+        let (now_ms, id) = (self.clock_ms(member), self.name());
+        let Some(sidecar) = &mut self.members[member].sidecar else {
+            return;
+        };
+        let (view, client) = (&mut sidecar.observation.lease, &mut sidecar.client);
+        if view.writing {
+            return;
+        }
+        let over = write.over.as_ref().and_then(|version| version.parse().ok());
+        let stale = if write.over.is_some() {
+            over != client.version
+        } else {
+            view.stored.is_some()
+        };
+        if stale {
+            view.write_failed_at_ms = Some(now_ms);
+            return;
+        }
+        view.writing = true;
+        let record = Rc::new(write.record);
+        client.current = Some(Attempt {
+            id,
+            over,
+            record: Rc::clone(&record),
+            replaced: view.stored.as_ref().map(|stored| office(&stored.record)),
+            sent_at_ms: now_ms,
+        });
+        let epoch = sidecar.epoch;
+        let limit = self.members[member].policy.times.retry_period_ms.min(2_000) * MS;
+        self.after(
+            limit,
+            Event::PutReply {
+                member,
+                epoch,
+                attempt: id,
+                stored: Err(true),
+            },
+        );
+        let lost = self.api_lost(member);
+        let delay = self.api_delay();
+        let late = self.api.loss > 0 && self.random.chance(20);
+        let delay = if late {
+            self.random.between(delay, 2 * limit)
+        } else {
+            delay
+        };
+        if !lost {
+            let reply = !self.api_lost(member);
+            self.after(
+                delay,
+                Event::Put {
+                    member,
+                    epoch,
+                    attempt: id,
+                    over,
+                    record,
+                    reply,
+                },
+            );
+        }
+    }
+
+    /// The server applies a write, or refuses it.
+    pub(crate) fn put(
+        &mut self,
+        member: usize,
+        epoch: u64,
+        (attempt, over, reply): (u64, Option<u64>, bool),
+        record: Rc<LeaseRecord>,
+    ) {
+        if self.api.away {
+            return;
+        }
+        let version = self.api.stored.as_ref().map(|stored| stored.version);
+        let stored = if version == over {
+            Ok(self.store(record))
+        } else {
+            Err(false)
+        };
+        let delay = self.api_delay();
+        if reply && self.api.reached(member) {
+            self.after(
+                delay,
+                Event::PutReply {
+                    member,
+                    epoch,
+                    attempt,
+                    stored,
+                },
+            );
+        }
+    }
+
+    /// A new version, which all watches bring.
+    pub(crate) fn store(&mut self, record: Rc<LeaseRecord>) -> Rc<Stored> {
+        self.check_record(&record);
+        let version = self.name();
+        let stored = Rc::new(Stored { record, version });
+        self.api.stored = Some(Rc::clone(&stored));
+        self.tell_watches();
+        stored
+    }
+
+    pub(crate) fn delete_lease(&mut self) {
+        self.api.stored = None;
+        self.tell_watches();
+    }
+
+    fn tell_watches(&mut self) {
+        for member in 0..self.members.len() {
+            let Some((epoch, watch, last)) = self.api.watches[member] else {
+                continue;
+            };
+            if self.api_lost(member) {
+                // The rest of this watch is never heard.
+                self.api.watches[member] = None;
+                continue;
+            }
+            let at = (self.now + self.api_delay()).max(last + 1);
+            self.api.watches[member] = Some((epoch, watch, at));
+            let stored = self.api.stored.clone();
+            self.at(
+                at,
+                Event::Watched {
+                    member,
+                    epoch,
+                    watch,
+                    stored,
+                },
+            );
+        }
+    }
+
+    pub(crate) fn watched(&mut self, member: usize, epoch: u64, watch: u64, stored: Option<Rc<Stored>>) {
+        let (now, now_ms) = (self.now, self.clock_ms(member));
+        let Some(sidecar) = self.sidecar(member, epoch) else {
+            return;
+        };
+        if sidecar.client.follower != watch {
+            return;
+        }
+        sidecar.client.heard_at = now;
+        sidecar.observation.lease.answered_at_ms = Some(now_ms);
+        sidecar.observation.lease.error = None;
+        if let Some(echo) = sidecar.client.echo {
+            if stored.as_ref().map(|stored| stored.version) != Some(echo) {
+                return;
+            }
+            sidecar.client.echo = None;
+        }
+        self.take(member, stored);
+    }
+
+    /// The newest object, as far as this member knows.
+    fn take(&mut self, member: usize, stored: Option<Rc<Stored>>) {
+        let now_ms = self.clock_ms(member);
+        let identity = self.members[member].policy.identity.clone();
+        let Some(sidecar) = &mut self.members[member].sidecar else {
+            return;
+        };
+        let (view, client) = (&mut sidecar.observation.lease, &mut sidecar.client);
+        let version = stored.as_ref().map(|stored| stored.version);
+        if version == client.version && client.known {
+            return;
+        }
+        client.known = true;
+        client.version = version;
+        view.changed_at_ms = now_ms;
+        view.missing = stored.is_none();
+        view.error = None;
+        view.stored = stored.as_ref().map(|stored| StoredLease {
+            record: (*stored.record).clone(),
+            resource_version: stored.version.to_string(),
+        });
+        let (open, settled): (Vec<_>, Vec<_>) = std::mem::take(&mut client.open)
+            .into_iter()
+            .partition(|attempt| attempt.over == version);
+        client.open = open;
+        view.uncertain = client.open.last().map(|attempt| (*attempt.record).clone());
+        let found = stored.as_ref().map(|stored| &*stored.record);
+        let landed = settled
+            .into_iter()
+            .find(|attempt| found.is_some_and(|found| attempt.landed_as(found)));
+        if let Some(attempt) = landed {
+            renewed(view, &attempt, &identity);
+        }
+        self.wake(member, 200);
+    }
+
+    pub(crate) fn put_reply(
+        &mut self,
+        member: usize,
+        epoch: u64,
+        attempt: u64,
+        stored: Result<Rc<Stored>, bool>,
+    ) {
+        let now_ms = self.clock_ms(member);
+        let identity = self.members[member].policy.identity.clone();
+        let Some(sidecar) = self.sidecar(member, epoch) else {
+            return;
+        };
+        let (view, client) = (&mut sidecar.observation.lease, &mut sidecar.client);
+        let Some(attempt) = client.current.take_if(|current| current.id == attempt) else {
+            return;
+        };
+        view.writing = false;
+        match stored {
+            Ok(stored) => {
+                client.stored_writes += 1;
+                view.answered_at_ms = view.answered_at_ms.max(Some(attempt.sent_at_ms));
+                view.error = None;
+                renewed(view, &attempt, &identity);
+                if client.version == attempt.over {
+                    client.echo = Some(stored.version);
+                    self.take(member, Some(stored));
+                }
+            }
+            Err(uncertain) => {
+                view.write_failed_at_ms = Some(now_ms);
+                view.error = Some("the write failed".to_owned());
+                if uncertain {
+                    view.uncertain = Some((*attempt.record).clone());
+                }
+                client.open.push(attempt);
+                let version = client.version;
+                if client.open.last().map(|open| open.over) != Some(version) {
+                    settle(view, client, &identity);
+                }
+                self.after(MS, Event::List { member, epoch });
+            }
+        }
+        self.wake(member, 200);
+    }
+
+    /// The follower reads the Lease and watches from there.
+    pub(crate) fn list(&mut self, member: usize, epoch: u64) {
+        let (sent_at_ms, follower) = (self.clock_ms(member), self.name());
+        let Some(sidecar) = self.sidecar(member, epoch) else {
+            return;
+        };
+        sidecar.client.follower = follower;
+        let writes = sidecar.client.stored_writes;
+        self.api.watches[member] = None;
+        if self.api_lost(member) {
+            let limit = self.members[member].policy.times.retry_period_ms.min(2_000) * MS;
+            return self.after(
+                limit,
+                Event::Listed {
+                    member,
+                    epoch,
+                    follower,
+                    sent_at_ms,
+                    writes,
+                    found: None,
+                },
+            );
+        }
+        let delay = self.api_delay();
+        self.after(
+            delay,
+            Event::ListAt {
+                member,
+                epoch,
+                follower,
+                sent_at_ms,
+                writes,
+            },
+        );
+    }
+
+    pub(crate) fn list_at(
+        &mut self,
+        member: usize,
+        epoch: u64,
+        (follower, sent_at_ms, writes): (u64, u64, u64),
+    ) {
+        let lost = self.api_lost(member);
+        let delay = self.api_delay();
+        let found = (!lost).then(|| self.api.stored.clone());
+        if !lost {
+            self.api.watches[member] = Some((epoch, follower, self.now + delay));
+        }
+        let delay = if lost { 2 * SECOND } else { delay };
+        self.after(
+            delay,
+            Event::Listed {
+                member,
+                epoch,
+                follower,
+                sent_at_ms,
+                writes,
+                found,
+            },
+        );
+    }
+
+    pub(crate) fn listed(
+        &mut self,
+        member: usize,
+        epoch: u64,
+        (follower, sent_at_ms, writes): (u64, u64, u64),
+        found: Option<Option<Rc<Stored>>>,
+    ) {
+        let now = self.now;
+        let pause = self.random.between(75 * MS, SECOND);
+        let silence = self.members[member].policy.times.retry_period_ms * 2 * MS;
+        let Some(sidecar) = self
+            .sidecar(member, epoch)
+            .filter(|s| s.client.follower == follower)
+        else {
+            return;
+        };
+        let Some(stored) = found else {
+            sidecar.observation.lease.error = Some("the API server does not answer".to_owned());
+            self.wake(member, 200);
+            return self.after(pause, Event::List { member, epoch });
+        };
+        if sidecar.client.stored_writes != writes {
+            return self.after(50 * MS, Event::List { member, epoch });
+        }
+        sidecar.client.echo = None;
+        sidecar.client.heard_at = now;
+        let view = &mut sidecar.observation.lease;
+        view.answered_at_ms = view.answered_at_ms.max(Some(sent_at_ms));
+        view.error = None;
+        self.take(member, stored);
+        self.wake(member, 200);
+        self.after(
+            silence,
+            Event::Silence {
+                member,
+                epoch,
+                follower,
+            },
+        );
+    }
+
+    /// Nothing came for two retry periods: the Lease is read.
+    pub(crate) fn silence(&mut self, member: usize, epoch: u64, follower: u64) {
+        let now = self.now;
+        let silence = self.members[member].policy.times.retry_period_ms * 2 * MS;
+        let Some(sidecar) = self
+            .sidecar(member, epoch)
+            .filter(|s| s.client.follower == follower)
+        else {
+            return;
+        };
+        let due = sidecar.client.heard_at + silence;
+        if now < due {
+            return self.at(
+                due,
+                Event::Silence {
+                    member,
+                    epoch,
+                    follower,
+                },
+            );
+        }
+        self.list(member, epoch);
+    }
+}
+
+fn renewed(
+    view: &mut podgres::core::lease::LeaseView,
+    attempt: &Attempt,
+    identity: &podgres::core::lease::Identity,
+) {
+    view.write_failed_at_ms = None;
+    let newest = view.renewal.map_or(0, |renewal| renewal.sent_at_ms);
+    if attempt.record.held_by(identity) && newest <= attempt.sent_at_ms {
+        view.renewal = Some(Renewal {
+            term: attempt.record.term,
+            sent_at_ms: attempt.sent_at_ms,
+        });
+    }
+}
+
+fn settle(
+    view: &mut podgres::core::lease::LeaseView,
+    client: &mut Client,
+    identity: &podgres::core::lease::Identity,
+) {
+    let version = client.version;
+    let (open, settled): (Vec<_>, Vec<_>) = std::mem::take(&mut client.open)
+        .into_iter()
+        .partition(|attempt| attempt.over == version);
+    client.open = open;
+    view.uncertain = client.open.last().map(|attempt| (*attempt.record).clone());
+    let found = view.stored.as_ref().map(|stored| &stored.record);
+    let landed = settled
+        .into_iter()
+        .find(|attempt| found.is_some_and(|found| attempt.landed_as(found)));
+    if let Some(attempt) = landed {
+        renewed(view, &attempt, identity);
+    }
+}

@@ -1,0 +1,362 @@
+//! What must always hold, looked at from outside, where true time and every directory can be seen.
+
+use std::rc::Rc;
+
+use podgres::core::lease::{Durability, LeaseRecord};
+use podgres::core::supervision::{ServerRole, Terms};
+
+use crate::config::{SECOND, Time};
+use crate::world::{Event, World};
+
+/// How long it has to stay settled.
+const SETTLED: Time = 3 * SECOND;
+
+/// What has been seen, and the first violation.
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    pub(crate) violation: Option<String>,
+    /// Acknowledged commits: where they end, and which they are.
+    acked: Vec<(usize, u64)>,
+    pub(crate) acknowledged: u64,
+    pub(crate) lost: u64,
+    pub(crate) promotions: u64,
+    /// The newest term in which anybody acknowledged: who, and when first.
+    newest: (u64, usize, Time),
+    /// WAL of the newest promotion.
+    promoted: Option<(u64, Vec<u64>)>,
+    identifier: Option<u64>,
+    term: u64,
+    /// The operator has asked for a move that may lose commits, since it was settled last.
+    pub(crate) forced: bool,
+    /// A process has been held up in this schedule.
+    pub(crate) paused: bool,
+    pub(crate) volumes_lost: usize,
+    pub(crate) settled_at: Option<Time>,
+    pub(crate) converged_at: Option<Time>,
+    acked_when_healed: u64,
+}
+
+impl World {
+    pub(crate) fn violation(&mut self, text: String) {
+        self.trace.add(self.now, || format!("VIOLATION {text}"));
+        self.oracle.violation.get_or_insert(text);
+    }
+
+    fn may_lose(&self) -> bool {
+        self.config.durability == Durability::Async || self.oracle.forced
+    }
+
+    /// A client has been told that its commit is durable.
+    pub(crate) fn acknowledge(&mut self, member: usize, end: usize, id: u64) {
+        let term = self.members[member].terms.held;
+        let confirmed_at = self.members[member]
+            .postgres
+            .as_ref()
+            .map_or(0, |p| p.gate_confirmed_at);
+        let now = self.now;
+        self.oracle.acknowledged += 1;
+        let (newest, by, since) = self.oracle.newest;
+        if term > newest {
+            self.oracle.newest = (term, member, now);
+        } else if (term < newest || by != member) && confirmed_at > since {
+            self.violation(format!(
+                "pg-{member} acknowledges in term {term} after pg-{by} did so in term {newest}"
+            ));
+        }
+        let elsewhere = self.oracle.promoted.as_ref().filter(|(later, _)| *later > term);
+        if elsewhere.is_some_and(|(_, wal)| wal.get(end - 1) != Some(&id)) {
+            if !self.may_lose() {
+                self.violation(format!(
+                    "pg-{member} acknowledges {id} in term {term}, which a later primary lacks"
+                ));
+            }
+            self.oracle.lost += 1;
+            return;
+        }
+        self.oracle.acked.push((end, id));
+    }
+
+    /// A server has opened for writes.
+    pub(crate) fn check_primary(&mut self, member: usize) {
+        let open = self.members[member]
+            .postgres
+            .as_ref()
+            .is_some_and(|postgres| !postgres.in_recovery);
+        if !open {
+            return;
+        }
+        self.oracle.promotions += 1;
+        if !self.licensed(member) {
+            self.violation(format!("pg-{member} opens for writes without a licence"));
+        }
+        self.check_alone(member);
+        let Some(data) = &self.members[member].data else {
+            return;
+        };
+        let has = |(end, id): &(usize, u64)| data.wal.entries.get(end - 1) == Some(id);
+        let missing: Vec<_> = self
+            .oracle
+            .acked
+            .iter()
+            .filter(|acked| !has(acked))
+            .copied()
+            .collect();
+        let wal = data.wal.entries.clone();
+        let term = self.members[member].terms.held;
+        self.oracle.promoted = Some((term, wal));
+        if missing.is_empty() {
+            return;
+        }
+        if !self.may_lose() {
+            self.violation(format!(
+                "pg-{member} opens in term {term} without {} acknowledged commits, the first {:?}",
+                missing.len(),
+                missing.first()
+            ));
+        }
+        self.oracle.lost += missing.len() as u64;
+        self.oracle.acked.retain(|acked| !missing.contains(acked));
+    }
+
+    fn check_alone(&mut self, member: usize) {
+        if self.config.durability != Durability::Async || self.oracle.paused {
+            return;
+        }
+        let writable = |other: &usize| {
+            let there = &self.members[*other];
+            let open = there
+                .postgres
+                .as_ref()
+                .is_some_and(|p| !p.in_recovery && p.is_ready && p.stopping.is_none());
+            *other != member && open && self.licensed(*other)
+        };
+        if let Some(other) = (0..self.members.len()).find(writable) {
+            self.violation(format!(
+                "pg-{member} and pg-{other} accept writes, both within their licence"
+            ));
+        }
+    }
+
+    /// The promotion file is made.
+    pub(crate) fn check_promotion(&mut self, member: usize) {
+        if !self.licensed(member) {
+            self.violation(format!("pg-{member} is promoted without a licence"));
+        }
+    }
+
+    /// A standby connects.
+    pub(crate) fn check_stream(&mut self, from: usize, member: usize) {
+        let (upstream, standby) = (&self.members[from], &self.members[member]);
+        let Some((source, data)) = upstream.data.as_ref().zip(standby.data.as_ref()) else {
+            return;
+        };
+        if !data.wal.is_prefix_of(&source.wal) {
+            let (have, common) = (data.wal.len(), data.wal.common(&source.wal));
+            return self.violation(format!(
+                "pg-{member} streams from pg-{from}, whose WAL it shares only {common} of {have} entries with"
+            ));
+        }
+        let primary = upstream
+            .postgres
+            .as_ref()
+            .is_some_and(|postgres| !postgres.in_recovery);
+        let record = self.api.stored.as_ref().map(|stored| &stored.record);
+        let in_office = record.filter(|record| record.held_by(&upstream.policy.identity));
+        let begun = in_office.map_or(0, |record| record.term);
+        let (promised, held) = (standby.terms.promised, upstream.terms.held.max(begun));
+        if primary && held < promised {
+            self.violation(format!(
+                "pg-{member} has promised term {promised} and streams from pg-{from} of term {held}"
+            ));
+        }
+    }
+
+    pub(crate) fn check_terms(&mut self, member: usize, terms: Terms) {
+        let known = self.members[member].terms;
+        if terms.promised < known.promised || terms.held < known.held {
+            self.violation(format!(
+                "the terms of pg-{member} go back from {known:?} to {terms:?}"
+            ));
+        }
+    }
+
+    pub(crate) fn oracle_initdb(&mut self, member: usize, identifier: u64) {
+        if let Some(known) = self.oracle.identifier {
+            self.violation(format!("pg-{member} runs initdb although cluster {known} exists"));
+        }
+        self.oracle.identifier.get_or_insert(identifier);
+    }
+
+    pub(crate) fn check_record(&mut self, record: &Rc<LeaseRecord>) {
+        if record.term < self.oracle.term {
+            let known = self.oracle.term;
+            self.violation(format!(
+                "the Lease goes back from term {known} to {}",
+                record.term
+            ));
+        }
+        self.oracle.term = record.term;
+        let foreign = record
+            .system_identifier
+            .is_some_and(|known| Some(known.0) != self.oracle.identifier);
+        if foreign {
+            self.violation("the Lease names another cluster".to_owned());
+        }
+        if self.trace.on {
+            let holder = record.holder.as_ref().map(|holder| holder.pod.clone());
+            let (term, set) = (record.term, record.synchronous.clone());
+            let changed = self.api.stored.as_ref().is_none_or(|stored| {
+                (
+                    stored.record.term,
+                    &stored.record.synchronous,
+                    &stored.record.holder,
+                ) != (term, &set, &record.holder)
+            });
+            if changed {
+                self.trace
+                    .add(self.now, || format!("LEASE is {holder:?} term {term} {set:?}"));
+            }
+        }
+    }
+
+    /// The member that is open for writes by right, if there is one.
+    pub(crate) fn primary(&self) -> Option<usize> {
+        let holder = self.api.stored.as_ref()?.record.holder.as_ref()?;
+        let member = self
+            .members
+            .iter()
+            .position(|member| member.policy.identity == *holder)?;
+        let postgres = self.members[member].postgres.as_ref()?;
+        (!postgres.in_recovery && postgres.is_ready && postgres.stopping.is_none()).then_some(member)
+    }
+
+    /// One primary, everybody streams from it, and the record and the setting are what they should be.
+    fn is_settled(&self) -> Result<(), String> {
+        let Some(primary) = self.primary() else {
+            return Err("no primary".to_owned());
+        };
+        let Some(stored) = &self.api.stored else {
+            return Err("no Lease".to_owned());
+        };
+        let set = &stored.record.synchronous;
+        for (at, member) in self
+            .members
+            .iter()
+            .enumerate()
+            .filter(|(_, member)| member.wanted)
+        {
+            if at == primary {
+                continue;
+            }
+            let receiver = member
+                .postgres
+                .as_ref()
+                .filter(|p| p.is_ready)
+                .and_then(|p| p.receiver.as_ref());
+            if receiver.is_none_or(|receiver| receiver.upstream != primary) {
+                return Err(format!("pg-{at} does not stream from pg-{primary}"));
+            }
+            let incarnation = member.data.as_ref().map(|data| &data.incarnation);
+            if set.members.get(&member.policy.ordinal) != incarnation {
+                return Err(format!("pg-{at} is not in the recorded set as it is"));
+            }
+        }
+        let joined = stored.record.members.len();
+        let half = u32::try_from(joined / 2).unwrap_or(0);
+        let others = u32::try_from(set.members.len()).unwrap_or(0);
+        let wanted = match self.config.durability {
+            Durability::Async => 0,
+            Durability::Preferred => half.min(others),
+            Durability::Majority => half,
+        };
+        if set.quorum != wanted || set.members.contains_key(&self.members[primary].policy.ordinal) {
+            return Err(format!("the recorded set is {set:?}, {joined} members"));
+        }
+        Ok(())
+    }
+
+    /// Looks now and then whether all is well.
+    pub(crate) fn look(&mut self) {
+        self.after(SECOND / 2, Event::Look);
+        self.check_licences();
+        if self.is_settled().is_err() {
+            self.oracle.settled_at = None;
+            return;
+        }
+        let since = *self.oracle.settled_at.get_or_insert(self.now);
+        self.oracle.volumes_lost = 0;
+        if !self.healed {
+            self.oracle.forced = false;
+            self.oracle.acked_when_healed = self.oracle.acknowledged;
+            return;
+        }
+        let commits = self.oracle.acknowledged > self.oracle.acked_when_healed + 3;
+        if commits && self.now >= since + SETTLED {
+            self.check_end();
+            self.oracle.converged_at = Some(since);
+        }
+    }
+
+    fn check_licences(&mut self) {
+        for member in 0..self.members.len() {
+            let there = &self.members[member];
+            let primary = there
+                .postgres
+                .as_ref()
+                .is_some_and(|p| matches!(p.role, ServerRole::Primary { .. }) && p.stopping.is_none());
+            if primary && !there.frozen && !self.licensed(member) {
+                self.violation(format!("pg-{member} runs as primary without a licence"));
+            }
+        }
+    }
+
+    /// Every member has everything that was acknowledged, but for what is under way this moment.
+    fn check_end(&mut self) {
+        let Some(primary) = self.primary() else { return };
+        let under_way = 40;
+        for member in 0..self.members.len() {
+            if !self.members[member].wanted {
+                continue;
+            }
+            let Some(data) = &self.members[member].data else {
+                continue;
+            };
+            let all = self.oracle.acked.iter();
+            let old = all.filter(|(end, _)| {
+                member == primary || *end + under_way < data.wal.len() || *end <= data.wal.len()
+            });
+            let missing = old
+                .filter(|(end, id)| data.wal.entries.get(end - 1) != Some(id))
+                .count();
+            if missing > 0 {
+                self.violation(format!(
+                    "pg-{member} lacks {missing} acknowledged commits at the end"
+                ));
+                return;
+            }
+            let Some(whole) = &self.members[primary].data else {
+                return;
+            };
+            if !data.wal.is_prefix_of(&whole.wal) {
+                self.violation(format!("pg-{member} is no copy of pg-{primary} at the end"));
+                return;
+            }
+        }
+    }
+
+    /// Why it has not converged.
+    pub(crate) fn unsettled(&self) -> String {
+        let why = self
+            .is_settled()
+            .err()
+            .unwrap_or_else(|| "no commit comes through".to_owned());
+        let members: Vec<String> = self
+            .members
+            .iter()
+            .enumerate()
+            .filter(|(_, member)| member.wanted)
+            .map(|(at, member)| format!("pg-{at} {:?}", member.sidecar.as_ref().map(|s| s.situation)))
+            .collect();
+        format!("not converged: {why}; {}", members.join(", "))
+    }
+}

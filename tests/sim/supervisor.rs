@@ -1,0 +1,937 @@
+//! The supervisor: licence and fence, terms on disk, jobs, starts and stops, as `src/supervisor` does them.
+
+use std::net::IpAddr;
+
+use podgres::core::data_directory::{ControlState, DataDirectory, DataDirectoryFacts, SystemIdentifier};
+use podgres::core::decision::PostgresAction;
+use podgres::core::lease::Incarnation;
+use podgres::core::status::SlotStatus;
+use podgres::core::supervision::{
+    FailureKind, JobKind, JobProgress, JobRequest, JobState, JobStatus, Licence, Postmaster, PostmasterExit,
+    ServerRole, StopMode, SupervisorStatus, Terms,
+};
+use podgres::core::wal::{Lsn, WalPosition};
+
+use crate::config::{MS, SECOND, Time};
+use crate::wal::{Data, Wal, lsn};
+use crate::world::{Event, Member, World};
+
+/// A part of a request that takes time; `action` is the sidecar's, to be answered.
+#[derive(Debug)]
+pub(crate) enum Step {
+    TermsWritten { action: u64, terms: Terms, then: Then },
+    Rewritten { action: u64, role: ServerRole },
+    Prepared { action: u64, role: ServerRole },
+    PromoteAnnounced { action: u64, names: String },
+    PromoteFile { action: u64 },
+}
+
+#[derive(Debug)]
+pub(crate) enum Then {
+    Nothing,
+    EndReceiver,
+    Promote(String),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    pub(crate) epoch: u64,
+    licence_ms: Option<u64>,
+    pub(crate) status: SupervisorStatus,
+    /// A start, a reload, a promotion or clearing up is under way.
+    working: bool,
+    /// A term is being written.
+    binding: bool,
+    job_upstream: Option<usize>,
+}
+
+impl World {
+    pub(crate) fn start_supervisor(&mut self, member: usize, pod: u64) {
+        let there = &self.members[member];
+        if !there.exists || there.pod != pod || there.supervisor.is_some() {
+            return;
+        }
+        let epoch = self.name();
+        let there = &self.members[member];
+        let status = SupervisorStatus {
+            version: epoch,
+            pid: 1,
+            postmaster: Postmaster::Stopped { last_exit: None },
+            job: None,
+            data_directory: directory(there),
+            licence: Licence::None,
+            major_version: 16,
+            stopping: false,
+            fenced: false,
+            outdated: false,
+            terms: there.terms,
+            incarnation: there.data.as_ref().map(|data| data.incarnation.clone()),
+            disk_failing_since_ms: None,
+            diverged: None,
+        };
+        self.members[member].supervisor = Some(Supervisor {
+            epoch,
+            licence_ms: None,
+            status,
+            working: false,
+            binding: false,
+            job_upstream: None,
+        });
+        self.wake(member, 2 * MS);
+    }
+
+    fn supervisor(&mut self, member: usize, epoch: u64) -> Option<&mut Supervisor> {
+        let supervisor = self.members[member].supervisor.as_mut();
+        supervisor.filter(|supervisor| supervisor.epoch == epoch)
+    }
+
+    /// Brings the status up to date and wakes the sidecar's long poll.
+    pub(crate) fn status_changed(&mut self, member: usize) {
+        let there = &mut self.members[member];
+        let Some(supervisor) = &mut there.supervisor else {
+            return;
+        };
+        let status = &mut supervisor.status;
+        status.version += 1;
+        status.terms = there.terms;
+        if let Some(postgres) = &there.postgres {
+            let pid = u32::try_from(postgres.pg % 1_000_000).unwrap_or(0);
+            status.postmaster = match postgres.stopping {
+                Some(hard) => Postmaster::Stopping {
+                    pid,
+                    mode: if hard { StopMode::Immediate } else { StopMode::Fast },
+                },
+                None => Postmaster::Running {
+                    pid,
+                    role: postgres.role.clone(),
+                    ready: postgres.is_ready,
+                },
+            };
+        }
+        let delay = self.random.skewed(100, 3 * MS);
+        self.wake(member, delay);
+    }
+
+    /// The directory is read, which happens only while PostgreSQL does not run.
+    fn look_at_directory(&mut self, member: usize) {
+        let there = &mut self.members[member];
+        let seen = directory(there);
+        let incarnation = there.data.as_ref().map(|data| data.incarnation.clone());
+        if let Some(supervisor) = &mut there.supervisor {
+            supervisor.status.data_directory = seen;
+            supervisor.status.incarnation = incarnation;
+        }
+    }
+
+    /// The licence as the status shows it, at this moment.
+    pub(crate) fn show_licence(&mut self, member: usize, clock_ms: u64) {
+        if let Some(supervisor) = &mut self.members[member].supervisor {
+            let held = supervisor.licence_ms.filter(|until_ms| *until_ms > clock_ms);
+            supervisor.status.licence = held.map_or(Licence::None, |until_ms| Licence::Limited { until_ms });
+        }
+    }
+
+    pub(crate) fn licensed(&self, member: usize) -> bool {
+        let clock_ms = self.clock_ms(member);
+        let supervisor = self.members[member].supervisor.as_ref();
+        supervisor
+            .and_then(|s| s.licence_ms)
+            .is_some_and(|until_ms| until_ms > clock_ms)
+    }
+
+    /// The timer of the licence: stops a writable server.
+    pub(crate) fn fence(&mut self, member: usize, epoch: u64) {
+        let clock_ms = self.clock_ms(member);
+        let Some(supervisor) = self.supervisor(member, epoch) else {
+            return;
+        };
+        if supervisor.licence_ms.is_none_or(|until_ms| until_ms > clock_ms) {
+            return;
+        }
+        supervisor.licence_ms = None;
+        let there = &self.members[member];
+        let primary = there
+            .postgres
+            .as_ref()
+            .is_some_and(|p| matches!(p.role, ServerRole::Primary { .. }));
+        if primary {
+            self.log(member, || "FENCE: its licence ran out".to_owned());
+            if let Some(supervisor) = &mut self.members[member].supervisor {
+                supervisor.status.fenced = true;
+            }
+            let patience = self.members[member].policy.times.stop_timeout_ms * MS / 2;
+            self.stop_postgres(member, false, Some(patience));
+        }
+        self.status_changed(member);
+    }
+
+    /// A request of the sidecar. It is answered at once, or by a later step.
+    pub(crate) fn request(&mut self, member: usize, action: u64, request: PostgresAction) {
+        let Some(epoch) = self.members[member]
+            .supervisor
+            .as_ref()
+            .map(|supervisor| supervisor.epoch)
+        else {
+            return self.answer(member, action, Some("the supervisor does not answer"));
+        };
+        self.fence(member, epoch);
+        let result = match request {
+            PostgresAction::GrantLicence { until_ms } => {
+                self.grant(member, epoch, until_ms.unwrap_or(u64::MAX))
+            }
+            PostgresAction::Promote {
+                synchronous_standby_names,
+                term,
+            } => {
+                let then = Then::Promote(synchronous_standby_names);
+                return self.bind(member, action, (term, true), then);
+            }
+            PostgresAction::Detach { term } => {
+                return self.bind(member, action, (term, false), Then::EndReceiver);
+            }
+            PostgresAction::Hold { term } => return self.bind(member, action, (term, true), Then::Nothing),
+            PostgresAction::Start { server } => match self.may_start(member, &server) {
+                Ok(()) => {
+                    let delay = self.random.skewed(10 * MS, 200 * MS);
+                    let step = Step::Prepared { action, role: server };
+                    return self.work(member, delay, step);
+                }
+                Err(error) => Err(error),
+            },
+            PostgresAction::Reload { server } => match self.may_reload(member, &server) {
+                Ok(()) => {
+                    let delay = self.random.skewed(5 * MS, 50 * MS);
+                    let step = Step::Rewritten { action, role: server };
+                    return self.work(member, delay, step);
+                }
+                Err(error) => Err(error),
+            },
+            PostgresAction::Stop { mode } => {
+                self.stop_postgres(member, mode == StopMode::Immediate, None);
+                Ok(())
+            }
+            PostgresAction::Run { job } => self.run_job(member, job),
+            PostgresAction::Cancel => {
+                self.cancel_job(member);
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        self.answer(member, action, result.err());
+    }
+
+    pub(crate) fn answer(&mut self, member: usize, action: u64, error: Option<&'static str>) {
+        let Some(epoch) = self.members[member].sidecar.as_ref().map(|sidecar| sidecar.epoch) else {
+            return;
+        };
+        let delay = self.random.skewed(100, 2 * MS);
+        self.after(
+            delay,
+            Event::Executed {
+                member,
+                epoch,
+                action,
+                error,
+            },
+        );
+    }
+
+    fn work(&mut self, member: usize, delay: Time, step: Step) {
+        let Some(supervisor) = &mut self.members[member].supervisor else {
+            return;
+        };
+        supervisor.working = true;
+        let epoch = supervisor.epoch;
+        self.after(
+            delay,
+            Event::Step {
+                member,
+                epoch,
+                step: Box::new(step),
+            },
+        );
+    }
+
+    fn grant(&mut self, member: usize, epoch: u64, until_ms: u64) -> Result<(), &'static str> {
+        if until_ms <= self.clock_ms(member) {
+            return Err("the licence would have ended");
+        }
+        let at = self.time_of(member, until_ms);
+        self.at(at, Event::Fence { member, epoch });
+        let Some(supervisor) = self.supervisor(member, epoch) else {
+            return Ok(());
+        };
+        let before = supervisor.licence_ms.replace(until_ms);
+        if before.is_none() {
+            self.status_changed(member);
+        }
+        Ok(())
+    }
+
+    /// Writes down terms first; see `src/supervisor/bonds.rs`.
+    fn bind(&mut self, member: usize, action: u64, (term, hold): (u64, bool), then: Then) {
+        let known = self.members[member].terms;
+        let allowed = term >= known.promised && (!hold || term >= known.held);
+        let may_promote = !matches!(then, Then::Promote(_)) || self.may_promote(member).is_ok();
+        let delay = self.disk_delay(member);
+        let Some(supervisor) = &mut self.members[member].supervisor else {
+            return;
+        };
+        if supervisor.binding || !allowed || !may_promote {
+            return self.answer(member, action, Some("refused to bind"));
+        }
+        let terms = Terms {
+            promised: term,
+            held: if hold { term } else { known.held },
+        };
+        let step = Step::TermsWritten { action, terms, then };
+        supervisor.binding = true;
+        let epoch = supervisor.epoch;
+        let delay = if terms == known { 1 } else { delay };
+        self.after(
+            delay,
+            Event::Step {
+                member,
+                epoch,
+                step: Box::new(step),
+            },
+        );
+    }
+
+    pub(crate) fn step(&mut self, member: usize, epoch: u64, step: Step) {
+        if self.supervisor(member, epoch).is_none() {
+            return;
+        }
+        self.fence(member, epoch);
+        match step {
+            Step::TermsWritten { action, terms, then } => self.bound(member, action, terms, then),
+            Step::Rewritten { action, role } => {
+                self.worked(member);
+                let error = self.reload(member, role).err();
+                self.answer(member, action, error);
+            }
+            Step::Prepared { action, role } => {
+                self.worked(member);
+                self.look_at_directory(member);
+                let primary = matches!(role, ServerRole::Primary { .. });
+                let refused = self.members[member].postgres.is_some() || (primary && !self.licensed(member));
+                if !refused {
+                    self.log(member, || format!("starts PostgreSQL as {role:?}"));
+                    self.spawn_postgres(member, role);
+                    if let Some(supervisor) = &mut self.members[member].supervisor {
+                        supervisor.status.fenced = false;
+                    }
+                }
+                self.status_changed(member);
+                self.answer(member, action, refused.then_some("cannot start"));
+            }
+            Step::PromoteAnnounced { action, names } => self.announce_promotion(member, action, names),
+            Step::PromoteFile { action } => self.promote(member, action),
+        }
+    }
+
+    fn worked(&mut self, member: usize) {
+        if let Some(supervisor) = &mut self.members[member].supervisor {
+            supervisor.working = false;
+        }
+    }
+
+    fn bound(&mut self, member: usize, action: u64, terms: Terms, then: Then) {
+        self.check_terms(member, terms);
+        self.members[member].terms = terms;
+        let Some(supervisor) = &mut self.members[member].supervisor else {
+            return;
+        };
+        supervisor.binding = false;
+        let busy = supervisor.working;
+        self.log(member, || format!("bound to {terms:?}"));
+        self.status_changed(member);
+        let follows = self.members[member].postgres.as_ref().is_some_and(|p| {
+            p.stopping.is_none() && matches!(p.role, ServerRole::Standby { upstream: Some(_) })
+        });
+        match then {
+            Then::Nothing => self.answer(member, action, None),
+            Then::EndReceiver if busy => self.answer(member, action, Some("busy")),
+            Then::EndReceiver if follows => {
+                let role = ServerRole::Standby { upstream: None };
+                let delay = self.random.skewed(5 * MS, 50 * MS);
+                self.work(member, delay, Step::Rewritten { action, role });
+            }
+            Then::EndReceiver => self.answer(member, action, None),
+            Then::Promote(names) => {
+                if let Err(error) = self.may_promote(member) {
+                    return self.answer(member, action, Some(error));
+                }
+                let delay = self.random.skewed(5 * MS, 50 * MS);
+                self.work(member, delay, Step::PromoteAnnounced { action, names });
+            }
+        }
+    }
+
+    fn may_promote(&self, member: usize) -> Result<(), &'static str> {
+        let there = &self.members[member];
+        let Some(postgres) = &there.postgres else {
+            return Err("not running");
+        };
+        let free = there
+            .supervisor
+            .as_ref()
+            .is_some_and(|s| !s.working && !s.status.stopping);
+        let standby = matches!(postgres.role, ServerRole::Standby { .. });
+        let ready = postgres.is_ready && postgres.stopping.is_none();
+        (free && standby && ready && self.licensed(member))
+            .then_some(())
+            .ok_or("cannot promote")
+    }
+
+    fn announce_promotion(&mut self, member: usize, action: u64, names: String) {
+        self.worked(member);
+        if let Err(error) = self.may_promote(member) {
+            return self.answer(member, action, Some(error));
+        }
+        self.reload_names(member, &names);
+        if let Some(postgres) = &mut self.members[member].postgres {
+            postgres.role = ServerRole::Primary {
+                synchronous_standby_names: names,
+            };
+        }
+        self.status_changed(member);
+        let delay = self.disk_delay(member);
+        self.work(member, delay, Step::PromoteFile { action });
+    }
+
+    fn promote(&mut self, member: usize, action: u64) {
+        self.worked(member);
+        let delay = self.random.skewed(20 * MS, 500 * MS);
+        self.check_promotion(member);
+        let Some(postgres) = self.members[member]
+            .postgres
+            .as_mut()
+            .filter(|p| p.stopping.is_none())
+        else {
+            return self.answer(member, action, Some("ended"));
+        };
+        postgres.promoting = true;
+        let (pg, receiver) = (
+            postgres.pg,
+            postgres.receiver.as_ref().map(|receiver| receiver.conn),
+        );
+        if let Some(conn) = receiver {
+            self.receiver_end(member, pg, conn);
+        }
+        self.after(delay, Event::Promoted { member, pg });
+        self.answer(member, action, None);
+    }
+
+    fn may_start(&self, member: usize, role: &ServerRole) -> Result<(), &'static str> {
+        let there = &self.members[member];
+        let free = there.supervisor.as_ref().is_some_and(|s| {
+            let job = matches!(
+                &s.status.job,
+                Some(JobStatus {
+                    state: JobState::Running { .. },
+                    ..
+                })
+            );
+            !s.working && !s.status.stopping && !job
+        });
+        let primary = matches!(role, ServerRole::Primary { .. });
+        let allowed = !primary || self.licensed(member);
+        (free && allowed && there.postgres.is_none())
+            .then_some(())
+            .ok_or("cannot start")
+    }
+
+    fn may_reload(&self, member: usize, role: &ServerRole) -> Result<(), &'static str> {
+        let there = &self.members[member];
+        let free = there
+            .supervisor
+            .as_ref()
+            .is_some_and(|s| !s.working && !s.status.stopping);
+        let same = there.postgres.as_ref().is_some_and(|p| {
+            p.stopping.is_none() && std::mem::discriminant(&p.role) == std::mem::discriminant(role)
+        });
+        (free && same).then_some(()).ok_or("cannot reload")
+    }
+
+    fn reload(&mut self, member: usize, role: ServerRole) -> Result<(), &'static str> {
+        let Some(postgres) = self.members[member]
+            .postgres
+            .as_mut()
+            .filter(|p| p.stopping.is_none())
+        else {
+            return Err("ended");
+        };
+        self.trace
+            .add(self.now, || format!("pg-{member} reloads {role:?}"));
+        let pg = postgres.pg;
+        postgres.role = role.clone();
+        match role {
+            ServerRole::Primary {
+                synchronous_standby_names,
+            } => {
+                self.reload_names(member, &synchronous_standby_names);
+            }
+            ServerRole::Standby { upstream } => {
+                // It ends, to begin anew at the new address if there is one.
+                if let Some(conn) = postgres.receiver.as_ref().map(|receiver| receiver.conn) {
+                    let delay = self.random.skewed(2 * MS, 150 * MS);
+                    self.after(delay, Event::ReceiverEnd { member, pg, conn });
+                } else if upstream.is_some() {
+                    self.connect_soon(member);
+                }
+            }
+        }
+        self.status_changed(member);
+        Ok(())
+    }
+
+    /// Fast or immediate; `patience` is until the next harder one.
+    pub(crate) fn stop_postgres(&mut self, member: usize, hard: bool, patience: Option<Time>) {
+        let fast = self.random.skewed(10 * MS, 300 * MS) + self.disk_delay(member);
+        let Some(postgres) = &mut self.members[member].postgres else {
+            return;
+        };
+        let pg = postgres.pg;
+        let before = postgres.stopping;
+        if before == Some(true) {
+            return;
+        }
+        if before.is_none() || hard {
+            postgres.stopping = Some(hard);
+            let delay = if hard { 20 * MS } else { fast };
+            self.after(delay, Event::Stopped { member, pg });
+        }
+        if let Some(patience) = patience {
+            self.after(patience, Event::Harder { member, pg });
+        }
+        self.log(member, || format!("PostgreSQL stops, hard: {hard}"));
+        self.status_changed(member);
+    }
+
+    pub(crate) fn harder(&mut self, member: usize, pg: u64) {
+        if self.postgres(member, pg).is_some() {
+            self.stop_postgres(member, true, None);
+        }
+    }
+
+    /// A stop is through, unless a fast one of a primary still has WAL to deliver.
+    pub(crate) fn stopped(&mut self, member: usize, pg: u64) {
+        let Some(postgres) = self.postgres(member, pg) else {
+            return;
+        };
+        let (hard, primary) = (postgres.stopping == Some(true), !postgres.in_recovery);
+        let was_ready = postgres.is_ready;
+        if !hard && primary && was_ready && !self.delivered(member) {
+            self.after(20 * MS, Event::Stopped { member, pg });
+            return;
+        }
+        self.end_data(member, !hard && was_ready);
+        self.bury_postgres(member, false);
+        self.settle(member, !hard, true, was_ready);
+    }
+
+    /// The last record has been written, sent, and flushed by every standby that is connected.
+    fn delivered(&mut self, member: usize) -> bool {
+        let Some(data) = &mut self.members[member].data else {
+            return true;
+        };
+        if data.control != ControlState::ShuttingDown {
+            data.control = ControlState::ShuttingDown;
+            let id = self.name();
+            if let Some(data) = &mut self.members[member].data {
+                data.wal.entries.push(id);
+            }
+            self.pump(member);
+        }
+        let end = self.wal_len(member);
+        let senders = self.members[member]
+            .postgres
+            .as_ref()
+            .map(|postgres| &postgres.senders);
+        senders.is_none_or(|senders| senders.iter().all(|s| s.standby.is_none() || s.flushed >= end))
+    }
+
+    /// What the control file says after PostgreSQL has ended.
+    pub(crate) fn end_data(&mut self, member: usize, clean: bool) {
+        let vouched = clean || self.random.chance(30);
+        let there = &mut self.members[member];
+        let Some((data, postgres)) = there.data.as_mut().zip(there.postgres.as_ref()) else {
+            return;
+        };
+        let end = data.wal.end();
+        if postgres.in_recovery {
+            data.control = if clean {
+                ControlState::ShutDownInRecovery
+            } else {
+                ControlState::InArchiveRecovery
+            };
+            if vouched && data.control_position.lsn <= end.lsn {
+                data.control_position = end;
+            }
+        } else {
+            data.control = if clean {
+                ControlState::ShutDown
+            } else {
+                ControlState::InProduction
+            };
+            if clean {
+                data.control_position = WalPosition {
+                    lsn: lsn(data.wal.len().saturating_sub(1)),
+                    ..end
+                };
+            }
+        }
+    }
+
+    /// The supervisor clears up behind a postmaster, then says that it has stopped.
+    pub(crate) fn settle(&mut self, member: usize, clean: bool, requested: bool, ready: bool) {
+        let delay = self.random.skewed(2 * MS, 100 * MS);
+        let Some(supervisor) = &mut self.members[member].supervisor else {
+            return;
+        };
+        supervisor.working = true;
+        let epoch = supervisor.epoch;
+        self.after(
+            delay,
+            Event::Settled {
+                member,
+                epoch,
+                clean,
+                requested,
+                ready,
+            },
+        );
+    }
+
+    pub(crate) fn settled(
+        &mut self,
+        member: usize,
+        epoch: u64,
+        (_, requested, was_ready): (bool, bool, bool),
+    ) {
+        let Some(supervisor) = self.supervisor(member, epoch) else {
+            return;
+        };
+        supervisor.working = false;
+        supervisor.status.postmaster = Postmaster::Stopped {
+            last_exit: Some(PostmasterExit {
+                requested,
+                description: "ended".to_owned(),
+                was_ready,
+            }),
+        };
+        self.look_at_directory(member);
+        self.status_changed(member);
+    }
+
+    fn run_job(&mut self, member: usize, job: JobRequest) -> Result<(), &'static str> {
+        let there = &self.members[member];
+        let Some(supervisor) = &there.supervisor else {
+            return Ok(());
+        };
+        let running = matches!(
+            &supervisor.status.job,
+            Some(JobStatus {
+                state: JobState::Running { .. },
+                ..
+            })
+        );
+        if supervisor.working || running || supervisor.status.stopping || there.postgres.is_some() {
+            return Err("cannot run the job");
+        }
+        let upstream = match &job {
+            JobRequest::Initdb => None,
+            JobRequest::Clone { upstream, .. } | JobRequest::Rewind { upstream, .. } => {
+                self.member_at(upstream.address)
+            }
+        };
+        let delay = match job.kind() {
+            JobKind::Initdb => self.random.skewed(200 * MS, 2 * SECOND),
+            JobKind::Clone => self.random.skewed(200 * MS, 8 * SECOND),
+            JobKind::Rewind => self.random.skewed(100 * MS, 3 * SECOND),
+        };
+        self.log(member, || format!("runs {job:?}"));
+        let Some(supervisor) = &mut self.members[member].supervisor else {
+            return Ok(());
+        };
+        let id = supervisor.status.job.as_ref().map_or(0, |job| job.id) + 1;
+        supervisor.job_upstream = upstream;
+        supervisor.status.job = Some(JobStatus {
+            id,
+            kind: job.kind(),
+            state: JobState::Running {
+                progress: JobProgress::default(),
+            },
+        });
+        let epoch = supervisor.epoch;
+        self.after(
+            delay,
+            Event::JobEnd {
+                member,
+                epoch,
+                id,
+                job: Box::new(job),
+            },
+        );
+        self.status_changed(member);
+        Ok(())
+    }
+
+    /// The running job ends at a place of its own choosing.
+    pub(crate) fn cancel_job(&mut self, member: usize) {
+        let half = self.random.chance(50);
+        let there = &mut self.members[member];
+        let Some(job) = there
+            .supervisor
+            .as_mut()
+            .and_then(|supervisor| supervisor.status.job.as_mut())
+        else {
+            return;
+        };
+        if !matches!(job.state, JobState::Running { .. }) {
+            return;
+        }
+        job.state = JobState::Failed {
+            refused: false,
+            kind: FailureKind::Passing,
+            message: "cancelled".to_owned(),
+        };
+        if job.kind == JobKind::Rewind
+            && let Some(data) = there.data.as_mut().filter(|_| half)
+        {
+            data.half_rewound = true;
+        }
+        self.look_at_directory(member);
+        self.status_changed(member);
+    }
+
+    pub(crate) fn job_end(&mut self, member: usize, epoch: u64, id: u64, job: &JobRequest) {
+        let Some(supervisor) = self.supervisor(member, epoch) else {
+            return;
+        };
+        let running = supervisor
+            .status
+            .job
+            .as_ref()
+            .is_some_and(|job| job.id == id && matches!(job.state, JobState::Running { .. }));
+        if !running {
+            return;
+        }
+        let upstream = supervisor.job_upstream;
+        let result = match job {
+            JobRequest::Initdb => self.initdb(member),
+            JobRequest::Clone {
+                system_identifier, ..
+            } => self.clone_from(member, upstream, *system_identifier),
+            JobRequest::Rewind { .. } => self.rewind(member, upstream),
+        };
+        self.log(member, || format!("{:?} ended: {result:?}", job.kind()));
+        let state = match result {
+            Ok(()) => JobState::Done,
+            Err((refused, message)) => JobState::Failed {
+                refused,
+                kind: if refused {
+                    FailureKind::Data
+                } else {
+                    FailureKind::Passing
+                },
+                message: message.to_owned(),
+            },
+        };
+        if let Some(supervisor) = &mut self.members[member].supervisor {
+            supervisor.status.job = Some(JobStatus {
+                id,
+                kind: job.kind(),
+                state,
+            });
+        }
+        self.look_at_directory(member);
+        self.status_changed(member);
+    }
+
+    fn initdb(&mut self, member: usize) -> Result<(), (bool, &'static str)> {
+        let (identifier, incarnation) = (self.name(), self.name());
+        self.oracle_initdb(member, identifier);
+        if self.members[member].data.is_some() {
+            return Err((true, "the directory is not empty"));
+        }
+        let wal = Wal {
+            entries: vec![identifier],
+            ..Wal::new()
+        };
+        self.members[member].data = Some(Data {
+            control_position: WalPosition {
+                lsn: Lsn(0),
+                ..wal.end()
+            },
+            wal,
+            incarnation: Incarnation(incarnation.to_string()),
+            system_identifier: identifier,
+            standby_signal: false,
+            control: ControlState::ShutDown,
+            half_rewound: false,
+            slots: Vec::new(),
+        });
+        Ok(())
+    }
+
+    /// The upstream's directory, if it can be copied from now.
+    fn source(&self, member: usize, upstream: Option<usize>) -> Result<(usize, &Data), (bool, &'static str)> {
+        let from = upstream.ok_or((false, "nobody is there"))?;
+        let there = &self.members[from];
+        let open = there
+            .postgres
+            .as_ref()
+            .is_some_and(|p| p.is_ready && p.stopping.is_none());
+        let reached = self.network.up(from, member) && self.network.up(member, from) && !there.frozen;
+        let data = there.data.as_ref().filter(|_| open && reached && from != member);
+        data.map(|data| (from, data)).ok_or((false, "could not connect"))
+    }
+
+    fn clone_from(
+        &mut self,
+        member: usize,
+        upstream: Option<usize>,
+        wanted: SystemIdentifier,
+    ) -> Result<(), (bool, &'static str)> {
+        let incarnation = self.name();
+        let (_, source) = self.source(member, upstream)?;
+        if source.system_identifier != wanted.0 {
+            return Err((true, "another cluster"));
+        }
+        let mut data = source.clone();
+        data.incarnation = Incarnation(incarnation.to_string());
+        data.standby_signal = true;
+        data.control = ControlState::InArchiveRecovery;
+        data.control_position = data.wal.end();
+        data.half_rewound = false;
+        data.slots.clear();
+        self.members[member].lineage += 1;
+        self.members[member].data = Some(data);
+        Ok(())
+    }
+
+    /// As `pg_rewind` judges: by timelines and positions alone.
+    fn rewind(&mut self, member: usize, upstream: Option<usize>) -> Result<(), (bool, &'static str)> {
+        let (_, source) = self.source(member, upstream)?;
+        let Some(data) = &self.members[member].data else {
+            return Err((true, "no directory"));
+        };
+        if source.system_identifier != data.system_identifier {
+            return Err((true, "another cluster"));
+        }
+        let mut next = data.clone();
+        if source.wal.history.timeline != data.wal.history.timeline {
+            let fork = fork(&data.wal, &source.wal)
+                .min(data.wal.len())
+                .min(source.wal.len());
+            next.wal.entries.truncate(fork);
+            let end = lsn(fork);
+            let passed = source
+                .wal
+                .history
+                .ancestors
+                .iter()
+                .take_while(|branch| branch.lsn <= end);
+            next.wal.history.ancestors = passed.copied().collect();
+            let after = source.wal.history.ancestors.get(next.wal.history.ancestors.len());
+            next.wal.history.timeline = after.map_or(source.wal.history.timeline, |branch| branch.timeline);
+            next.control_position = source.wal.end();
+        }
+        next.standby_signal = true;
+        next.control = ControlState::InArchiveRecovery;
+        self.members[member].lineage += 1;
+        self.members[member].data = Some(next);
+        Ok(())
+    }
+
+    /// The disk is tried once a second while PostgreSQL is primary.
+    pub(crate) fn disk_look(&mut self, member: usize, epoch: u64) {
+        let (now, clock_ms) = (self.now, self.clock_ms(member));
+        let there = &mut self.members[member];
+        let failing = there.disk_ok_at > now;
+        let primary = there
+            .postgres
+            .as_ref()
+            .is_some_and(|p| matches!(p.role, ServerRole::Primary { .. }));
+        let disk_ok_at = there.disk_ok_at;
+        let Some(supervisor) = self.supervisor(member, epoch) else {
+            return;
+        };
+        let since = &mut supervisor.status.disk_failing_since_ms;
+        if failing && primary {
+            since.get_or_insert(clock_ms);
+        } else {
+            *since = None;
+        }
+        self.status_changed(member);
+        if failing {
+            self.at(disk_ok_at.min(now + SECOND), Event::DiskLook { member, epoch });
+        }
+    }
+
+    /// Whose address this is, if its pod is there.
+    pub(crate) fn member_at(&self, address: IpAddr) -> Option<usize> {
+        (0..self.members.len())
+            .find(|member| self.members[*member].exists && self.address(*member) == address)
+    }
+
+    /// A pod's own, never used again.
+    pub(crate) fn address(&self, member: usize) -> IpAddr {
+        let pod = self.members[member].pod;
+        let octet = |shift: u32| u8::try_from(pod >> shift & 255).unwrap_or(0);
+        IpAddr::from([10, octet(16), octet(8), octet(0)])
+    }
+}
+
+/// The last place that both histories have, by what they say.
+fn fork(target: &Wal, source: &Wal) -> usize {
+    let ends = |wal: &Wal| -> Vec<WalPosition> {
+        let last = WalPosition {
+            timeline: wal.history.timeline,
+            lsn: Lsn(u64::MAX),
+        };
+        wal.history.ancestors.iter().copied().chain([last]).collect()
+    };
+    let mut common = 0;
+    for (one, two) in ends(target).iter().zip(ends(source)) {
+        if one.timeline != two.timeline {
+            break;
+        }
+        common = one.lsn.min(two.lsn).0;
+        if one.lsn != two.lsn {
+            break;
+        }
+    }
+    usize::try_from(common / crate::wal::ENTRY_BYTES).unwrap_or(usize::MAX)
+}
+
+fn directory(there: &Member) -> DataDirectory {
+    let Some(data) = &there.data else {
+        return DataDirectory::Empty;
+    };
+    DataDirectory::Complete(DataDirectoryFacts {
+        system_identifier: SystemIdentifier(data.system_identifier),
+        major_version: 16,
+        timeline: data.control_position.timeline,
+        control_lsn: data.control_position.lsn,
+        control_state: data.control,
+        standby_signal: data.standby_signal,
+        recovery_signal: false,
+        backup_label: false,
+        half_rewound: data.half_rewound,
+    })
+}
+
+/// A slot that exists.
+pub(crate) fn slot(name: String) -> SlotStatus {
+    SlotStatus {
+        slot_name: name,
+        active: true,
+        restart_lsn: Some(Lsn(0)),
+        lost: false,
+        safe_wal_size_bytes: None,
+    }
+}

@@ -1,0 +1,669 @@
+//! The world: members, links, the API server, and the one queue of what happens when.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::rc::Rc;
+
+use podgres::core::lease::{Durability, Identity, LeaseRecord};
+use podgres::core::member::Ordinal;
+use podgres::core::observation::{PeerView, UpstreamView};
+use podgres::core::policy::{Leadership, Policy};
+use podgres::core::supervision::{JobRequest, Terms};
+
+use crate::api::{Api, Stored};
+use crate::config::{Config, Kind, MS, SECOND, Time};
+use crate::network::Network;
+use crate::oracle::Oracle;
+use crate::postgres::Postgres;
+use crate::random::Random;
+use crate::sidecar::Sidecar;
+use crate::supervisor::{Step, Supervisor};
+use crate::trace::Trace;
+use crate::wal::Data;
+
+/// What can happen. Processes are named with their epoch: an event for an earlier one is void.
+#[derive(Debug)]
+pub(crate) enum Event {
+    // The sidecar's.
+    Turn {
+        member: usize,
+        epoch: u64,
+    },
+    Execute {
+        member: usize,
+        epoch: u64,
+    },
+    Executed {
+        member: usize,
+        epoch: u64,
+        action: u64,
+        error: Option<&'static str>,
+    },
+    Line {
+        observer: usize,
+        epoch: u64,
+        from: usize,
+        stream: u64,
+        view: Rc<PeerView>,
+        news: bool,
+    },
+    Hear {
+        observer: usize,
+        epoch: u64,
+        of: usize,
+    },
+    LookSample {
+        member: usize,
+        epoch: u64,
+        of: usize,
+        looked_at_ms: u64,
+    },
+    LookDone {
+        member: usize,
+        epoch: u64,
+        view: Box<UpstreamView>,
+    },
+    GateAttach {
+        member: usize,
+        epoch: u64,
+    },
+    GateRepeat {
+        member: usize,
+        epoch: u64,
+    },
+    CheckpointDone {
+        member: usize,
+        epoch: u64,
+    },
+    // The sidecar's client of the API.
+    List {
+        member: usize,
+        epoch: u64,
+    },
+    Listed {
+        member: usize,
+        epoch: u64,
+        follower: u64,
+        sent_at_ms: u64,
+        writes: u64,
+        found: Option<Option<Rc<Stored>>>,
+    },
+    Watched {
+        member: usize,
+        epoch: u64,
+        watch: u64,
+        stored: Option<Rc<Stored>>,
+    },
+    Silence {
+        member: usize,
+        epoch: u64,
+        follower: u64,
+    },
+    PutReply {
+        member: usize,
+        epoch: u64,
+        attempt: u64,
+        stored: Result<Rc<Stored>, bool>,
+    },
+    // The API server's.
+    Put {
+        member: usize,
+        epoch: u64,
+        attempt: u64,
+        over: Option<u64>,
+        record: Rc<LeaseRecord>,
+        reply: bool,
+    },
+    ListAt {
+        member: usize,
+        epoch: u64,
+        follower: u64,
+        sent_at_ms: u64,
+        writes: u64,
+    },
+    // The supervisor's and PostgreSQL's.
+    Fence {
+        member: usize,
+        epoch: u64,
+    },
+    Step {
+        member: usize,
+        epoch: u64,
+        step: Box<Step>,
+    },
+    JobEnd {
+        member: usize,
+        epoch: u64,
+        id: u64,
+        job: Box<JobRequest>,
+    },
+    DiskLook {
+        member: usize,
+        epoch: u64,
+    },
+    Ready {
+        member: usize,
+        pg: u64,
+    },
+    Promoted {
+        member: usize,
+        pg: u64,
+    },
+    Stopped {
+        member: usize,
+        pg: u64,
+    },
+    Harder {
+        member: usize,
+        pg: u64,
+    },
+    Settled {
+        member: usize,
+        epoch: u64,
+        clean: bool,
+        requested: bool,
+        ready: bool,
+    },
+    Write {
+        member: usize,
+        pg: u64,
+    },
+    Connect {
+        member: usize,
+        pg: u64,
+    },
+    ReceiverEnd {
+        member: usize,
+        pg: u64,
+        conn: u64,
+    },
+    SenderEnd {
+        member: usize,
+        pg: u64,
+        conn: u64,
+    },
+    CutLook {
+        member: usize,
+        pg: u64,
+        conn: u64,
+        cut_at: Time,
+    },
+    Ship {
+        to: usize,
+        pg: u64,
+        from: usize,
+        conn: u64,
+        lineage: u64,
+        upto: usize,
+    },
+    Confirm {
+        from: usize,
+        pg: u64,
+        conn: u64,
+        flushed: usize,
+    },
+    // The pod's and the cluster's.
+    StartSidecar {
+        member: usize,
+        pod: u64,
+    },
+    StartSupervisor {
+        member: usize,
+        pod: u64,
+    },
+    Killed {
+        member: usize,
+        pod: u64,
+        back: Time,
+    },
+    Replace {
+        member: usize,
+        pod: u64,
+    },
+    Fault,
+    Undo(crate::faults::Undo),
+    Heal,
+    Look,
+}
+
+impl Event {
+    /// The member one of whose processes has to run for this to happen, and whether it is the sidecar.
+    fn process(&self) -> Option<(usize, bool)> {
+        use Event as E;
+        match self {
+            E::Turn { member, .. }
+            | E::Execute { member, .. }
+            | E::Executed { member, .. }
+            | E::LookSample { member, .. }
+            | E::LookDone { member, .. }
+            | E::GateAttach { member, .. }
+            | E::GateRepeat { member, .. }
+            | E::CheckpointDone { member, .. }
+            | E::List { member, .. }
+            | E::Listed { member, .. }
+            | E::Watched { member, .. }
+            | E::Silence { member, .. }
+            | E::PutReply { member, .. } => Some((*member, true)),
+            E::Line { observer, .. } => Some((*observer, true)),
+            E::Fence { member, .. }
+            | E::Step { member, .. }
+            | E::JobEnd { member, .. }
+            | E::DiskLook { member, .. }
+            | E::Ready { member, .. }
+            | E::Promoted { member, .. }
+            | E::Stopped { member, .. }
+            | E::Harder { member, .. }
+            | E::Settled { member, .. }
+            | E::Write { member, .. }
+            | E::Connect { member, .. }
+            | E::ReceiverEnd { member, .. }
+            | E::SenderEnd { member, .. }
+            | E::CutLook { member, .. } => Some((*member, false)),
+            E::Ship { to, .. } => Some((*to, false)),
+            E::Confirm { from, .. } => Some((*from, false)),
+            E::Hear { .. }
+            | E::Put { .. }
+            | E::ListAt { .. }
+            | E::StartSidecar { .. }
+            | E::StartSupervisor { .. }
+            | E::Killed { .. }
+            | E::Replace { .. }
+            | E::Fault
+            | E::Undo(_)
+            | E::Heal
+            | E::Look => None,
+        }
+    }
+}
+
+struct Scheduled {
+    at: Time,
+    order: u64,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    /// The earliest is the greatest.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.order).cmp(&(self.at, self.order))
+    }
+}
+
+/// One machine with one pod on it.
+pub(crate) struct Member {
+    pub(crate) policy: Policy,
+    /// CLOCK_BOOTTIME at the beginning, and how fast it runs.
+    offset_ms: u64,
+    rate_ppm: i64,
+    /// The StatefulSet wants it.
+    pub(crate) wanted: bool,
+    /// The pod is there; its number.
+    pub(crate) exists: bool,
+    pub(crate) pod: u64,
+    pub(crate) frozen: bool,
+    pub(crate) sidecar_paused: bool,
+    pub(crate) sidecar: Option<Sidecar>,
+    pub(crate) supervisor: Option<Supervisor>,
+    pub(crate) postgres: Option<Postgres>,
+    pub(crate) data: Option<Data>,
+    /// Changes with each replacement of WAL that was there.
+    pub(crate) lineage: u64,
+    pub(crate) terms: Terms,
+    pub(crate) disk_slow: bool,
+    /// The disk takes nothing before this time.
+    pub(crate) disk_ok_at: Time,
+    held_up: Vec<Event>,
+}
+
+/// See the module.
+pub(crate) struct World {
+    pub(crate) config: Config,
+    pub(crate) random: Random,
+    pub(crate) now: Time,
+    order: u64,
+    queue: BinaryHeap<Scheduled>,
+    pub(crate) members: Vec<Member>,
+    pub(crate) network: Network,
+    pub(crate) api: Api,
+    pub(crate) oracle: Oracle,
+    pub(crate) trace: Trace,
+    names: u64,
+    pub(crate) healed: bool,
+    pub(crate) events: u64,
+}
+
+pub(crate) const CLUSTER: &str = "pg";
+
+impl World {
+    pub(crate) fn new(config: Config, traced: bool) -> Self {
+        let mut random = Random::new(config.seed);
+        let most = config.members + 2;
+        let members = (0..most).map(|at| member(&config, &mut random, at)).collect();
+        let mut world = Self {
+            network: Network::new(most),
+            api: Api::new(most),
+            oracle: Oracle::default(),
+            trace: Trace::new(traced),
+            random,
+            now: 0,
+            order: 0,
+            queue: BinaryHeap::new(),
+            members,
+            names: 0,
+            healed: false,
+            events: 0,
+            config,
+        };
+        for member in 0..world.config.members {
+            world.members[member].wanted = true;
+            world.create_pod(member);
+        }
+        let from = world.config.faults_from;
+        world.at(from, Event::Fault);
+        let until = world.config.faults_until;
+        world.at(until, Event::Heal);
+        world.at(SECOND, Event::Look);
+        world
+    }
+
+    /// A number that nothing else has.
+    pub(crate) fn name(&mut self) -> u64 {
+        self.names += 1;
+        self.names
+    }
+
+    pub(crate) fn at(&mut self, at: Time, event: Event) {
+        self.order += 1;
+        let order = self.order;
+        self.queue.push(Scheduled { at, order, event });
+    }
+
+    pub(crate) fn after(&mut self, delay: Time, event: Event) {
+        self.at(self.now + delay, event);
+    }
+
+    pub(crate) fn log(&mut self, member: usize, line: impl FnOnce() -> String) {
+        self.trace.add(self.now, || format!("pg-{member} {}", line()));
+    }
+
+    /// A member's clock now, in milliseconds.
+    pub(crate) fn clock_ms(&self, member: usize) -> u64 {
+        self.members[member].clock_ms(self.now)
+    }
+
+    /// When a member's clock will show this.
+    pub(crate) fn time_of(&self, member: usize, clock_ms: u64) -> Time {
+        self.members[member].time_of(clock_ms)
+    }
+
+    /// What a disk needs for one flush, counted from now.
+    pub(crate) fn disk_delay(&mut self, member: usize) -> Time {
+        let (low, high) = self.config.fsync;
+        let drawn = self.random.skewed(low, high);
+        let slow = if self.members[member].disk_slow { 20 } else { 1 };
+        drawn * slow + self.members[member].disk_ok_at.saturating_sub(self.now)
+    }
+
+    /// Runs until it has converged or failed. The first violation, if any.
+    pub(crate) fn run(&mut self) -> Result<(), String> {
+        let end = self.config.faults_until + self.config.heal_bound;
+        while let Some(Scheduled { at, event, .. }) = self.queue.pop() {
+            if at > end {
+                // Nobody can know that nobody else knows of a later term: this needs the operator.
+                if self.api.stored.is_none() && self.config.faults.contains(&Kind::DeleteLease) {
+                    return Ok(());
+                }
+                return Err(self.unsettled());
+            }
+            self.now = self.now.max(at);
+            self.events += 1;
+            self.dispatch(event);
+            if let Some(violation) = self.oracle.violation.take() {
+                return Err(violation);
+            }
+            if self.oracle.converged_at.is_some() {
+                return Ok(());
+            }
+        }
+        Err("nothing happens any more".to_owned())
+    }
+
+    fn dispatch(&mut self, event: Event) {
+        if let Some((member, sidecar)) = event.process() {
+            let target = &mut self.members[member];
+            if target.frozen || (sidecar && target.sidecar_paused) {
+                target.held_up.push(event);
+                return;
+            }
+        }
+        self.happen(event);
+    }
+
+    /// What was held up happens now, the fence first.
+    pub(crate) fn resume(&mut self, member: usize) {
+        let held_up = std::mem::take(&mut self.members[member].held_up);
+        let (fences, others): (Vec<_>, Vec<_>) = held_up
+            .into_iter()
+            .partition(|event| matches!(event, Event::Fence { .. }));
+        for event in fences.into_iter().chain(others) {
+            self.at(self.now, event);
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        use Event as E;
+        match event {
+            E::Turn { member, epoch } => self.turn(member, epoch),
+            E::Execute { member, epoch } => self.execute(member, epoch),
+            E::Executed {
+                member,
+                epoch,
+                action,
+                error,
+            } => self.executed(member, epoch, action, error),
+            E::Line {
+                observer,
+                epoch,
+                from,
+                stream,
+                view,
+                news,
+            } => {
+                self.line(observer, epoch, (from, stream), &view, news);
+            }
+            E::Hear { observer, epoch, of } => self.hear(observer, epoch, of),
+            E::LookSample {
+                member,
+                epoch,
+                of,
+                looked_at_ms,
+            } => {
+                self.look_sample(member, epoch, of, looked_at_ms);
+            }
+            E::LookDone { member, epoch, view } => self.look_done(member, epoch, *view),
+            E::GateAttach { member, epoch } => self.gate_attach(member, epoch),
+            E::GateRepeat { member, epoch } => self.gate_repeat(member, epoch),
+            E::CheckpointDone { member, epoch } => self.checkpoint_done(member, epoch),
+            E::List { member, epoch } => self.list(member, epoch),
+            E::Listed {
+                member,
+                epoch,
+                follower,
+                sent_at_ms,
+                writes,
+                found,
+            } => {
+                self.listed(member, epoch, (follower, sent_at_ms, writes), found);
+            }
+            E::Watched {
+                member,
+                epoch,
+                watch,
+                stored,
+            } => self.watched(member, epoch, watch, stored),
+            E::Silence {
+                member,
+                epoch,
+                follower,
+            } => self.silence(member, epoch, follower),
+            E::PutReply {
+                member,
+                epoch,
+                attempt,
+                stored,
+            } => self.put_reply(member, epoch, attempt, stored),
+            E::Put {
+                member,
+                epoch,
+                attempt,
+                over,
+                record,
+                reply,
+            } => {
+                self.put(member, epoch, (attempt, over, reply), record);
+            }
+            E::ListAt {
+                member,
+                epoch,
+                follower,
+                sent_at_ms,
+                writes,
+            } => {
+                self.list_at(member, epoch, (follower, sent_at_ms, writes));
+            }
+            E::Fence { member, epoch } => self.fence(member, epoch),
+            E::Step { member, epoch, step } => self.step(member, epoch, *step),
+            E::JobEnd {
+                member,
+                epoch,
+                id,
+                job,
+            } => self.job_end(member, epoch, id, &job),
+            E::DiskLook { member, epoch } => self.disk_look(member, epoch),
+            E::Ready { member, pg } => self.ready(member, pg),
+            E::Promoted { member, pg } => self.promoted(member, pg),
+            E::Stopped { member, pg } => self.stopped(member, pg),
+            E::Harder { member, pg } => self.harder(member, pg),
+            E::Settled {
+                member,
+                epoch,
+                clean,
+                requested,
+                ready,
+            } => {
+                self.settled(member, epoch, (clean, requested, ready));
+            }
+            E::Write { member, pg } => self.write(member, pg),
+            E::Connect { member, pg } => self.connect(member, pg),
+            E::ReceiverEnd { member, pg, conn } => self.receiver_end(member, pg, conn),
+            E::SenderEnd { member, pg, conn } => self.sender_end(member, pg, conn),
+            E::CutLook {
+                member,
+                pg,
+                conn,
+                cut_at,
+            } => self.cut_look(member, pg, conn, cut_at),
+            E::Ship {
+                to,
+                pg,
+                from,
+                conn,
+                lineage,
+                upto,
+            } => self.shipped(to, pg, (from, conn, lineage), upto),
+            E::Confirm {
+                from,
+                pg,
+                conn,
+                flushed,
+            } => self.confirmed(from, pg, conn, flushed),
+            E::StartSidecar { member, pod } => self.start_sidecar(member, pod),
+            E::StartSupervisor { member, pod } => self.start_supervisor(member, pod),
+            E::Killed { member, pod, back } => self.killed(member, pod, back),
+            E::Replace { member, pod } => self.replace(member, pod),
+            E::Fault => self.fault(),
+            E::Undo(undo) => self.undo(undo),
+            E::Heal => self.heal(),
+            E::Look => self.look(),
+        }
+    }
+}
+
+impl Member {
+    pub(crate) fn clock_ms(&self, now: Time) -> u64 {
+        let drift = i64::try_from(now).unwrap_or(0) * self.rate_ppm / 1_000_000;
+        self.offset_ms + now.saturating_add_signed(drift) / MS
+    }
+
+    pub(crate) fn time_of(&self, clock_ms: u64) -> Time {
+        let passed = i128::from(clock_ms.saturating_sub(self.offset_ms)) * 1_000;
+        let time = passed * 1_000_000 / (1_000_000 + i128::from(self.rate_ppm));
+        // Not before the clock shows it.
+        Time::try_from(time).unwrap_or(Time::MAX).saturating_add(2)
+    }
+
+    /// The sidecar runs and is not held up.
+    pub(crate) fn sidecar_runs(&self) -> bool {
+        self.sidecar.is_some() && !self.frozen && !self.sidecar_paused
+    }
+}
+
+fn member(config: &Config, random: &mut Random, at: usize) -> Member {
+    let ordinal = Ordinal(u32::try_from(at).unwrap_or(0));
+    let asynchronous = config.durability == Durability::Async;
+    Member {
+        policy: Policy {
+            leadership: Leadership::Lease,
+            cluster: CLUSTER.to_owned(),
+            ordinal,
+            first_ordinal: Ordinal(0),
+            new_cluster: false,
+            reclone: true,
+            discovery_timeout_ms: 5_000,
+            stall_timeout_ms: 2_000,
+            slot_retention_ms: 60_000,
+            identity: Identity {
+                pod: format!("{CLUSTER}-{at}"),
+                uid: String::new(),
+            },
+            durability: config.durability,
+            gate: true,
+            priority: Some(if asynchronous {
+                1
+            } else {
+                u32::try_from(at % 2).unwrap_or(0)
+            }),
+            times: config.times,
+        },
+        offset_ms: random.between(1_000, 5_000_000),
+        rate_ppm: i64::try_from(random.between(0, 2_000)).unwrap_or(0) - 1_000,
+        wanted: false,
+        exists: false,
+        pod: 0,
+        frozen: false,
+        sidecar_paused: false,
+        sidecar: None,
+        supervisor: None,
+        postgres: None,
+        data: None,
+        lineage: 0,
+        terms: Terms::default(),
+        disk_slow: false,
+        disk_ok_at: 0,
+        held_up: Vec::new(),
+    }
+}
