@@ -22,7 +22,7 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
     let Some(server) = &turn.observation.server else {
         return turn.row(Situation::Unresponsive, String::new()).soon();
     };
-    let Some(record) = &standing.record else {
+    let Some(record) = standing.record else {
         return turn.row(unread(standing), String::new());
     };
     if record
@@ -138,7 +138,7 @@ fn attached(
 
 fn streaming(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: Ordinal) -> Decision {
     let detail = format!("timeline {}, term {}", server.timeline, standing.term());
-    let paused = standing.record.as_ref().is_some_and(|record| record.paused);
+    let paused = standing.record.is_some_and(|record| record.paused);
     let situation = if paused {
         Situation::Paused
     } else {
@@ -224,7 +224,7 @@ fn detached(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: 
 
 /// PostgreSQL does not run and the directory is complete.
 pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -> Decision {
-    let Some(record) = &standing.record else {
+    let Some(record) = standing.record else {
         return turn.row(unread(standing), String::new());
     };
     let mut turn = match stand::last_holder(turn, standing, record, facts) {
@@ -353,7 +353,6 @@ fn clone(
 ) -> Decision {
     let wanted = standing
         .record
-        .as_ref()
         .and_then(|record| record.system_identifier);
     let upstream = standing
         .holder_elsewhere
@@ -424,8 +423,7 @@ fn upstream(turn: &Turn<'_>, standing: &Standing, holder: Ordinal) -> Option<Ups
 /// The name under which a member confirms whose recorded incarnation is another one.
 fn joining(turn: &Turn<'_>, standing: &Standing) -> Option<String> {
     let recorded = standing
-        .record
-        .as_ref()?
+        .record?
         .synchronous
         .members
         .get(&turn.policy.ordinal)?;
