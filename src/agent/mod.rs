@@ -59,6 +59,8 @@ pub struct Settings {
     pub dns_server: Option<SocketAddr>,
     pub peer_timeout: Duration,
     pub report_pids: bool,
+    /// This member serves no reads on the read-only routes.
+    pub no_reads: bool,
     /// With `leadership=lease`.
     pub lease: Option<LeaseSettings>,
     /// Whether commits wait for the gate of this process: in a sidecar.

@@ -46,7 +46,11 @@ pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
     if turn.supervisor.terms.held < record.term {
         // It went on as primary in a term that it began itself.
         let detail = format!("term {}", record.term);
-        return turn.act(Situation::Primary, detail, PostgresAction::Hold { term: record.term });
+        return turn.act(
+            Situation::Primary,
+            detail,
+            PostgresAction::Hold { term: record.term },
+        );
     }
     if turn.observation.request == Some(MemberRequest::Restart) {
         let detail = "a restart".to_owned();

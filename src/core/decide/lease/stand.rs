@@ -4,8 +4,8 @@ use crate::core::cluster::PeerContact;
 use crate::core::data_directory::{ControlState, DataDirectoryFacts};
 use crate::core::decision::{Decision, PostgresAction};
 use crate::core::lease::{
-    Durability, FinalPosition, HISTORY_LIMIT, HistoryEntry, LeadershipReport, LeasePurpose, LeaseRecord, LeaseWrite,
-    MoveRequest,
+    Durability, FinalPosition, HISTORY_LIMIT, HistoryEntry, LeadershipReport, LeasePurpose, LeaseRecord,
+    LeaseWrite, MoveRequest,
 };
 use crate::core::member::Ordinal;
 use crate::core::situation::Situation;
@@ -312,8 +312,8 @@ pub(super) fn claim(
 fn only_since(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
     let held = turn.supervisor.terms.held;
     let own = |entry: &HistoryEntry| entry.new_leader == turn.policy.identity.pod;
-    let complete =
-        record.history.len() < HISTORY_LIMIT || record.history.first().is_some_and(|entry| entry.term <= held);
+    let complete = record.history.len() < HISTORY_LIMIT
+        || record.history.first().is_some_and(|entry| entry.term <= held);
     let mut later = record.history.iter().filter(|entry| entry.term > held);
     held > 0 && complete && later.all(own)
 }
