@@ -31,7 +31,7 @@ use crate::http::Beat;
 use crate::kube::LeaseSettings;
 use crate::postgres::ReadLogins;
 
-pub use counters::Counters;
+pub use counters::{Counters, Standing};
 pub use journal::Journal;
 pub use office::Requests;
 pub use operator::{Operator, member_key};
