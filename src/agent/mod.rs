@@ -33,7 +33,7 @@ use crate::http::Beat;
 use crate::kube::LeaseSettings;
 use crate::postgres::ReadLogins;
 
-pub use counters::Counters;
+pub use counters::{Counters, Standing};
 pub use ending::{Outcome, Until};
 pub use journal::Journal;
 pub use office::Requests;
@@ -62,6 +62,8 @@ pub struct Settings {
     pub dns_server: Option<SocketAddr>,
     pub peer_timeout: Duration,
     pub report_pids: bool,
+    /// This member serves no reads on the read-only routes.
+    pub no_reads: bool,
     /// With `leadership=lease`.
     pub lease: Option<LeaseSettings>,
     /// Whether commits wait for the gate of this process: in a sidecar.

@@ -86,6 +86,12 @@ impl Office {
         self.view.borrow_and_update().clone()
     }
 
+    /// Whether the gate streams; `None` where there is none.
+    pub(super) fn gate_attached(&self) -> Option<bool> {
+        let (_, watch) = self.gate.as_ref()?;
+        Some(watch.borrow().timeline.is_some())
+    }
+
     pub(super) fn checkpointed_at_ms(&mut self) -> Option<u64> {
         let done = *self.checkpointed.borrow();
         self.checkpointing &= done.is_none();

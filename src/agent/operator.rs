@@ -94,9 +94,8 @@ impl Operator {
         let loss = moves::loss(&seen, &candidate);
         let request = |id| MoveRequest::Failover { to, id };
         let limit = if wait { FAILOVER_LIMIT } else { Duration::ZERO };
-        let mut answer = self.moved(request, "failover", limit).await?;
-        answer.message = format!("{}; before it, {loss}", answer.message);
-        Ok(answer)
+        let answer = self.moved(request, "failover", limit).await?;
+        Ok(answer.hint(format!("What was known before: {loss}.")))
     }
 
     /// Writes a request into the Lease and waits until it is done, refused, or `limit` has passed.

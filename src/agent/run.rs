@@ -83,6 +83,8 @@ pub struct Agent {
     pub(super) clones: Clones,
     pub(super) memory: Memory,
     pub(super) recorder: Recorder,
+    /// The last request to the API server failed.
+    pub(super) lease_failing: bool,
     outlets: Outlets,
 }
 
@@ -157,6 +159,7 @@ impl Agent {
             last_answer: None,
             was_streaming: false,
             clones: Clones::default(),
+            lease_failing: false,
             memory: Memory::default(),
             recorder: Recorder::new(journal),
             outlets,
@@ -265,7 +268,19 @@ impl Agent {
             *known = Arc::new(view);
             woken
         });
+        self.count(observation, decision);
         self.outlets.beat.turned();
+    }
+
+    fn count(&mut self, observation: &Observation, decision: &Decision) {
+        let attached = self.office.as_ref().and_then(Office::gate_attached);
+        let counters = &self.outlets.counters;
+        counters.turned(observation, (decision.gate_until_ms, attached));
+        let failing = observation.lease.error.is_some();
+        if failing && !std::mem::replace(&mut self.lease_failing, failing) {
+            counters.lease_failed();
+        }
+        self.lease_failing = failing;
     }
 
     async fn execute(&mut self, action: PostgresAction) {

@@ -4,14 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::agent::{Published, member_key};
+use crate::agent::{Published, Standing, member_key};
+use crate::clock::boottime_ms;
 use crate::config::pod::Pod;
 use crate::config::server::ServerArguments;
 use crate::core::operate::{Answer, Outcome};
 use crate::core::policy::Leadership;
 use crate::core::situation::SITUATIONS;
 use crate::http::authorise::{AdminToken, Token};
-use crate::http::metrics::{Counters, RouteCounters};
+use crate::http::metrics::{Counters, LeaseCounters, RouteCounters};
 use crate::http::serve::{Limits, ListenError, Listener, serve};
 use crate::http::{HttpState, router};
 use crate::proxy::RouteStats;
@@ -48,10 +49,13 @@ pub(super) async fn serve_http(
     let journal = published.journal.clone();
     state.decisions = Arc::new(move || journal.to_json());
     let agent = published.counters.clone();
+    let led = pod.policy().leadership == Leadership::Lease;
     state.counters = Arc::new(move || Counters {
         situations: SITUATIONS.iter().map(|row| row.2).collect(),
         clones: agent.clones(),
         routes: routes.iter().map(counters).collect(),
+        lease: led.then(|| lease_counters(&agent.standing())),
+        diverged: agent.standing().diverged,
     });
     give_authority(&mut state, pod, published);
     let settings = settings(pod, server);
@@ -91,6 +95,18 @@ fn admin_token(file: Option<&Path>) -> Token {
             tracing::warn!(file = %file.display(), %error, "could not read the admin token file");
             Token::Unusable
         }
+    }
+}
+
+fn lease_counters(standing: &Standing) -> LeaseCounters {
+    let now_ms = boottime_ms();
+    let age = |since: Option<u64>| since.map(|since_ms| now_ms.saturating_sub(since_ms));
+    LeaseCounters {
+        age_ms: age(standing.changed_at_ms),
+        answered_ms_ago: age(standing.answered_at_ms),
+        right_ms: standing.gate_until_ms.checked_sub(now_ms).filter(|rest| *rest > 0),
+        gate_attached: standing.gate_attached,
+        errors_total: standing.errors,
     }
 }
 

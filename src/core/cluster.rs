@@ -6,6 +6,7 @@
 
 pub mod change;
 pub mod check;
+pub mod explain;
 pub mod json;
 pub mod moves;
 pub mod patroni;

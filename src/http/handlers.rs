@@ -9,8 +9,9 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::core::cluster::check::{Check, CheckQuery};
+use crate::core::cluster::explain;
 use crate::core::cluster::json::{cluster_json, known_ms_ago};
-use crate::core::cluster::patroni::patroni_json;
+use crate::core::cluster::patroni::{history_json, patroni_json};
 use crate::core::cluster::verdict::{Verdict, answer};
 use crate::core::cluster::{ClusterView, LagMode};
 
@@ -87,8 +88,16 @@ pub(super) async fn cluster(State(state): State<HttpState>) -> Response {
     fresh(body)
 }
 
+pub(super) async fn explain(State(state): State<HttpState>) -> Response {
+    let view = state.view.borrow().clone();
+    fresh(json!(explain::explain(&view)))
+}
+
 pub(super) async fn history(State(state): State<HttpState>) -> Response {
-    fresh((state.history)())
+    let view = state.view.borrow().clone();
+    fresh(history_json(
+        view.lease.as_ref().map_or(&[], |record| &record.history),
+    ))
 }
 
 pub(super) async fn config(State(state): State<HttpState>) -> Response {

@@ -7,7 +7,7 @@
 //! | `/replica` `/read-only` `/synchronous` `/sync` `/asynchronous` `/async` `/quorum` `/health` … | 200 or 503: as Patroni defines them, all paths in [`CHECK_PATHS`] |
 //! | `/patroni` | this member, in Patroni's words |
 //! | `/cluster` | every member: what `podgres status -o json` prints |
-//! | `/history` | ends of timelines, Patroni's rows |
+//! | `/history` | every change of the primary, Patroni's rows |
 //! | `/config` | the settings in force, without secrets |
 //! | `/metrics` | `OpenMetrics` text |
 //! | `/peer/stream` | this member's status, a JSON line now and with every change; `{}` while nothing changes |
@@ -101,8 +101,6 @@ pub struct HttpState {
     pub peer_timeout: Duration,
     /// `/debug/decisions`.
     pub decisions: Source<Value>,
-    /// `/history`, see [`history_json`](crate::core::cluster::patroni::history_json).
-    pub history: Source<Value>,
     /// Told when another member opens its stream.
     pub visited: Arc<Notify>,
     /// `/config`.
@@ -128,7 +126,6 @@ impl HttpState {
             beat,
             peer_timeout,
             decisions: Arc::new(|| json!([])),
-            history: Arc::new(|| json!([])),
             visited: Arc::default(),
             settings: Arc::new(|| json!({})),
             counters: Arc::new(Counters::default),
@@ -148,6 +145,7 @@ pub fn router(state: HttpState) -> Router {
     let mut router = Router::new()
         .route("/patroni", shown(get(handlers::patroni)))
         .route("/cluster", shown(get(handlers::cluster)))
+        .route("/explain", shown(get(handlers::explain)))
         .route("/history", shown(get(handlers::history)))
         .route(
             "/config",

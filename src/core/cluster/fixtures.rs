@@ -123,6 +123,7 @@ fn member(ordinal: u32, role: Role, state: MemberState, situation: &str) -> Memb
         pids: None,
         version: "0.1.0".to_owned(),
         clones_total: u64::from(role == Role::Standby),
+        no_reads: false,
         leadership: None,
     }
 }

@@ -120,6 +120,41 @@ impl Impossible {
     }
 }
 
+/// What the Lease alone tells of a move, for an operator who reaches no member; gives the member that was named.
+///
+/// # Errors
+/// Why it is not begun.
+pub fn by_record(
+    cluster: &str,
+    record: &LeaseRecord,
+    candidate: Option<&str>,
+    forced: bool,
+) -> Result<Option<Ordinal>, Impossible> {
+    if record.paused {
+        return Err(Impossible::Paused);
+    }
+    let holder = record.holder.as_ref().map(|holder| holder.pod.as_str());
+    if holder.is_none() && !forced {
+        return Err(Impossible::NoPrimary { holder: None });
+    }
+    let Some(name) = candidate else {
+        return Ok(None);
+    };
+    let unknown = || Impossible::UnknownMember {
+        name: name.to_owned(),
+    };
+    let parsed = MemberName::parse(name).map_err(|_| unknown())?;
+    if parsed.cluster != cluster || !record.members.contains(&parsed.ordinal) {
+        return Err(unknown());
+    }
+    if holder == Some(name) {
+        return Err(Impossible::AlreadyPrimary {
+            name: name.to_owned(),
+        });
+    }
+    Ok(Some(parsed.ordinal))
+}
+
 /// A planned move; gives the member that was named.
 ///
 /// # Errors
