@@ -10,7 +10,7 @@ use podgres::core::observation::{PeerView, UpstreamView};
 use podgres::core::policy::{Leadership, Policy};
 use podgres::core::supervision::{JobRequest, Terms};
 
-use crate::api::{Api, Stored};
+use crate::api::{Api, Found, Stored};
 use crate::config::{Config, Kind, MS, SECOND, Time};
 use crate::network::Network;
 use crate::oracle::Oracle;
@@ -86,7 +86,7 @@ pub(crate) enum Event {
         follower: u64,
         sent_at_ms: u64,
         writes: u64,
-        found: Option<Option<Rc<Stored>>>,
+        found: Option<Found>,
     },
     Watched {
         member: usize,

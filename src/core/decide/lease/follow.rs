@@ -10,7 +10,7 @@ use crate::core::supervision::{CloneReason, JobRequest, ServerRole, StopMode, Up
 use crate::core::wal::{Relation, WalPosition};
 
 use super::super::{slots, standby};
-use super::standing::Standing;
+use super::standing::{Standing, recorded};
 use super::told::JOINING;
 use super::{Turn, stand, unread, was_primary};
 
@@ -257,12 +257,17 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
         return turn.row(Situation::AheadOfPrimary, detail);
     }
     let forked = relation.map(|relation| relation == Relation::Forked);
+    // It handed over, and may be the one witness of that: it can stand for primary again.
+    let clean = facts.control_state == ControlState::ShutDown;
+    let incarnation = turn.supervisor.incarnation.as_ref();
+    let witness = clean && recorded(record, turn.policy.ordinal, incarnation);
     match (was_primary(facts), forked) {
+        (true, None) if witness && (standing.suspects || record.holder.is_none()) => {}
         (true, None) => {
             let detail = probe_text(&turn);
             return turn.row(Situation::AwaitingPrimary, detail).soon();
         }
-        (true, Some(false)) if facts.control_state == ControlState::ShutDown => {}
+        (true, Some(false)) if clean => {}
         (true, Some(_)) | (false, Some(true)) => return rewind(turn, standing, upstream_facts),
         (false, _) => {}
     }
@@ -351,9 +356,7 @@ fn clone(
     facts: Option<&UpstreamFacts>,
     (situation, reason): (Situation, CloneReason),
 ) -> Decision {
-    let wanted = standing
-        .record
-        .and_then(|record| record.system_identifier);
+    let wanted = standing.record.and_then(|record| record.system_identifier);
     let upstream = standing
         .holder_elsewhere
         .and_then(|holder| upstream(&turn, standing, holder));
@@ -422,11 +425,7 @@ fn upstream(turn: &Turn<'_>, standing: &Standing, holder: Ordinal) -> Option<Ups
 
 /// The name under which a member confirms whose recorded incarnation is another one.
 fn joining(turn: &Turn<'_>, standing: &Standing) -> Option<String> {
-    let recorded = standing
-        .record?
-        .synchronous
-        .members
-        .get(&turn.policy.ordinal)?;
+    let recorded = standing.record?.synchronous.members.get(&turn.policy.ordinal)?;
     let other = turn.supervisor.incarnation.as_ref() != Some(recorded);
     other.then(|| format!("{}-{}{JOINING}", turn.policy.cluster, turn.policy.ordinal))
 }

@@ -244,7 +244,11 @@ fn witnesses(turn: &Turn<'_>, record: &LeaseRecord, lsn: Lsn, successor: Ordinal
     };
     let members = record.synchronous.members.iter();
     let members = members.filter(|(member, _)| **member != successor && holds_all(member));
-    let own = turn.supervisor.incarnation.clone().map(|own| (turn.policy.ordinal, own));
+    let own = turn
+        .supervisor
+        .incarnation
+        .clone()
+        .map(|own| (turn.policy.ordinal, own));
     let set = SynchronousSet {
         members: members.map(|(m, i)| (*m, i.clone())).chain(own).collect(),
         quorum: record.synchronous.quorum,

@@ -393,7 +393,8 @@ pub(super) fn last_holder<'a>(
     }
     let clean = facts.control_state == ControlState::ShutDown;
     let released = record.holder.is_none() && record.released_by == Some(turn.policy.ordinal) && clean;
-    if !released && !own_name(&turn, record) && !(record.holder.is_none() && only_since(&turn, record)) {
+    let given_back = record.holder.is_none() && only_since(&turn, record);
+    if !(released || given_back || own_name(&turn, record)) {
         return Err(turn);
     }
     if record.paused && !released && !own_name(&turn, record) {

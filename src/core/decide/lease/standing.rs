@@ -39,8 +39,7 @@ impl<'a> Standing<'a> {
     pub(super) fn of(policy: &Policy, memory: &Memory, observation: &'a Observation) -> Self {
         let (lease, at_ms) = (&observation.lease, observation.at_ms);
         let record = lease.stored.as_ref().map(|stored| &stored.record);
-        let is_holder = record
-            .is_some_and(|record| record.held_by(&policy.identity));
+        let is_holder = record.is_some_and(|record| record.held_by(&policy.identity));
         let term = record.map_or(0, |record| record.term);
         let renewed = lease.renewal.filter(|renewal| is_holder && renewal.term == term);
         let confirmed = is_holder && memory.lease.confirmed_term == term;
