@@ -5,8 +5,10 @@
 //! directory is ready.
 
 mod counters;
+mod ending;
 mod execute;
 mod journal;
+mod looking;
 mod names;
 mod observe;
 mod office;
@@ -32,10 +34,11 @@ use crate::kube::LeaseSettings;
 use crate::postgres::ReadLogins;
 
 pub use counters::{Counters, Standing};
+pub use ending::{Outcome, Until};
 pub use journal::Journal;
 pub use office::Requests;
 pub use operator::{Operator, member_key};
-pub use run::{Agent, AgentError, Outcome, Until};
+pub use run::{Agent, AgentError};
 
 /// What the agent needs to know and what does not change while it runs.
 pub struct Settings {

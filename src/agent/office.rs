@@ -17,7 +17,7 @@ use crate::postgres::Login;
 use crate::postgres::gate::{Attachment, Gate, GateSettings, GateTarget};
 use crate::postgres::query::LocalServer;
 
-const CHECKPOINT_LIMIT: Duration = Duration::from_secs(60);
+const CHECKPOINT_LIMIT: Duration = Duration::from_mins(1);
 
 /// What the operator asked of this member and nobody has taken up yet.
 #[derive(Clone, Default)]

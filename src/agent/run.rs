@@ -1,6 +1,5 @@
 //! The loop: observe, decide, record, publish, execute, wait.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,17 +8,16 @@ use tokio::sync::watch;
 use crate::clock::boottime_ms;
 use crate::core::cluster::change::{Change, change};
 use crate::core::cluster::{ClusterView, PeerEntry};
-use crate::core::data_directory::DataDirectory;
 use crate::core::decide::decide;
 use crate::core::decision::{Decision, Memory, PostgresAction};
 use crate::core::member::Ordinal;
-use crate::core::observation::{FailedAction, Observation, PeerView, UpstreamView};
-use crate::core::policy::{Leadership, Policy};
+use crate::core::observation::{FailedAction, Observation, UpstreamView};
+use crate::core::policy::Leadership;
 use crate::core::route_table::route_table;
 use crate::core::routing::RouteTable;
 use crate::core::situation::{Outlook, Situation};
 use crate::core::status::ServerStatus;
-use crate::core::supervision::{FailureKind, JobState, JobStatus, Postmaster, SupervisorStatus};
+use crate::core::supervision::SupervisorStatus;
 use crate::dns::Resolver;
 use crate::http::Beat;
 use crate::peers::Peers;
@@ -28,6 +26,7 @@ use crate::postgres::query::LocalServer;
 use crate::postgres::tls::ClientTls;
 
 use super::counters::{Clones, Counters};
+use super::ending::{Outcome, Until, ended};
 use super::execute::{Done, Hands, execute};
 use super::journal::{Journal, Recorder};
 use super::names::Names;
@@ -35,31 +34,10 @@ use super::office::{self, Office, Requests};
 use super::operator::Operator;
 use super::supervisor::Supervisor;
 use super::upstream::{Access, Wanted};
-use super::{Published, Settings, names, observe, publish, upstream};
+use super::{Published, Settings, names, publish, upstream};
 
 /// A loop that has not turned for this long is stuck: every wait in it is shorter.
 const LOOP_LIMIT: Duration = Duration::from_secs(30);
-
-/// How often the secrets' files are read again.
-const LOGINS_PAUSE_MS: u64 = 10_000;
-
-/// When the loop ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Until {
-    /// Never by itself: `podgres sidecar`.
-    Ended,
-    /// With the first decision to start PostgreSQL, or to refuse: `podgres init`.
-    DirectoryReady,
-}
-
-/// How the loop of `podgres init` ended.
-#[derive(Debug)]
-pub enum Outcome {
-    Ready(Decision),
-    /// With what must change.
-    Refused(Decision, FailureKind),
-    Overdue(Decision),
-}
 
 /// Why an agent cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -76,37 +54,37 @@ pub enum AgentError {
 
 /// The loop's own things: adapters, memory, and where it publishes.
 pub struct Agent {
-    settings: Settings,
-    supervisor: Supervisor,
-    office: Option<Office>,
-    requests: Requests,
-    supervisor_status: watch::Receiver<Option<SupervisorStatus>>,
-    names: watch::Receiver<Names>,
-    upstream: watch::Receiver<UpstreamView>,
-    access: Arc<Access>,
-    peers: Peers,
-    server: LocalServer,
+    pub(super) settings: Settings,
+    pub(super) supervisor: Supervisor,
+    pub(super) office: Option<Office>,
+    pub(super) requests: Requests,
+    pub(super) supervisor_status: watch::Receiver<Option<SupervisorStatus>>,
+    pub(super) names: watch::Receiver<Names>,
+    pub(super) upstream: watch::Receiver<UpstreamView>,
+    pub(super) access: Arc<Access>,
+    pub(super) peers: Peers,
+    pub(super) server: LocalServer,
     /// Why the server did not answer last time.
-    complaint: Option<String>,
+    pub(super) complaint: Option<String>,
     /// Superuser and replication role, as last read.
-    logins: (Login, Login),
-    logins_read_at_ms: u64,
-    login_sender: watch::Sender<Login>,
-    upstream_wanted: watch::Sender<Option<Wanted>>,
+    pub(super) logins: (Login, Login),
+    pub(super) logins_read_at_ms: u64,
+    pub(super) login_sender: watch::Sender<Login>,
+    pub(super) upstream_wanted: watch::Sender<Option<Wanted>>,
     /// The member that this one follows, or would.
-    followed: Option<Ordinal>,
-    settled: watch::Sender<bool>,
-    roles_current: bool,
-    failed_action: Option<FailedAction>,
-    last_server: Option<ServerStatus>,
+    pub(super) followed: Option<Ordinal>,
+    pub(super) settled: watch::Sender<bool>,
+    pub(super) roles_current: bool,
+    pub(super) failed_action: Option<FailedAction>,
+    pub(super) last_server: Option<ServerStatus>,
     /// The postmaster that answered last, and its answer.
-    last_answer: Option<(u32, ServerStatus)>,
-    was_streaming: bool,
-    clones: Clones,
+    pub(super) last_answer: Option<(u32, ServerStatus)>,
+    pub(super) was_streaming: bool,
+    pub(super) clones: Clones,
     /// The last request to the API server failed.
-    lease_failing: bool,
-    memory: Memory,
-    recorder: Recorder,
+    pub(super) lease_failing: bool,
+    pub(super) memory: Memory,
+    pub(super) recorder: Recorder,
     outlets: Outlets,
 }
 
@@ -219,110 +197,6 @@ impl Agent {
         }
     }
 
-    async fn observe(&mut self, entries: &[PeerEntry]) -> Observation {
-        self.read_logins();
-        let supervisor = self.supervisor_status.borrow_and_update().clone();
-        let names = self.names.borrow_and_update().clone();
-        self.follow_peers(&names);
-        let look_for_oldest_wal = observe::oldest_wal_matters(self.last_server.as_ref(), entries);
-        let server = observe::server(
-            &mut self.server,
-            supervisor.as_ref(),
-            look_for_oldest_wal,
-            &mut self.complaint,
-        )
-        .await;
-        self.note_server(server.as_ref());
-        if let Some((pid, server)) = supervisor.as_ref().and_then(running_pid).zip(server.as_ref()) {
-            self.last_answer = Some((pid, server.clone()));
-        }
-        let own_slot = self.settings.member.slot_name();
-        let mut peers = observe::peers(&names, entries, self.settings.member.ordinal, &own_slot);
-        let empty = |status: &SupervisorStatus| status.data_directory == DataDirectory::Empty;
-        if self.settings.policy.first() && supervisor.as_ref().is_some_and(empty) {
-            observe::look_at_servers(&mut peers, &names, self.settings.postgres_port).await;
-        }
-        let streaming = server.as_ref().is_some_and(|server| server.receiver_streaming);
-        self.want_upstream(&peers, streaming, supervisor.as_ref());
-        let upstream = self.upstream_view();
-        let office = self.office.as_mut();
-        let (lease, checkpointed_at_ms, barrier) = office.map_or_else(Default::default, |office| {
-            (office.view(), office.checkpointed_at_ms(), office.barrier.clone())
-        });
-        Observation {
-            at_ms: boottime_ms(),
-            supervisor_error: self.supervisor.last_error(),
-            supervisor,
-            roles_current: self.roles_current
-                && server.as_ref().is_some_and(|server| server.replication_role),
-            server,
-            dns_answered: names.asked,
-            peers,
-            upstream,
-            own_slot,
-            failed_action: self.failed_action.clone(),
-            lease,
-            barrier,
-            request: self.requests.waiting(),
-            checkpointed_at_ms,
-        }
-    }
-
-    fn note_server(&mut self, server: Option<&ServerStatus>) {
-        let started = |server: &ServerStatus| server.postmaster_start_time.clone();
-        let restarted = self.last_server.as_ref().map(started) != server.map(started);
-        if let Some(server) = server {
-            if restarted {
-                self.was_streaming = false;
-                self.roles_current = false;
-            }
-            self.was_streaming |= server.receiver_streaming;
-            self.last_server = Some(server.clone());
-        }
-    }
-
-    /// What the server said last, while the same server still runs: one slow answer must not cut its sessions.
-    fn running_server(&self, observation: &Observation) -> Option<&ServerStatus> {
-        let runs = observation.supervisor.as_ref().and_then(running_pid);
-        let (pid, server) = self.last_answer.as_ref()?;
-        (runs == Some(*pid)).then_some(server)
-    }
-
-    fn want_upstream(
-        &self,
-        peers: &BTreeMap<Ordinal, PeerView>,
-        streaming: bool,
-        supervisor: Option<&SupervisorStatus>,
-    ) {
-        // An earlier turn has seen the end of the last job: a look from now on is newer than what it left.
-        let idle = supervisor.is_some_and(|supervisor| {
-            let counted = |job: &JobStatus| job.id == self.memory.counted_job;
-            let stopped = matches!(supervisor.postmaster, Postmaster::Stopped { .. });
-            stopped && supervisor.job.as_ref().is_none_or(counted)
-        });
-        let wanted = self.followed.filter(|_| !streaming).map(|of| {
-            let peer = peers.get(&of);
-            Wanted {
-                of,
-                writable: peer.is_some_and(|peer| peer.writable),
-                timeline: peer.and_then(|peer| peer.timeline),
-                detached: self.memory.lease.detached_since_ms.is_some(),
-                idle,
-            }
-        });
-        self.upstream_wanted
-            .send_if_modified(|known| std::mem::replace(known, wanted) != wanted);
-    }
-
-    /// What was found of the member that is followed now.
-    fn upstream_view(&mut self) -> UpstreamView {
-        let found = self.upstream.borrow_and_update().clone();
-        match self.followed {
-            Some(followed) if found.of != Some(followed) => self.access.unasked(followed),
-            _ => found,
-        }
-    }
-
     fn take_office(&mut self, observation: &Observation, decision: &Decision) {
         let Some(office) = &mut self.office else { return };
         let server = observation.server.as_ref().map(|server| server.system_identifier);
@@ -351,43 +225,6 @@ impl Agent {
         );
         if taken_up && observation.request.is_some() {
             self.requests.taken_up();
-        }
-    }
-
-    fn peer_entries(&self) -> Vec<PeerEntry> {
-        let (cluster, now) = (&self.settings.member.cluster, std::time::Instant::now());
-        let peers = self.peers.snapshot();
-        peers
-            .iter()
-            .map(|(ordinal, peer)| peer.entry(cluster, *ordinal, now))
-            .collect()
-    }
-
-    fn follow_peers(&mut self, names: &Names) {
-        let own = self.settings.member.ordinal;
-        let others = names.members.iter().filter(|(ordinal, _)| **ordinal != own);
-        let port = self.settings.http_port;
-        let targets = others.map(|(ordinal, addresses)| (*ordinal, addresses.clone(), port));
-        self.peers.set_targets(targets.collect());
-    }
-
-    /// A rotated password is brought to the server by the next turn.
-    fn read_logins(&mut self) {
-        let now_ms = boottime_ms();
-        if now_ms.saturating_sub(self.logins_read_at_ms) < LOGINS_PAUSE_MS {
-            return;
-        }
-        self.logins_read_at_ms = now_ms;
-        match (self.settings.logins)() {
-            Ok(logins) if logins != self.logins => {
-                tracing::info!("the secrets have changed");
-                self.login_sender.send_replace(logins.1.clone());
-                self.server.expect_logins(logins.0.clone(), logins.1.clone());
-                self.logins = logins;
-                self.roles_current = false;
-            }
-            Ok(_) => {}
-            Err(message) => tracing::warn!(detail = message, "could not read the secrets again"),
         }
     }
 
@@ -505,14 +342,6 @@ impl Agent {
     }
 }
 
-/// The postmaster that has become ready and runs.
-fn running_pid(supervisor: &SupervisorStatus) -> Option<u32> {
-    match supervisor.postmaster {
-        Postmaster::Running { pid, ready: true, .. } => Some(pid),
-        Postmaster::Running { .. } | Postmaster::Stopped { .. } | Postmaster::Stopping { .. } => None,
-    }
-}
-
 /// `None` until the Lease has been read.
 fn followed_at_first(settings: &Settings) -> Option<Ordinal> {
     let fixed = settings.policy.leadership == Leadership::FixedOrdinal && !settings.policy.first();
@@ -523,34 +352,6 @@ fn office(settings: &Settings) -> Result<Option<Office>, AgentError> {
     let lease = settings.lease.clone();
     let gate = settings.gate && settings.policy.gate;
     Ok(lease.map(|lease| Office::start(lease, gate)).transpose()?)
-}
-
-fn ended(policy: &Policy, decision: &Decision, observation: &Observation) -> Option<Outcome> {
-    let starts = matches!(decision.postgres, Some(PostgresAction::Start { .. }));
-    // Who runs which way is the sidecar's business; what is there is enough to begin.
-    let whole = observation.supervisor.as_ref().is_some_and(|supervisor| {
-        let idle = !matches!(&supervisor.job, Some(job) if matches!(job.state, JobState::Running { .. }));
-        idle && supervisor.data_directory.facts().is_some()
-    });
-    if policy.leadership == Leadership::Lease && whole && decision.situation.outlook() != Outlook::Refused {
-        return Some(Outcome::Ready(decision.clone()));
-    }
-    match decision.situation.outlook() {
-        Outlook::Refused => Some(Outcome::Refused(
-            decision.clone(),
-            refused_job(decision, observation).unwrap_or(FailureKind::Data),
-        )),
-        Outlook::Overdue => Some(Outcome::Overdue(decision.clone())),
-        Outlook::Steady | Outlook::Passing => starts.then(|| Outcome::Ready(decision.clone())),
-    }
-}
-
-fn refused_job(decision: &Decision, observation: &Observation) -> Option<FailureKind> {
-    let job = observation.supervisor.as_ref()?.job.as_ref()?;
-    match job.state {
-        JobState::Failed { kind, .. } if decision.situation == Situation::JobRefused => Some(kind),
-        _ => None,
-    }
 }
 
 fn outlets(

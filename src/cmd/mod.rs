@@ -183,7 +183,7 @@ pub fn run(verb: Verb) -> Result<(), Failure> {
         match verb {
             Verb::Init(arguments) => Box::pin(init::run(*arguments)).await,
             Verb::Postgres(arguments) => postgres::run(*arguments).await,
-            Verb::Sidecar(arguments) => sidecar::run(*arguments).await,
+            Verb::Sidecar(arguments) => Box::pin(sidecar::run(*arguments)).await,
             Verb::Demo(arguments) => demo::run(*arguments).await,
             Verb::Status(arguments) => status::run(arguments).await,
             Verb::History(arguments) => history::run(arguments).await,

@@ -43,10 +43,11 @@ pub(crate) struct Start {
 }
 
 impl Start {
+    /// With a fixed primary.
     pub(crate) fn new(version: u32) -> Self {
         Self {
             version,
-            arguments: Vec::new(),
+            arguments: vec!["--leadership".to_owned(), "fixed".to_owned()],
         }
     }
 

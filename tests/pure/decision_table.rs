@@ -73,7 +73,9 @@ fn table() -> String {
     );
     let join = |words: &BTreeSet<&str>| words.iter().copied().collect::<Vec<_>>().join(", ");
     for (situation, outlook, name, sentence) in SITUATIONS {
-        let (members, actions) = &seen[&situation];
+        let Some((members, actions)) = seen.get(&situation) else {
+            continue;
+        };
         let outlook = format!("{outlook:?}").to_lowercase();
         writeln!(
             text,

@@ -62,7 +62,8 @@ fn office(record: &LeaseRecord) -> (Option<podgres::core::lease::Identity>, u64,
 impl Attempt {
     fn landed_as(&self, found: &LeaseRecord) -> bool {
         *found == *self.record
-            || (office(found) == office(&self.record) && self.replaced.as_ref() != Some(&office(&self.record)))
+            || (office(found) == office(&self.record)
+                && self.replaced.as_ref() != Some(&office(&self.record)))
     }
 }
 
@@ -95,13 +96,19 @@ impl World {
     /// A write begins; its outcome shows in the view.
     pub(crate) fn begin_put(&mut self, member: usize, write: LeaseWrite) {
         let (now_ms, id) = (self.clock_ms(member), self.name());
-        let Some(sidecar) = &mut self.members[member].sidecar else { return };
+        let Some(sidecar) = &mut self.members[member].sidecar else {
+            return;
+        };
         let (view, client) = (&mut sidecar.observation.lease, &mut sidecar.client);
         if view.writing {
             return;
         }
         let over = write.over.as_ref().and_then(|version| version.parse().ok());
-        let stale = if write.over.is_some() { over != client.version } else { view.stored.is_some() };
+        let stale = if write.over.is_some() {
+            over != client.version
+        } else {
+            view.stored.is_some()
+        };
         if stale {
             view.write_failed_at_ms = Some(now_ms);
             return;
@@ -117,14 +124,36 @@ impl World {
         });
         let epoch = sidecar.epoch;
         let limit = self.members[member].policy.times.retry_period_ms.min(2_000) * MS;
-        self.after(limit, Event::PutReply { member, epoch, attempt: id, stored: Err(true) });
+        self.after(
+            limit,
+            Event::PutReply {
+                member,
+                epoch,
+                attempt: id,
+                stored: Err(true),
+            },
+        );
         let lost = self.api_lost(member);
         let delay = self.api_delay();
         let late = self.api.loss > 0 && self.random.chance(20);
-        let delay = if late { self.random.between(delay, 2 * limit) } else { delay };
+        let delay = if late {
+            self.random.between(delay, 2 * limit)
+        } else {
+            delay
+        };
         if !lost {
             let reply = !self.api_lost(member);
-            self.after(delay, Event::Put { member, epoch, attempt: id, over, record, reply });
+            self.after(
+                delay,
+                Event::Put {
+                    member,
+                    epoch,
+                    attempt: id,
+                    over,
+                    record,
+                    reply,
+                },
+            );
         }
     }
 
@@ -140,10 +169,22 @@ impl World {
             return;
         }
         let version = self.api.stored.as_ref().map(|stored| stored.version);
-        let stored = if version == over { Ok(self.store(record)) } else { Err(false) };
+        let stored = if version == over {
+            Ok(self.store(record))
+        } else {
+            Err(false)
+        };
         let delay = self.api_delay();
         if reply && self.api.reached(member) {
-            self.after(delay, Event::PutReply { member, epoch, attempt, stored });
+            self.after(
+                delay,
+                Event::PutReply {
+                    member,
+                    epoch,
+                    attempt,
+                    stored,
+                },
+            );
         }
     }
 
@@ -175,13 +216,23 @@ impl World {
             let at = (self.now + self.api_delay()).max(last + 1);
             self.api.watches[member] = Some((epoch, watch, at));
             let stored = self.api.stored.clone();
-            self.at(at, Event::Watched { member, epoch, watch, stored });
+            self.at(
+                at,
+                Event::Watched {
+                    member,
+                    epoch,
+                    watch,
+                    stored,
+                },
+            );
         }
     }
 
     pub(crate) fn watched(&mut self, member: usize, epoch: u64, watch: u64, stored: Option<Rc<Stored>>) {
         let (now, now_ms) = (self.now, self.clock_ms(member));
-        let Some(sidecar) = self.sidecar(member, epoch) else { return };
+        let Some(sidecar) = self.sidecar(member, epoch) else {
+            return;
+        };
         if sidecar.client.follower != watch {
             return;
         }
@@ -201,7 +252,9 @@ impl World {
     fn take(&mut self, member: usize, stored: Option<Rc<Stored>>) {
         let now_ms = self.clock_ms(member);
         let identity = self.members[member].policy.identity.clone();
-        let Some(sidecar) = &mut self.members[member].sidecar else { return };
+        let Some(sidecar) = &mut self.members[member].sidecar else {
+            return;
+        };
         let (view, client) = (&mut sidecar.observation.lease, &mut sidecar.client);
         let version = stored.as_ref().map(|stored| stored.version);
         if version == client.version && client.known {
@@ -216,22 +269,33 @@ impl World {
             record: (*stored.record).clone(),
             resource_version: stored.version.to_string(),
         });
-        let (open, settled): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut client.open).into_iter().partition(|attempt| attempt.over == version);
+        let (open, settled): (Vec<_>, Vec<_>) = std::mem::take(&mut client.open)
+            .into_iter()
+            .partition(|attempt| attempt.over == version);
         client.open = open;
         view.uncertain = client.open.last().map(|attempt| (*attempt.record).clone());
         let found = stored.as_ref().map(|stored| &*stored.record);
-        let landed = settled.into_iter().find(|attempt| found.is_some_and(|found| attempt.landed_as(found)));
+        let landed = settled
+            .into_iter()
+            .find(|attempt| found.is_some_and(|found| attempt.landed_as(found)));
         if let Some(attempt) = landed {
             renewed(view, &attempt, &identity);
         }
         self.wake(member, 200);
     }
 
-    pub(crate) fn put_reply(&mut self, member: usize, epoch: u64, attempt: u64, stored: Result<Rc<Stored>, bool>) {
+    pub(crate) fn put_reply(
+        &mut self,
+        member: usize,
+        epoch: u64,
+        attempt: u64,
+        stored: Result<Rc<Stored>, bool>,
+    ) {
         let now_ms = self.clock_ms(member);
         let identity = self.members[member].policy.identity.clone();
-        let Some(sidecar) = self.sidecar(member, epoch) else { return };
+        let Some(sidecar) = self.sidecar(member, epoch) else {
+            return;
+        };
         let (view, client) = (&mut sidecar.observation.lease, &mut sidecar.client);
         let Some(attempt) = client.current.take_if(|current| current.id == attempt) else {
             return;
@@ -268,7 +332,9 @@ impl World {
     /// The follower reads the Lease and watches from there.
     pub(crate) fn list(&mut self, member: usize, epoch: u64) {
         let (sent_at_ms, follower) = (self.clock_ms(member), self.name());
-        let Some(sidecar) = self.sidecar(member, epoch) else { return };
+        let Some(sidecar) = self.sidecar(member, epoch) else {
+            return;
+        };
         sidecar.client.follower = follower;
         let writes = sidecar.client.stored_writes;
         self.api.watches[member] = None;
@@ -276,14 +342,35 @@ impl World {
             let limit = self.members[member].policy.times.retry_period_ms.min(2_000) * MS;
             return self.after(
                 limit,
-                Event::Listed { member, epoch, follower, sent_at_ms, writes, found: None },
+                Event::Listed {
+                    member,
+                    epoch,
+                    follower,
+                    sent_at_ms,
+                    writes,
+                    found: None,
+                },
             );
         }
         let delay = self.api_delay();
-        self.after(delay, Event::ListAt { member, epoch, follower, sent_at_ms, writes });
+        self.after(
+            delay,
+            Event::ListAt {
+                member,
+                epoch,
+                follower,
+                sent_at_ms,
+                writes,
+            },
+        );
     }
 
-    pub(crate) fn list_at(&mut self, member: usize, epoch: u64, (follower, sent_at_ms, writes): (u64, u64, u64)) {
+    pub(crate) fn list_at(
+        &mut self,
+        member: usize,
+        epoch: u64,
+        (follower, sent_at_ms, writes): (u64, u64, u64),
+    ) {
         let lost = self.api_lost(member);
         let delay = self.api_delay();
         let found = (!lost).then(|| self.api.stored.clone());
@@ -291,7 +378,17 @@ impl World {
             self.api.watches[member] = Some((epoch, follower, self.now + delay));
         }
         let delay = if lost { 2 * SECOND } else { delay };
-        self.after(delay, Event::Listed { member, epoch, follower, sent_at_ms, writes, found });
+        self.after(
+            delay,
+            Event::Listed {
+                member,
+                epoch,
+                follower,
+                sent_at_ms,
+                writes,
+                found,
+            },
+        );
     }
 
     pub(crate) fn listed(
@@ -304,7 +401,10 @@ impl World {
         let now = self.now;
         let pause = self.random.between(75 * MS, SECOND);
         let silence = self.members[member].policy.times.retry_period_ms * 2 * MS;
-        let Some(sidecar) = self.sidecar(member, epoch).filter(|s| s.client.follower == follower) else {
+        let Some(sidecar) = self
+            .sidecar(member, epoch)
+            .filter(|s| s.client.follower == follower)
+        else {
             return;
         };
         let Some(stored) = found else {
@@ -322,19 +422,36 @@ impl World {
         view.error = None;
         self.take(member, stored);
         self.wake(member, 200);
-        self.after(silence, Event::Silence { member, epoch, follower });
+        self.after(
+            silence,
+            Event::Silence {
+                member,
+                epoch,
+                follower,
+            },
+        );
     }
 
     /// Nothing came for two retry periods: the Lease is read.
     pub(crate) fn silence(&mut self, member: usize, epoch: u64, follower: u64) {
         let now = self.now;
         let silence = self.members[member].policy.times.retry_period_ms * 2 * MS;
-        let Some(sidecar) = self.sidecar(member, epoch).filter(|s| s.client.follower == follower) else {
+        let Some(sidecar) = self
+            .sidecar(member, epoch)
+            .filter(|s| s.client.follower == follower)
+        else {
             return;
         };
         let due = sidecar.client.heard_at + silence;
         if now < due {
-            return self.at(due, Event::Silence { member, epoch, follower });
+            return self.at(
+                due,
+                Event::Silence {
+                    member,
+                    epoch,
+                    follower,
+                },
+            );
         }
         self.list(member, epoch);
     }
@@ -361,12 +478,15 @@ fn settle(
     identity: &podgres::core::lease::Identity,
 ) {
     let version = client.version;
-    let (open, settled): (Vec<_>, Vec<_>) =
-        std::mem::take(&mut client.open).into_iter().partition(|attempt| attempt.over == version);
+    let (open, settled): (Vec<_>, Vec<_>) = std::mem::take(&mut client.open)
+        .into_iter()
+        .partition(|attempt| attempt.over == version);
     client.open = open;
     view.uncertain = client.open.last().map(|attempt| (*attempt.record).clone());
     let found = view.stored.as_ref().map(|stored| &stored.record);
-    let landed = settled.into_iter().find(|attempt| found.is_some_and(|found| attempt.landed_as(found)));
+    let landed = settled
+        .into_iter()
+        .find(|attempt| found.is_some_and(|found| attempt.landed_as(found)));
     if let Some(attempt) = landed {
         renewed(view, &attempt, identity);
     }

@@ -1,7 +1,8 @@
 //! Faults, their end, and the healing of everything.
 //!
 //! Volumes are lost under one rule: since the cluster was last settled (everybody streams, and the record names the
-//! directories that there are), no more than the recorded quorum k, and under `async` no more than one. Beyond that no
+//! directories that there are), no more than the recorded quorum k, and under `async` no more than one; and the
+//! recorded standbys have not been scaled away. Beyond that no
 //! arrangement keeps the promise: an acknowledged commit is on k standbys and the primary.
 
 use podgres::core::lease::{Durability, MoveRequest};
@@ -51,14 +52,18 @@ impl World {
         let kind = self.config.faults[self.random.below(self.config.faults.len())];
         let (low, high) = self.config.fault_length;
         let length = self.random.between(low, high);
-        let there: Vec<usize> = (0..self.members.len()).filter(|m| self.members[*m].exists).collect();
+        let there: Vec<usize> = (0..self.members.len())
+            .filter(|m| self.members[*m].exists)
+            .collect();
         if there.is_empty() {
             return;
         }
         let drawn = there[self.random.below(there.len())];
         let primary = self.primary().filter(|_| self.random.chance(40));
         let member = primary.unwrap_or(drawn);
-        self.trace.add(self.now, || format!("FAULT {kind:?} at pg-{member} for {} ms", length / MS));
+        self.trace.add(self.now, || {
+            format!("FAULT {kind:?} at pg-{member} for {} ms", length / MS)
+        });
         self.inflict(kind, member, length);
     }
 
@@ -117,7 +122,9 @@ impl World {
                 Undo::FastDisk(member)
             }
             Kind::Reinit => {
-                let Some(sidecar) = &mut self.members[member].sidecar else { return };
+                let Some(sidecar) = &mut self.members[member].sidecar else {
+                    return;
+                };
                 sidecar.observation.request = Some(MemberRequest::Reinit);
                 return self.after(2 * SECOND, Event::Undo(Undo::Request(member)));
             }
@@ -213,13 +220,18 @@ impl World {
             record.request = Some(if kind == Kind::Failover {
                 MoveRequest::Failover { to: ordinal, id }
             } else {
-                MoveRequest::Switchover { to: (!anybody).then_some(ordinal), id }
+                MoveRequest::Switchover {
+                    to: (!anybody).then_some(ordinal),
+                    id,
+                }
             });
         });
     }
 
     fn crash_postgres(&mut self, member: usize) {
-        let Some(postgres) = &self.members[member].postgres else { return };
+        let Some(postgres) = &self.members[member].postgres else {
+            return;
+        };
         let was_ready = postgres.is_ready;
         self.end_data(member, false);
         self.bury_postgres(member, false);
@@ -322,8 +334,15 @@ impl World {
     fn lose_volume(&mut self, member: usize, back: Time) {
         let Some(stored) = &self.api.stored else { return };
         let quorum = stored.record.synchronous.quorum as usize;
-        let bound = if self.config.durability == Durability::Async { 1 } else { quorum };
-        if self.oracle.volumes_lost >= bound || self.oracle.settled_at.is_none() {
+        let bound = if self.config.durability == Durability::Async {
+            1
+        } else {
+            quorum
+        };
+        let by_ordinal = |ordinal: &podgres::core::member::Ordinal| self.members.get(ordinal.0 as usize);
+        let mut named = stored.record.synchronous.members.keys().filter_map(by_ordinal);
+        let all_wanted = named.all(|member| member.wanted);
+        if self.oracle.volumes_lost >= bound || self.oracle.settled_at.is_none() || !all_wanted {
             return;
         }
         self.oracle.volumes_lost += 1;
@@ -337,7 +356,11 @@ impl World {
 
     fn scale(&mut self) {
         let wanted = self.members.iter().filter(|member| member.wanted).count();
-        let down = wanted > self.config.members || (wanted >= self.config.members && wanted > 2 && self.random.chance(50));
+        if self.oracle.volumes_lost > 0 {
+            return;
+        }
+        let down = wanted > self.config.members
+            || (wanted >= self.config.members && wanted > 2 && self.random.chance(50));
         if down && wanted + 1 > self.config.members {
             let member = wanted - 1;
             self.members[member].wanted = false;

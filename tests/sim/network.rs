@@ -123,7 +123,9 @@ impl World {
         let timeout = self.members[observer].policy.times.peer_timeout_ms * MS;
         let first = self.random.skewed(200, 20 * MS);
         let again = self.random.between(10 * MS, 600 * MS);
-        let Some(sidecar) = &mut self.members[observer].sidecar else { return };
+        let Some(sidecar) = &mut self.members[observer].sidecar else {
+            return;
+        };
         let (epoch, ear) = (sidecar.epoch, &mut sidecar.ears[of]);
         ear.beat = (timeout / BEATS_PER_TIMEOUT).min(SECOND / 2);
         let delay = match (ear.open, way) {
@@ -146,12 +148,17 @@ impl World {
         let (now, stream) = (self.now, self.name());
         let timeout = self.members[observer].policy.times.peer_timeout_ms * MS;
         let vague = self.random.chance(50);
-        let published = self.members[of].sidecar.as_ref().and_then(|sidecar| sidecar.published.clone());
+        let published = self.members[of]
+            .sidecar
+            .as_ref()
+            .and_then(|sidecar| sidecar.published.clone());
         let exists = self.members[of].exists;
         if self.members[observer].frozen || self.members[observer].sidecar_paused {
             return;
         }
-        let Some(sidecar) = self.sidecar(observer, epoch) else { return };
+        let Some(sidecar) = self.sidecar(observer, epoch) else {
+            return;
+        };
         let ordinal = Ordinal(u32::try_from(of).unwrap_or(0));
         let ear = &mut sidecar.ears[of];
         let Some(view) = sidecar.observation.peers.get_mut(&ordinal) else {
@@ -200,7 +207,9 @@ impl World {
             (false, Way::Gone) if exists || vague => view.contact = PeerContact::Unreachable,
             (false, Way::Gone | Way::Silent) => view.contact = PeerContact::TimedOut,
         }
-        let Some(sidecar) = self.sidecar(observer, epoch) else { return };
+        let Some(sidecar) = self.sidecar(observer, epoch) else {
+            return;
+        };
         let contact = sidecar.observation.peers.get_mut(&ordinal).map(|view| {
             if view.contact != PeerContact::Connected {
                 view.writable = false;
@@ -232,7 +241,9 @@ impl World {
         let (low, high) = self.config.link_delay;
         let delay = self.random.skewed(low, high);
         let now = self.now;
-        let Some(sidecar) = &mut self.members[observer].sidecar else { return };
+        let Some(sidecar) = &mut self.members[observer].sidecar else {
+            return;
+        };
         let (epoch, ear) = (sidecar.epoch, &mut sidecar.ears[from]);
         if !ear.open {
             return;
@@ -240,7 +251,17 @@ impl World {
         ear.arrives = (now + delay).max(ear.arrives + 1);
         let (at, stream) = (ear.arrives, ear.stream);
         let view = Rc::clone(view);
-        self.at(at, Event::Line { observer, epoch, from, stream, view, news });
+        self.at(
+            at,
+            Event::Line {
+                observer,
+                epoch,
+                from,
+                stream,
+                view,
+                news,
+            },
+        );
     }
 
     pub(crate) fn line(
@@ -253,7 +274,9 @@ impl World {
     ) {
         let (now, up) = (self.now, self.network.up(from, observer));
         let named = self.members[from].exists;
-        let Some(sidecar) = self.sidecar(observer, epoch) else { return };
+        let Some(sidecar) = self.sidecar(observer, epoch) else {
+            return;
+        };
         let ear = &mut sidecar.ears[from];
         if !ear.open || ear.stream != stream || !up {
             return;
@@ -276,7 +299,9 @@ impl World {
                 && !self.members[upstream].frozen
                 && !self.members[standby].frozen;
             let now = self.now;
-            let Some(postgres) = &mut self.members[standby].postgres else { continue };
+            let Some(postgres) = &mut self.members[standby].postgres else {
+                continue;
+            };
             let pg = postgres.pg;
             let Some(receiver) = postgres.receiver.as_mut().filter(|r| r.upstream == upstream) else {
                 continue;
@@ -289,11 +314,26 @@ impl World {
                 if there {
                     self.retransmit(upstream, conn);
                 } else {
-                    self.after(MS, Event::ReceiverEnd { member: standby, pg, conn });
+                    self.after(
+                        MS,
+                        Event::ReceiverEnd {
+                            member: standby,
+                            pg,
+                            conn,
+                        },
+                    );
                 }
             } else if receiver.cut_at.is_none() {
                 receiver.cut_at = Some(now);
-                self.after(5 * SECOND, Event::CutLook { member: standby, pg, conn, cut_at: now });
+                self.after(
+                    5 * SECOND,
+                    Event::CutLook {
+                        member: standby,
+                        pg,
+                        conn,
+                        cut_at: now,
+                    },
+                );
             }
         }
     }

@@ -133,7 +133,9 @@ impl World {
 
     /// A walreceiver that has waited in vain for as long as `wal_receiver_timeout`.
     pub(crate) fn cut_look(&mut self, member: usize, pg: u64, conn: u64, cut_at: Time) {
-        let Some(postgres) = self.postgres(member, pg) else { return };
+        let Some(postgres) = self.postgres(member, pg) else {
+            return;
+        };
         let receiver = postgres.receiver.as_ref();
         if receiver.is_some_and(|receiver| receiver.conn == conn && receiver.cut_at == Some(cut_at)) {
             self.receiver_end(member, pg, conn);
@@ -151,12 +153,19 @@ impl World {
         let pg = self.name();
         let primary = matches!(role, ServerRole::Primary { .. });
         let text = match &role {
-            ServerRole::Primary { synchronous_standby_names } => synchronous_standby_names.clone(),
+            ServerRole::Primary {
+                synchronous_standby_names,
+            } => synchronous_standby_names.clone(),
             ServerRole::Standby { .. } => format!("FIRST 1 ({GATE_NAME})"),
         };
         let names = Names::read(&text);
-        let Some(data) = &mut self.members[member].data else { return };
-        let clean = matches!(data.control, ControlState::ShutDown | ControlState::ShutDownInRecovery);
+        let Some(data) = &mut self.members[member].data else {
+            return;
+        };
+        let clean = matches!(
+            data.control,
+            ControlState::ShutDown | ControlState::ShutDownInRecovery
+        );
         if primary {
             data.control = ControlState::InProduction;
         } else {
@@ -164,7 +173,11 @@ impl World {
             data.control = ControlState::InArchiveRecovery;
         }
         let (low, high) = self.config.recovery;
-        let delay = if clean { self.random.skewed(30 * MS, 200 * MS) } else { self.random.skewed(low, high) };
+        let delay = if clean {
+            self.random.skewed(30 * MS, 200 * MS)
+        } else {
+            self.random.skewed(low, high)
+        };
         let delay = delay + self.disk_delay(member);
         self.members[member].postgres = Some(Postgres {
             pg,
@@ -188,16 +201,28 @@ impl World {
     }
 
     pub(crate) fn postgres(&mut self, member: usize, pg: u64) -> Option<&mut Postgres> {
-        self.members[member].postgres.as_mut().filter(|postgres| postgres.pg == pg)
+        self.members[member]
+            .postgres
+            .as_mut()
+            .filter(|postgres| postgres.pg == pg)
     }
 
     pub(crate) fn wal_len(&self, member: usize) -> usize {
-        self.members[member].data.as_ref().map_or(0, |data| data.wal.len())
+        self.members[member]
+            .data
+            .as_ref()
+            .map_or(0, |data| data.wal.len())
     }
 
     pub(crate) fn ready(&mut self, member: usize, pg: u64) {
-        let short = self.members[member].data.as_ref().is_some_and(|data| data.wal.end().lsn < data.control_position.lsn);
-        let Some(postgres) = self.postgres(member, pg).filter(|postgres| postgres.stopping.is_none()) else {
+        let short = self.members[member]
+            .data
+            .as_ref()
+            .is_some_and(|data| data.wal.end().lsn < data.control_position.lsn);
+        let Some(postgres) = self
+            .postgres(member, pg)
+            .filter(|postgres| postgres.stopping.is_none())
+        else {
             return;
         };
         if postgres.in_recovery {
@@ -220,7 +245,9 @@ impl World {
 
     /// Clients and the gate come to a primary that is open.
     fn serve(&mut self, member: usize) {
-        let Some(postgres) = &self.members[member].postgres else { return };
+        let Some(postgres) = &self.members[member].postgres else {
+            return;
+        };
         if postgres.in_recovery || !postgres.is_ready {
             return;
         }
@@ -259,8 +286,12 @@ impl World {
         if full {
             return;
         }
-        let Some((end, id)) = self.append(member) else { return };
-        let Some(postgres) = self.postgres(member, pg) else { return };
+        let Some((end, id)) = self.append(member) else {
+            return;
+        };
+        let Some(postgres) = self.postgres(member, pg) else {
+            return;
+        };
         if postgres.names.needed == 0 {
             return self.acknowledge(member, end, id);
         }
@@ -273,7 +304,9 @@ impl World {
     pub(crate) fn pump(&mut self, member: usize) {
         let (end, lineage) = (self.wal_len(member), self.members[member].lineage);
         let (low, high) = self.config.link_delay;
-        let Some(postgres) = &mut self.members[member].postgres else { return };
+        let Some(postgres) = &mut self.members[member].postgres else {
+            return;
+        };
         let mut ships = Vec::new();
         for sender in &mut postgres.senders {
             let Some(to) = sender.standby.filter(|to| self.network.up(member, *to)) else {
@@ -291,12 +324,28 @@ impl World {
                 continue;
             };
             let delay = self.random.skewed(low, high) + self.disk_delay(to);
-            self.after(delay, Event::Ship { to, pg, from: member, conn, lineage, upto: end });
+            self.after(
+                delay,
+                Event::Ship {
+                    to,
+                    pg,
+                    from: member,
+                    conn,
+                    lineage,
+                    upto: end,
+                },
+            );
         }
     }
 
     /// WAL has arrived at a standby and is flushed there.
-    pub(crate) fn shipped(&mut self, to: usize, pg: u64, (from, conn, lineage): (usize, u64, u64), upto: usize) {
+    pub(crate) fn shipped(
+        &mut self,
+        to: usize,
+        pg: u64,
+        (from, conn, lineage): (usize, u64, u64),
+        upto: usize,
+    ) {
         let lost = !self.network.up(from, to);
         let until = self.members[from].lineage == lineage;
         let ours = self.postgres(to, pg).is_some_and(|p| {
@@ -306,16 +355,25 @@ impl World {
             return self.sender_free(from, conn, lost);
         }
         let lag = self.random.skewed(MS / 10, 20 * MS);
-        let Some((source, target)) = self.two(from, to) else { return };
+        let Some((source, target)) = self.two(from, to) else {
+            return;
+        };
         let Some((source, data)) = source.data.as_ref().zip(target.data.as_mut()) else {
             return;
         };
         let have = data.wal.len();
         if upto > have && upto <= source.wal.len() {
-            data.wal.entries.extend_from_slice(&source.wal.entries[have..upto]);
+            data.wal
+                .entries
+                .extend_from_slice(&source.wal.entries[have..upto]);
         }
         let end = lsn(data.wal.len());
-        let passed = source.wal.history.ancestors.iter().take_while(|branch| branch.lsn <= end);
+        let passed = source
+            .wal
+            .history
+            .ancestors
+            .iter()
+            .take_while(|branch| branch.lsn <= end);
         data.wal.history.ancestors = passed.copied().collect();
         let next = source.wal.history.ancestors.get(data.wal.history.ancestors.len());
         data.wal.history.timeline = next.map_or(source.wal.history.timeline, |branch| branch.timeline);
@@ -334,7 +392,15 @@ impl World {
         if let Some(pg) = self.members[from].postgres.as_ref().map(|postgres| postgres.pg)
             && self.network.up(to, from)
         {
-            self.after(delay, Event::Confirm { from, pg, conn, flushed });
+            self.after(
+                delay,
+                Event::Confirm {
+                    from,
+                    pg,
+                    conn,
+                    flushed,
+                },
+            );
         }
     }
 
@@ -350,7 +416,9 @@ impl World {
     }
 
     pub(crate) fn confirmed(&mut self, from: usize, pg: u64, conn: u64, flushed: usize) {
-        let Some(postgres) = self.postgres(from, pg) else { return };
+        let Some(postgres) = self.postgres(from, pg) else {
+            return;
+        };
         let Some(sender) = postgres.senders.iter_mut().find(|sender| sender.conn == conn) else {
             return;
         };
@@ -367,7 +435,9 @@ impl World {
     /// What `SyncRepReleaseWaiters` does in the walsender of this connection.
     pub(crate) fn release(&mut self, member: usize, conn: u64) {
         let now = self.now;
-        let Some(postgres) = &mut self.members[member].postgres else { return };
+        let Some(postgres) = &mut self.members[member].postgres else {
+            return;
+        };
         if postgres.stopping.is_some() || postgres.in_recovery {
             return;
         }
@@ -378,15 +448,20 @@ impl World {
         if view.needed == 0 || !sender.caught_up || !view.listed.contains(&sender.name) {
             return;
         }
-        let listed = postgres.senders.iter().filter(|sender| sender.caught_up && view.listed.contains(&sender.name));
+        let listed = postgres
+            .senders
+            .iter()
+            .filter(|sender| sender.caught_up && view.listed.contains(&sender.name));
         let mut flushed: Vec<usize> = listed.map(|sender| sender.flushed).collect();
         flushed.sort_unstable_by(|one, other| other.cmp(one));
         let Some(upto) = flushed.get(view.needed - 1).copied() else {
             return;
         };
-        while let Some((end, id)) = self.members[member].postgres.as_mut().and_then(|postgres| {
-            postgres.waiting.pop_front_if(|(end, _)| *end <= upto)
-        }) {
+        while let Some((end, id)) = self.members[member]
+            .postgres
+            .as_mut()
+            .and_then(|postgres| postgres.waiting.pop_front_if(|(end, _)| *end <= upto))
+        {
             self.acknowledge(member, end, id);
         }
     }
@@ -395,12 +470,17 @@ impl World {
     pub(crate) fn reload_names(&mut self, member: usize, text: &str) {
         let names = Names::read(text);
         let now = self.now;
-        let Some(postgres) = &mut self.members[member].postgres else { return };
+        let Some(postgres) = &mut self.members[member].postgres else {
+            return;
+        };
         postgres.names = Rc::clone(&names);
         let random = &mut self.random;
         let mut renew = |view: &mut View| {
             view.at(now);
-            let at = view.next.as_ref().map_or(now + random.skewed(100, RELOAD_LAG), |(at, _)| *at);
+            let at = view
+                .next
+                .as_ref()
+                .map_or(now + random.skewed(100, RELOAD_LAG), |(at, _)| *at);
             view.next = Some((at, Rc::clone(&names)));
         };
         renew(&mut postgres.shown);
@@ -434,7 +514,9 @@ impl World {
     /// A standby's walreceiver tries to connect, unless it streams or has nowhere to.
     pub(crate) fn connect_soon(&mut self, member: usize) {
         let pause = self.random.between(5 * MS, 500 * MS);
-        let Some(postgres) = &mut self.members[member].postgres else { return };
+        let Some(postgres) = &mut self.members[member].postgres else {
+            return;
+        };
         if !postgres.connecting && postgres.receiver.is_none() && postgres.in_recovery {
             postgres.connecting = true;
             let pg = postgres.pg;
@@ -443,15 +525,23 @@ impl World {
     }
 
     pub(crate) fn connect(&mut self, member: usize, pg: u64) {
-        let Some(postgres) = self.postgres(member, pg) else { return };
+        let Some(postgres) = self.postgres(member, pg) else {
+            return;
+        };
         postgres.connecting = false;
-        let ServerRole::Standby { upstream: Some(upstream) } = &postgres.role else {
+        let ServerRole::Standby {
+            upstream: Some(upstream),
+        } = &postgres.role
+        else {
             return;
         };
         if postgres.receiver.is_some() || postgres.stopping.is_some() || postgres.promoting {
             return;
         }
-        let name = upstream.application_name.clone().unwrap_or_else(|| format!("pg-{member}"));
+        let name = upstream
+            .application_name
+            .clone()
+            .unwrap_or_else(|| format!("pg-{member}"));
         let address = upstream.address;
         if !self.try_connect(member, pg, name, address) {
             self.connect_soon(member);
@@ -463,7 +553,10 @@ impl World {
             return false;
         };
         let there = &self.members[from];
-        let open = there.postgres.as_ref().filter(|p| p.is_ready && p.stopping.is_none() && !there.frozen);
+        let open = there
+            .postgres
+            .as_ref()
+            .filter(|p| p.is_ready && p.stopping.is_none() && !there.frozen);
         if !self.network.up(from, member) || !self.network.up(member, from) {
             return false;
         }
@@ -487,7 +580,12 @@ impl World {
         let base = self.wal_len(from);
         let now = self.now;
         if let Some(postgres) = self.postgres(member, pg) {
-            postgres.receiver = Some(Receiver { conn, upstream: from, upstream_pg, cut_at: None });
+            postgres.receiver = Some(Receiver {
+                conn,
+                upstream: from,
+                upstream_pg,
+                cut_at: None,
+            });
         }
         self.log(member, || format!("streams from pg-{from} as {name}"));
         if let Some(postgres) = &mut self.members[from].postgres {
@@ -501,7 +599,10 @@ impl World {
                 under_way: false,
                 base,
                 caught_up: false,
-                view: View { next: Some((now, Rc::clone(&postgres.names))), ..view },
+                view: View {
+                    next: Some((now, Rc::clone(&postgres.names))),
+                    ..view
+                },
             });
             postgres.senders_changed += 1;
         }
@@ -513,12 +614,17 @@ impl World {
     }
 
     pub(crate) fn pg_of(&self, member: usize) -> u64 {
-        self.members[member].postgres.as_ref().map_or(0, |postgres| postgres.pg)
+        self.members[member]
+            .postgres
+            .as_ref()
+            .map_or(0, |postgres| postgres.pg)
     }
 
     /// The walreceiver ends, whoever ended it.
     pub(crate) fn receiver_end(&mut self, member: usize, pg: u64, conn: u64) {
-        let Some(postgres) = self.postgres(member, pg) else { return };
+        let Some(postgres) = self.postgres(member, pg) else {
+            return;
+        };
         let Some(receiver) = postgres.receiver.take_if(|receiver| receiver.conn == conn) else {
             return;
         };
@@ -531,12 +637,25 @@ impl World {
     /// The other end is told at once, or finds out.
     pub(crate) fn end_sender_of(&mut self, from: usize, pg: u64, member: usize, conn: u64) {
         let told = self.network.up(member, from);
-        let delay = if told { self.random.between(100, 5 * MS) } else { self.random.between(5 * SECOND, 10 * SECOND) };
-        self.after(delay, Event::SenderEnd { member: from, pg, conn });
+        let delay = if told {
+            self.random.between(100, 5 * MS)
+        } else {
+            self.random.between(5 * SECOND, 10 * SECOND)
+        };
+        self.after(
+            delay,
+            Event::SenderEnd {
+                member: from,
+                pg,
+                conn,
+            },
+        );
     }
 
     pub(crate) fn sender_end(&mut self, member: usize, pg: u64, conn: u64) {
-        let Some(postgres) = self.postgres(member, pg) else { return };
+        let Some(postgres) = self.postgres(member, pg) else {
+            return;
+        };
         let before = postgres.senders.len();
         postgres.senders.retain(|sender| sender.conn != conn);
         if postgres.senders.len() != before {
@@ -547,12 +666,21 @@ impl World {
 
     /// A postmaster is gone, by a stop or by a crash. Its standbys are told by the network if it can.
     pub(crate) fn bury_postgres(&mut self, member: usize, silent: bool) {
-        let Some(postgres) = self.members[member].postgres.take() else { return };
+        let Some(postgres) = self.members[member].postgres.take() else {
+            return;
+        };
         if let Some(receiver) = &postgres.receiver {
             let (from, pg, conn) = (receiver.upstream, receiver.upstream_pg, receiver.conn);
             if silent {
                 let delay = self.random.between(5 * SECOND, 10 * SECOND);
-                self.after(delay, Event::SenderEnd { member: from, pg, conn });
+                self.after(
+                    delay,
+                    Event::SenderEnd {
+                        member: from,
+                        pg,
+                        conn,
+                    },
+                );
             } else {
                 self.end_sender_of(from, pg, member, conn);
             }
@@ -564,20 +692,40 @@ impl World {
 
     /// The walreceiver of a standby of this server ends: at once, or when it has waited in vain.
     fn upstream_lost(&mut self, standby: usize, upstream_pg: u64, silent: bool) {
-        let delay = if silent { self.random.between(4 * SECOND, 5 * SECOND) } else { self.random.between(100, 5 * MS) };
+        let delay = if silent {
+            self.random.between(4 * SECOND, 5 * SECOND)
+        } else {
+            self.random.between(100, 5 * MS)
+        };
         let now = self.now;
-        let Some(postgres) = &mut self.members[standby].postgres else { return };
+        let Some(postgres) = &mut self.members[standby].postgres else {
+            return;
+        };
         let pg = postgres.pg;
-        if let Some(receiver) = postgres.receiver.as_mut().filter(|r| r.upstream_pg == upstream_pg) {
+        if let Some(receiver) = postgres
+            .receiver
+            .as_mut()
+            .filter(|r| r.upstream_pg == upstream_pg)
+        {
             receiver.cut_at.get_or_insert(now);
             let conn = receiver.conn;
-            self.after(delay, Event::ReceiverEnd { member: standby, pg, conn });
+            self.after(
+                delay,
+                Event::ReceiverEnd {
+                    member: standby,
+                    pg,
+                    conn,
+                },
+            );
         }
     }
 
     /// A running standby becomes the primary: a new timeline.
     pub(crate) fn promoted(&mut self, member: usize, pg: u64) {
-        let Some(postgres) = self.postgres(member, pg).filter(|postgres| postgres.stopping.is_none()) else {
+        let Some(postgres) = self
+            .postgres(member, pg)
+            .filter(|postgres| postgres.stopping.is_none())
+        else {
             return;
         };
         postgres.in_recovery = false;
@@ -599,6 +747,9 @@ impl World {
     }
 
     pub(crate) fn timeline(&self, member: usize) -> TimelineId {
-        self.members[member].data.as_ref().map_or(TimelineId(0), |data| data.wal.history.timeline)
+        self.members[member]
+            .data
+            .as_ref()
+            .map_or(TimelineId(0), |data| data.wal.history.timeline)
     }
 }

@@ -23,7 +23,9 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn one_seed() {
-    let Some(seed) = number("PODGRES_SIM_SEED") else { return };
+    let Some(seed) = number("PODGRES_SIM_SEED") else {
+        return;
+    };
     let config = Config::draw(seed, None, None);
     println!("{}", config.name());
     let Outcome { result, world } = run(config, true);

@@ -84,7 +84,9 @@ impl World {
         let epoch = self.name();
         let ears = (0..self.members.len()).map(|_| Ear::default()).collect();
         let others = (0..self.members.len()).filter(|other| *other != member && self.members[*other].exists);
-        let peers: BTreeMap<_, _> = others.map(|other| (ordinal(other), PeerView::untried())).collect();
+        let peers: BTreeMap<_, _> = others
+            .map(|other| (ordinal(other), PeerView::untried()))
+            .collect();
         self.members[member].sidecar = Some(Sidecar {
             epoch,
             observation: Observation {
@@ -127,13 +129,18 @@ impl World {
     }
 
     pub(crate) fn sidecar(&mut self, member: usize, epoch: u64) -> Option<&mut Sidecar> {
-        self.members[member].sidecar.as_mut().filter(|sidecar| sidecar.epoch == epoch)
+        self.members[member]
+            .sidecar
+            .as_mut()
+            .filter(|sidecar| sidecar.epoch == epoch)
     }
 
     /// A turn, this late at the latest.
     pub(crate) fn wake(&mut self, member: usize, delay: Time) {
         let at = self.now + delay;
-        let Some(sidecar) = &mut self.members[member].sidecar else { return };
+        let Some(sidecar) = &mut self.members[member].sidecar else {
+            return;
+        };
         if sidecar.executing.is_some() {
             sidecar.again = true;
         } else if at < sidecar.turn_at {
@@ -157,7 +164,9 @@ impl World {
         self.tell(member, &decision);
         self.publish(member, &decision);
         self.look_upstream(member, decision.upstream);
-        let Some(sidecar) = &mut self.members[member].sidecar else { return };
+        let Some(sidecar) = &mut self.members[member].sidecar else {
+            return;
+        };
         sidecar.situation = decision.situation;
         sidecar.memory = decision.memory;
         sidecar.gate_until_ms = decision.gate_until_ms;
@@ -175,7 +184,9 @@ impl World {
         let id = self.name();
         let slow = self.random.chance(1);
         let delay = self.random.skewed(200, if slow { 500 * MS } else { 3 * MS });
-        let Some(sidecar) = &mut self.members[member].sidecar else { return };
+        let Some(sidecar) = &mut self.members[member].sidecar else {
+            return;
+        };
         sidecar.executing = Some((id, action));
         self.after(delay, Event::Execute { member, epoch });
     }
@@ -186,9 +197,14 @@ impl World {
         }
         let quiet = matches!(
             (&decision.postgres, &decision.lease),
-            (None | Some(PostgresAction::GrantLicence { .. } | PostgresAction::ReconcileSlots { .. }), None)
+            (
+                None | Some(PostgresAction::GrantLicence { .. } | PostgresAction::ReconcileSlots { .. }),
+                None
+            )
         );
-        let Some(sidecar) = &self.members[member].sidecar else { return };
+        let Some(sidecar) = &self.members[member].sidecar else {
+            return;
+        };
         if quiet && sidecar.situation == decision.situation {
             return;
         }
@@ -244,24 +260,35 @@ impl World {
         let running = sidecar.observation.supervisor.as_ref().is_some_and(|supervisor| {
             matches!(supervisor.postmaster, Postmaster::Running { ready: true, .. })
         });
-        let open = there.postgres.as_mut().filter(|p| running && p.is_ready && p.stopping.is_none());
+        let open = there
+            .postgres
+            .as_mut()
+            .filter(|p| running && p.is_ready && p.stopping.is_none());
         let (Some(postgres), Some(data)) = (open, &there.data) else {
             sidecar.observation.server = None;
             return;
         };
         let fresh = sidecar.observation.server.is_none();
-        let server = sidecar.observation.server.get_or_insert_with(|| empty_status(data.system_identifier));
+        let server = sidecar
+            .observation
+            .server
+            .get_or_insert_with(|| empty_status(data.system_identifier));
         let (waiting, end) = (now >= postgres.replayed_at, data.wal.end());
         server.timeline = end.timeline;
         server.in_recovery = postgres.in_recovery;
         server.flush_lsn = end.lsn;
-        server.replay_lsn = if waiting { end.lsn } else { Lsn(end.lsn.0.saturating_sub(16)) };
+        server.replay_lsn = if waiting {
+            end.lsn
+        } else {
+            Lsn(end.lsn.0.saturating_sub(16))
+        };
         server.replay_waiting = waiting;
         server.receiver_streaming = postgres.receiver.is_some();
         server.receiver_present = postgres.receiver.is_some();
-        server.receiver_silent_ms = postgres.receiver.as_ref().map(|receiver| {
-            receiver.cut_at.map_or(100, |cut| (now - cut) / MS + 100)
-        });
+        server.receiver_silent_ms = postgres
+            .receiver
+            .as_ref()
+            .map(|receiver| receiver.cut_at.map_or(100, |cut| (now - cut) / MS + 100));
         let shown = postgres.shown.at(now);
         if server.synchronous_standby_names != shown.text {
             server.synchronous_standby_names.clone_from(&shown.text);
@@ -287,7 +314,10 @@ impl World {
         let Some(sidecar) = &there.sidecar else { return };
         let observation = &sidecar.observation;
         let server = observation.server.as_ref();
-        let directory = observation.supervisor.as_ref().map(|supervisor| &supervisor.data_directory);
+        let directory = observation
+            .supervisor
+            .as_ref()
+            .map(|supervisor| &supervisor.data_directory);
         let facts = directory.and_then(|directory| directory.facts());
         let view = PeerView {
             contact: PeerContact::Connected,
@@ -296,7 +326,9 @@ impl World {
                 Some(directory) if directory.facts().is_none() => HeldData::None,
                 Some(_) => HeldData::Some,
             },
-            system_identifier: server.map(|s| s.system_identifier).or(facts.map(|f| f.system_identifier)),
+            system_identifier: server
+                .map(|s| s.system_identifier)
+                .or(facts.map(|f| f.system_identifier)),
             timeline: server.map(|server| server.timeline),
             writable: server.is_some_and(|server| !server.in_recovery),
             running: server.is_some_and(|server| server.receiver_streaming || !server.in_recovery),
@@ -323,12 +355,22 @@ impl World {
     }
 
     pub(crate) fn execute(&mut self, member: usize, epoch: u64) {
-        let Some((id, action)) = self.sidecar(member, epoch).and_then(|sidecar| sidecar.executing.clone()) else {
+        let Some((id, action)) = self
+            .sidecar(member, epoch)
+            .and_then(|sidecar| sidecar.executing.clone())
+        else {
             return;
         };
-        let done = |error| Event::Executed { member, epoch, action: id, error };
+        let done = |error| Event::Executed {
+            member,
+            epoch,
+            action: id,
+            error,
+        };
         match action {
-            PostgresAction::Barrier { synchronous_standby_names } => {
+            PostgresAction::Barrier {
+                synchronous_standby_names,
+            } => {
                 self.barrier(member, synchronous_standby_names);
                 self.after(MS, done(None));
             }
@@ -356,7 +398,10 @@ impl World {
         let now = self.now;
         let end = lsn(self.wal_len(member));
         let there = &mut self.members[member];
-        let shown = there.postgres.as_mut().map(|postgres| postgres.shown.at(now).text == names);
+        let shown = there
+            .postgres
+            .as_mut()
+            .map(|postgres| postgres.shown.at(now).text == names);
         let Some(sidecar) = &mut there.sidecar else { return };
         if shown == Some(true) {
             sidecar.observation.barrier = Some(Barrier {
@@ -376,11 +421,17 @@ impl World {
 
     pub(crate) fn executed(&mut self, member: usize, epoch: u64, action: u64, error: Option<&'static str>) {
         let at_ms = self.clock_ms(member);
-        let Some(sidecar) = self.sidecar(member, epoch) else { return };
+        let Some(sidecar) = self.sidecar(member, epoch) else {
+            return;
+        };
         let Some((_, done)) = sidecar.executing.take_if(|(id, _)| *id == action) else {
             return;
         };
-        let pause = if std::mem::take(&mut sidecar.again) { MS } else { 50 * MS };
+        let pause = if std::mem::take(&mut sidecar.again) {
+            MS
+        } else {
+            50 * MS
+        };
         sidecar.observation.failed_action = error.map(|message| FailedAction {
             action: done,
             message: message.to_owned(),
@@ -394,11 +445,23 @@ impl World {
 
     /// The action that waits for an answer of a process that is gone.
     pub(crate) fn action_lost(&mut self, member: usize) {
-        let Some(sidecar) = &self.members[member].sidecar else { return };
-        let Some((action, _)) = sidecar.executing else { return };
+        let Some(sidecar) = &self.members[member].sidecar else {
+            return;
+        };
+        let Some((action, _)) = sidecar.executing else {
+            return;
+        };
         let epoch = sidecar.epoch;
         let error = Some("the supervisor is gone");
-        self.after(2 * MS, Event::Executed { member, epoch, action, error });
+        self.after(
+            2 * MS,
+            Event::Executed {
+                member,
+                epoch,
+                action,
+                error,
+            },
+        );
     }
 
     /// Looks at the member wanted, about once a second, while this one does not stream from it.
@@ -406,14 +469,28 @@ impl World {
         let (now, clock_ms) = (self.now, self.clock_ms(member));
         let (low, high) = self.config.link_delay;
         let delay = self.random.skewed(low, high) + 200;
-        let Some(sidecar) = &mut self.members[member].sidecar else { return };
-        let known = match sidecar.observation.supervisor.as_ref().map(|supervisor| &supervisor.postmaster) {
-            Some(Postmaster::Running { role: ServerRole::Standby { upstream: Some(upstream) }, .. }) => {
-                Some(upstream.host.clone())
-            }
+        let Some(sidecar) = &mut self.members[member].sidecar else {
+            return;
+        };
+        let known = match sidecar
+            .observation
+            .supervisor
+            .as_ref()
+            .map(|supervisor| &supervisor.postmaster)
+        {
+            Some(Postmaster::Running {
+                role: ServerRole::Standby {
+                    upstream: Some(upstream),
+                },
+                ..
+            }) => Some(upstream.host.clone()),
             _ => None,
         };
-        let streams = sidecar.observation.server.as_ref().is_some_and(|server| server.receiver_streaming);
+        let streams = sidecar
+            .observation
+            .server
+            .as_ref()
+            .is_some_and(|server| server.receiver_streaming);
         let wanted = wanted.filter(|of| !(streams && known == Some(host(index(*of)))));
         let Some(of) = wanted else {
             if sidecar.observation.upstream.of.is_some() {
@@ -428,16 +505,29 @@ impl World {
         sidecar.looking = true;
         sidecar.look_next = now + LOOK_PAUSE;
         let epoch = sidecar.epoch;
-        self.after(delay, Event::LookSample { member, epoch, of: index(of), looked_at_ms: clock_ms });
+        self.after(
+            delay,
+            Event::LookSample {
+                member,
+                epoch,
+                of: index(of),
+                looked_at_ms: clock_ms,
+            },
+        );
     }
 
     pub(crate) fn look_sample(&mut self, member: usize, epoch: u64, of: usize, looked_at_ms: u64) {
         let there = &self.members[of];
-        let open = there.postgres.as_ref().filter(|p| p.is_ready && p.stopping.is_none() && !there.frozen);
+        let open = there
+            .postgres
+            .as_ref()
+            .filter(|p| p.is_ready && p.stopping.is_none() && !there.frozen);
         let reached = self.network.up(member, of) && self.network.up(of, member);
         let address: IpAddr = self.address(of);
         let probe = match open.zip(there.data.as_ref()).filter(|_| reached) {
-            None => ProbeState::Failed { message: "could not connect".to_owned() },
+            None => ProbeState::Failed {
+                message: "could not connect".to_owned(),
+            },
             Some((postgres, data)) => ProbeState::Ready {
                 facts: UpstreamFacts {
                     address,
@@ -449,7 +539,9 @@ impl World {
             },
         };
         let name = if there.exists {
-            NameState::Resolved { addresses: vec![address] }
+            NameState::Resolved {
+                addresses: vec![address],
+            }
         } else {
             NameState::Missing
         };
@@ -462,14 +554,21 @@ impl World {
             probe,
         });
         let (low, high) = self.config.link_delay;
-        let delay = if reached { self.random.skewed(low, high) } else { self.random.between(100 * MS, 3 * SECOND) };
+        let delay = if reached {
+            self.random.skewed(low, high)
+        } else {
+            self.random.between(100 * MS, 3 * SECOND)
+        };
         self.after(delay, Event::LookDone { member, epoch, view });
     }
 
     pub(crate) fn look_done(&mut self, member: usize, epoch: u64, view: UpstreamView) {
-        let Some(sidecar) = self.sidecar(member, epoch) else { return };
+        let Some(sidecar) = self.sidecar(member, epoch) else {
+            return;
+        };
         sidecar.looking = false;
-        let news = sidecar.observation.upstream.probe != view.probe || sidecar.observation.upstream.of != view.of;
+        let news =
+            sidecar.observation.upstream.probe != view.probe || sidecar.observation.upstream.of != view.of;
         sidecar.observation.upstream = view;
         if news {
             self.wake(member, 200);
@@ -492,7 +591,9 @@ impl World {
         if !open || self.sidecar(member, epoch).is_none() {
             return;
         }
-        let Some(conn) = self.attach_gate(member) else { return };
+        let Some(conn) = self.attach_gate(member) else {
+            return;
+        };
         if let Some(sidecar) = self.sidecar(member, epoch) {
             sidecar.gate = Some(conn);
         }
@@ -506,7 +607,8 @@ impl World {
         if !there.sidecar_runs() {
             return;
         }
-        let (Some(sidecar), Some(postgres), Some(data)) = (&mut there.sidecar, &mut there.postgres, &there.data)
+        let (Some(sidecar), Some(postgres), Some(data)) =
+            (&mut there.sidecar, &mut there.postgres, &there.data)
         else {
             return;
         };

@@ -46,6 +46,12 @@ pub(crate) struct Supervisor {
     job_upstream: Option<usize>,
 }
 
+impl Supervisor {
+    pub(crate) fn is_working(&self) -> bool {
+        self.working || self.binding
+    }
+}
+
 impl World {
     pub(crate) fn start_supervisor(&mut self, member: usize, pod: u64) {
         let there = &self.members[member];
@@ -89,7 +95,9 @@ impl World {
     /// Brings the status up to date and wakes the sidecar's long poll.
     pub(crate) fn status_changed(&mut self, member: usize) {
         let there = &mut self.members[member];
-        let Some(supervisor) = &mut there.supervisor else { return };
+        let Some(supervisor) = &mut there.supervisor else {
+            return;
+        };
         let status = &mut supervisor.status;
         status.version += 1;
         status.terms = there.terms;
@@ -133,19 +141,26 @@ impl World {
     pub(crate) fn licensed(&self, member: usize) -> bool {
         let clock_ms = self.clock_ms(member);
         let supervisor = self.members[member].supervisor.as_ref();
-        supervisor.and_then(|s| s.licence_ms).is_some_and(|until_ms| until_ms > clock_ms)
+        supervisor
+            .and_then(|s| s.licence_ms)
+            .is_some_and(|until_ms| until_ms > clock_ms)
     }
 
     /// The timer of the licence: stops a writable server.
     pub(crate) fn fence(&mut self, member: usize, epoch: u64) {
         let clock_ms = self.clock_ms(member);
-        let Some(supervisor) = self.supervisor(member, epoch) else { return };
+        let Some(supervisor) = self.supervisor(member, epoch) else {
+            return;
+        };
         if supervisor.licence_ms.is_none_or(|until_ms| until_ms > clock_ms) {
             return;
         }
         supervisor.licence_ms = None;
         let there = &self.members[member];
-        let primary = there.postgres.as_ref().is_some_and(|p| matches!(p.role, ServerRole::Primary { .. }));
+        let primary = there
+            .postgres
+            .as_ref()
+            .is_some_and(|p| matches!(p.role, ServerRole::Primary { .. }));
         if primary {
             self.log(member, || "FENCE: its licence ran out".to_owned());
             if let Some(supervisor) = &mut self.members[member].supervisor {
@@ -159,13 +174,22 @@ impl World {
 
     /// A request of the sidecar. It is answered at once, or by a later step.
     pub(crate) fn request(&mut self, member: usize, action: u64, request: PostgresAction) {
-        let Some(epoch) = self.members[member].supervisor.as_ref().map(|supervisor| supervisor.epoch) else {
+        let Some(epoch) = self.members[member]
+            .supervisor
+            .as_ref()
+            .map(|supervisor| supervisor.epoch)
+        else {
             return self.answer(member, action, Some("the supervisor does not answer"));
         };
         self.fence(member, epoch);
         let result = match request {
-            PostgresAction::GrantLicence { until_ms } => self.grant(member, epoch, until_ms.unwrap_or(u64::MAX)),
-            PostgresAction::Promote { synchronous_standby_names, term } => {
+            PostgresAction::GrantLicence { until_ms } => {
+                self.grant(member, epoch, until_ms.unwrap_or(u64::MAX))
+            }
+            PostgresAction::Promote {
+                synchronous_standby_names,
+                term,
+            } => {
                 let then = Then::Promote(synchronous_standby_names);
                 return self.bind(member, action, (term, true), then);
             }
@@ -208,14 +232,31 @@ impl World {
             return;
         };
         let delay = self.random.skewed(100, 2 * MS);
-        self.after(delay, Event::Executed { member, epoch, action, error });
+        self.after(
+            delay,
+            Event::Executed {
+                member,
+                epoch,
+                action,
+                error,
+            },
+        );
     }
 
     fn work(&mut self, member: usize, delay: Time, step: Step) {
-        let Some(supervisor) = &mut self.members[member].supervisor else { return };
+        let Some(supervisor) = &mut self.members[member].supervisor else {
+            return;
+        };
         supervisor.working = true;
         let epoch = supervisor.epoch;
-        self.after(delay, Event::Step { member, epoch, step: Box::new(step) });
+        self.after(
+            delay,
+            Event::Step {
+                member,
+                epoch,
+                step: Box::new(step),
+            },
+        );
     }
 
     fn grant(&mut self, member: usize, epoch: u64, until_ms: u64) -> Result<(), &'static str> {
@@ -224,7 +265,9 @@ impl World {
         }
         let at = self.time_of(member, until_ms);
         self.at(at, Event::Fence { member, epoch });
-        let Some(supervisor) = self.supervisor(member, epoch) else { return Ok(()) };
+        let Some(supervisor) = self.supervisor(member, epoch) else {
+            return Ok(());
+        };
         let before = supervisor.licence_ms.replace(until_ms);
         if before.is_none() {
             self.status_changed(member);
@@ -238,7 +281,9 @@ impl World {
         let allowed = term >= known.promised && (!hold || term >= known.held);
         let may_promote = !matches!(then, Then::Promote(_)) || self.may_promote(member).is_ok();
         let delay = self.disk_delay(member);
-        let Some(supervisor) = &mut self.members[member].supervisor else { return };
+        let Some(supervisor) = &mut self.members[member].supervisor else {
+            return;
+        };
         if supervisor.binding || !allowed || !may_promote {
             return self.answer(member, action, Some("refused to bind"));
         }
@@ -250,7 +295,14 @@ impl World {
         supervisor.binding = true;
         let epoch = supervisor.epoch;
         let delay = if terms == known { 1 } else { delay };
-        self.after(delay, Event::Step { member, epoch, step: Box::new(step) });
+        self.after(
+            delay,
+            Event::Step {
+                member,
+                epoch,
+                step: Box::new(step),
+            },
+        );
     }
 
     pub(crate) fn step(&mut self, member: usize, epoch: u64, step: Step) {
@@ -294,7 +346,9 @@ impl World {
     fn bound(&mut self, member: usize, action: u64, terms: Terms, then: Then) {
         self.check_terms(member, terms);
         self.members[member].terms = terms;
-        let Some(supervisor) = &mut self.members[member].supervisor else { return };
+        let Some(supervisor) = &mut self.members[member].supervisor else {
+            return;
+        };
         supervisor.binding = false;
         let busy = supervisor.working;
         self.log(member, || format!("bound to {terms:?}"));
@@ -323,11 +377,18 @@ impl World {
 
     fn may_promote(&self, member: usize) -> Result<(), &'static str> {
         let there = &self.members[member];
-        let Some(postgres) = &there.postgres else { return Err("not running") };
-        let free = there.supervisor.as_ref().is_some_and(|s| !s.working && !s.status.stopping);
+        let Some(postgres) = &there.postgres else {
+            return Err("not running");
+        };
+        let free = there
+            .supervisor
+            .as_ref()
+            .is_some_and(|s| !s.working && !s.status.stopping);
         let standby = matches!(postgres.role, ServerRole::Standby { .. });
         let ready = postgres.is_ready && postgres.stopping.is_none();
-        (free && standby && ready && self.licensed(member)).then_some(()).ok_or("cannot promote")
+        (free && standby && ready && self.licensed(member))
+            .then_some(())
+            .ok_or("cannot promote")
     }
 
     fn announce_promotion(&mut self, member: usize, action: u64, names: String) {
@@ -337,7 +398,9 @@ impl World {
         }
         self.reload_names(member, &names);
         if let Some(postgres) = &mut self.members[member].postgres {
-            postgres.role = ServerRole::Primary { synchronous_standby_names: names };
+            postgres.role = ServerRole::Primary {
+                synchronous_standby_names: names,
+            };
         }
         self.status_changed(member);
         let delay = self.disk_delay(member);
@@ -348,11 +411,18 @@ impl World {
         self.worked(member);
         let delay = self.random.skewed(20 * MS, 500 * MS);
         self.check_promotion(member);
-        let Some(postgres) = self.members[member].postgres.as_mut().filter(|p| p.stopping.is_none()) else {
+        let Some(postgres) = self.members[member]
+            .postgres
+            .as_mut()
+            .filter(|p| p.stopping.is_none())
+        else {
             return self.answer(member, action, Some("ended"));
         };
         postgres.promoting = true;
-        let (pg, receiver) = (postgres.pg, postgres.receiver.as_ref().map(|receiver| receiver.conn));
+        let (pg, receiver) = (
+            postgres.pg,
+            postgres.receiver.as_ref().map(|receiver| receiver.conn),
+        );
         if let Some(conn) = receiver {
             self.receiver_end(member, pg, conn);
         }
@@ -363,17 +433,28 @@ impl World {
     fn may_start(&self, member: usize, role: &ServerRole) -> Result<(), &'static str> {
         let there = &self.members[member];
         let free = there.supervisor.as_ref().is_some_and(|s| {
-            let job = matches!(&s.status.job, Some(JobStatus { state: JobState::Running { .. }, .. }));
+            let job = matches!(
+                &s.status.job,
+                Some(JobStatus {
+                    state: JobState::Running { .. },
+                    ..
+                })
+            );
             !s.working && !s.status.stopping && !job
         });
         let primary = matches!(role, ServerRole::Primary { .. });
         let allowed = !primary || self.licensed(member);
-        (free && allowed && there.postgres.is_none()).then_some(()).ok_or("cannot start")
+        (free && allowed && there.postgres.is_none())
+            .then_some(())
+            .ok_or("cannot start")
     }
 
     fn may_reload(&self, member: usize, role: &ServerRole) -> Result<(), &'static str> {
         let there = &self.members[member];
-        let free = there.supervisor.as_ref().is_some_and(|s| !s.working && !s.status.stopping);
+        let free = there
+            .supervisor
+            .as_ref()
+            .is_some_and(|s| !s.working && !s.status.stopping);
         let same = there.postgres.as_ref().is_some_and(|p| {
             p.stopping.is_none() && std::mem::discriminant(&p.role) == std::mem::discriminant(role)
         });
@@ -381,14 +462,21 @@ impl World {
     }
 
     fn reload(&mut self, member: usize, role: ServerRole) -> Result<(), &'static str> {
-        let Some(postgres) = self.members[member].postgres.as_mut().filter(|p| p.stopping.is_none()) else {
+        let Some(postgres) = self.members[member]
+            .postgres
+            .as_mut()
+            .filter(|p| p.stopping.is_none())
+        else {
             return Err("ended");
         };
-        self.trace.add(self.now, || format!("pg-{member} reloads {role:?}"));
+        self.trace
+            .add(self.now, || format!("pg-{member} reloads {role:?}"));
         let pg = postgres.pg;
         postgres.role = role.clone();
         match role {
-            ServerRole::Primary { synchronous_standby_names } => {
+            ServerRole::Primary {
+                synchronous_standby_names,
+            } => {
                 self.reload_names(member, &synchronous_standby_names);
             }
             ServerRole::Standby { upstream } => {
@@ -408,7 +496,9 @@ impl World {
     /// Fast or immediate; `patience` is until the next harder one.
     pub(crate) fn stop_postgres(&mut self, member: usize, hard: bool, patience: Option<Time>) {
         let fast = self.random.skewed(10 * MS, 300 * MS) + self.disk_delay(member);
-        let Some(postgres) = &mut self.members[member].postgres else { return };
+        let Some(postgres) = &mut self.members[member].postgres else {
+            return;
+        };
         let pg = postgres.pg;
         let before = postgres.stopping;
         if before == Some(true) {
@@ -434,7 +524,9 @@ impl World {
 
     /// A stop is through, unless a fast one of a primary still has WAL to deliver.
     pub(crate) fn stopped(&mut self, member: usize, pg: u64) {
-        let Some(postgres) = self.postgres(member, pg) else { return };
+        let Some(postgres) = self.postgres(member, pg) else {
+            return;
+        };
         let (hard, primary) = (postgres.stopping == Some(true), !postgres.in_recovery);
         let was_ready = postgres.is_ready;
         if !hard && primary && was_ready && !self.delivered(member) {
@@ -448,7 +540,9 @@ impl World {
 
     /// The last record has been written, sent, and flushed by every standby that is connected.
     fn delivered(&mut self, member: usize) -> bool {
-        let Some(data) = &mut self.members[member].data else { return true };
+        let Some(data) = &mut self.members[member].data else {
+            return true;
+        };
         if data.control != ControlState::ShuttingDown {
             data.control = ControlState::ShuttingDown;
             let id = self.name();
@@ -458,7 +552,10 @@ impl World {
             self.pump(member);
         }
         let end = self.wal_len(member);
-        let senders = self.members[member].postgres.as_ref().map(|postgres| &postgres.senders);
+        let senders = self.members[member]
+            .postgres
+            .as_ref()
+            .map(|postgres| &postgres.senders);
         senders.is_none_or(|senders| senders.iter().all(|s| s.standby.is_none() || s.flushed >= end))
     }
 
@@ -466,17 +563,30 @@ impl World {
     pub(crate) fn end_data(&mut self, member: usize, clean: bool) {
         let vouched = clean || self.random.chance(30);
         let there = &mut self.members[member];
-        let Some((data, postgres)) = there.data.as_mut().zip(there.postgres.as_ref()) else { return };
+        let Some((data, postgres)) = there.data.as_mut().zip(there.postgres.as_ref()) else {
+            return;
+        };
         let end = data.wal.end();
         if postgres.in_recovery {
-            data.control = if clean { ControlState::ShutDownInRecovery } else { ControlState::InArchiveRecovery };
+            data.control = if clean {
+                ControlState::ShutDownInRecovery
+            } else {
+                ControlState::InArchiveRecovery
+            };
             if vouched && data.control_position.lsn <= end.lsn {
                 data.control_position = end;
             }
         } else {
-            data.control = if clean { ControlState::ShutDown } else { ControlState::InProduction };
+            data.control = if clean {
+                ControlState::ShutDown
+            } else {
+                ControlState::InProduction
+            };
             if clean {
-                data.control_position = WalPosition { lsn: lsn(data.wal.len().saturating_sub(1)), ..end };
+                data.control_position = WalPosition {
+                    lsn: lsn(data.wal.len().saturating_sub(1)),
+                    ..end
+                };
             }
         }
     }
@@ -484,14 +594,32 @@ impl World {
     /// The supervisor clears up behind a postmaster, then says that it has stopped.
     pub(crate) fn settle(&mut self, member: usize, clean: bool, requested: bool, ready: bool) {
         let delay = self.random.skewed(2 * MS, 100 * MS);
-        let Some(supervisor) = &mut self.members[member].supervisor else { return };
+        let Some(supervisor) = &mut self.members[member].supervisor else {
+            return;
+        };
         supervisor.working = true;
         let epoch = supervisor.epoch;
-        self.after(delay, Event::Settled { member, epoch, clean, requested, ready });
+        self.after(
+            delay,
+            Event::Settled {
+                member,
+                epoch,
+                clean,
+                requested,
+                ready,
+            },
+        );
     }
 
-    pub(crate) fn settled(&mut self, member: usize, epoch: u64, (_, requested, was_ready): (bool, bool, bool)) {
-        let Some(supervisor) = self.supervisor(member, epoch) else { return };
+    pub(crate) fn settled(
+        &mut self,
+        member: usize,
+        epoch: u64,
+        (_, requested, was_ready): (bool, bool, bool),
+    ) {
+        let Some(supervisor) = self.supervisor(member, epoch) else {
+            return;
+        };
         supervisor.working = false;
         supervisor.status.postmaster = Postmaster::Stopped {
             last_exit: Some(PostmasterExit {
@@ -506,8 +634,16 @@ impl World {
 
     fn run_job(&mut self, member: usize, job: JobRequest) -> Result<(), &'static str> {
         let there = &self.members[member];
-        let Some(supervisor) = &there.supervisor else { return Ok(()) };
-        let running = matches!(&supervisor.status.job, Some(JobStatus { state: JobState::Running { .. }, .. }));
+        let Some(supervisor) = &there.supervisor else {
+            return Ok(());
+        };
+        let running = matches!(
+            &supervisor.status.job,
+            Some(JobStatus {
+                state: JobState::Running { .. },
+                ..
+            })
+        );
         if supervisor.working || running || supervisor.status.stopping || there.postgres.is_some() {
             return Err("cannot run the job");
         }
@@ -523,16 +659,28 @@ impl World {
             JobKind::Rewind => self.random.skewed(100 * MS, 3 * SECOND),
         };
         self.log(member, || format!("runs {job:?}"));
-        let Some(supervisor) = &mut self.members[member].supervisor else { return Ok(()) };
+        let Some(supervisor) = &mut self.members[member].supervisor else {
+            return Ok(());
+        };
         let id = supervisor.status.job.as_ref().map_or(0, |job| job.id) + 1;
         supervisor.job_upstream = upstream;
         supervisor.status.job = Some(JobStatus {
             id,
             kind: job.kind(),
-            state: JobState::Running { progress: JobProgress::default() },
+            state: JobState::Running {
+                progress: JobProgress::default(),
+            },
         });
         let epoch = supervisor.epoch;
-        self.after(delay, Event::JobEnd { member, epoch, id, job: Box::new(job) });
+        self.after(
+            delay,
+            Event::JobEnd {
+                member,
+                epoch,
+                id,
+                job: Box::new(job),
+            },
+        );
         self.status_changed(member);
         Ok(())
     }
@@ -541,7 +689,11 @@ impl World {
     pub(crate) fn cancel_job(&mut self, member: usize) {
         let half = self.random.chance(50);
         let there = &mut self.members[member];
-        let Some(job) = there.supervisor.as_mut().and_then(|supervisor| supervisor.status.job.as_mut()) else {
+        let Some(job) = there
+            .supervisor
+            .as_mut()
+            .and_then(|supervisor| supervisor.status.job.as_mut())
+        else {
             return;
         };
         if !matches!(job.state, JobState::Running { .. }) {
@@ -562,17 +714,23 @@ impl World {
     }
 
     pub(crate) fn job_end(&mut self, member: usize, epoch: u64, id: u64, job: &JobRequest) {
-        let Some(supervisor) = self.supervisor(member, epoch) else { return };
-        let running = supervisor.status.job.as_ref().is_some_and(|job| {
-            job.id == id && matches!(job.state, JobState::Running { .. })
-        });
+        let Some(supervisor) = self.supervisor(member, epoch) else {
+            return;
+        };
+        let running = supervisor
+            .status
+            .job
+            .as_ref()
+            .is_some_and(|job| job.id == id && matches!(job.state, JobState::Running { .. }));
         if !running {
             return;
         }
         let upstream = supervisor.job_upstream;
         let result = match job {
             JobRequest::Initdb => self.initdb(member),
-            JobRequest::Clone { system_identifier, .. } => self.clone_from(member, upstream, *system_identifier),
+            JobRequest::Clone {
+                system_identifier, ..
+            } => self.clone_from(member, upstream, *system_identifier),
             JobRequest::Rewind { .. } => self.rewind(member, upstream),
         };
         self.log(member, || format!("{:?} ended: {result:?}", job.kind()));
@@ -580,12 +738,20 @@ impl World {
             Ok(()) => JobState::Done,
             Err((refused, message)) => JobState::Failed {
                 refused,
-                kind: if refused { FailureKind::Data } else { FailureKind::Passing },
+                kind: if refused {
+                    FailureKind::Data
+                } else {
+                    FailureKind::Passing
+                },
                 message: message.to_owned(),
             },
         };
         if let Some(supervisor) = &mut self.members[member].supervisor {
-            supervisor.status.job = Some(JobStatus { id, kind: job.kind(), state });
+            supervisor.status.job = Some(JobStatus {
+                id,
+                kind: job.kind(),
+                state,
+            });
         }
         self.look_at_directory(member);
         self.status_changed(member);
@@ -597,9 +763,15 @@ impl World {
         if self.members[member].data.is_some() {
             return Err((true, "the directory is not empty"));
         }
-        let wal = Wal { entries: vec![identifier], ..Wal::new() };
+        let wal = Wal {
+            entries: vec![identifier],
+            ..Wal::new()
+        };
         self.members[member].data = Some(Data {
-            control_position: WalPosition { lsn: Lsn(0), ..wal.end() },
+            control_position: WalPosition {
+                lsn: Lsn(0),
+                ..wal.end()
+            },
             wal,
             incarnation: Incarnation(incarnation.to_string()),
             system_identifier: identifier,
@@ -615,7 +787,10 @@ impl World {
     fn source(&self, member: usize, upstream: Option<usize>) -> Result<(usize, &Data), (bool, &'static str)> {
         let from = upstream.ok_or((false, "nobody is there"))?;
         let there = &self.members[from];
-        let open = there.postgres.as_ref().is_some_and(|p| p.is_ready && p.stopping.is_none());
+        let open = there
+            .postgres
+            .as_ref()
+            .is_some_and(|p| p.is_ready && p.stopping.is_none());
         let reached = self.network.up(from, member) && self.network.up(member, from) && !there.frozen;
         let data = there.data.as_ref().filter(|_| open && reached && from != member);
         data.map(|data| (from, data)).ok_or((false, "could not connect"))
@@ -647,16 +822,25 @@ impl World {
     /// As `pg_rewind` judges: by timelines and positions alone.
     fn rewind(&mut self, member: usize, upstream: Option<usize>) -> Result<(), (bool, &'static str)> {
         let (_, source) = self.source(member, upstream)?;
-        let Some(data) = &self.members[member].data else { return Err((true, "no directory")) };
+        let Some(data) = &self.members[member].data else {
+            return Err((true, "no directory"));
+        };
         if source.system_identifier != data.system_identifier {
             return Err((true, "another cluster"));
         }
         let mut next = data.clone();
         if source.wal.history.timeline != data.wal.history.timeline {
-            let fork = fork(&data.wal, &source.wal).min(data.wal.len()).min(source.wal.len());
+            let fork = fork(&data.wal, &source.wal)
+                .min(data.wal.len())
+                .min(source.wal.len());
             next.wal.entries.truncate(fork);
             let end = lsn(fork);
-            let passed = source.wal.history.ancestors.iter().take_while(|branch| branch.lsn <= end);
+            let passed = source
+                .wal
+                .history
+                .ancestors
+                .iter()
+                .take_while(|branch| branch.lsn <= end);
             next.wal.history.ancestors = passed.copied().collect();
             let after = source.wal.history.ancestors.get(next.wal.history.ancestors.len());
             next.wal.history.timeline = after.map_or(source.wal.history.timeline, |branch| branch.timeline);
@@ -674,9 +858,14 @@ impl World {
         let (now, clock_ms) = (self.now, self.clock_ms(member));
         let there = &mut self.members[member];
         let failing = there.disk_ok_at > now;
-        let primary = there.postgres.as_ref().is_some_and(|p| matches!(p.role, ServerRole::Primary { .. }));
+        let primary = there
+            .postgres
+            .as_ref()
+            .is_some_and(|p| matches!(p.role, ServerRole::Primary { .. }));
         let disk_ok_at = there.disk_ok_at;
-        let Some(supervisor) = self.supervisor(member, epoch) else { return };
+        let Some(supervisor) = self.supervisor(member, epoch) else {
+            return;
+        };
         let since = &mut supervisor.status.disk_failing_since_ms;
         if failing && primary {
             since.get_or_insert(clock_ms);
@@ -691,7 +880,8 @@ impl World {
 
     /// Whose address this is, if its pod is there.
     pub(crate) fn member_at(&self, address: IpAddr) -> Option<usize> {
-        (0..self.members.len()).find(|member| self.members[*member].exists && self.address(*member) == address)
+        (0..self.members.len())
+            .find(|member| self.members[*member].exists && self.address(*member) == address)
     }
 
     /// A pod's own, never used again.
@@ -705,7 +895,10 @@ impl World {
 /// The last place that both histories have, by what they say.
 fn fork(target: &Wal, source: &Wal) -> usize {
     let ends = |wal: &Wal| -> Vec<WalPosition> {
-        let last = WalPosition { timeline: wal.history.timeline, lsn: Lsn(u64::MAX) };
+        let last = WalPosition {
+            timeline: wal.history.timeline,
+            lsn: Lsn(u64::MAX),
+        };
         wal.history.ancestors.iter().copied().chain([last]).collect()
     };
     let mut common = 0;
@@ -722,7 +915,9 @@ fn fork(target: &Wal, source: &Wal) -> usize {
 }
 
 fn directory(there: &Member) -> DataDirectory {
-    let Some(data) = &there.data else { return DataDirectory::Empty };
+    let Some(data) = &there.data else {
+        return DataDirectory::Empty;
+    };
     DataDirectory::Complete(DataDirectoryFacts {
         system_identifier: SystemIdentifier(data.system_identifier),
         major_version: 16,

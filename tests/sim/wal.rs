@@ -51,7 +51,10 @@ impl Wal {
     }
 
     pub(crate) fn is_prefix_of(&self, other: &Wal) -> bool {
-        other.entries.get(..self.len()).is_some_and(|head| head == self.entries)
+        other
+            .entries
+            .get(..self.len())
+            .is_some_and(|head| head == self.entries)
     }
 
     /// Where the two go apart.

@@ -25,47 +25,201 @@ use crate::wal::Data;
 #[derive(Debug)]
 pub(crate) enum Event {
     // The sidecar's.
-    Turn { member: usize, epoch: u64 },
-    Execute { member: usize, epoch: u64 },
-    Executed { member: usize, epoch: u64, action: u64, error: Option<&'static str> },
-    Line { observer: usize, epoch: u64, from: usize, stream: u64, view: Rc<PeerView>, news: bool },
-    Hear { observer: usize, epoch: u64, of: usize },
-    LookSample { member: usize, epoch: u64, of: usize, looked_at_ms: u64 },
-    LookDone { member: usize, epoch: u64, view: Box<UpstreamView> },
-    GateAttach { member: usize, epoch: u64 },
-    GateRepeat { member: usize, epoch: u64 },
-    CheckpointDone { member: usize, epoch: u64 },
+    Turn {
+        member: usize,
+        epoch: u64,
+    },
+    Execute {
+        member: usize,
+        epoch: u64,
+    },
+    Executed {
+        member: usize,
+        epoch: u64,
+        action: u64,
+        error: Option<&'static str>,
+    },
+    Line {
+        observer: usize,
+        epoch: u64,
+        from: usize,
+        stream: u64,
+        view: Rc<PeerView>,
+        news: bool,
+    },
+    Hear {
+        observer: usize,
+        epoch: u64,
+        of: usize,
+    },
+    LookSample {
+        member: usize,
+        epoch: u64,
+        of: usize,
+        looked_at_ms: u64,
+    },
+    LookDone {
+        member: usize,
+        epoch: u64,
+        view: Box<UpstreamView>,
+    },
+    GateAttach {
+        member: usize,
+        epoch: u64,
+    },
+    GateRepeat {
+        member: usize,
+        epoch: u64,
+    },
+    CheckpointDone {
+        member: usize,
+        epoch: u64,
+    },
     // The sidecar's client of the API.
-    List { member: usize, epoch: u64 },
-    Listed { member: usize, epoch: u64, follower: u64, sent_at_ms: u64, writes: u64, found: Option<Option<Rc<Stored>>> },
-    Watched { member: usize, epoch: u64, watch: u64, stored: Option<Rc<Stored>> },
-    Silence { member: usize, epoch: u64, follower: u64 },
-    PutReply { member: usize, epoch: u64, attempt: u64, stored: Result<Rc<Stored>, bool> },
+    List {
+        member: usize,
+        epoch: u64,
+    },
+    Listed {
+        member: usize,
+        epoch: u64,
+        follower: u64,
+        sent_at_ms: u64,
+        writes: u64,
+        found: Option<Option<Rc<Stored>>>,
+    },
+    Watched {
+        member: usize,
+        epoch: u64,
+        watch: u64,
+        stored: Option<Rc<Stored>>,
+    },
+    Silence {
+        member: usize,
+        epoch: u64,
+        follower: u64,
+    },
+    PutReply {
+        member: usize,
+        epoch: u64,
+        attempt: u64,
+        stored: Result<Rc<Stored>, bool>,
+    },
     // The API server's.
-    Put { member: usize, epoch: u64, attempt: u64, over: Option<u64>, record: Rc<LeaseRecord>, reply: bool },
-    ListAt { member: usize, epoch: u64, follower: u64, sent_at_ms: u64, writes: u64 },
+    Put {
+        member: usize,
+        epoch: u64,
+        attempt: u64,
+        over: Option<u64>,
+        record: Rc<LeaseRecord>,
+        reply: bool,
+    },
+    ListAt {
+        member: usize,
+        epoch: u64,
+        follower: u64,
+        sent_at_ms: u64,
+        writes: u64,
+    },
     // The supervisor's and PostgreSQL's.
-    Fence { member: usize, epoch: u64 },
-    Step { member: usize, epoch: u64, step: Box<Step> },
-    JobEnd { member: usize, epoch: u64, id: u64, job: Box<JobRequest> },
-    DiskLook { member: usize, epoch: u64 },
-    Ready { member: usize, pg: u64 },
-    Promoted { member: usize, pg: u64 },
-    Stopped { member: usize, pg: u64 },
-    Harder { member: usize, pg: u64 },
-    Settled { member: usize, epoch: u64, clean: bool, requested: bool, ready: bool },
-    Write { member: usize, pg: u64 },
-    Connect { member: usize, pg: u64 },
-    ReceiverEnd { member: usize, pg: u64, conn: u64 },
-    SenderEnd { member: usize, pg: u64, conn: u64 },
-    CutLook { member: usize, pg: u64, conn: u64, cut_at: Time },
-    Ship { to: usize, pg: u64, from: usize, conn: u64, lineage: u64, upto: usize },
-    Confirm { from: usize, pg: u64, conn: u64, flushed: usize },
+    Fence {
+        member: usize,
+        epoch: u64,
+    },
+    Step {
+        member: usize,
+        epoch: u64,
+        step: Box<Step>,
+    },
+    JobEnd {
+        member: usize,
+        epoch: u64,
+        id: u64,
+        job: Box<JobRequest>,
+    },
+    DiskLook {
+        member: usize,
+        epoch: u64,
+    },
+    Ready {
+        member: usize,
+        pg: u64,
+    },
+    Promoted {
+        member: usize,
+        pg: u64,
+    },
+    Stopped {
+        member: usize,
+        pg: u64,
+    },
+    Harder {
+        member: usize,
+        pg: u64,
+    },
+    Settled {
+        member: usize,
+        epoch: u64,
+        clean: bool,
+        requested: bool,
+        ready: bool,
+    },
+    Write {
+        member: usize,
+        pg: u64,
+    },
+    Connect {
+        member: usize,
+        pg: u64,
+    },
+    ReceiverEnd {
+        member: usize,
+        pg: u64,
+        conn: u64,
+    },
+    SenderEnd {
+        member: usize,
+        pg: u64,
+        conn: u64,
+    },
+    CutLook {
+        member: usize,
+        pg: u64,
+        conn: u64,
+        cut_at: Time,
+    },
+    Ship {
+        to: usize,
+        pg: u64,
+        from: usize,
+        conn: u64,
+        lineage: u64,
+        upto: usize,
+    },
+    Confirm {
+        from: usize,
+        pg: u64,
+        conn: u64,
+        flushed: usize,
+    },
     // The pod's and the cluster's.
-    StartSidecar { member: usize, pod: u64 },
-    StartSupervisor { member: usize, pod: u64 },
-    Killed { member: usize, pod: u64, back: Time },
-    Replace { member: usize, pod: u64 },
+    StartSidecar {
+        member: usize,
+        pod: u64,
+    },
+    StartSupervisor {
+        member: usize,
+        pod: u64,
+    },
+    Killed {
+        member: usize,
+        pod: u64,
+        back: Time,
+    },
+    Replace {
+        member: usize,
+        pod: u64,
+    },
     Fault,
     Undo(crate::faults::Undo),
     Heal,
@@ -302,8 +456,9 @@ impl World {
     /// What was held up happens now, the fence first.
     pub(crate) fn resume(&mut self, member: usize) {
         let held_up = std::mem::take(&mut self.members[member].held_up);
-        let (fences, others): (Vec<_>, Vec<_>) =
-            held_up.into_iter().partition(|event| matches!(event, Event::Fence { .. }));
+        let (fences, others): (Vec<_>, Vec<_>) = held_up
+            .into_iter()
+            .partition(|event| matches!(event, Event::Fence { .. }));
         for event in fences.into_iter().chain(others) {
             self.at(self.now, event);
         }
@@ -314,12 +469,29 @@ impl World {
         match event {
             E::Turn { member, epoch } => self.turn(member, epoch),
             E::Execute { member, epoch } => self.execute(member, epoch),
-            E::Executed { member, epoch, action, error } => self.executed(member, epoch, action, error),
-            E::Line { observer, epoch, from, stream, view, news } => {
+            E::Executed {
+                member,
+                epoch,
+                action,
+                error,
+            } => self.executed(member, epoch, action, error),
+            E::Line {
+                observer,
+                epoch,
+                from,
+                stream,
+                view,
+                news,
+            } => {
                 self.line(observer, epoch, (from, stream), &view, news);
             }
             E::Hear { observer, epoch, of } => self.hear(observer, epoch, of),
-            E::LookSample { member, epoch, of, looked_at_ms } => {
+            E::LookSample {
+                member,
+                epoch,
+                of,
+                looked_at_ms,
+            } => {
                 self.look_sample(member, epoch, of, looked_at_ms);
             }
             E::LookDone { member, epoch, view } => self.look_done(member, epoch, *view),
@@ -327,36 +499,98 @@ impl World {
             E::GateRepeat { member, epoch } => self.gate_repeat(member, epoch),
             E::CheckpointDone { member, epoch } => self.checkpoint_done(member, epoch),
             E::List { member, epoch } => self.list(member, epoch),
-            E::Listed { member, epoch, follower, sent_at_ms, writes, found } => {
+            E::Listed {
+                member,
+                epoch,
+                follower,
+                sent_at_ms,
+                writes,
+                found,
+            } => {
                 self.listed(member, epoch, (follower, sent_at_ms, writes), found);
             }
-            E::Watched { member, epoch, watch, stored } => self.watched(member, epoch, watch, stored),
-            E::Silence { member, epoch, follower } => self.silence(member, epoch, follower),
-            E::PutReply { member, epoch, attempt, stored } => self.put_reply(member, epoch, attempt, stored),
-            E::Put { member, epoch, attempt, over, record, reply } => {
+            E::Watched {
+                member,
+                epoch,
+                watch,
+                stored,
+            } => self.watched(member, epoch, watch, stored),
+            E::Silence {
+                member,
+                epoch,
+                follower,
+            } => self.silence(member, epoch, follower),
+            E::PutReply {
+                member,
+                epoch,
+                attempt,
+                stored,
+            } => self.put_reply(member, epoch, attempt, stored),
+            E::Put {
+                member,
+                epoch,
+                attempt,
+                over,
+                record,
+                reply,
+            } => {
                 self.put(member, epoch, (attempt, over, reply), record);
             }
-            E::ListAt { member, epoch, follower, sent_at_ms, writes } => {
+            E::ListAt {
+                member,
+                epoch,
+                follower,
+                sent_at_ms,
+                writes,
+            } => {
                 self.list_at(member, epoch, (follower, sent_at_ms, writes));
             }
             E::Fence { member, epoch } => self.fence(member, epoch),
             E::Step { member, epoch, step } => self.step(member, epoch, *step),
-            E::JobEnd { member, epoch, id, job } => self.job_end(member, epoch, id, &job),
+            E::JobEnd {
+                member,
+                epoch,
+                id,
+                job,
+            } => self.job_end(member, epoch, id, &job),
             E::DiskLook { member, epoch } => self.disk_look(member, epoch),
             E::Ready { member, pg } => self.ready(member, pg),
             E::Promoted { member, pg } => self.promoted(member, pg),
             E::Stopped { member, pg } => self.stopped(member, pg),
             E::Harder { member, pg } => self.harder(member, pg),
-            E::Settled { member, epoch, clean, requested, ready } => {
+            E::Settled {
+                member,
+                epoch,
+                clean,
+                requested,
+                ready,
+            } => {
                 self.settled(member, epoch, (clean, requested, ready));
             }
             E::Write { member, pg } => self.write(member, pg),
             E::Connect { member, pg } => self.connect(member, pg),
             E::ReceiverEnd { member, pg, conn } => self.receiver_end(member, pg, conn),
             E::SenderEnd { member, pg, conn } => self.sender_end(member, pg, conn),
-            E::CutLook { member, pg, conn, cut_at } => self.cut_look(member, pg, conn, cut_at),
-            E::Ship { to, pg, from, conn, lineage, upto } => self.shipped(to, pg, (from, conn, lineage), upto),
-            E::Confirm { from, pg, conn, flushed } => self.confirmed(from, pg, conn, flushed),
+            E::CutLook {
+                member,
+                pg,
+                conn,
+                cut_at,
+            } => self.cut_look(member, pg, conn, cut_at),
+            E::Ship {
+                to,
+                pg,
+                from,
+                conn,
+                lineage,
+                upto,
+            } => self.shipped(to, pg, (from, conn, lineage), upto),
+            E::Confirm {
+                from,
+                pg,
+                conn,
+                flushed,
+            } => self.confirmed(from, pg, conn, flushed),
             E::StartSidecar { member, pod } => self.start_sidecar(member, pod),
             E::StartSupervisor { member, pod } => self.start_supervisor(member, pod),
             E::Killed { member, pod, back } => self.killed(member, pod, back),
@@ -408,7 +642,11 @@ fn member(config: &Config, random: &mut Random, at: usize) -> Member {
             },
             durability: config.durability,
             gate: true,
-            priority: Some(if asynchronous { 1 } else { u32::try_from(at % 2).unwrap_or(0) }),
+            priority: Some(if asynchronous {
+                1
+            } else {
+                u32::try_from(at % 2).unwrap_or(0)
+            }),
             times: config.times,
         },
         offset_ms: random.between(1_000, 5_000_000),

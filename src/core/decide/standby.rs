@@ -99,8 +99,7 @@ pub(super) fn foreign(turn: &Turn<'_>, facts: &DataDirectoryFacts) -> Option<Str
 /// Clones over a directory that is known to be of no further use to this standby.
 fn replace(turn: Turn<'_>, reason: CloneReason) -> Decision {
     let situation = match reason {
-        CloneReason::Diverged => Situation::Diverged,
-        CloneReason::NotRewound => Situation::Diverged,
+        CloneReason::Diverged | CloneReason::NotRewound => Situation::Diverged,
         CloneReason::WalGone | CloneReason::Empty => Situation::WalGone,
         CloneReason::Requested => Situation::Requested,
     };

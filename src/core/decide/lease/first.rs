@@ -79,16 +79,24 @@ fn lost_lease(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -
         );
         return turn.row(Situation::LeaseMissing, detail);
     }
-    let silent = turn
-        .observation
-        .peers
-        .iter()
-        .find(|(_, peer)| {
-            // Without its supervisor a member does not know what it has promised.
-            let heard = peer.contact == PeerContact::Connected && peer.leadership.is_some();
-            peer.named && (!heard || peer.held_data == HeldData::Unknown)
-        });
-    if terms.promised > terms.held || silent.is_some() || !turn.observation.dns_answered {
+    let silent = turn.observation.peers.iter().find(|(_, peer)| {
+        // Without its supervisor a member does not know what it has promised.
+        let heard = peer.contact == PeerContact::Connected && peer.leadership.is_some();
+        peer.named && (!heard || peer.held_data == HeldData::Unknown)
+    });
+    let remembered = turn.memory.lease.record.as_ref();
+    let unheard = remembered.is_some_and(|record| {
+        let others = record
+            .members
+            .iter()
+            .filter(|member| **member != turn.policy.ordinal);
+        let heard = |member| {
+            let peer = turn.observation.peers.get(member);
+            peer.is_some_and(|peer| peer.contact == PeerContact::Connected)
+        };
+        !others.into_iter().all(heard)
+    });
+    if terms.promised > terms.held || silent.is_some() || unheard || !turn.observation.dns_answered {
         return turn
             .row(
                 Situation::LeaseMissing,

@@ -227,7 +227,7 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
     let Some(record) = &standing.record else {
         return turn.row(unread(standing), String::new());
     };
-    let turn = match stand::last_holder(turn, standing, record, facts) {
+    let mut turn = match stand::last_holder(turn, standing, record, facts) {
         Ok(decision) => return decision,
         Err(turn) => turn,
     };
@@ -247,6 +247,8 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
         None => {}
         // The control file may vouch for less than what is there: it was judged while it ran.
         Some(CloneReason::Diverged) => return rewind(turn, standing, upstream_facts),
+        // With the primary lost, this copy may be needed: it is not given up yet.
+        Some(_) if standing.suspects || record.holder.is_none() => turn.memory.condemned = None,
         Some(reason) => return replace(turn, standing, upstream_facts, reason),
     }
     let relation = upstream_facts.map(|upstream| relation(facts, upstream));

@@ -180,7 +180,8 @@ fn successor<'a>(
         let willing = report.is_some_and(|report| report.priority.is_some() && report.incarnation.is_some());
         let same_timeline = peer.timeline == Some(position.timeline);
         let has_it = same_timeline && peer.flush_lsn.is_some_and(|flushed| flushed >= position.lsn);
-        let has_it = handing_over.forced || has_it;
+        // One that does not answer cannot be promoted, whatever is to be lost.
+        let has_it = has_it || (handing_over.forced && peer.flush_lsn.is_some());
         let named = handing_over.to.is_none_or(|to| to == ordinal);
         peer.contact == PeerContact::Connected && willing && has_it && named && !peer.writable
     };

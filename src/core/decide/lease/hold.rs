@@ -217,7 +217,17 @@ pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
         return turn.row(Situation::LeaseUnread, String::new());
     };
     let detail = format!("term {}", record.term);
+    let down_ms = turn
+        .memory
+        .lease
+        .down_since_ms
+        .map_or(0, |since| standing.at_ms.saturating_sub(since));
     let Some(server) = turn.observation.server.as_ref().filter(|_| ready) else {
+        if down_ms > turn.policy.times.recovery_timeout_ms && !record.paused {
+            // It has written nothing in this term.
+            let write = release(record, standing, None);
+            return turn.lease_row(Situation::Resigning, detail, write);
+        }
         return turn
             .row(Situation::Promoting, "PostgreSQL does not answer yet".to_owned())
             .soon();

@@ -1,5 +1,10 @@
 //! Standing for primary: suspect, detach, compare, claim. Each step is taken only with the proof for it.
 
+#![allow(
+    clippy::result_large_err,
+    reason = "what is handed back is the turn, no error that travels"
+)]
+
 use crate::core::cluster::PeerContact;
 use crate::core::data_directory::{ControlState, DataDirectoryFacts};
 use crate::core::decision::{Decision, PostgresAction};
