@@ -81,10 +81,10 @@ pub struct Agent {
     pub(super) last_answer: Option<(u32, ServerStatus)>,
     pub(super) was_streaming: bool,
     pub(super) clones: Clones,
-    pub(super) memory: Memory,
-    pub(super) recorder: Recorder,
     /// The last request to the API server failed.
     pub(super) lease_failing: bool,
+    pub(super) memory: Memory,
+    pub(super) recorder: Recorder,
     outlets: Outlets,
 }
 

@@ -22,6 +22,7 @@ mod hazards_wal;
 mod hazards_writers;
 mod kit;
 mod mounted;
+mod moves;
 mod network;
 mod plain;
 mod pods;

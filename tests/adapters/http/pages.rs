@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use podgres::core::cluster::check::CHECK_PATHS;
@@ -30,6 +31,8 @@ async fn every_path_answers_get_head_and_options() {
         "/cluster",
         "/history",
         "/config",
+        "/challenge",
+        "/explain",
         "/metrics",
         "/debug/decisions",
     ];
@@ -125,7 +128,11 @@ async fn what_would_change_something_is_refused_with_the_reason() {
     for method in ["POST", "PUT", "PATCH", "DELETE", "CONNECT", "BREW"] {
         for path in ["/switchover", "/cluster", "/primary"] {
             let answer = server.ask(&format!("{method} {path}")).await;
-            assert_eq!(answer.status, 403, "{method} {path}");
+            assert_eq!(answer.status, 401, "{method} {path}");
+            assert!(
+                answer.head.contains("www-authenticate: bearer"),
+                "{method} {path}"
+            );
             assert!(
                 answer.json()["hint"].as_str().expect("hint").contains("Bearer"),
                 "{method} {path}"
@@ -137,7 +144,7 @@ async fn what_would_change_something_is_refused_with_the_reason() {
         let head = format!("Host: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n");
         send(&mut socket, &format!("POST {path} HTTP/1.1\r\n{head}")).await
     };
-    assert_eq!(with("wrong", "/cluster").await.status, 403);
+    assert_eq!(with("wrong", "/cluster").await.status, 401);
     let allowed = with("right", "/cluster").await;
     assert_eq!(allowed.status, 405);
     assert!(
