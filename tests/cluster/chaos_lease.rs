@@ -2,8 +2,9 @@
 //!
 //! `PODGRES_CHAOS_SEED` repeats the order of faults, `PODGRES_CHAOS_MINUTES` (2.5) says how long they go on; the
 //! moments at which they hit are the machine's. `PODGRES_CHAOS_VERSION` is PostgreSQL's major version (16),
-//! `PODGRES_CHAOS_FAULTS` draws only kinds whose names contain one of these words. A run that fails
-//! keeps its folder: logs, volumes, the Lease, the last decisions.
+//! `PODGRES_CHAOS_DURABILITY` is `majority`, or `async`, which may lose rows and must not let two acknowledge;
+//! `PODGRES_CHAOS_FAULTS` draws only kinds whose names contain one of these words. The Lease's times are drawn
+//! too. A run that fails keeps its folder: logs, volumes, the Lease, the last decisions.
 
 mod anomalies;
 mod checks;
@@ -33,14 +34,21 @@ const ACT: Duration = Duration::from_secs(40);
 /// Within this time after the last fault all stream again.
 const HEALED: Duration = Duration::from_mins(1);
 const DEFAULT_MINUTES: f64 = 2.5;
-/// A slot of a member that is scaled away goes while a check waits for that, and not while a pod is replaced.
-const SETTINGS: [&str; 6] = [
-    "--leadership",
-    "lease",
-    "--grace",
-    "15s",
-    "--set",
-    "PODGRES_SLOT_RETENTION=10s",
+/// The Lease's times: PostgreSQL's user gets the first ones.
+const TIMES: [&[&str]; 3] = [
+    &[],
+    &[
+        "LEASE_DURATION=8s",
+        "RENEW_DEADLINE=4s",
+        "RETRY_PERIOD=1s",
+        "PEER_TIMEOUT=1s",
+    ],
+    &[
+        "LEASE_DURATION=7s",
+        "RENEW_DEADLINE=3500ms",
+        "RETRY_PERIOD=500ms",
+        "PEER_TIMEOUT=3s",
+    ],
 ];
 
 fn setting<T: std::str::FromStr>(key: &str) -> Option<T> {
@@ -58,18 +66,20 @@ fn chaos_with_a_lease_loses_no_acknowledged_row_and_everything_heals() {
     let seed = setting("PODGRES_CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..));
     let minutes: f64 = setting("PODGRES_CHAOS_MINUTES").unwrap_or(DEFAULT_MINUTES);
     let version = setting("PODGRES_CHAOS_VERSION").unwrap_or(16);
+    let durability: String = setting("PODGRES_CHAOS_DURABILITY").unwrap_or_else(|| "majority".to_owned());
     let folder = crate::kit::open_folder();
+    let start = Start {
+        version,
+        arguments: arguments(seed, &durability),
+    };
     say(&format!(
-        "PODGRES_CHAOS_SEED={seed}, {minutes} minutes, PostgreSQL {version}, in {}",
+        "PODGRES_CHAOS_SEED={seed}, {minutes} minutes, PostgreSQL {version}, {:?}, in {}",
+        start.arguments,
         folder.path().display()
     ));
     let directory: PathBuf = folder.path().join("demo");
-    let start = Start {
-        version,
-        arguments: SETTINGS.map(str::to_owned).to_vec(),
-    };
     let demo = start.run_in(&directory);
-    let ledger = Arc::new(Ledger::default());
+    let ledger = Arc::new(Ledger::new(durability == "majority"));
     let whole = catch_unwind(AssertUnwindSafe(|| run(&demo, &ledger, seed, minutes)));
     if let Err(panic) = whole {
         report::failure(&demo, &ledger, seed);
@@ -79,10 +89,26 @@ fn chaos_with_a_lease_loses_no_acknowledged_row_and_everything_heals() {
     }
 }
 
+/// What the demo is started with; the times are drawn by a generator of their own.
+fn arguments(seed: u64, durability: &str) -> Vec<String> {
+    let times = TIMES[fastrand::Rng::with_seed(seed).usize(0..TIMES.len())];
+    let mut settings = vec![format!("PODGRES_DURABILITY={durability}")];
+    settings.extend(times.iter().map(|time| format!("PODGRES_{time}")));
+    // A slot of a member that is scaled away goes while a check waits for that, and not while a pod is replaced.
+    settings.push("PODGRES_SLOT_RETENTION=10s".to_owned());
+    let fixed = ["--leadership", "lease", "--grace", "15s"].map(str::to_owned);
+    let set = settings
+        .into_iter()
+        .flat_map(|setting| ["--set".to_owned(), setting]);
+    fixed.into_iter().chain(set).collect()
+}
+
 fn run(demo: &Demo, ledger: &Arc<Ledger>, seed: u64, minutes: f64) {
     let mut draw = Draw::new(seed, setting("PODGRES_CHAOS_FAULTS"));
     let status = demo.wait_streaming(2);
-    checks::wait_synchronous(demo);
+    if ledger.durable {
+        checks::wait_synchronous(demo);
+    }
     let primary = checks::primary(&status).expect("a primary");
     demo.sql(&["--member", &primary], rows::TABLE);
     demo.sql(&["--member", &primary], lists::TABLE);

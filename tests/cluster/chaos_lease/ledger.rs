@@ -69,22 +69,23 @@ pub(super) struct Book {
 }
 
 pub(super) struct Ledger {
+    /// Nothing that was acknowledged may be lost.
+    pub(super) durable: bool,
     start: Instant,
     book: Mutex<Book>,
     number: AtomicI64,
 }
 
-impl Default for Ledger {
-    fn default() -> Self {
+impl Ledger {
+    pub(super) fn new(durable: bool) -> Self {
         Self {
+            durable,
             start: Instant::now(),
             book: Mutex::default(),
             number: AtomicI64::new(1),
         }
     }
-}
 
-impl Ledger {
     pub(super) fn now_us(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_micros()).expect("a short run")
     }
