@@ -10,6 +10,7 @@ mod authority;
 mod chaos;
 mod chaos_lease;
 mod containers;
+mod failover;
 mod hand;
 mod harness;
 mod hazards_clone;

@@ -247,13 +247,9 @@ impl World {
     }
 
     /// One primary, everybody streams from it, and the record and the setting are what they should be.
-    fn is_settled(&self) -> Result<(), String> {
-        let Some(primary) = self.primary() else {
-            return Err("no primary".to_owned());
-        };
-        let Some(stored) = &self.api.stored else {
-            return Err("no Lease".to_owned());
-        };
+    pub(crate) fn is_settled(&self) -> Result<(), String> {
+        let Some(primary) = self.primary() else { return Err("no primary".to_owned()) };
+        let Some(stored) = &self.api.stored else { return Err("no Lease".to_owned()) };
         let set = &stored.record.synchronous;
         for (at, member) in self
             .members
