@@ -8,6 +8,7 @@
 #[path = "../support/authority.rs"]
 mod authority;
 mod chaos;
+mod chaos_lease;
 mod containers;
 mod failover;
 mod hand;
