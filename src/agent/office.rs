@@ -51,7 +51,7 @@ impl Requests {
 
 /// The adapters of a member under a Lease.
 pub(super) struct Office {
-    store: LeaseStore,
+    store: Arc<LeaseStore>,
     view: watch::Receiver<LeaseView>,
     gate: Option<(Gate, watch::Receiver<Attachment>)>,
     attached_to: Option<GateTarget>,
@@ -62,7 +62,7 @@ pub(super) struct Office {
 
 impl Office {
     pub(super) fn start(settings: LeaseSettings, gate: bool) -> std::io::Result<Self> {
-        let store = LeaseStore::start(settings);
+        let store = Arc::new(LeaseStore::start(settings));
         let gate = gate.then(|| Gate::start(GateSettings::default())).transpose()?;
         Ok(Self {
             view: store.view(),
@@ -78,8 +78,18 @@ impl Office {
         })
     }
 
+    pub(super) fn store(&self) -> Arc<LeaseStore> {
+        Arc::clone(&self.store)
+    }
+
     pub(super) fn view(&mut self) -> LeaseView {
         self.view.borrow_and_update().clone()
+    }
+
+    /// Whether the gate streams; `None` where there is none.
+    pub(super) fn gate_attached(&self) -> Option<bool> {
+        let (_, watch) = self.gate.as_ref()?;
+        Some(watch.borrow().timeline.is_some())
     }
 
     pub(super) fn checkpointed_at_ms(&mut self) -> Option<u64> {

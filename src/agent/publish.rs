@@ -66,6 +66,7 @@ pub(super) fn member_status(
         pids: settings.report_pids.then(|| pids(supervisor)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         clones_total,
+        no_reads: settings.no_reads,
         leadership: decision.report.clone(),
     }
 }
@@ -190,6 +191,7 @@ pub(super) fn first_view(settings: &Settings) -> ClusterView {
         pids: settings.report_pids.then(|| pids(None)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         clones_total: 0,
+        no_reads: settings.no_reads,
         leadership: None,
     };
     view(settings, None, me, Vec::new())
@@ -216,6 +218,7 @@ pub(super) fn view(
             .map(|holder| holder.pod.clone()),
         read_only: record.is_some_and(|record| record.read_only.is_some()),
         paused: record.is_some_and(|record| record.paused),
+        lease: record.cloned(),
         me,
         peers,
     }

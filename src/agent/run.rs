@@ -31,6 +31,7 @@ use super::execute::{Done, Hands, execute};
 use super::journal::{Journal, Recorder};
 use super::names::Names;
 use super::office::{self, Office, Requests};
+use super::operator::Operator;
 use super::supervisor::Supervisor;
 use super::upstream::{Access, Wanted};
 use super::{Published, Settings, names, publish, upstream};
@@ -82,6 +83,8 @@ pub struct Agent {
     pub(super) clones: Clones,
     pub(super) memory: Memory,
     pub(super) recorder: Recorder,
+    /// The last request to the API server failed.
+    pub(super) lease_failing: bool,
     outlets: Outlets,
 }
 
@@ -115,10 +118,12 @@ impl Agent {
         let (upstream_wanted, wanted) = watch::channel(None);
         let (settled, settled_receiver) = watch::channel(false);
         let supervisor = Supervisor::follow(settings.supervisor_socket.clone());
-        let (outlets, published, journal) = outlets(&settings);
+        let office = office(&settings)?;
+        let requests = Requests::default();
+        let (outlets, published, journal) = outlets(&settings, office.as_ref(), &requests);
         let agent = Self {
-            office: office(&settings)?,
-            requests: published.requests.clone(),
+            office,
+            requests,
             supervisor_status: supervisor.subscribe(),
             supervisor,
             names: names::follow(
@@ -154,6 +159,7 @@ impl Agent {
             last_answer: None,
             was_streaming: false,
             clones: Clones::default(),
+            lease_failing: false,
             memory: Memory::default(),
             recorder: Recorder::new(journal),
             outlets,
@@ -177,6 +183,7 @@ impl Agent {
                 return outcome;
             }
             self.take_office(&observation, &decision);
+            self.take_up(&observation, &decision);
             self.followed = if self.office.is_some() {
                 decision.upstream
             } else {
@@ -208,6 +215,10 @@ impl Agent {
         if let Some(write) = decision.lease.clone() {
             office.write(write);
         }
+    }
+
+    /// A request to this member is the agent's from its first deed on.
+    fn take_up(&self, observation: &Observation, decision: &Decision) {
         let taken_up = matches!(
             decision.postgres,
             Some(PostgresAction::Stop { .. } | PostgresAction::Run { .. })
@@ -257,7 +268,19 @@ impl Agent {
             *known = Arc::new(view);
             woken
         });
+        self.count(observation, decision);
         self.outlets.beat.turned();
+    }
+
+    fn count(&mut self, observation: &Observation, decision: &Decision) {
+        let attached = self.office.as_ref().and_then(Office::gate_attached);
+        let counters = &self.outlets.counters;
+        counters.turned(observation, (decision.gate_until_ms, attached));
+        let failing = observation.lease.error.is_some();
+        if failing && !std::mem::replace(&mut self.lease_failing, failing) {
+            counters.lease_failed();
+        }
+        self.lease_failing = failing;
     }
 
     async fn execute(&mut self, action: PostgresAction) {
@@ -331,10 +354,21 @@ fn office(settings: &Settings) -> Result<Option<Office>, AgentError> {
     Ok(lease.map(|lease| Office::start(lease, gate)).transpose()?)
 }
 
-fn outlets(settings: &Settings) -> (Outlets, Published, Journal) {
+fn outlets(
+    settings: &Settings,
+    office: Option<&Office>,
+    requests: &Requests,
+) -> (Outlets, Published, Journal) {
     let (view, view_receiver) = watch::channel(Arc::new(publish::first_view(settings)));
     let (routes, routes_receiver) = watch::channel(Arc::new(RouteTable::default()));
     let (beat, journal, counters) = (Beat::new(LOOP_LIMIT), Journal::default(), Counters::default());
+    let operator = Operator {
+        view: view_receiver.clone(),
+        lease: office.map(Office::store),
+        requests: requests.clone(),
+        logins: Arc::clone(&settings.logins),
+        member: settings.member.clone(),
+    };
     let published = Published {
         view: view_receiver,
         routes: routes_receiver,
@@ -342,7 +376,7 @@ fn outlets(settings: &Settings) -> (Outlets, Published, Journal) {
         beat: beat.clone(),
         counters: counters.clone(),
         visited: Arc::default(),
-        requests: Requests::default(),
+        operator: Arc::new(operator),
     };
     let outlets = Outlets {
         view,

@@ -83,6 +83,13 @@ impl PodArguments {
                 "set PODGRES_LEADERSHIP=lease, or PODGRES_DURABILITY=async",
             ));
         }
+        if self.leadership == LeadershipArgument::Lease && self.pod_uid.is_none() {
+            return Err(InvalidSetting::new(
+                "POD_UID",
+                "without it a pod cannot be told from an earlier one of the same name, which may still run",
+                "give it by the downward API: fieldRef metadata.uid",
+            ));
+        }
         let lease = &self.lease;
         let text = |duration: Duration| format!("{} ms", duration.as_millis());
         if lease.retry_period < Duration::from_millis(100) || lease.retry_period * 2 > lease.renew_deadline {
@@ -137,5 +144,54 @@ impl Pod {
             identity: self.identity(),
             retry_period: lease.retry_period,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    #[derive(clap::Parser)]
+    struct Words {
+        #[command(flatten)]
+        pod: PodArguments,
+    }
+
+    fn refused(words: &[&str]) -> Option<String> {
+        let all = [&["podgres", "--pod-name", "pg-0"], words].concat();
+        let words = Words::try_parse_from(all).expect("flags");
+        words.pod.check_leadership().err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn times_that_cannot_work_together_are_refused_with_what_would_be_right() {
+        let lease = ["--leadership", "lease", "--pod-uid", "u"];
+        let with = |more: &[&str]| refused(&[&lease[..], more].concat());
+        assert_eq!(with(&[]), None);
+        assert_eq!(
+            with(&[
+                "--lease-duration",
+                "6s",
+                "--renew-deadline",
+                "2s",
+                "--retry-period",
+                "500ms"
+            ]),
+            None
+        );
+        for (words, key) in [
+            (&["--renew-deadline", "13s"][..], "PODGRES_RENEW_DEADLINE"),
+            (&["--retry-period", "6s"], "PODGRES_RETRY_PERIOD"),
+            (&["--retry-period", "10ms"], "PODGRES_RETRY_PERIOD"),
+            (&["--stop-timeout", "6s"], "PODGRES_RENEW_DEADLINE"),
+        ] {
+            let message = with(words).expect("a refusal");
+            assert!(message.contains(key), "{message}");
+        }
+        let message = refused(&["--leadership", "lease"]).expect("a refusal");
+        assert!(message.contains("POD_UID"), "{message}");
+        let message = refused(&["--durability", "majority"]).expect("a refusal");
+        assert!(message.contains("PODGRES_DURABILITY"), "{message}");
     }
 }

@@ -82,6 +82,9 @@ pub struct PodArguments {
     /// Clone a standby afresh by itself when it can never follow again
     #[arg(long, env = "PODGRES_RECLONE", default_value_t = true, action = clap::ArgAction::Set)]
     pub reclone: bool,
+    /// File with the bearer token that operators' requests over TCP must carry
+    #[arg(long, env = "PODGRES_ADMIN_TOKEN_FILE")]
+    pub admin_token_file: Option<PathBuf>,
     /// Show process ids in the status (for `podgres demo`)
     #[arg(long, env = "PODGRES_REPORT_PIDS", hide = true, default_value_t = false)]
     pub report_pids: bool,

@@ -53,6 +53,9 @@ fn server(view: &ClusterView, member: &MemberStatus, orphaned: bool) -> Option<S
         (Role::Standby, true) => Role::Standby,
         (Role::Primary, true) | (Role::Standby, false) => return None,
     };
+    if role == Role::Standby && member.no_reads {
+        return None;
+    }
     // With the primary known to be dead nothing newer exists anywhere: its standbys go on serving reads.
     let streaming =
         role == Role::Primary || member.state == MemberState::Streaming || (orphaned && member.was_streaming);

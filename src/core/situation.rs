@@ -90,6 +90,8 @@ pub enum Situation {
     Standing,
     /// The operator's wish.
     Paused,
+    /// Of this member alone: a restart, or a fresh clone.
+    Requested,
     /// What it alone has is kept aside.
     ReadyToRewind,
     /// Waits detached.

@@ -39,6 +39,7 @@ use crate::core::policy::Leadership;
 
 pub use controller::run;
 pub use dsn::{Target, dsn};
+pub use layout::run_directories;
 pub use state::DemoState;
 
 /// In which order pods are made (StatefulSet, `.spec.podManagementPolicy`).

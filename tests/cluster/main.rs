@@ -9,6 +9,7 @@
 mod authority;
 mod chaos;
 mod containers;
+mod failover;
 mod hand;
 mod harness;
 mod hazards_clone;

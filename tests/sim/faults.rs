@@ -1,7 +1,8 @@
 //! Faults, their end, and the healing of everything.
 //!
 //! Volumes are lost under one rule: since the cluster was last settled (everybody streams, and the record names the
-//! directories that there are), no more than the recorded quorum k, and under `async` no more than one. Beyond that no
+//! directories that there are), no more than the recorded quorum k, and under `async` no more than one; and the
+//! recorded standbys have not been scaled away. Beyond that no
 //! arrangement keeps the promise: an acknowledged commit is on k standbys and the primary.
 
 use podgres::core::lease::{Durability, MoveRequest};
@@ -338,7 +339,10 @@ impl World {
         } else {
             quorum
         };
-        if self.oracle.volumes_lost >= bound || self.oracle.settled_at.is_none() {
+        let by_ordinal = |ordinal: &podgres::core::member::Ordinal| self.members.get(ordinal.0 as usize);
+        let mut named = stored.record.synchronous.members.keys().filter_map(by_ordinal);
+        let all_wanted = named.all(|member| member.wanted);
+        if self.oracle.volumes_lost >= bound || self.is_settled().is_err() || !all_wanted {
             return;
         }
         self.oracle.volumes_lost += 1;
@@ -352,6 +356,10 @@ impl World {
 
     fn scale(&mut self) {
         let wanted = self.members.iter().filter(|member| member.wanted).count();
+        // Whoever scales waits until all is well.
+        if self.oracle.volumes_lost > 0 || self.is_settled().is_err() {
+            return;
+        }
         let down = wanted > self.config.members
             || (wanted >= self.config.members && wanted > 2 && self.random.chance(50));
         if down && wanted + 1 > self.config.members {

@@ -46,6 +46,12 @@ pub(crate) struct Supervisor {
     job_upstream: Option<usize>,
 }
 
+impl Supervisor {
+    pub(crate) fn is_working(&self) -> bool {
+        self.working || self.binding
+    }
+}
+
 impl World {
     pub(crate) fn start_supervisor(&mut self, member: usize, pod: u64) {
         let there = &self.members[member];

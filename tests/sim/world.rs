@@ -376,7 +376,7 @@ impl World {
         world.at(from, Event::Fault);
         let until = world.config.faults_until;
         world.at(until, Event::Heal);
-        world.at(SECOND, Event::Look);
+        world.at(SECOND + 7 * MS, Event::Look);
         world
     }
 

@@ -3,7 +3,7 @@
 use super::{Outlook, Situation};
 
 /// Outlook, name and explanation of every situation, in the order in which `decide` asks for them.
-pub const SITUATIONS: [(Situation, Outlook, &str, &str); 61] = {
+pub const SITUATIONS: [(Situation, Outlook, &str, &str); 62] = {
     use Outlook::{Overdue, Passing, Refused, Steady};
     use Situation as S;
     [
@@ -62,6 +62,12 @@ pub const SITUATIONS: [(Situation, Outlook, &str, &str); 61] = {
             "a server that must be a standby accepts writes; a person must decide which one is right",
         ),
         (S::Stopping, Passing, "stopping", "PostgreSQL is stopping"),
+        (
+            S::Requested,
+            Passing,
+            "requested",
+            "what the operator asked of this member is carried out",
+        ),
         (S::Starting, Passing, "starting", "PostgreSQL is starting"),
         (
             S::Unresponsive,

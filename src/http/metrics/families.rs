@@ -9,6 +9,7 @@ use crate::core::status::{MemberState, Role};
 use crate::core::supervision::{CloneReason, JobKind};
 
 use super::exporter;
+use super::leadership;
 use super::family::{Family, Labels, Value, family, flag, gauges, number, real, seconds, whole};
 use super::{Counters, RouteCounters};
 
@@ -19,6 +20,7 @@ pub(super) fn families(view: &ClusterView, counters: &Counters, turned: LoopAge)
     all.extend(wal(view));
     all.extend(view.me.server.as_ref().map(exporter::slots).into_iter().flatten());
     all.extend(cluster(view));
+    all.extend(leadership::families(view, counters));
     all.extend(jobs(view, counters));
     all.extend(routes(&counters.routes));
     all

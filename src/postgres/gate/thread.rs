@@ -144,15 +144,16 @@ impl Confirming<'_> {
         let confirm = |position| self.stream.try_confirm(position).map_err(GateError::Stream);
         let confirmed = self.confirmed;
         let sent = self.shared.with_right(|right| match (right, answer) {
-            (true, _) => confirm(received).map(|sent| sent.then_some(received)),
+            (true, _) => confirm(received).map(|sent| {
+                // Noted before the right can be taken back: whoever does that then knows how far it went.
+                sent.then(|| self.shared.set_confirmed(received))
+                    .map(|()| received)
+            }),
             (false, Answer::IfNew) => Ok(None),
             (false, Answer::Requested) if news => Err(GateError::MadeWay),
             (false, Answer::Again | Answer::Requested) => confirm(confirmed).map(|_| None),
         });
-        if let Some(position) = sent? {
-            self.confirmed = position;
-            self.shared.set_confirmed(position);
-        }
+        self.confirmed = sent?.unwrap_or(confirmed);
         Ok(())
     }
 }

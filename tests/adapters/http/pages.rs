@@ -1,11 +1,12 @@
 //! Every path and method, and what may change something.
 
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use podgres::core::cluster::check::CHECK_PATHS;
 use podgres::http::HttpState;
-use podgres::http::authorise::AdminToken;
+use podgres::http::authorise::{AdminToken, Token};
 use podgres::http::serve::{Limits, Listener};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -110,7 +111,9 @@ async fn what_would_change_something_is_refused_with_the_reason() {
         std::fs::metadata(&path).expect("socket").permissions().mode() & 0o777,
         0o660
     );
-    let token = |state: &mut HttpState| state.admin_token = AdminToken::new("right");
+    let token = |state: &mut HttpState| {
+        state.admin_token = Arc::new(|| Token::Set(AdminToken::new("right").expect("a token")));
+    };
     let server = Server::start_with(
         primary(0),
         Limits::default(),

@@ -22,7 +22,7 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
     let Some(server) = &turn.observation.server else {
         return turn.row(Situation::Unresponsive, String::new()).soon();
     };
-    let Some(record) = &standing.record else {
+    let Some(record) = standing.record else {
         return turn.row(unread(standing), String::new());
     };
     if record
@@ -36,13 +36,16 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
         Ok(decision) => return decision,
         Err(turn) => turn,
     };
-    if turn.observation.request == Some(MemberRequest::Reinit) {
-        return condemn(
-            turn,
-            Situation::WalGone,
-            "the operator asked".to_owned(),
-            CloneReason::Requested,
-        );
+    match turn.observation.request {
+        Some(MemberRequest::Reinit) => {
+            let detail = "a fresh clone".to_owned();
+            return condemn(turn, Situation::Requested, detail, CloneReason::Requested);
+        }
+        Some(MemberRequest::Restart) => {
+            let action = PostgresAction::Stop { mode: StopMode::Fast };
+            return turn.act(Situation::Requested, "a restart".to_owned(), action);
+        }
+        None => {}
     }
     let Some(holder) = standing.holder_elsewhere else {
         return turn.row(Situation::AwaitingPrimary, standing.holder_name());
@@ -135,7 +138,7 @@ fn attached(
 
 fn streaming(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: Ordinal) -> Decision {
     let detail = format!("timeline {}, term {}", server.timeline, standing.term());
-    let paused = standing.record.as_ref().is_some_and(|record| record.paused);
+    let paused = standing.record.is_some_and(|record| record.paused);
     let situation = if paused {
         Situation::Paused
     } else {
@@ -221,10 +224,10 @@ fn detached(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: 
 
 /// PostgreSQL does not run and the directory is complete.
 pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -> Decision {
-    let Some(record) = &standing.record else {
+    let Some(record) = standing.record else {
         return turn.row(unread(standing), String::new());
     };
-    let turn = match stand::last_holder(turn, standing, record, facts) {
+    let mut turn = match stand::last_holder(turn, standing, record, facts) {
         Ok(decision) => return decision,
         Err(turn) => turn,
     };
@@ -234,6 +237,9 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
     let upstream_facts = standing
         .holder_elsewhere
         .and_then(|holder| fresh(&turn, holder, turn.memory.busy_at_ms));
+    if turn.observation.request == Some(MemberRequest::Reinit) {
+        return replace(turn, standing, upstream_facts, CloneReason::Requested);
+    }
     if facts.half_rewound {
         return replace(turn, standing, upstream_facts, CloneReason::NotRewound);
     }
@@ -241,6 +247,8 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
         None => {}
         // The control file may vouch for less than what is there: it was judged while it ran.
         Some(CloneReason::Diverged) => return rewind(turn, standing, upstream_facts),
+        // With the primary lost, this copy may be needed: it is not given up yet.
+        Some(_) if standing.suspects || record.holder.is_none() => turn.memory.condemned = None,
         Some(reason) => return replace(turn, standing, upstream_facts, reason),
     }
     let relation = upstream_facts.map(|upstream| relation(facts, upstream));
@@ -328,7 +336,8 @@ fn replace(
 ) -> Decision {
     let situation = match reason {
         CloneReason::Diverged | CloneReason::NotRewound => Situation::Diverged,
-        CloneReason::WalGone | CloneReason::Empty | CloneReason::Requested => Situation::WalGone,
+        CloneReason::WalGone | CloneReason::Empty => Situation::WalGone,
+        CloneReason::Requested => Situation::Requested,
     };
     if !turn.policy.reclone && reason != CloneReason::Requested {
         return turn.row(situation, "cloning afresh is switched off".to_owned());
@@ -344,7 +353,6 @@ fn clone(
 ) -> Decision {
     let wanted = standing
         .record
-        .as_ref()
         .and_then(|record| record.system_identifier);
     let upstream = standing
         .holder_elsewhere
@@ -415,8 +423,7 @@ fn upstream(turn: &Turn<'_>, standing: &Standing, holder: Ordinal) -> Option<Ups
 /// The name under which a member confirms whose recorded incarnation is another one.
 fn joining(turn: &Turn<'_>, standing: &Standing) -> Option<String> {
     let recorded = standing
-        .record
-        .as_ref()?
+        .record?
         .synchronous
         .members
         .get(&turn.policy.ordinal)?;

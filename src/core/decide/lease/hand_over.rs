@@ -79,7 +79,12 @@ pub(super) fn while_stopped(
     let clean = facts.control_state == ControlState::ShutDown;
     if clean && let Some((ordinal, peer)) = successor(&turn, handing_over, facts.position()) {
         let detail = format!("to {}-{ordinal}", turn.policy.cluster);
-        let write = named(&turn, standing, record, facts, (ordinal, peer), "switchover");
+        let reason = if handing_over.forced {
+            "forced by the operator"
+        } else {
+            "switchover"
+        };
+        let write = named(&turn, standing, record, facts, (ordinal, peer), reason);
         return turn.lease_row(Situation::HandingOver, detail, write);
     }
     let waited_ms = turn
@@ -109,7 +114,7 @@ pub(super) fn while_stopped(
 
 /// The pod is ending.
 pub(super) fn leaving(turn: Turn<'_>, standing: &Standing) -> Decision {
-    let Some(record) = standing.record.as_ref().filter(|_| standing.is_holder) else {
+    let Some(record) = standing.record.filter(|_| standing.is_holder) else {
         return turn.row(Situation::Leaving, String::new());
     };
     let stopped = matches!(turn.supervisor.postmaster, Postmaster::Stopped { .. });
@@ -175,7 +180,8 @@ fn successor<'a>(
         let willing = report.is_some_and(|report| report.priority.is_some() && report.incarnation.is_some());
         let same_timeline = peer.timeline == Some(position.timeline);
         let has_it = same_timeline && peer.flush_lsn.is_some_and(|flushed| flushed >= position.lsn);
-        let has_it = handing_over.forced || has_it;
+        // One that does not answer cannot be promoted, whatever is to be lost.
+        let has_it = has_it || (handing_over.forced && peer.flush_lsn.is_some());
         let named = handing_over.to.is_none_or(|to| to == ordinal);
         peer.contact == PeerContact::Connected && willing && has_it && named && !peer.writable
     };
@@ -222,7 +228,7 @@ fn named(
     standing.write(LeasePurpose::HandOver, next)
 }
 
-/// Those who have everything besides the successor, if they are enough; else the recorded set as it is.
+/// Those who have everything besides the successor, the old primary first, if they are enough; else the recorded set as it is.
 fn witnesses(turn: &Turn<'_>, record: &LeaseRecord, lsn: Lsn, successor: Ordinal) -> SynchronousSet {
     let holds_all = |member: &Ordinal| {
         let peer = turn.observation.peers.get(member);
@@ -238,8 +244,9 @@ fn witnesses(turn: &Turn<'_>, record: &LeaseRecord, lsn: Lsn, successor: Ordinal
     };
     let members = record.synchronous.members.iter();
     let members = members.filter(|(member, _)| **member != successor && holds_all(member));
+    let own = turn.supervisor.incarnation.clone().map(|own| (turn.policy.ordinal, own));
     let set = SynchronousSet {
-        members: members.map(|(m, i)| (*m, i.clone())).collect(),
+        members: members.map(|(m, i)| (*m, i.clone())).chain(own).collect(),
         quorum: record.synchronous.quorum,
     };
     if set.members.len() >= set.quorum as usize {

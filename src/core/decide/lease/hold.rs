@@ -7,7 +7,7 @@ use crate::core::decision::{Decision, PostgresAction};
 use crate::core::lease::{LeasePurpose, LeaseRecord, MoveRequest};
 use crate::core::observation::MemberRequest;
 use crate::core::situation::Situation;
-use crate::core::supervision::{Licence, ServerRole, StopMode};
+use crate::core::supervision::{Licence, Postmaster, ServerRole, StopMode};
 
 use super::super::slots;
 use super::standing::Standing;
@@ -21,7 +21,7 @@ const FAILED_STARTS: u32 = 3;
 
 /// PostgreSQL runs as the primary.
 pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decision {
-    let Some(record) = &standing.record else {
+    let Some(record) = standing.record else {
         return turn.row(Situation::LeaseUnread, String::new());
     };
     if let Some(until_ms) = licence_due(&turn, standing) {
@@ -53,9 +53,9 @@ pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
         );
     }
     if turn.observation.request == Some(MemberRequest::Restart) {
-        let detail = "the operator asked for a restart".to_owned();
+        let detail = "a restart".to_owned();
         return turn.act(
-            Situation::Reopening,
+            Situation::Requested,
             detail,
             PostgresAction::Stop { mode: StopMode::Fast },
         );
@@ -76,7 +76,7 @@ pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
 /// The daily work of a primary: the synchronous set, then the slots.
 fn in_office(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
     let given = match &turn.supervisor.postmaster {
-        crate::core::supervision::Postmaster::Running {
+        Postmaster::Running {
             role: ServerRole::Primary {
                 synchronous_standby_names,
             },
@@ -213,11 +213,21 @@ fn overtaken(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Opti
 
 /// The Lease names this member, whose PostgreSQL runs as a standby: it is promoted.
 pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decision {
-    let Some(record) = &standing.record else {
+    let Some(record) = standing.record else {
         return turn.row(Situation::LeaseUnread, String::new());
     };
     let detail = format!("term {}", record.term);
+    let down_ms = turn
+        .memory
+        .lease
+        .down_since_ms
+        .map_or(0, |since| standing.at_ms.saturating_sub(since));
     let Some(server) = turn.observation.server.as_ref().filter(|_| ready) else {
+        if down_ms > turn.policy.times.recovery_timeout_ms && !record.paused {
+            // It has written nothing in this term.
+            let write = release(record, standing, None);
+            return turn.lease_row(Situation::Resigning, detail, write);
+        }
         return turn
             .row(Situation::Promoting, "PostgreSQL does not answer yet".to_owned())
             .soon();
@@ -255,7 +265,7 @@ pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
 
 /// The Lease names this member, whose PostgreSQL does not run.
 pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -> Decision {
-    let Some(record) = &standing.record else {
+    let Some(record) = standing.record else {
         return turn.row(Situation::LeaseUnread, String::new());
     };
     if turn.memory.lease.handing_over.is_some() {
@@ -279,7 +289,7 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
             write,
         );
     }
-    if record.paused {
+    if record.paused && stopped_by_others(&turn) {
         return turn.row(Situation::Paused, "PostgreSQL is not started".to_owned());
     }
     if turn.memory.failures >= FAILED_STARTS && office::provable_elsewhere(turn.observation, record) {
@@ -299,6 +309,14 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
             .soon();
     }
     open(turn, standing, record, facts)
+}
+
+/// PostgreSQL ran here and ended, and not because podgres stopped it: while paused that is somebody's work.
+fn stopped_by_others(turn: &Turn<'_>) -> bool {
+    matches!(
+        &turn.supervisor.postmaster,
+        Postmaster::Stopped { last_exit: Some(exit) } if !exit.requested
+    )
 }
 
 fn open(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, facts: &DataDirectoryFacts) -> Decision {

@@ -47,8 +47,6 @@ async fn a_right_that_is_taken_back_is_gone_when_the_call_returns() {
         gate.allow_until(FOR_EVER);
         tokio::time::sleep(Duration::from_millis(2)).await;
         gate.allow_until(0);
-        // What the thread notes down after the call it has done before it.
-        tokio::time::sleep(Duration::from_millis(1)).await;
         let confirmed = gate.status().confirmed_lsn;
         tokio::time::sleep(Duration::from_millis(4)).await;
         assert_eq!(gate.status().confirmed_lsn, confirmed);
