@@ -16,7 +16,7 @@ use podgres::core::observation::{
     Barrier, MemberRequest, NameState, Observation, PeerView, ProbeState, UpstreamFacts, UpstreamView,
 };
 use podgres::core::policy::{Leadership, Policy};
-use podgres::core::status::{HeldData, ReplicationStatus, ServerStatus};
+use podgres::core::status::{ReplicationStatus, ServerStatus};
 use podgres::core::supervision::{
     CloneReason, FailureKind, JobKind, JobProgress, JobState, JobStatus, Licence, Postmaster, PostmasterExit,
     ServerRole, StopMode, SupervisorStatus, Terms,
