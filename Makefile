@@ -30,12 +30,13 @@ test: fmt clippy deny doc ## everything that must hold: style, dependencies, doc
 	cargo test --no-fail-fast -- --test-threads=$(test_threads)
 
 .PHONY: chaos
-chaos: compiler ## faults at random on a whole cluster under load: MINUTES=10, SEED=… repeats their order
+chaos: compiler ## faults at random on a cluster under load: MINUTES=10, LEADERSHIP=lease or fixed, SEED=… repeats their order
 	@postgresql=$$(tests/tools/postgresql test)
 	eval "$$postgresql"
 	export PODGRES_CHAOS_MINUTES=$(or $(MINUTES),10)
 	$(if $(SEED),export PODGRES_CHAOS_SEED=$(SEED))
-	cargo test --test cluster chaos::
+	$(if $(DURABILITY),export PODGRES_CHAOS_DURABILITY=$(DURABILITY))
+	cargo test --test cluster $(if $(filter fixed,$(LEADERSHIP)),chaos::,chaos_lease::)
 
 .PHONY: sim
 sim: compiler ## the failover logic against simulated time, on all cores: SCHEDULES=10000, SEED=… repeats one with its trace

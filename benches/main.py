@@ -15,12 +15,13 @@ import tempfile
 from pathlib import Path
 
 import measures
+from failover import FAULTS, failover
 from measures import spread
 from patroni_cluster import PatroniCluster
 from podgres_cluster import PodgresCluster
 from reaction import patroni_reactions, podgres_reactions
 
-PARTS = ("start", "idle", "clone", "size", "reaction")
+PARTS = ("start", "idle", "clone", "size", "reaction", "failover")
 
 
 def main():
@@ -51,6 +52,9 @@ def parse_arguments():
     parser.add_argument("--clone-runs", type=int, default=3, help="clones of each kind (3)")
     parser.add_argument("--gibibytes", type=float, default=2, help="size of the cloned database (2)")
     parser.add_argument("--idle-seconds", type=float, default=60, help="how long to watch idle clusters (60)")
+    parser.add_argument("--fault", action="append", choices=FAULTS, help="of failover: this one only (may be repeated)")
+    parser.add_argument("--failover-runs", type=int, default=5, help="runs of each fault (5)")
+    parser.add_argument("--api-seconds", type=float, default=60, help="how long the API server is down (60)")
     parser.add_argument("--json", type=Path, help="also write all numbers there")
     return parser.parse_args()
 
@@ -208,6 +212,27 @@ class Bench:
             for event, probes in runs[0].items():
                 rows += [(name, event, probe, *reaction_cells(runs, event, probe)) for probe in probes]
         table(["", "event", "asked", "bad after, ms", "good again after, ms", "bad answers", "longest wait, ms"], rows)
+        return found
+
+    def failover(self):
+        """Write outages of podgres with its default timings; a peer's are slower by so much that a turn takes minutes."""
+        cluster = self.contenders()["podgres"]()
+        try:
+            cluster.start()
+            cluster.wait_complete()
+            found = failover(cluster, self.options.fault or FAULTS, self.options.failover_runs, self.options.api_seconds)
+        finally:
+            cluster.stop()
+        rows = []
+        for fault, runs in found.items():
+            if fault == "lost":
+                continue
+            outages = sorted(run["outage_seconds"] for run in runs)
+            rejoined = statistics.median(run["rejoined_seconds"] for run in runs)
+            moved = sum(run["moved"] for run in runs)
+            rows.append((fault, len(runs), f"{statistics.median(outages):.2f} / {outages[-1]:.2f}", f"{rejoined:.1f}", moved))
+        table(["fault", "runs", "outage, s, median / worst", "all streaming again, s", "primary moved"], rows)
+        print(found["lost"])
         return found
 
 

@@ -3,7 +3,7 @@
 //! Rooms, from the ground up (imports go down only; `tests/pure` holds the code to it):
 //!
 //! - [`core`]: decisions as pure functions.
-//! - [`postgres`], [`http`], [`proxy`], [`dns`], [`peers`], [`supervisor_client`]: one outside thing each.
+//! - [`postgres`], [`http`], [`kube`], [`proxy`], [`dns`], [`peers`], [`supervisor_client`]: one outside thing each.
 //! - [`agent`], [`supervisor`], [`demo`]: where deciding meets doing.
 //! - [`cmd`], [`config`], [`telemetry`]: the command line.
 
@@ -15,6 +15,7 @@ pub mod core;
 pub mod demo;
 pub mod dns;
 pub mod http;
+pub mod kube;
 pub mod peers;
 pub mod postgres;
 pub mod proxy;

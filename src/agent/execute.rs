@@ -1,11 +1,15 @@
 //! Carries out a decision. Makes no choice of its own; what came of it shows in the next observation.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::core::decision::PostgresAction;
+use crate::core::observation::Barrier;
 use crate::core::supervision::{JobRequest, SupervisorRequest};
+use crate::core::wal::Lsn;
 use crate::postgres::Login;
 use crate::postgres::query::LocalServer;
+use crate::postgres::slots::SlotChanges;
 
 use super::supervisor::Supervisor;
 use super::upstream::Access;
@@ -22,8 +26,12 @@ pub(super) struct Hands<'a> {
 }
 
 /// What an action brought about beyond what will be observed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Done {
+    /// From where on a setting is in force.
+    pub(super) barrier: Option<Barrier>,
+    /// A checkpoint is to be begun, which may take long.
+    pub(super) checkpoint: bool,
     /// The roles on the primary fit the secrets now.
     pub(super) roles_ensured: bool,
 }
@@ -54,9 +62,19 @@ pub(super) async fn execute(action: PostgresAction, hands: Hands<'_>) -> Result<
             }
             SupervisorRequest::Run { job }
         }
-        PostgresAction::Barrier { .. } | PostgresAction::Checkpoint => return Ok(Done::default()),
+        PostgresAction::Barrier {
+            synchronous_standby_names,
+        } => return mark(hands, synchronous_standby_names).await,
+        PostgresAction::Checkpoint => {
+            return Ok(Done {
+                checkpoint: true,
+                ..Done::default()
+            });
+        }
         PostgresAction::EnsureRoles => return ensure_roles(hands).await,
-        PostgresAction::ReconcileSlots { expected, .. } => return reconcile_slots(hands, &expected).await,
+        PostgresAction::ReconcileSlots { expected, advance } => {
+            return reconcile_slots(hands, &expected, &advance).await;
+        }
     };
     hands
         .supervisor
@@ -79,22 +97,50 @@ async fn ensure_roles(hands: Hands<'_>) -> Result<Done, String> {
         .await
         .map_err(describe)?;
     tracing::info!(superuser = ?superuser, replication = ?replication, "the roles fit the secrets");
-    Ok(Done { roles_ensured: true })
+    Ok(Done {
+        roles_ensured: true,
+        ..Done::default()
+    })
 }
 
-async fn reconcile_slots(hands: Hands<'_>, expected: &[String]) -> Result<Done, String> {
+async fn mark(hands: Hands<'_>, synchronous_standby_names: String) -> Result<Done, String> {
+    let lsn = hands
+        .server
+        .mark(SQL_LIMIT)
+        .await
+        .map_err(|error| error.to_string())?;
+    Ok(Done {
+        barrier: Some(Barrier {
+            synchronous_standby_names,
+            lsn,
+        }),
+        ..Done::default()
+    })
+}
+
+async fn reconcile_slots(
+    hands: Hands<'_>,
+    expected: &[String],
+    advance: &BTreeMap<String, Lsn>,
+) -> Result<Done, String> {
     let changes = hands
         .server
         .reconcile_slots(expected, SQL_LIMIT)
         .await
         .map_err(|error| error.to_string())?;
-    tracing::info!(created = ?changes.created, dropped = ?changes.dropped, renewed = ?changes.renewed, "replication slots fit the members");
+    if changes != SlotChanges::default() {
+        tracing::info!(created = ?changes.created, dropped = ?changes.dropped, renewed = ?changes.renewed, "replication slots fit the members");
+    }
     for failure in &changes.failed {
         tracing::warn!(
             slot = failure.slot_name,
             detail = failure.message,
             "could not bring a replication slot about"
         );
+    }
+    if !advance.is_empty() {
+        let moved = hands.server.advance_slots(advance, SQL_LIMIT).await;
+        moved.map_err(|error| error.to_string())?;
     }
     Ok(Done::default())
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::decision::{Decision, Memory};
+use crate::core::decision::{Decision, Memory, PostgresAction};
 use crate::core::observation::Observation;
 use crate::core::policy::Policy;
 use crate::core::situation::{Outlook, Situation};
@@ -74,7 +74,8 @@ impl Recorder {
         let same_situation = known.is_some_and(|(situation, _)| *situation == decision.situation);
         let same_detail = known.is_some_and(|(_, detail)| *detail == decision.detail);
         let progress = matches!(decision.situation, Situation::Cloning);
-        if !same_situation || (!same_detail && !progress) || decision.postgres.is_some() {
+        let acts = matters(decision);
+        if !same_situation || (!same_detail && !progress) || acts {
             self.journal.keep(Entry {
                 policy: policy.clone(),
                 memory: memory.clone(),
@@ -85,7 +86,7 @@ impl Recorder {
         let progress_due =
             progress && !same_detail && observation.at_ms >= self.told_at_ms + PROGRESS_PERIOD_MS;
         let same_reason = known.is_some_and(|(_, detail)| same_but_for_numbers(detail, &decision.detail));
-        if !same_situation || (!same_reason && !progress) || progress_due || decision.postgres.is_some() {
+        if !same_situation || (!same_reason && !progress) || progress_due || acts {
             self.told_at_ms = observation.at_ms;
             log(decision);
         } else if !same_detail {
@@ -97,6 +98,15 @@ impl Recorder {
         }
         self.last = Some((decision.situation, decision.detail.clone()));
     }
+}
+
+/// A licence that is renewed in time is no news.
+fn matters(decision: &Decision) -> bool {
+    let renewed = matches!(
+        decision.postgres,
+        Some(PostgresAction::GrantLicence { until_ms: Some(_) })
+    );
+    decision.postgres.is_some() && !(renewed && decision.situation.outlook() == Outlook::Steady)
 }
 
 /// A wait whose reason is another one is news; one that has merely lasted longer is not.

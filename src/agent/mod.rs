@@ -5,10 +5,14 @@
 //! directory is ready.
 
 mod counters;
+mod ending;
 mod execute;
 mod journal;
+mod looking;
 mod names;
 mod observe;
+mod office;
+mod operator;
 mod publish;
 mod run;
 mod supervisor;
@@ -26,11 +30,15 @@ use crate::core::member::{MemberName, Topology};
 use crate::core::policy::Policy;
 use crate::core::routing::RouteTable;
 use crate::http::Beat;
+use crate::kube::LeaseSettings;
 use crate::postgres::ReadLogins;
 
-pub use counters::Counters;
+pub use counters::{Counters, Standing};
+pub use ending::{Outcome, Until};
 pub use journal::Journal;
-pub use run::{Agent, AgentError, Outcome, Until};
+pub use office::Requests;
+pub use operator::{Operator, member_key};
+pub use run::{Agent, AgentError};
 
 /// What the agent needs to know and what does not change while it runs.
 pub struct Settings {
@@ -54,6 +62,12 @@ pub struct Settings {
     pub dns_server: Option<SocketAddr>,
     pub peer_timeout: Duration,
     pub report_pids: bool,
+    /// This member serves no reads on the read-only routes.
+    pub no_reads: bool,
+    /// With `leadership=lease`.
+    pub lease: Option<LeaseSettings>,
+    /// Whether commits wait for the gate of this process: in a sidecar.
+    pub gate: bool,
 }
 
 /// What the agent tells the rest of the process after each turn.
@@ -66,4 +80,6 @@ pub struct Published {
     pub counters: Counters,
     /// To be told when another member opens its stream: DNS may know somebody new.
     pub visited: Arc<Notify>,
+    /// What carries out the operator's orders.
+    pub operator: Arc<Operator>,
 }

@@ -68,6 +68,10 @@ pub(super) fn peers(
                 ..PeerView::untried()
             },
         };
+        let view = PeerView {
+            heard_ms_ago: entry.heard_ms_ago,
+            ..view
+        };
         peers.insert(entry.ordinal, view);
     }
     peers

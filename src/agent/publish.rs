@@ -3,7 +3,9 @@
 use crate::core::cluster::{ClusterView, PeerEntry};
 use crate::core::data_directory::{DataDirectory, SystemIdentifier};
 use crate::core::decision::Decision;
+use crate::core::lease::{LeadershipReport, LeaseRecord};
 use crate::core::observation::Observation;
+use crate::core::policy::Leadership;
 use crate::core::situation::Situation;
 use crate::core::status::{HeldData, JobReport, MemberPids, MemberState, MemberStatus, Role, ServerStatus};
 use crate::core::supervision::{JobKind, JobState, Postmaster, ServerRole, SupervisorStatus};
@@ -41,7 +43,7 @@ pub(super) fn member_status(
         cluster: settings.member.cluster.clone(),
         ordinal: settings.member.ordinal,
         uid: settings.uid.clone(),
-        role: Some(role(settings, supervisor)),
+        role: Some(role(settings, supervisor, decision.report.as_ref())),
         state: state(observation, job.as_ref(), running.is_some()),
         situation: decision.situation.name().to_owned(),
         message: if decision.detail.is_empty() {
@@ -64,11 +66,21 @@ pub(super) fn member_status(
         pids: settings.report_pids.then(|| pids(supervisor)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         clones_total,
-        leadership: None,
+        no_reads: settings.no_reads,
+        leadership: decision.report.clone(),
     }
 }
 
-fn role(settings: &Settings, supervisor: Option<&SupervisorStatus>) -> Role {
+fn role(
+    settings: &Settings,
+    supervisor: Option<&SupervisorStatus>,
+    report: Option<&LeadershipReport>,
+) -> Role {
+    if settings.policy.leadership == Leadership::Lease && report.is_none_or(|report| report.office.is_none())
+    {
+        // Whatever runs here: nobody but the holder is the primary.
+        return Role::Standby;
+    }
     match supervisor.map(|supervisor| &supervisor.postmaster) {
         Some(Postmaster::Running {
             role: ServerRole::Primary { .. },
@@ -78,7 +90,9 @@ fn role(settings: &Settings, supervisor: Option<&SupervisorStatus>) -> Role {
             role: ServerRole::Standby { .. },
             ..
         }) => Role::Standby,
-        _ if settings.policy.first() => Role::Primary,
+        _ if settings.policy.leadership == Leadership::FixedOrdinal && settings.policy.first() => {
+            Role::Primary
+        }
         _ => Role::Standby,
     }
 }
@@ -158,7 +172,7 @@ pub(super) fn first_view(settings: &Settings) -> ClusterView {
         cluster: settings.member.cluster.clone(),
         ordinal: settings.member.ordinal,
         uid: settings.uid.clone(),
-        role: Some(role(settings, None)),
+        role: Some(role(settings, None, None)),
         state: MemberState::Starting,
         situation: Situation::SupervisorUnreachable.name().to_owned(),
         message: Situation::SupervisorUnreachable.sentence().to_owned(),
@@ -177,21 +191,34 @@ pub(super) fn first_view(settings: &Settings) -> ClusterView {
         pids: settings.report_pids.then(|| pids(None)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         clones_total: 0,
+        no_reads: settings.no_reads,
         leadership: None,
     };
-    view(settings, me, Vec::new())
+    view(settings, None, me, Vec::new())
 }
 
 /// The cluster as this member sees it.
-pub(super) fn view(settings: &Settings, me: MemberStatus, peers: Vec<PeerEntry>) -> ClusterView {
+pub(super) fn view(
+    settings: &Settings,
+    record: Option<&LeaseRecord>,
+    me: MemberStatus,
+    peers: Vec<PeerEntry>,
+) -> ClusterView {
+    let leadership = match settings.policy.leadership {
+        Leadership::FixedOrdinal => "fixed",
+        Leadership::Lease => "lease",
+    };
     ClusterView {
         cluster: settings.member.cluster.clone(),
-        leadership: "fixed".to_owned(),
-        durability: "async".to_owned(),
-        term: 0,
-        lease_holder: None,
-        read_only: false,
-        paused: false,
+        leadership: leadership.to_owned(),
+        durability: settings.policy.durability.as_str().to_owned(),
+        term: record.map_or(0, |record| record.term),
+        lease_holder: record
+            .and_then(|record| record.holder.as_ref())
+            .map(|holder| holder.pod.clone()),
+        read_only: record.is_some_and(|record| record.read_only.is_some()),
+        paused: record.is_some_and(|record| record.paused),
+        lease: record.cloned(),
         me,
         peers,
     }

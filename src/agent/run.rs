@@ -5,18 +5,19 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::clock::boottime_ms;
 use crate::core::cluster::change::{Change, change};
 use crate::core::cluster::{ClusterView, PeerEntry};
-use crate::core::data_directory::DataDirectory;
 use crate::core::decide::decide;
 use crate::core::decision::{Decision, Memory, PostgresAction};
-use crate::core::lease::LeaseView;
+use crate::core::member::Ordinal;
 use crate::core::observation::{FailedAction, Observation, UpstreamView};
+use crate::core::policy::Leadership;
 use crate::core::route_table::route_table;
 use crate::core::routing::RouteTable;
 use crate::core::situation::{Outlook, Situation};
 use crate::core::status::ServerStatus;
-use crate::core::supervision::{FailureKind, JobState, Postmaster, SupervisorStatus};
+use crate::core::supervision::SupervisorStatus;
 use crate::dns::Resolver;
 use crate::http::Beat;
 use crate::peers::Peers;
@@ -25,36 +26,18 @@ use crate::postgres::query::LocalServer;
 use crate::postgres::tls::ClientTls;
 
 use super::counters::{Clones, Counters};
-use super::execute::{Hands, execute};
+use super::ending::{Outcome, Until, ended};
+use super::execute::{Done, Hands, execute};
 use super::journal::{Journal, Recorder};
 use super::names::Names;
+use super::office::{self, Office, Requests};
+use super::operator::Operator;
 use super::supervisor::Supervisor;
-use super::upstream::Access;
-use super::{Published, Settings, names, observe, publish, upstream};
+use super::upstream::{Access, Wanted};
+use super::{Published, Settings, names, publish, upstream};
 
 /// A loop that has not turned for this long is stuck: every wait in it is shorter.
 const LOOP_LIMIT: Duration = Duration::from_secs(30);
-
-/// How often the secrets' files are read again.
-const LOGINS_PAUSE_MS: u64 = 10_000;
-
-/// When the loop ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Until {
-    /// Never by itself: `podgres sidecar`.
-    Ended,
-    /// With the first decision to start PostgreSQL, or to refuse: `podgres init`.
-    DirectoryReady,
-}
-
-/// How the loop of `podgres init` ended.
-#[derive(Debug)]
-pub enum Outcome {
-    Ready(Decision),
-    /// With what must change.
-    Refused(Decision, FailureKind),
-    Overdue(Decision),
-}
 
 /// Why an agent cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -63,38 +46,45 @@ pub enum AgentError {
     Logins { message: String },
     #[error(transparent)]
     Resolver(#[from] crate::dns::ResolverError),
+    #[error("could not start the commit gate's thread: {0}")]
+    Gate(#[from] std::io::Error),
     #[error(transparent)]
     Tls(#[from] crate::postgres::tls::TlsError),
 }
 
 /// The loop's own things: adapters, memory, and where it publishes.
 pub struct Agent {
-    settings: Settings,
-    began: tokio::time::Instant,
-    supervisor: Supervisor,
-    supervisor_status: watch::Receiver<Option<SupervisorStatus>>,
-    names: watch::Receiver<Names>,
-    upstream: watch::Receiver<UpstreamView>,
-    access: Arc<Access>,
-    peers: Peers,
-    server: LocalServer,
+    pub(super) settings: Settings,
+    pub(super) supervisor: Supervisor,
+    pub(super) office: Option<Office>,
+    pub(super) requests: Requests,
+    pub(super) supervisor_status: watch::Receiver<Option<SupervisorStatus>>,
+    pub(super) names: watch::Receiver<Names>,
+    pub(super) upstream: watch::Receiver<UpstreamView>,
+    pub(super) access: Arc<Access>,
+    pub(super) peers: Peers,
+    pub(super) server: LocalServer,
     /// Why the server did not answer last time.
-    complaint: Option<String>,
+    pub(super) complaint: Option<String>,
     /// Superuser and replication role, as last read.
-    logins: (Login, Login),
-    logins_read_at_ms: u64,
-    login_sender: watch::Sender<Login>,
-    upstream_wanted: watch::Sender<bool>,
-    settled: watch::Sender<bool>,
-    roles_current: bool,
-    failed_action: Option<FailedAction>,
-    last_server: Option<ServerStatus>,
+    pub(super) logins: (Login, Login),
+    pub(super) logins_read_at_ms: u64,
+    pub(super) login_sender: watch::Sender<Login>,
+    pub(super) upstream_wanted: watch::Sender<Option<Wanted>>,
+    /// The member that this one follows, or would.
+    pub(super) followed: Option<Ordinal>,
+    pub(super) settled: watch::Sender<bool>,
+    pub(super) roles_current: bool,
+    pub(super) failed_action: Option<FailedAction>,
+    pub(super) last_server: Option<ServerStatus>,
     /// The postmaster that answered last, and its answer.
-    last_answer: Option<(u32, ServerStatus)>,
-    was_streaming: bool,
-    clones: Clones,
-    memory: Memory,
-    recorder: Recorder,
+    pub(super) last_answer: Option<(u32, ServerStatus)>,
+    pub(super) was_streaming: bool,
+    pub(super) clones: Clones,
+    /// The last request to the API server failed.
+    pub(super) lease_failing: bool,
+    pub(super) memory: Memory,
+    pub(super) recorder: Recorder,
     outlets: Outlets,
 }
 
@@ -108,7 +98,6 @@ struct Outlets {
 impl Agent {
     /// Starts the adapters; must be called on a tokio runtime.
     pub fn start(settings: Settings) -> Result<(Self, Published), AgentError> {
-        let began = tokio::time::Instant::now();
         let logins = (settings.logins)().map_err(|message| AgentError::Logins { message })?;
         let resolver = Resolver::new(settings.dns_server)?;
         let tls = settings
@@ -119,19 +108,22 @@ impl Agent {
             .map(Arc::new);
         let (login_sender, login) = watch::channel(logins.1.clone());
         let access = Arc::new(Access {
-            host: settings.topology.pod_host(settings.policy.first_ordinal),
+            topology: settings.topology.clone(),
             port: settings.postgres_port,
             slot: settings.member.slot_name(),
             application_name: settings.member.to_string(),
             login,
             tls,
         });
-        let (upstream_wanted, wanted) = watch::channel(false);
+        let (upstream_wanted, wanted) = watch::channel(None);
         let (settled, settled_receiver) = watch::channel(false);
         let supervisor = Supervisor::follow(settings.supervisor_socket.clone());
-        let (outlets, published, journal) = outlets(&settings);
+        let office = office(&settings)?;
+        let requests = Requests::default();
+        let (outlets, published, journal) = outlets(&settings, office.as_ref(), &requests);
         let agent = Self {
-            began,
+            office,
+            requests,
             supervisor_status: supervisor.subscribe(),
             supervisor,
             names: names::follow(
@@ -140,7 +132,12 @@ impl Agent {
                 settled_receiver,
                 Arc::clone(&published.visited),
             ),
-            upstream: upstream::follow(Arc::clone(&access), resolver, wanted, began),
+            upstream: upstream::follow(
+                Arc::clone(&access),
+                resolver,
+                settings.policy.first_ordinal,
+                wanted,
+            ),
             access,
             peers: Peers::new(&settings.member.cluster, settings.peer_timeout),
             server: LocalServer::at(
@@ -154,6 +151,7 @@ impl Agent {
             logins_read_at_ms: 0,
             login_sender,
             upstream_wanted,
+            followed: followed_at_first(&settings),
             settled,
             roles_current: false,
             failed_action: None,
@@ -161,6 +159,7 @@ impl Agent {
             last_answer: None,
             was_streaming: false,
             clones: Clones::default(),
+            lease_failing: false,
             memory: Memory::default(),
             recorder: Recorder::new(journal),
             outlets,
@@ -179,10 +178,17 @@ impl Agent {
                 .record(&self.settings.policy, &self.memory, &observation, &decision);
             self.publish(entries, &observation, &decision);
             if until == Until::DirectoryReady
-                && let Some(outcome) = ended(&decision, &observation)
+                && let Some(outcome) = ended(&self.settings.policy, &decision, &observation)
             {
                 return outcome;
             }
+            self.take_office(&observation, &decision);
+            self.take_up(&observation, &decision);
+            self.followed = if self.office.is_some() {
+                decision.upstream
+            } else {
+                self.followed
+            };
             self.memory = decision.memory;
             if let Some(action) = decision.postgres {
                 self.execute(action).await;
@@ -191,113 +197,34 @@ impl Agent {
         }
     }
 
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    async fn observe(&mut self, entries: &[PeerEntry]) -> Observation {
-        self.read_logins();
-        let supervisor = self.supervisor_status.borrow_and_update().clone();
-        let names = self.names.borrow_and_update().clone();
-        self.follow_peers(&names);
-        let look_for_oldest_wal = observe::oldest_wal_matters(self.last_server.as_ref(), entries);
-        let server = observe::server(
-            &mut self.server,
-            supervisor.as_ref(),
-            look_for_oldest_wal,
-            &mut self.complaint,
-        )
-        .await;
-        self.note_server(server.as_ref());
-        if let Some((pid, server)) = supervisor.as_ref().and_then(running_pid).zip(server.as_ref()) {
-            self.last_answer = Some((pid, server.clone()));
-        }
-        let own_slot = self.settings.member.slot_name();
-        let mut peers = observe::peers(&names, entries, self.settings.member.ordinal, &own_slot);
-        let empty = |status: &SupervisorStatus| status.data_directory == DataDirectory::Empty;
-        if self.settings.policy.first() && supervisor.as_ref().is_some_and(empty) {
-            observe::look_at_servers(&mut peers, &names, self.settings.postgres_port).await;
-        }
-        let streaming = server.as_ref().is_some_and(|server| server.receiver_streaming);
-        self.want_upstream(!self.settings.policy.first() && !streaming);
-        Observation {
-            at_ms: self.now_ms(),
-            supervisor_error: self.supervisor.last_error(),
-            supervisor,
-            roles_current: self.roles_current
-                && server.as_ref().is_some_and(|server| server.replication_role),
-            server,
-            dns_answered: names.asked,
-            peers,
-            upstream: self.upstream.borrow_and_update().clone(),
-            own_slot,
-            failed_action: self.failed_action.clone(),
-            lease: LeaseView::default(),
-            barrier: None,
-            request: None,
-            checkpointed_at_ms: None,
+    fn take_office(&mut self, observation: &Observation, decision: &Decision) {
+        let Some(office) = &mut self.office else { return };
+        let server = observation.server.as_ref().map(|server| server.system_identifier);
+        let recorded = observation
+            .lease
+            .stored
+            .as_ref()
+            .and_then(|stored| stored.record.system_identifier);
+        let target = office::gate_target(
+            observation.supervisor.as_ref(),
+            self.settings.server_address,
+            &self.logins.1,
+            server.or(recorded),
+        );
+        office.open_gate(decision.gate_until_ms, target);
+        if let Some(write) = decision.lease.clone() {
+            office.write(write);
         }
     }
 
-    fn note_server(&mut self, server: Option<&ServerStatus>) {
-        let started = |server: &ServerStatus| server.postmaster_start_time.clone();
-        let restarted = self.last_server.as_ref().map(started) != server.map(started);
-        if let Some(server) = server {
-            if restarted {
-                self.was_streaming = false;
-                self.roles_current = false;
-            }
-            self.was_streaming |= server.receiver_streaming;
-            self.last_server = Some(server.clone());
-        }
-    }
-
-    /// What the server said last, while the same server still runs: one slow answer must not cut its sessions.
-    fn running_server(&self, observation: &Observation) -> Option<&ServerStatus> {
-        let runs = observation.supervisor.as_ref().and_then(running_pid);
-        let (pid, server) = self.last_answer.as_ref()?;
-        (runs == Some(*pid)).then_some(server)
-    }
-
-    fn want_upstream(&self, wanted: bool) {
-        self.upstream_wanted
-            .send_if_modified(|known| std::mem::replace(known, wanted) != wanted);
-    }
-
-    fn peer_entries(&self) -> Vec<PeerEntry> {
-        let (cluster, now) = (&self.settings.member.cluster, std::time::Instant::now());
-        let peers = self.peers.snapshot();
-        peers
-            .iter()
-            .map(|(ordinal, peer)| peer.entry(cluster, *ordinal, now))
-            .collect()
-    }
-
-    fn follow_peers(&mut self, names: &Names) {
-        let own = self.settings.member.ordinal;
-        let others = names.members.iter().filter(|(ordinal, _)| **ordinal != own);
-        let port = self.settings.http_port;
-        let targets = others.map(|(ordinal, addresses)| (*ordinal, addresses.clone(), port));
-        self.peers.set_targets(targets.collect());
-    }
-
-    /// A rotated password is brought to the server by the next turn.
-    fn read_logins(&mut self) {
-        let now_ms = self.now_ms();
-        if now_ms.saturating_sub(self.logins_read_at_ms) < LOGINS_PAUSE_MS {
-            return;
-        }
-        self.logins_read_at_ms = now_ms;
-        match (self.settings.logins)() {
-            Ok(logins) if logins != self.logins => {
-                tracing::info!("the secrets have changed");
-                self.login_sender.send_replace(logins.1.clone());
-                self.server.expect_logins(logins.0.clone(), logins.1.clone());
-                self.logins = logins;
-                self.roles_current = false;
-            }
-            Ok(_) => {}
-            Err(message) => tracing::warn!(detail = message, "could not read the secrets again"),
+    /// A request to this member is the agent's from its first deed on.
+    fn take_up(&self, observation: &Observation, decision: &Decision) {
+        let taken_up = matches!(
+            decision.postgres,
+            Some(PostgresAction::Stop { .. } | PostgresAction::Run { .. })
+        );
+        if taken_up && observation.request.is_some() {
+            self.requests.taken_up();
         }
     }
 
@@ -317,7 +244,12 @@ impl Agent {
             was_streaming: self.was_streaming,
         };
         let status = publish::member_status(&self.settings, observation, decision, known);
-        let view = publish::view(&self.settings, status, peers);
+        let view = publish::view(
+            &self.settings,
+            decision.memory.lease.record.as_ref(),
+            status,
+            peers,
+        );
         let settled =
             decision.situation.outlook() == Outlook::Steady && view.peers.iter().all(PeerEntry::connected);
         self.settled
@@ -336,7 +268,19 @@ impl Agent {
             *known = Arc::new(view);
             woken
         });
+        self.count(observation, decision);
         self.outlets.beat.turned();
+    }
+
+    fn count(&mut self, observation: &Observation, decision: &Decision) {
+        let attached = self.office.as_ref().and_then(Office::gate_attached);
+        let counters = &self.outlets.counters;
+        counters.turned(observation, (decision.gate_until_ms, attached));
+        let failing = observation.lease.error.is_some();
+        if failing && !std::mem::replace(&mut self.lease_failing, failing) {
+            counters.lease_failed();
+        }
+        self.lease_failing = failing;
     }
 
     async fn execute(&mut self, action: PostgresAction) {
@@ -351,11 +295,12 @@ impl Agent {
         match execute(action.clone(), hands).await {
             Ok(done) => {
                 self.roles_current |= done.roles_ensured;
+                self.note_done(done);
                 self.failed_action = None;
             }
             Err(message) => {
                 tracing::warn!(detail = message, "could not carry out the decision");
-                let at_ms = self.now_ms();
+                let at_ms = boottime_ms();
                 self.failed_action = Some(FailedAction {
                     action,
                     message,
@@ -365,9 +310,29 @@ impl Agent {
         }
     }
 
+    fn note_done(&mut self, done: Done) {
+        let Some(office) = &mut self.office else { return };
+        if done.barrier.is_some() {
+            office.barrier = done.barrier;
+        }
+        if done.checkpoint {
+            let (superuser, replication) = self.logins.clone();
+            let server = LocalServer::at(self.settings.server_address, None, superuser, replication);
+            office.checkpoint(server, boottime_ms());
+        }
+    }
+
     /// Until something happens, or until it is time to look again anyway.
     async fn wait(&mut self, limit: Duration) {
+        let office = async {
+            match &mut self.office {
+                Some(office) => office.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            () = office => {}
+            () = self.requests.asked() => {}
             _ = self.supervisor_status.changed() => {}
             _ = self.names.changed() => {}
             _ = self.upstream.changed() => {}
@@ -377,38 +342,33 @@ impl Agent {
     }
 }
 
-/// The postmaster that has become ready and runs.
-fn running_pid(supervisor: &SupervisorStatus) -> Option<u32> {
-    match supervisor.postmaster {
-        Postmaster::Running { pid, ready: true, .. } => Some(pid),
-        Postmaster::Running { .. } | Postmaster::Stopped { .. } | Postmaster::Stopping { .. } => None,
-    }
+/// `None` until the Lease has been read.
+fn followed_at_first(settings: &Settings) -> Option<Ordinal> {
+    let fixed = settings.policy.leadership == Leadership::FixedOrdinal && !settings.policy.first();
+    fixed.then_some(settings.policy.first_ordinal)
 }
 
-fn ended(decision: &Decision, observation: &Observation) -> Option<Outcome> {
-    let starts = matches!(decision.postgres, Some(PostgresAction::Start { .. }));
-    match decision.situation.outlook() {
-        Outlook::Refused => Some(Outcome::Refused(
-            decision.clone(),
-            refused_job(decision, observation).unwrap_or(FailureKind::Data),
-        )),
-        Outlook::Overdue => Some(Outcome::Overdue(decision.clone())),
-        Outlook::Steady | Outlook::Passing => starts.then(|| Outcome::Ready(decision.clone())),
-    }
+fn office(settings: &Settings) -> Result<Option<Office>, AgentError> {
+    let lease = settings.lease.clone();
+    let gate = settings.gate && settings.policy.gate;
+    Ok(lease.map(|lease| Office::start(lease, gate)).transpose()?)
 }
 
-fn refused_job(decision: &Decision, observation: &Observation) -> Option<FailureKind> {
-    let job = observation.supervisor.as_ref()?.job.as_ref()?;
-    match job.state {
-        JobState::Failed { kind, .. } if decision.situation == Situation::JobRefused => Some(kind),
-        _ => None,
-    }
-}
-
-fn outlets(settings: &Settings) -> (Outlets, Published, Journal) {
+fn outlets(
+    settings: &Settings,
+    office: Option<&Office>,
+    requests: &Requests,
+) -> (Outlets, Published, Journal) {
     let (view, view_receiver) = watch::channel(Arc::new(publish::first_view(settings)));
     let (routes, routes_receiver) = watch::channel(Arc::new(RouteTable::default()));
     let (beat, journal, counters) = (Beat::new(LOOP_LIMIT), Journal::default(), Counters::default());
+    let operator = Operator {
+        view: view_receiver.clone(),
+        lease: office.map(Office::store),
+        requests: requests.clone(),
+        logins: Arc::clone(&settings.logins),
+        member: settings.member.clone(),
+    };
     let published = Published {
         view: view_receiver,
         routes: routes_receiver,
@@ -416,6 +376,7 @@ fn outlets(settings: &Settings) -> (Outlets, Published, Journal) {
         beat: beat.clone(),
         counters: counters.clone(),
         visited: Arc::default(),
+        operator: Arc::new(operator),
     };
     let outlets = Outlets {
         view,

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 
+use crate::clock::boottime_ms;
+use crate::core::member::{Ordinal, Topology};
 use crate::core::observation::{NameState, ProbeState, UpstreamFacts, UpstreamView};
 use crate::core::supervision::Upstream;
+use crate::core::wal::TimelineId;
 use crate::dns::Resolver;
 use crate::postgres::Login;
 use crate::postgres::error::describe;
@@ -22,7 +24,7 @@ const PROBE_LIMIT: Duration = Duration::from_secs(3);
 
 /// How to reach the upstream: everything but its address.
 pub(super) struct Access {
-    pub(super) host: String,
+    pub(super) topology: Topology,
     pub(super) port: u16,
     pub(super) slot: String,
     pub(super) application_name: String,
@@ -31,14 +33,14 @@ pub(super) struct Access {
 }
 
 impl Access {
-    pub(super) fn unasked(&self) -> UpstreamView {
-        self.view(0, NameState::Unasked, ProbeState::Untried)
+    pub(super) fn unasked(&self, of: Ordinal) -> UpstreamView {
+        self.view(of, 0, NameState::Unasked, ProbeState::Untried)
     }
 
-    fn view(&self, looked_at_ms: u64, name: NameState, probe: ProbeState) -> UpstreamView {
+    fn view(&self, of: Ordinal, looked_at_ms: u64, name: NameState, probe: ProbeState) -> UpstreamView {
         UpstreamView {
-            of: None,
-            host: self.host.clone(),
+            of: Some(of),
+            host: self.topology.pod_host(of),
             port: self.port,
             looked_at_ms,
             name,
@@ -46,9 +48,9 @@ impl Access {
         }
     }
 
-    fn at(&self, address: IpAddr) -> Upstream {
+    fn at(&self, of: Ordinal, address: IpAddr) -> Upstream {
         Upstream {
-            host: self.host.clone(),
+            host: self.topology.pod_host(of),
             address,
             port: self.port,
             slot: self.slot.clone(),
@@ -71,8 +73,8 @@ impl Access {
             .map_err(|error| error.to_string())
     }
 
-    async fn probe(&self, address: IpAddr) -> Result<UpstreamFacts, String> {
-        let upstream = self.at(address);
+    async fn probe(&self, of: Ordinal, address: IpAddr) -> Result<UpstreamFacts, String> {
+        let upstream = self.at(of, address);
         let login = self.login.borrow().clone();
         let access = UpstreamAccess {
             upstream: &upstream,
@@ -95,20 +97,25 @@ impl Access {
         }
     }
 
-    async fn look(&self, resolver: &Resolver, looked_at_ms: u64) -> UpstreamView {
-        let addresses = match resolver.addresses(&self.host).await {
+    async fn look(&self, resolver: &Resolver, of: Ordinal, looked_at_ms: u64) -> UpstreamView {
+        let addresses = match resolver.addresses(&self.topology.pod_host(of)).await {
             Ok(addresses) => addresses,
             Err(error) if error.absent() => {
-                return self.view(looked_at_ms, NameState::Missing, ProbeState::Untried);
+                return self.view(of, looked_at_ms, NameState::Missing, ProbeState::Untried);
             }
             Err(error) => {
                 let message = error.to_string();
-                return self.view(looked_at_ms, NameState::Failed { message }, ProbeState::Untried);
+                return self.view(
+                    of,
+                    looked_at_ms,
+                    NameState::Failed { message },
+                    ProbeState::Untried,
+                );
             }
         };
         let mut probe = ProbeState::Untried;
         for address in &addresses {
-            match self.probe(*address).await {
+            match self.probe(of, *address).await {
                 Ok(facts) => {
                     probe = ProbeState::Ready { facts };
                     break;
@@ -116,36 +123,53 @@ impl Access {
                 Err(message) => probe = ProbeState::Failed { message },
             }
         }
-        self.view(looked_at_ms, NameState::Resolved { addresses }, probe)
+        self.view(of, looked_at_ms, NameState::Resolved { addresses }, probe)
     }
 }
 
-/// Looks about once a second while `wanted`; what it found then is forgotten when it no longer is.
+/// Whom to look at, and what makes an earlier look outdated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) of: Ordinal,
+    /// It says of itself that it accepts writes, and on which timeline.
+    pub(super) writable: bool,
+    pub(super) timeline: Option<TimelineId>,
+    /// This member waits for the answer before it follows, or starts.
+    pub(super) detached: bool,
+    pub(super) idle: bool,
+}
+
+/// Looks about once a second while something is wanted, and at once when that changes; what was found is forgotten when
+/// nothing is wanted any more.
 pub(super) fn follow(
     access: Arc<Access>,
     resolver: Resolver,
-    mut wanted: watch::Receiver<bool>,
-    began: Instant,
+    first: Ordinal,
+    mut wanted: watch::Receiver<Option<Wanted>>,
 ) -> watch::Receiver<UpstreamView> {
-    let (sender, receiver) = watch::channel(access.unasked());
+    let (sender, receiver) = watch::channel(access.unasked(first));
     tokio::spawn(async move {
         loop {
-            if wanted.wait_for(|wanted| *wanted).await.is_err() {
+            let Ok(Some(now)) = wanted.wait_for(Option::is_some).await.map(|wanted| *wanted) else {
                 return;
-            }
-            let looked_at_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let view = access.look(&resolver, looked_at_ms).await;
+            };
+            let look = access.look(&resolver, now.of, boottime_ms());
+            // A look at a server that hangs must not keep it from looking at another.
+            let view = tokio::select! {
+                view = look => view,
+                _ = wanted.wait_for(|wanted| wanted.is_none_or(|wanted| wanted.of != now.of)) => continue,
+            };
             sender.send_if_modified(|known| {
                 let changed = *known != view;
                 *known = view;
                 changed
             });
             let pause = PAUSE + Duration::from_millis(fastrand::u64(JITTER_MS));
-            let unwanted = tokio::time::timeout(pause, wanted.wait_for(|wanted| !*wanted))
-                .await
-                .is_ok();
-            if unwanted {
-                sender.send_replace(access.unasked());
+            let changed = tokio::time::timeout(pause, wanted.wait_for(|wanted| *wanted != Some(now))).await;
+            if let Ok(Ok(wanted)) = changed
+                && wanted.is_none()
+            {
+                sender.send_replace(access.unasked(now.of));
             }
         }
     });

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::config::pod::LeadershipArgument;
 use crate::config::{Environment, ProcessEnvironment, units};
 use crate::core::member::Ordinal;
+use crate::core::policy::Leadership;
 use crate::demo::control::{Reply, Request, request};
 use crate::demo::dsn::{Target, dsn};
 use crate::demo::events::Events;
@@ -39,8 +41,12 @@ pub struct Start {
     /// Folder with PostgreSQL's programs [default: found on PATH and in the usual places]
     #[arg(long, env = "PG_BINDIR", visible_aliases = ["bindir", "pg-bindir"])]
     pub program_dir: Option<PathBuf>,
-    #[arg(long, value_enum, default_value_t = PodManagementArgument::OrderedReady)]
-    pub pod_management: PodManagementArgument,
+    /// Who is primary [default: lease]
+    #[arg(long, value_enum)]
+    pub leadership: Option<LeadershipArgument>,
+    /// [default: Parallel with a Lease, OrderedReady with a fixed primary]
+    #[arg(long, value_enum)]
+    pub pod_management: Option<PodManagementArgument>,
     /// Name of the StatefulSet [default: demo]
     #[arg(long)]
     pub cluster: Option<String>,
@@ -96,10 +102,21 @@ pub enum DemoVerb {
     Freeze { ordinal: u32 },
     /// SIGCONT to every process of a pod
     Thaw { ordinal: u32 },
+    /// The Kubernetes API stops answering, or answers again
+    Api {
+        #[arg(value_enum)]
+        state: ApiState,
+    },
     /// Print a connection string, superuser and password included
     Dsn(DsnArguments),
     /// End the demo
     Stop,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ApiState {
+    Down,
+    Up,
 }
 
 #[derive(Args, Debug)]
@@ -151,6 +168,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         DemoVerb::Thaw { ordinal } => Request::Thaw {
             ordinal: Ordinal(ordinal),
         },
+        DemoVerb::Api { state } => Request::Api {
+            up: state == ApiState::Up,
+        },
         DemoVerb::Stop => Request::Stop,
     };
     let reply = request(&directory, &asked)
@@ -172,10 +192,14 @@ async fn start(start: Start, directory: Option<PathBuf>) -> Result<(), Failure> 
     let options = Options {
         replicas: start.replicas,
         directory,
-        pod_management: match start.pod_management {
+        pod_management: start.pod_management.map(|order| match order {
             PodManagementArgument::OrderedReady => PodManagement::OrderedReady,
             PodManagementArgument::Parallel => PodManagement::Parallel,
-        },
+        }),
+        leadership: start.leadership.map(|leadership| match leadership {
+            LeadershipArgument::Fixed => Leadership::FixedOrdinal,
+            LeadershipArgument::Lease => Leadership::Lease,
+        }),
         cluster: start.cluster,
         service: start.service,
         namespace: start.namespace,

@@ -2,8 +2,13 @@
 
 pub mod check;
 pub mod demo;
+pub mod explain;
+pub mod history;
 pub mod init;
 pub mod install;
+mod lease_orders;
+pub mod orders;
+pub mod place;
 pub mod postgres;
 pub mod replay;
 mod serve;
@@ -42,6 +47,22 @@ pub enum Verb {
     Demo(Box<demo::Arguments>),
     /// Show the cluster
     Status(status::Arguments),
+    /// Show every change of the primary
+    History(history::Arguments),
+    /// Say why a member is what it is, who would be primary next, and what stands in the way
+    Explain(explain::Arguments),
+    /// Move the primary without losing anything
+    Switchover(orders::SwitchoverArguments),
+    /// Make a member the primary though commits may be lost
+    Failover(orders::FailoverArguments),
+    /// No failover and no automatic action from now on
+    Pause(orders::ClusterArguments),
+    /// End a pause
+    Resume(orders::ClusterArguments),
+    /// Stop and start PostgreSQL of one member
+    Restart(orders::MemberArguments),
+    /// Clone a standby afresh
+    Reinit(orders::MemberArguments),
     /// Name what in the environment cannot work
     Check(Box<check::Arguments>),
     /// Read a recorded observation, print the decision
@@ -160,11 +181,19 @@ pub fn run(verb: Verb) -> Result<(), Failure> {
         .map_err(|error| Failure::from_error(ExitStatus::Bug, &error))?;
     let result = runtime.block_on(async {
         match verb {
-            Verb::Init(arguments) => init::run(*arguments).await,
+            Verb::Init(arguments) => Box::pin(init::run(*arguments)).await,
             Verb::Postgres(arguments) => postgres::run(*arguments).await,
-            Verb::Sidecar(arguments) => sidecar::run(*arguments).await,
+            Verb::Sidecar(arguments) => Box::pin(sidecar::run(*arguments)).await,
             Verb::Demo(arguments) => demo::run(*arguments).await,
             Verb::Status(arguments) => status::run(arguments).await,
+            Verb::History(arguments) => history::run(arguments).await,
+            Verb::Explain(arguments) => explain::run(arguments).await,
+            Verb::Switchover(arguments) => orders::switchover(arguments).await,
+            Verb::Failover(arguments) => orders::failover(arguments).await,
+            Verb::Pause(arguments) => orders::pause(arguments, true).await,
+            Verb::Resume(arguments) => orders::pause(arguments, false).await,
+            Verb::Restart(arguments) => orders::restart(arguments).await,
+            Verb::Reinit(arguments) => orders::reinit(arguments).await,
             Verb::Check(arguments) => check::run(*arguments).await,
             Verb::Replay(arguments) => replay::run(&arguments),
             Verb::Install(arguments) => install::run(&arguments),

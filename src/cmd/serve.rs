@@ -4,14 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::agent::Published;
+use crate::agent::{Published, Standing, member_key};
+use crate::clock::boottime_ms;
 use crate::config::pod::Pod;
 use crate::config::server::ServerArguments;
+use crate::core::operate::{Answer, Outcome};
+use crate::core::policy::Leadership;
 use crate::core::situation::SITUATIONS;
-use crate::http::metrics::{Counters, RouteCounters};
+use crate::http::authorise::{AdminToken, Token};
+use crate::http::metrics::{Counters, LeaseCounters, RouteCounters};
 use crate::http::serve::{Limits, ListenError, Listener, serve};
 use crate::http::{HttpState, router};
 use crate::proxy::RouteStats;
+
+use super::wiring::read_logins;
 
 /// The pod's socket for operators' verbs, in the run directory.
 pub(super) const SOCKET_NAME: &str = "podgres.sock";
@@ -43,11 +49,15 @@ pub(super) async fn serve_http(
     let journal = published.journal.clone();
     state.decisions = Arc::new(move || journal.to_json());
     let agent = published.counters.clone();
+    let led = pod.policy().leadership == Leadership::Lease;
     state.counters = Arc::new(move || Counters {
         situations: SITUATIONS.iter().map(|row| row.2).collect(),
         clones: agent.clones(),
         routes: routes.iter().map(counters).collect(),
+        lease: led.then(|| lease_counters(&agent.standing())),
+        diverged: agent.standing().diverged,
     });
+    give_authority(&mut state, pod, published);
     let settings = settings(pod, server);
     state.settings = Arc::new(move || settings.clone());
     serve(
@@ -57,6 +67,50 @@ pub(super) async fn serve_http(
         std::future::pending(),
     )
     .await;
+}
+
+/// Who may change something, and who does it then. An order goes on though the one who gave it has gone.
+fn give_authority(state: &mut HttpState, pod: &Pod, published: &Published) {
+    let file = pod.arguments.admin_token_file.clone();
+    state.admin_token = Arc::new(move || admin_token(file.as_deref()));
+    let (logins, cluster) = (read_logins(), pod.name.cluster.clone());
+    state.member_key = Arc::new(move || member_key(&logins, &cluster));
+    let operator = Arc::clone(&published.operator);
+    state.operator = Arc::new(move |order| {
+        let operator = Arc::clone(&operator);
+        let carried_out = tokio::spawn(async move { operator.carry_out(order).await });
+        Box::pin(async move {
+            let lost = |_| Answer::new(Outcome::Failed, "the order was lost");
+            carried_out.await.unwrap_or_else(lost)
+        })
+    });
+}
+
+/// The token as the file has it now, so that a rotated one counts at once.
+fn admin_token(file: Option<&Path>) -> Token {
+    let Some(file) = file else { return Token::NotSet };
+    match std::fs::read_to_string(file) {
+        Ok(text) => AdminToken::new(&text).map_or(Token::Unusable, Token::Set),
+        Err(error) => {
+            tracing::warn!(file = %file.display(), %error, "could not read the admin token file");
+            Token::Unusable
+        }
+    }
+}
+
+fn lease_counters(standing: &Standing) -> LeaseCounters {
+    let now_ms = boottime_ms();
+    let age = |since: Option<u64>| since.map(|since_ms| now_ms.saturating_sub(since_ms));
+    LeaseCounters {
+        age_ms: age(standing.changed_at_ms),
+        answered_ms_ago: age(standing.answered_at_ms),
+        right_ms: standing
+            .gate_until_ms
+            .checked_sub(now_ms)
+            .filter(|rest| *rest > 0),
+        gate_attached: standing.gate_attached,
+        errors_total: standing.errors,
+    }
 }
 
 fn counters((name, stats): &Route) -> RouteCounters {
@@ -75,8 +129,11 @@ fn counters((name, stats): &Route) -> RouteCounters {
 fn settings(pod: &Pod, server: &ServerArguments) -> serde_json::Value {
     let arguments = &pod.arguments;
     serde_json::json!({
-        "leadership": "fixed",
-        "durability": "async",
+        "leadership": match pod.policy().leadership {
+            Leadership::FixedOrdinal => "fixed",
+            Leadership::Lease => "lease",
+        },
+        "durability": pod.policy().durability,
         "first_ordinal": arguments.first_ordinal,
         "service": pod.service,
         "namespace": pod.namespace,

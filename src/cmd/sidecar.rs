@@ -9,10 +9,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::agent::{Agent, AgentError, Published, Until};
+use crate::agent::{self, Agent, AgentError, Published, Until};
 use crate::config::pod::{Pod, PodArguments, RouteArguments};
 use crate::config::server::ServerArguments;
+use crate::core::cluster::ClusterView;
 use crate::core::routing::RouteMode;
+use crate::core::situation::Situation;
 use crate::http::serve::ListenError;
 use crate::proxy::{Limits, Listener, RouteStats, SessionCounts};
 
@@ -54,7 +56,10 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         .await
         .map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))?;
     let routes = bind_routes(&pod).await?;
-    let settings = wiring::agent_settings(&pod, arguments.server.tls_directory());
+    let settings = agent::Settings {
+        gate: true,
+        ..wiring::agent_settings(&pod, arguments.server.tls_directory())
+    };
     let (agent, published) = Agent::start(settings).map_err(|error| agent_failure(&error))?;
     let stats: Vec<Route> = routes.iter().map(|(name, ..)| (*name, Arc::default())).collect();
     let sessions = Arc::new(SessionCounts::default());
@@ -67,8 +72,45 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         outcome = agent.run(Until::Ended) => Err(Failure::new(ExitStatus::Bug, format!("the agent's loop ended: {outcome:?}"))),
         () = serve_http(listeners, &pod, &arguments.server, &published, stats.clone()) => Err(Failure::new(ExitStatus::Bug, "the HTTP server ended")),
         Some(_) = listening.join_next() => Err(Failure::new(ExitStatus::Overdue, "a routing endpoint has lost its socket")),
-        ended = terminated() => ended,
+        ended = leave(&pod, published.clone()) => ended,
     }
+}
+
+/// After TERM, how long a holder of the Lease may take to hand over; a pod's grace period is longer.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(15);
+/// Containers of a pod are told to end at about the same time.
+const TOLD_TOGETHER: Duration = Duration::from_millis(700);
+
+/// Waits for TERM; a pod that holds the Lease and is ending stays until somebody else holds it, or nobody.
+async fn leave(pod: &Pod, published: Published) -> Result<(), Failure> {
+    terminated().await?;
+    let own = pod.name.to_string();
+    let mut view = published.view;
+    let holds = |view: &Arc<ClusterView>| view.lease_holder.as_deref() == Some(own.as_str());
+    let ending = |view: &Arc<ClusterView>| {
+        [
+            Situation::Leaving,
+            Situation::SupervisorUnreachable,
+            Situation::HandingOver,
+        ]
+        .iter()
+        .any(|situation| situation.name() == view.me.situation)
+    };
+    if !holds(&view.borrow()) {
+        return Ok(());
+    }
+    let told = tokio::time::timeout(TOLD_TOGETHER, view.wait_for(|view| ending(view) || !holds(view)));
+    if !matches!(told.await, Ok(Ok(_))) {
+        // Only this container is to end: PostgreSQL goes on.
+        return Ok(());
+    }
+    let gone = async { view.wait_for(|view| !holds(view)).await.map(|_| ()) };
+    tokio::select! {
+        _ = gone => {}
+        () = tokio::time::sleep(HAND_OVER_LIMIT) => tracing::warn!("could not hand over the Lease in time"),
+        _ = terminated() => {}
+    }
+    Ok(())
 }
 
 pub(super) fn agent_failure(error: &AgentError) -> Failure {

@@ -62,6 +62,9 @@ pub(super) fn agent_settings(pod: &Pod, tls: Option<PathBuf>) -> agent::Settings
         dns_server: arguments.dns_server,
         peer_timeout: arguments.peer_timeout,
         report_pids: arguments.report_pids,
+        no_reads: arguments.lease.no_reads,
+        lease: pod.lease(),
+        gate: false,
     }
 }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::lease::{LeaseArguments, Switch};
 use super::{Environment, InvalidSetting, units};
-use crate::core::lease::{Durability, Identity};
 use crate::core::member::{MemberName, Ordinal};
-use crate::core::policy::{Leadership, LeaseTimes, Policy};
+use crate::core::policy::{Leadership, Policy};
 use crate::core::routing::{ReadOnlyFallback, RouteMode, RoutePolicy};
 
 /// Flags of every command that runs in a pod.
@@ -39,9 +39,11 @@ pub struct PodArguments {
     /// Who is primary
     #[arg(long, env = "PODGRES_LEADERSHIP", value_enum, default_value_t = LeadershipArgument::Fixed)]
     pub leadership: LeadershipArgument,
-    /// What a commit waits for
-    #[arg(long, env = "PODGRES_DURABILITY", value_enum, default_value_t = DurabilityArgument::Async)]
-    pub durability: DurabilityArgument,
+    /// What a commit waits for [default: async with fixed leadership, majority with a Lease]
+    #[arg(long, env = "PODGRES_DURABILITY", value_enum)]
+    pub durability: Option<DurabilityArgument>,
+    #[command(flatten)]
+    pub lease: LeaseArguments,
     /// Folder shared by the pod's containers, in memory
     #[arg(long, env = "PODGRES_RUN_DIR", default_value = "/run/podgres")]
     pub run_dir: PathBuf,
@@ -80,6 +82,9 @@ pub struct PodArguments {
     /// Clone a standby afresh by itself when it can never follow again
     #[arg(long, env = "PODGRES_RECLONE", default_value_t = true, action = clap::ArgAction::Set)]
     pub reclone: bool,
+    /// File with the bearer token that operators' requests over TCP must carry
+    #[arg(long, env = "PODGRES_ADMIN_TOKEN_FILE")]
+    pub admin_token_file: Option<PathBuf>,
     /// Show process ids in the status (for `podgres demo`)
     #[arg(long, env = "PODGRES_REPORT_PIDS", hide = true, default_value_t = false)]
     pub report_pids: bool,
@@ -97,9 +102,9 @@ pub enum LeadershipArgument {
 pub enum DurabilityArgument {
     /// The primary's own disk
     Async,
-    /// Standbys too, while there are any; not in this version
+    /// Standbys too, while there are any
     Preferred,
-    /// Half of the members, rounded down; not in this version
+    /// Half of the members, rounded down
     Majority,
 }
 
@@ -143,13 +148,7 @@ impl PodArguments {
                 "it must equal spec.ordinals.start of the StatefulSet",
             ));
         }
-        if self.durability != DurabilityArgument::Async {
-            return Err(InvalidSetting::new(
-                "PODGRES_DURABILITY",
-                "this version has no leadership under which a commit waits for standbys",
-                "with fixed leadership use async",
-            ));
-        }
+        self.check_leadership()?;
         let namespace = self
             .namespace
             .clone()
@@ -182,7 +181,10 @@ impl Pod {
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let arguments = &self.arguments;
         Policy {
-            leadership: Leadership::FixedOrdinal,
+            leadership: match arguments.leadership {
+                LeadershipArgument::Fixed => Leadership::FixedOrdinal,
+                LeadershipArgument::Lease => Leadership::Lease,
+            },
             cluster: self.name.cluster.clone(),
             ordinal: self.name.ordinal,
             first_ordinal: Ordinal(arguments.first_ordinal),
@@ -191,14 +193,13 @@ impl Pod {
             discovery_timeout_ms: ms(arguments.discovery_timeout),
             stall_timeout_ms: ms(arguments.stall_timeout),
             slot_retention_ms: ms(arguments.slot_retention),
-            identity: Identity {
-                pod: self.name.to_string(),
-                uid: self.uid.clone(),
-            },
-            durability: Durability::Async,
-            gate: true,
-            priority: Some(0),
-            times: LeaseTimes::default(),
+            identity: self.identity(),
+            durability: arguments.durability(),
+            gate: arguments.lease.gate == Switch::On,
+            priority: (!arguments.lease.never_primary).then_some(arguments.lease.priority),
+            times: arguments
+                .lease
+                .times(arguments.peer_timeout, arguments.stop_timeout),
         }
     }
 

@@ -6,7 +6,9 @@
 
 pub mod change;
 pub mod check;
+pub mod explain;
 pub mod json;
+pub mod moves;
 pub mod patroni;
 pub mod table;
 pub mod verdict;
@@ -17,6 +19,7 @@ pub(crate) mod fixtures;
 use serde::{Deserialize, Serialize};
 
 use super::data_directory::SystemIdentifier;
+use super::lease::LeaseRecord;
 use super::member::Ordinal;
 use super::status::{MemberStatus, Role};
 use super::wal::{Lsn, TimelineId};
@@ -95,6 +98,9 @@ pub struct ClusterView {
     pub lease_holder: Option<String>,
     pub read_only: bool,
     pub paused: bool,
+    /// The newest record that was read, with `leadership=lease`.
+    #[serde(default)]
+    pub lease: Option<LeaseRecord>,
     pub me: MemberStatus,
     pub peers: Vec<PeerEntry>,
 }

@@ -93,7 +93,7 @@ pub struct DataDirectoryFacts {
     pub recovery_signal: bool,
     /// `backup_label`: a base backup that was never started.
     pub backup_label: bool,
-    /// A `pg_rewind` began here and has not ended: only a clone helps.
+    /// `pg_rewind` began to change it and did not end: never started, only replaced by a clone.
     #[serde(default)]
     pub half_rewound: bool,
 }

@@ -17,12 +17,21 @@ pub fn route_table(view: &ClusterView) -> RouteTable {
     let orphaned = primary_is_gone(view);
     let peers = view.peers.iter().filter_map(believed);
     let members = std::iter::once(&view.me).chain(peers);
-    let servers = members.filter_map(|member| server(view, member, orphaned));
+    let members: Vec<&MemberStatus> = members.collect();
+    let newest = members.iter().filter_map(|member| term_in_office(member)).max();
+    // Who was primary in an earlier term and has not been heard since is none any more.
+    let outlived = |member: &&&MemberStatus| term_in_office(member).is_some_and(|term| Some(term) < newest);
+    let current = members.iter().filter(|member| !outlived(member));
+    let servers = current.filter_map(|member| server(view, member, orphaned));
     let everybody = view.peers.iter().filter_map(|peer| peer.status.as_ref());
     RouteTable {
         servers: servers.collect(),
         members: std::iter::once(&view.me).chain(everybody).map(address).collect(),
     }
+}
+
+fn term_in_office(member: &MemberStatus) -> Option<u64> {
+    Some(member.leadership.as_ref()?.office?.term)
 }
 
 fn believed(peer: &PeerEntry) -> Option<&MemberStatus> {
@@ -44,6 +53,9 @@ fn server(view: &ClusterView, member: &MemberStatus, orphaned: bool) -> Option<S
         (Role::Standby, true) => Role::Standby,
         (Role::Primary, true) | (Role::Standby, false) => return None,
     };
+    if role == Role::Standby && member.no_reads {
+        return None;
+    }
     // With the primary known to be dead nothing newer exists anywhere: its standbys go on serving reads.
     let streaming =
         role == Role::Primary || member.state == MemberState::Streaming || (orphaned && member.was_streaming);

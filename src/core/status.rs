@@ -195,6 +195,9 @@ pub struct MemberStatus {
     pub version: String,
     /// Clones this member has made since its volume was new, by reason, are metrics; this one is for tests and status.
     pub clones_total: u64,
+    /// The read-only routes and `/replica` leave this member out.
+    #[serde(default)]
+    pub no_reads: bool,
     /// With `leadership=lease`.
     #[serde(default)]
     pub leadership: Option<LeadershipReport>,

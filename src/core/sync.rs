@@ -178,6 +178,11 @@ fn record_step(change: &Change<'_>) -> Option<Step> {
         if set == *change.recorded && change.uncertain.is_none() {
             continue;
         }
+        // Of writes whose outcome is unknown at most one differs from the record: that one may be written again.
+        let another = change.uncertain.is_some_and(|uncertain| set != *uncertain);
+        if another && set != *change.recorded {
+            continue;
+        }
         if !covers(change.told, &set, change.holder) {
             continue;
         }

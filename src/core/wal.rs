@@ -143,6 +143,33 @@ impl TimelineHistory {
         Ok(Self { timeline, ancestors })
     }
 
+    /// The last position that a server with the history `own` has in common with this one, on the timeline where they
+    /// part; at the end of all positions if one's timeline is the other's too. `None`: nothing in common.
+    #[must_use]
+    pub fn branch_point(&self, own: &Self) -> Option<WalPosition> {
+        let mut common = None;
+        for (ours, theirs) in own.ends().zip(self.ends()) {
+            if ours.timeline != theirs.timeline {
+                break;
+            }
+            let lsn = ours.lsn.min(theirs.lsn);
+            common = Some(WalPosition { lsn, ..ours });
+            if ours.lsn != theirs.lsn {
+                break;
+            }
+        }
+        common
+    }
+
+    /// Every timeline with the position where it ended for this server; the last one has no end.
+    pub fn ends(&self) -> impl Iterator<Item = WalPosition> {
+        let last = WalPosition {
+            timeline: self.timeline,
+            lsn: Lsn(u64::MAX),
+        };
+        self.ancestors.iter().copied().chain([last])
+    }
+
     /// How a server at `position` stands to an upstream with this history that has flushed up to `end`.
     #[must_use]
     pub fn relation(&self, position: WalPosition, end: Lsn) -> Relation {
@@ -188,6 +215,32 @@ mod tests {
         ] {
             assert!(text.parse::<Lsn>().is_err(), "{text:?} was taken");
         }
+    }
+
+    #[test]
+    fn histories_part_where_their_common_timeline_ends_for_one_of_them() {
+        let history =
+            |timeline, text: &str| TimelineHistory::parse(TimelineId(timeline), text).expect("valid");
+        let first = history(1, "");
+        let second = history(2, "1\t0/5000000\tx");
+        let third = history(3, "1\t0/5000000\tx\n2\t0/7000000\tx");
+        let other = history(3, "1\t0/4000000\tx");
+        let at = |timeline, lsn| {
+            Some(WalPosition {
+                timeline: TimelineId(timeline),
+                lsn: Lsn(lsn),
+            })
+        };
+        assert_eq!(second.branch_point(&first), at(1, 0x500_0000));
+        assert_eq!(third.branch_point(&second), at(2, 0x700_0000));
+        assert_eq!(other.branch_point(&third), at(1, 0x400_0000));
+        assert_eq!(first.branch_point(&first), at(1, u64::MAX));
+        assert_eq!(
+            first.branch_point(&second),
+            at(1, 0x500_0000),
+            "an upstream behind"
+        );
+        assert_eq!(first.branch_point(&history(7, "4\t0/1\tx")), None);
     }
 
     #[test]

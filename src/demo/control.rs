@@ -55,6 +55,10 @@ pub enum Request {
     Thaw {
         ordinal: Ordinal,
     },
+    /// The API server stops answering, or answers again.
+    Api {
+        up: bool,
+    },
     /// Answered when all pods have ended.
     Stop,
     Status,

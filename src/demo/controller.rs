@@ -18,6 +18,7 @@ use super::setup::{self, Prepared};
 use super::state::PodState;
 use super::{DemoError, Options, PodManagement, addresses, banner};
 use crate::core::member::Ordinal;
+use crate::core::policy::Leadership;
 
 /// A pod that could not be made is tried again after this.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
@@ -196,7 +197,7 @@ impl Controller {
             if !self.pods.contains_key(&ordinal) {
                 self.make(ordinal)?;
             }
-            let ordered = self.options.pod_management == PodManagement::OrderedReady;
+            let ordered = self.ordered();
             if ordered && !self.pods.get(&ordinal).is_some_and(Pod::ready) {
                 break;
             }
@@ -268,6 +269,15 @@ impl Controller {
     }
 
     /// Standbys first, so that the primary has nobody left to wait for; no pod may be frozen for this.
+    /// With a Lease any pod may be the primary that the others need to become ready.
+    fn ordered(&self) -> bool {
+        let default = match self.prepared.state.leadership {
+            Leadership::FixedOrdinal => PodManagement::OrderedReady,
+            Leadership::Lease => PodManagement::Parallel,
+        };
+        self.options.pod_management.unwrap_or(default) == PodManagement::OrderedReady
+    }
+
     async fn end_all(&mut self) {
         let mut primaries = Vec::new();
         for (ordinal, pod) in &self.pods {
@@ -309,6 +319,9 @@ impl Controller {
 
     async fn clean_up(self) -> Result<(), DemoError> {
         self.prepared.server.close().await;
+        if let Some(api) = self.prepared.api {
+            api.shutdown().await;
+        }
         let layout = self.prepared.layout;
         if self.prepared.temporary {
             layout.remove_all()

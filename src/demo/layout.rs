@@ -25,6 +25,22 @@ pub(super) struct Layout {
     user: Option<PodUser>,
 }
 
+/// Where the emptyDir of a pod is, in a demo whose directory is here: the one or the other.
+#[must_use]
+pub fn run_directories(directory: &Path, pod: &str) -> [PathBuf; 2] {
+    let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
+    [
+        directory.join("pods").join(pod).join("run"),
+        short_directory(&directory).join(pod),
+    ]
+}
+
+fn short_directory(directory: &Path) -> PathBuf {
+    let hash = hash_of(directory);
+    let folded = (hash ^ (hash >> 32)) & 0xffff_ffff;
+    Path::new("/tmp").join(format!("podgres-{folded:08x}"))
+}
+
 impl Layout {
     /// Makes what is missing below `directory`, which the pods' user must be able to enter.
     ///
@@ -40,9 +56,7 @@ impl Layout {
         make(directory).map_err(DemoError::file("create", directory))?;
         let directory = fs::canonicalize(directory).map_err(DemoError::file("find", directory))?;
         user::check_enters(user.as_ref(), &directory)?;
-        let hash = hash_of(&directory);
-        let folded = (hash ^ (hash >> 32)) & 0xffff_ffff;
-        let short = Path::new("/tmp").join(format!("podgres-{folded:08x}"));
+        let short = short_directory(&directory);
         let near = directory.join("pods").join(longest_pod).join("run");
         let fits = near.as_os_str().len() <= RUN_DIRECTORY_BYTES;
         let layout = Self {
@@ -86,6 +100,11 @@ impl Layout {
 
     /// The password once more, in the form that libpq reads by itself.
     #[must_use]
+    /// For the pods' Kubernetes client, and kubectl.
+    pub(super) fn kubeconfig(&self) -> PathBuf {
+        self.directory.join("kubeconfig")
+    }
+
     pub(super) fn passfile(&self) -> PathBuf {
         self.directory.join("secret").join("pgpass")
     }

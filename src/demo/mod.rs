@@ -5,6 +5,7 @@
 //! Entry points: [`run`] leads a demo, [`control::request`] talks to one, [`dsn::dsn`] connects to one.
 
 pub mod addresses;
+pub mod api;
 mod backoff;
 mod banner;
 pub mod container;
@@ -34,9 +35,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::core::member::Ordinal;
+use crate::core::policy::Leadership;
 
 pub use controller::run;
 pub use dsn::{Target, dsn};
+pub use layout::run_directories;
 pub use state::DemoState;
 
 /// In which order pods are made (StatefulSet, `.spec.podManagementPolicy`).
@@ -60,7 +63,10 @@ pub struct Options {
     pub binary: PathBuf,
     /// Where `postgres`, `initdb` and the others are.
     pub program_directory: PathBuf,
-    pub pod_management: PodManagement,
+    /// Default: all at once with a Lease, one after the other with a fixed primary.
+    pub pod_management: Option<PodManagement>,
+    /// Default [`Leadership::Lease`].
+    pub leadership: Option<Leadership>,
     /// Default `demo`.
     pub cluster: Option<String>,
     /// Default: the cluster's name.
@@ -91,7 +97,8 @@ impl Options {
             directory: None,
             binary,
             program_directory,
-            pod_management: PodManagement::default(),
+            pod_management: None,
+            leadership: None,
             cluster: None,
             service: None,
             namespace: None,

@@ -41,11 +41,26 @@ impl Controller {
                 Some(pod) => done(&format!("{} processes continued", pod.thaw())),
                 None => self.no_pod(ordinal),
             },
+            Request::Api { up } => self.api(up).await,
             Request::Status => Reply::Status(self.status()),
             Request::Stop => refused("the demo is stopping".to_owned()),
         };
         // Who no longer waits has no use for the answer.
         drop(reply.send(answer));
+    }
+
+    async fn api(&mut self, up: bool) -> Reply {
+        let Some(server) = &mut self.prepared.api else {
+            return refused("this demo has no API server: its primary is fixed".to_owned());
+        };
+        if !up {
+            server.down().await;
+            return done("the API server is down");
+        }
+        match server.up().await {
+            Ok(()) => done("the API server is up"),
+            Err(error) => refused(format!("could not listen on {}: {error}", server.address())),
+        }
     }
 
     fn scale(&mut self, replicas: u32) -> Reply {

@@ -1,6 +1,7 @@
 //! From options to a prepared demo: directory locked, names checked, programs, password and addresses in place.
 
 use std::fs::{OpenOptions, Permissions};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -8,11 +9,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use super::addresses::{self, MAX_REPLICAS, host_of_place};
+use super::api::{ApiServer, write_kubeconfig};
 use super::dns::{Server, Zone};
 use super::layout::Layout;
 use super::state::{DemoState, Network, PodState, Ports};
 use super::{DemoError, Options, orphans, programs, secret, user};
 use crate::core::member::{MemberName, Ordinal, Topology};
+use crate::core::policy::Leadership;
 
 const DEFAULT_REPLICAS: u32 = 3;
 const DEFAULT_CLUSTER: &str = "demo";
@@ -29,6 +32,8 @@ pub(super) struct Prepared {
     /// The directory is to be removed at the end.
     pub temporary: bool,
     pub server: Server,
+    /// With a Lease.
+    pub api: Option<ApiServer>,
     /// Held, and thereby locked, until dropped.
     pub _lock: OwnedFd,
 }
@@ -78,6 +83,8 @@ async fn prepare_in(directory: &Path, options: &Options) -> Result<Prepared, Dem
     let claim = claim(&layout, &topology, replicas, earlier.as_ref()).await?;
     let mut state = DemoState {
         replicas,
+        leadership: leadership(options, earlier.as_ref()),
+        api_server: None,
         network: claim.network,
         ports: claim.ports,
         superuser: SUPERUSER.to_owned(),
@@ -95,15 +102,53 @@ async fn prepare_in(directory: &Path, options: &Options) -> Result<Prepared, Dem
         first_ordinal: topology.first_ordinal,
     };
     state.pods = pods(&state, earlier.as_ref());
+    let api = match state.leadership {
+        Leadership::Lease => Some(api_server(&layout, &mut state, earlier.as_ref()).await?),
+        Leadership::FixedOrdinal => None,
+    };
     Ok(Prepared {
         temporary: options.directory.is_none(),
         zone: claim.zone,
         server: claim.server,
+        api,
         _lock: lock,
         layout,
         state,
         program,
     })
+}
+
+fn leadership(options: &Options, earlier: Option<&DemoState>) -> Leadership {
+    let kept = earlier.map(|state| state.leadership);
+    options.leadership.or(kept).unwrap_or(Leadership::Lease)
+}
+
+/// The Lease API on the DNS server's address, on the port of the earlier run if that is free, and a kubeconfig for it.
+async fn api_server(
+    layout: &Layout,
+    state: &mut DemoState,
+    earlier: Option<&DemoState>,
+) -> Result<ApiServer, DemoError> {
+    let any = SocketAddr::new(state.dns_server().ip(), 0);
+    let kept = earlier
+        .filter(|earlier| earlier.network == state.network)
+        .and_then(|earlier| earlier.api_server);
+    let path = layout.directory().join("api.json");
+    let server = match kept {
+        Some(address) => match ApiServer::start(address, Some(path.clone())).await {
+            Err(DemoError::Address { .. }) => ApiServer::start(any, Some(path)).await?,
+            started => started?,
+        },
+        None => ApiServer::start(any, Some(path)).await?,
+    };
+    state.api_server = Some(server.address());
+    let kubeconfig = layout.kubeconfig();
+    write_kubeconfig(&kubeconfig, &server.url(), &state.namespace, None)?;
+    if let Some(user) = &state.user {
+        std::os::unix::fs::chown(&kubeconfig, Some(user.uid), Some(user.gid))
+            .map_err(DemoError::file("give away", &kubeconfig))?;
+    }
+    Ok(server)
 }
 
 /// The pod in a place as it was in the earlier run, if the network is still the same, or as it is at first.
@@ -288,11 +333,19 @@ pub(super) fn environment(
         // As the official image sets it; without it initdb would choose SQL_ASCII.
         ("LANG", "C.UTF-8".to_owned()),
     ];
+    let leadership = match state.leadership {
+        Leadership::FixedOrdinal => vec![("PODGRES_LEADERSHIP", "fixed".to_owned())],
+        Leadership::Lease => vec![
+            ("PODGRES_LEADERSHIP", "lease".to_owned()),
+            ("PODGRES_KUBECONFIG", path(layout.kubeconfig())),
+        ],
+    };
     let kept = ["PATH", "TZ", "RUST_LOG", "RUST_BACKTRACE", "NO_COLOR"];
     let kept = kept
         .into_iter()
         .filter_map(|key| Some((key.to_owned(), std::env::var(key).ok()?)));
-    kept.chain(own.into_iter().map(|(key, value)| (key.to_owned(), value)))
+    let own = own.into_iter().chain(leadership);
+    kept.chain(own.map(|(key, value)| (key.to_owned(), value)))
         .chain(more.iter().map(|(key, value)| (key.clone(), value.clone())))
         .collect()
 }

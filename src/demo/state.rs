@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::DemoError;
 use crate::core::member::{Ordinal, Topology};
+use crate::core::policy::Leadership;
 
 const FILE_NAME: &str = "demo.json";
 
@@ -73,6 +74,11 @@ pub struct DemoState {
     pub cluster_domain: String,
     pub first_ordinal: Ordinal,
     pub replicas: u32,
+    #[serde(default = "fixed")]
+    pub leadership: Leadership,
+    /// Of the API server, with a Lease; `None` at first.
+    #[serde(default)]
+    pub api_server: Option<SocketAddr>,
     pub network: Network,
     pub ports: Ports,
     pub superuser: String,
@@ -87,6 +93,11 @@ pub struct DemoState {
     pub grace_ms: u64,
     /// In the order of the ordinals.
     pub pods: Vec<PodState>,
+}
+
+/// What a demo of the first version ran with.
+fn fixed() -> Leadership {
+    Leadership::FixedOrdinal
 }
 
 impl DemoState {

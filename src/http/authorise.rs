@@ -1,9 +1,14 @@
-//! Who may change something: a pure rule over where a request came from and what it carries.
+//! Who may change something: rules over where a request came from and what it carries.
 //!
 //! The pod's unix socket is authority enough, since whoever reaches it can already signal the processes; over
-//! TCP only the operator's bearer token is. Never logs or shows a token.
+//! TCP the operator's bearer token is, and a signature that only a member of the cluster can make. Never logs or shows a token.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+use crate::core::signature::{CHALLENGE_BYTES, SCHEME, hex};
 
 /// Where a connection came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,17 +47,35 @@ impl fmt::Debug for AdminToken {
     }
 }
 
+/// What is known of the operator's token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Token {
+    #[default]
+    NotSet,
+    /// Its file is missing or empty: nobody is let in until that is mended.
+    Unusable,
+    Set(AdminToken),
+}
+
 /// Why a request has no authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unauthorised {
-    #[error("a request that changes something needs the local unix socket or the operator's bearer token")]
-    NoToken,
+    #[error(
+        "a request that changes something needs the local unix socket, the operator's bearer token or a member's signature"
+    )]
+    NoCredentials,
     #[error("no bearer token is accepted here, since no admin token file is set")]
     NoTokenSet,
+    #[error("no bearer token is accepted now, since the admin token file cannot be read or is empty")]
+    UnusableToken,
     #[error("authorization is not of the form \"Bearer TOKEN\"")]
-    NotBearer,
+    UnknownScheme,
     #[error("bearer token does not match")]
     WrongToken,
+    #[error("no challenge was asked for on this connection, or it has been used")]
+    NoChallenge,
+    #[error("signature does not match")]
+    WrongSignature,
 }
 
 impl Unauthorised {
@@ -60,46 +83,95 @@ impl Unauthorised {
     #[must_use]
     pub fn hint(self) -> &'static str {
         match self {
-            Self::NoToken | Self::NotBearer => {
+            Self::NoCredentials | Self::UnknownScheme => {
                 "Run the podgres command inside the pod, or send the header \"Authorization: Bearer TOKEN\"."
             }
             Self::NoTokenSet => {
                 "Run the podgres command inside the pod, or start the sidecar with --admin-token-file."
             }
+            Self::UnusableToken => "Put a token into the file that --admin-token-file names on this member.",
             Self::WrongToken => {
                 "Compare the token with the file that --admin-token-file names on this member."
             }
+            Self::NoChallenge => "GET /challenge first, and sign what it answers.",
+            Self::WrongSignature => {
+                "Members must have the same replication password; a new one takes a moment."
+            }
+        }
+    }
+
+    /// 401, or 403 where no credentials would help.
+    #[must_use]
+    pub fn http_status(self) -> u16 {
+        match self {
+            Self::NoTokenSet | Self::UnusableToken => 403,
+            _ => 401,
         }
     }
 }
 
-/// Whether a request from `origin` with this `Authorization` header may change something.
-///
-/// # Errors
-/// Why not.
-pub fn authorise(
-    origin: Origin,
-    authorization: Option<&[u8]>,
-    token: Option<&AdminToken>,
-) -> Result<(), Unauthorised> {
-    if origin == Origin::UnixSocket {
-        return Ok(());
-    }
-    let header = authorization.ok_or(Unauthorised::NoToken)?;
-    let given = bearer(header).ok_or(Unauthorised::NotBearer)?;
-    let token = token.ok_or(Unauthorised::NoTokenSet)?;
-    if token.matches(given) {
-        Ok(())
-    } else {
-        Err(Unauthorised::WrongToken)
+/// How a request shows its authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credentials<'a> {
+    /// By where it comes from.
+    UnixSocket,
+    Bearer(&'a [u8]),
+    /// A member's signature, see [`core::signature`](crate::core::signature).
+    Signature(&'a [u8]),
+}
+
+impl<'a> Credentials<'a> {
+    /// Reads the `Authorization` header of a request from `origin`.
+    ///
+    /// # Errors
+    /// There are none, or of an unknown kind.
+    pub fn of(origin: Origin, authorization: Option<&'a [u8]>) -> Result<Self, Unauthorised> {
+        if origin == Origin::UnixSocket {
+            return Ok(Self::UnixSocket);
+        }
+        let header = authorization.ok_or(Unauthorised::NoCredentials)?;
+        let bearer = after_scheme(header, "Bearer").map(Self::Bearer);
+        let signature = || after_scheme(header, SCHEME).map(Self::Signature);
+        bearer.or_else(signature).ok_or(Unauthorised::UnknownScheme)
     }
 }
 
-/// RFC 6750: the scheme in any case, one or more spaces, the token.
-fn bearer(header: &[u8]) -> Option<&[u8]> {
-    let (scheme, rest) = header.split_at_checked(7)?;
-    let given = rest.trim_ascii();
-    (scheme.eq_ignore_ascii_case(b"bearer ") && !given.is_empty()).then_some(given)
+/// Whether the operator's token was given.
+///
+/// # Errors
+/// Why not.
+pub fn check_bearer(given: &[u8], token: &Token) -> Result<(), Unauthorised> {
+    match token {
+        Token::NotSet => Err(Unauthorised::NoTokenSet),
+        Token::Unusable => Err(Unauthorised::UnusableToken),
+        Token::Set(token) if token.matches(given) => Ok(()),
+        Token::Set(_) => Err(Unauthorised::WrongToken),
+    }
+}
+
+/// The challenge of one connection: drawn when it is asked for, good for one request.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Challenge(Arc<Mutex<Option<[u8; CHALLENGE_BYTES]>>>);
+
+impl Challenge {
+    /// A new one, in place of one that was not used; `None` if the system gives no random bytes.
+    pub(super) fn draw(&self) -> Option<String> {
+        let mut bytes = [0; CHALLENGE_BYTES];
+        SystemRandom::new().fill(&mut bytes).ok()?;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
+        Some(hex(&bytes))
+    }
+
+    pub(super) fn take(&self) -> Option<[u8; CHALLENGE_BYTES]> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// RFC 9110: the scheme in any case, one or more spaces, the credentials.
+fn after_scheme<'a>(header: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
+    let (found, rest) = header.split_at_checked(scheme.len())?;
+    let rest = rest.strip_prefix(b" ")?.trim_ascii();
+    (found.eq_ignore_ascii_case(scheme.as_bytes()) && !rest.is_empty()).then_some(rest)
 }
 
 #[cfg(test)]
@@ -109,36 +181,64 @@ mod tests {
     #[test]
     fn only_the_socket_and_the_right_token_have_authority() {
         let tcp = Origin::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], 40000)));
-        let token = AdminToken::new("s3cret\n");
-        let token = token.as_ref();
+        let set = || Token::Set(AdminToken::new("s3cret\n").expect("a token"));
         for (origin, header, token, expected) in [
-            (Origin::UnixSocket, None, None, Ok(())),
-            (Origin::UnixSocket, Some("Bearer wrong"), token, Ok(())),
-            (tcp, Some("Bearer s3cret"), token, Ok(())),
-            (tcp, Some("bearer  s3cret "), token, Ok(())),
-            (tcp, None, token, Err(Unauthorised::NoToken)),
-            (tcp, None, None, Err(Unauthorised::NoToken)),
-            (tcp, Some("Bearer s3cret"), None, Err(Unauthorised::NoTokenSet)),
-            (tcp, Some("Basic s3cret"), token, Err(Unauthorised::NotBearer)),
-            (tcp, Some("Bearer "), token, Err(Unauthorised::NotBearer)),
-            (tcp, Some("s3cret"), token, Err(Unauthorised::NotBearer)),
-            (tcp, Some("Bearer s3cre"), token, Err(Unauthorised::WrongToken)),
+            (Origin::UnixSocket, None, Token::NotSet, Ok(())),
+            (Origin::UnixSocket, Some("Bearer wrong"), set(), Ok(())),
+            (tcp, Some("Bearer s3cret"), set(), Ok(())),
+            (tcp, Some("bearer  s3cret "), set(), Ok(())),
+            (tcp, None, set(), Err(Unauthorised::NoCredentials)),
+            (tcp, None, Token::NotSet, Err(Unauthorised::NoCredentials)),
+            (
+                tcp,
+                Some("Bearer s3cret"),
+                Token::NotSet,
+                Err(Unauthorised::NoTokenSet),
+            ),
+            (
+                tcp,
+                Some("Bearer s3cret"),
+                Token::Unusable,
+                Err(Unauthorised::UnusableToken),
+            ),
+            (tcp, Some("Basic s3cret"), set(), Err(Unauthorised::UnknownScheme)),
+            (tcp, Some("Bearer "), set(), Err(Unauthorised::UnknownScheme)),
+            (tcp, Some("s3cret"), set(), Err(Unauthorised::UnknownScheme)),
+            (tcp, Some("Bearer s3cre"), set(), Err(Unauthorised::WrongToken)),
             (
                 tcp,
                 Some("Bearer s3crets3cret"),
-                token,
+                set(),
                 Err(Unauthorised::WrongToken),
             ),
-            (tcp, Some("Bearer S3cret"), token, Err(Unauthorised::WrongToken)),
+            (tcp, Some("Bearer S3cret"), set(), Err(Unauthorised::WrongToken)),
         ] {
-            let found = authorise(origin, header.map(str::as_bytes), token);
+            let credentials = Credentials::of(origin, header.map(str::as_bytes));
+            let found = credentials.and_then(|credentials| match credentials {
+                Credentials::Bearer(given) => check_bearer(given, &token),
+                Credentials::UnixSocket => Ok(()),
+                Credentials::Signature(_) => Err(Unauthorised::WrongSignature),
+            });
             assert_eq!(found, expected, "{origin:?} {header:?}");
         }
+        let signed = Credentials::of(tcp, Some(b"podgres-member 00ff"));
+        assert_eq!(signed, Ok(Credentials::Signature(b"00ff")));
     }
 
     #[test]
     fn an_empty_file_is_no_token_and_a_token_shows_nowhere() {
         assert_eq!(AdminToken::new(" \n"), None);
         assert!(!format!("{:?}", AdminToken::new("s3cret")).contains("s3cret"));
+    }
+
+    #[test]
+    fn a_challenge_is_good_for_one_request() {
+        let challenge = Challenge::default();
+        assert_eq!(challenge.take(), None);
+        let first = challenge.draw().expect("random bytes");
+        let second = challenge.draw().expect("random bytes");
+        assert_ne!(first, second);
+        assert_eq!(challenge.take().map(|bytes| hex(&bytes)), Some(second));
+        assert_eq!(challenge.take(), None);
     }
 }

@@ -4,18 +4,18 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::middleware::Next;
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::core::cluster::check::{Check, CheckQuery};
+use crate::core::cluster::explain;
 use crate::core::cluster::json::{cluster_json, known_ms_ago};
-use crate::core::cluster::patroni::patroni_json;
+use crate::core::cluster::patroni::{history_json, patroni_json};
 use crate::core::cluster::verdict::{Verdict, answer};
 use crate::core::cluster::{ClusterView, LagMode};
 
-use super::authorise::{Origin, authorise};
+use super::orders::ORDER_PATHS;
 use super::{HttpState, metrics, peer_stream};
 
 pub(super) type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
@@ -70,7 +70,7 @@ fn status(verdict: &Verdict) -> StatusCode {
 }
 
 /// A JSON body that nobody between may keep.
-fn fresh(body: Value) -> Response {
+pub(super) fn fresh(body: Value) -> Response {
     ([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
 }
 
@@ -88,8 +88,16 @@ pub(super) async fn cluster(State(state): State<HttpState>) -> Response {
     fresh(body)
 }
 
+pub(super) async fn explain(State(state): State<HttpState>) -> Response {
+    let view = state.view.borrow().clone();
+    fresh(json!(explain::explain(&view)))
+}
+
 pub(super) async fn history(State(state): State<HttpState>) -> Response {
-    fresh((state.history)())
+    let view = state.view.borrow().clone();
+    fresh(history_json(
+        view.lease.as_ref().map_or(&[], |record| &record.history),
+    ))
 }
 
 pub(super) async fn config(State(state): State<HttpState>) -> Response {
@@ -125,40 +133,28 @@ pub(super) async fn peer_stream(method: Method, State(state): State<HttpState>) 
     (headers, body).into_response()
 }
 
-/// Lets reads pass, and of the rest only what has authority.
-pub(super) async fn guard(State(state): State<HttpState>, request: Request, next: Next) -> Response {
-    if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
-        return next.run(request).await;
-    }
-    let unknown = Origin::Tcp(std::net::SocketAddr::from(([0, 0, 0, 0], 0)));
-    let origin = request.extensions().get::<Origin>().copied().unwrap_or(unknown);
-    let authorization = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .map(HeaderValue::as_bytes);
-    match authorise(origin, authorization, state.admin_token.as_ref()) {
-        Ok(()) => next.run(request).await,
-        Err(error) => refusal(StatusCode::FORBIDDEN, &error.to_string(), error.hint()),
-    }
-}
-
 pub(super) async fn unknown_path(request: Request) -> Response {
     let path: String = request.uri().path().chars().take(100).collect();
     let hint = "The paths are Patroni's, e.g. /readiness, /primary, /replica, /cluster, /metrics.";
     refusal(StatusCode::NOT_FOUND, &format!("unknown path \"{path}\""), hint)
 }
 
-pub(super) async fn no_such_verb(method: Method) -> Response {
+pub(super) async fn no_such_verb(method: Method, uri: Uri) -> Response {
+    let order = ORDER_PATHS.contains(&uri.path());
+    let (hint, allowed) = match order {
+        true => ("This path takes POST.", "POST"),
+        false => ("This path answers GET, HEAD and OPTIONS.", "GET, HEAD, OPTIONS"),
+    };
     let mut response = refusal(
         StatusCode::METHOD_NOT_ALLOWED,
         &format!("method {method} is not supported on this path"),
-        "This path answers GET, HEAD and OPTIONS.",
+        hint,
     );
-    let allowed = HeaderValue::from_static("GET, HEAD, OPTIONS");
+    let allowed = HeaderValue::from_static(allowed);
     response.headers_mut().insert(header::ALLOW, allowed);
     response
 }
 
-fn refusal(status: StatusCode, error: &str, hint: &str) -> Response {
+pub(super) fn refusal(status: StatusCode, error: &str, hint: &str) -> Response {
     (status, fresh(json!({ "error": error, "hint": hint }))).into_response()
 }

@@ -5,6 +5,7 @@
 mod exporter;
 mod families;
 mod family;
+mod leadership;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -28,6 +29,23 @@ pub struct Counters {
     pub situations: Vec<&'static str>,
     pub clones: Vec<(CloneReason, u64)>,
     pub routes: Vec<RouteCounters>,
+    /// With `leadership=lease`.
+    pub lease: Option<LeaseCounters>,
+    /// Commits and bytes that were kept aside when this member was last rewound or replaced.
+    pub diverged: Option<(u64, u64)>,
+}
+
+/// How this member stands with the Lease, at the time of the scrape.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LeaseCounters {
+    /// Since the record was last seen to change.
+    pub age_ms: Option<u64>,
+    /// Since the API server was last asked with success.
+    pub answered_ms_ago: Option<u64>,
+    /// How long the gate may go on confirming without another renewal; `None`: it may not.
+    pub right_ms: Option<u64>,
+    pub gate_attached: Option<bool>,
+    pub errors_total: u64,
 }
 
 /// One routing endpoint.
@@ -88,7 +106,7 @@ impl Collector for Page {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::cluster::fixtures::{cut_off, peer, primary, standby, view};
+    use crate::core::cluster::fixtures::{cut_off, led, peer, primary, standby, view};
     use crate::core::status::SlotStatus;
     use crate::core::wal::Lsn;
 
@@ -124,8 +142,17 @@ mod tests {
             situations: vec!["primary_running", "standby_streaming"],
             clones: vec![(CloneReason::Empty, 1), (CloneReason::WalGone, 2)],
             routes: vec![route],
+            lease: Some(LeaseCounters {
+                age_ms: Some(1_500),
+                answered_ms_ago: Some(500),
+                right_ms: Some(8_500),
+                gate_attached: Some(true),
+                errors_total: 2,
+            }),
+            diverged: Some((3, 4096)),
         };
-        insta::assert_snapshot!(text(&view(me, vec![peer(standby(1))]), &counters));
+        let seen = led(view(me, vec![peer(standby(1))]), "pg-0", &[0, 1, 2]);
+        insta::assert_snapshot!(text(&seen, &counters));
     }
 
     #[test]

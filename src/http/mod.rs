@@ -7,19 +7,24 @@
 //! | `/replica` `/read-only` `/synchronous` `/sync` `/asynchronous` `/async` `/quorum` `/health` … | 200 or 503: as Patroni defines them, all paths in [`CHECK_PATHS`] |
 //! | `/patroni` | this member, in Patroni's words |
 //! | `/cluster` | every member: what `podgres status -o json` prints |
-//! | `/history` | ends of timelines, Patroni's rows |
+//! | `/history` | every change of the primary, Patroni's rows |
 //! | `/config` | the settings in force, without secrets |
 //! | `/metrics` | `OpenMetrics` text |
 //! | `/peer/stream` | this member's status, a JSON line now and with every change; `{}` while nothing changes |
 //! | `/debug/decisions` | the last decisions with their observations |
 //!
-//! All answer GET, HEAD and OPTIONS. Any other method changes something: 403 without authority
-//! ([`authorise`]), else 405, since no verb is there yet. An unknown path is 404; every body is JSON but `/metrics`.
+//! | `/explain` | why this member is what it is, and what a failover would do |
+//! | `/challenge` | what a member signs next on this connection |
+//! | POST `/switchover` `/failover` `/restart` `/reinitialize` `/pause` `/resume` | orders, see [`core::operate`](crate::core::operate); PATCH or PUT `/config` takes `pause` |
+//!
+//! The others answer GET, HEAD and OPTIONS. Any other method changes something: 401 or 403 without authority
+//! ([`authorise`]), else 405 where there is no such verb. An unknown path is 404; every body is JSON but `/metrics`.
 
 pub mod authorise;
 mod deadline;
 mod handlers;
 pub mod metrics;
+mod orders;
 mod peer_stream;
 pub mod serve;
 
@@ -29,7 +34,8 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
+use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
@@ -37,13 +43,18 @@ use tokio::sync::{Notify, watch};
 use crate::core::cluster::ClusterView;
 use crate::core::cluster::check::CHECK_PATHS;
 use crate::core::cluster::verdict::LoopAge;
+use crate::core::operate::{Answer, Order, Outcome};
+use crate::core::signature::MemberKey;
 
-use authorise::AdminToken;
+use authorise::Token;
 use handlers::Pairs;
 use metrics::Counters;
 
 /// A value that is made when somebody asks.
 pub type Source<T> = Arc<dyn Fn() -> T + Send + Sync>;
+
+/// Carries out an order, to its end or to a deadline of its own.
+pub type Operator = Arc<dyn Fn(Order) -> BoxFuture<'static, Answer> + Send + Sync>;
 
 /// The heartbeat of the agent's loop, shared between the loop and `/liveness`.
 #[derive(Clone, Debug)]
@@ -90,8 +101,6 @@ pub struct HttpState {
     pub peer_timeout: Duration,
     /// `/debug/decisions`.
     pub decisions: Source<Value>,
-    /// `/history`, see [`history_json`](crate::core::cluster::patroni::history_json).
-    pub history: Source<Value>,
     /// Told when another member opens its stream.
     pub visited: Arc<Notify>,
     /// `/config`.
@@ -100,8 +109,12 @@ pub struct HttpState {
     pub counters: Source<Counters>,
     /// Metrics that others keep themselves; their names must not clash with those of [`metrics`].
     pub registry: Arc<Registry>,
-    /// Without one, only the unix socket has authority.
-    pub admin_token: Option<AdminToken>,
+    /// The operator's token; asked for at each request that carries one.
+    pub admin_token: Source<Token>,
+    /// What the other members sign with.
+    pub member_key: Source<Option<MemberKey>>,
+    /// Carries out orders.
+    pub operator: Operator,
 }
 
 impl HttpState {
@@ -113,12 +126,16 @@ impl HttpState {
             beat,
             peer_timeout,
             decisions: Arc::new(|| json!([])),
-            history: Arc::new(|| json!([])),
             visited: Arc::default(),
             settings: Arc::new(|| json!({})),
             counters: Arc::new(Counters::default),
             registry: Arc::default(),
-            admin_token: None,
+            admin_token: Arc::new(|| Token::NotSet),
+            member_key: Arc::new(|| None),
+            operator: Arc::new(|_| {
+                let nobody = Answer::new(Outcome::NotPossible, "nobody here carries out orders");
+                Box::pin(std::future::ready(nobody))
+            }),
         }
     }
 }
@@ -128,8 +145,13 @@ pub fn router(state: HttpState) -> Router {
     let mut router = Router::new()
         .route("/patroni", shown(get(handlers::patroni)))
         .route("/cluster", shown(get(handlers::cluster)))
+        .route("/explain", shown(get(handlers::explain)))
         .route("/history", shown(get(handlers::history)))
-        .route("/config", shown(get(handlers::config)))
+        .route(
+            "/config",
+            shown(get(handlers::config)).patch(orders::take).put(orders::take),
+        )
+        .route("/challenge", shown(get(orders::challenge)))
         .route("/metrics", shown(get(handlers::metrics)))
         .route("/peer/stream", shown(get(handlers::peer_stream)))
         .route("/debug/decisions", shown(get(handlers::decisions)));
@@ -142,13 +164,13 @@ pub fn router(state: HttpState) -> Router {
         };
         router = router.route(path, get(answer).options(bare));
     }
+    for path in orders::ORDER_PATHS {
+        router = router.route(path, post(orders::take));
+    }
     router
         .fallback(handlers::unknown_path)
         .method_not_allowed_fallback(handlers::no_such_verb)
-        .layer(axum::middleware::from_fn_with_state(
-            state.clone(),
-            handlers::guard,
-        ))
+        .layer(axum::middleware::from_fn_with_state(state.clone(), orders::guard))
         .with_state(state)
 }
 

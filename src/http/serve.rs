@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use super::authorise::Origin;
+use super::authorise::{Challenge, Origin};
 use super::deadline::WriteDeadline;
 
 /// A socket that listens.
@@ -185,8 +185,10 @@ async fn connection(
     _slot: OwnedSemaphorePermit,
 ) {
     let inner = TowerToHyperService::new(router);
+    let challenge = Challenge::default();
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(origin);
+        request.extensions_mut().insert(challenge.clone());
         inner.call(request)
     });
     let io = TokioIo::new(WriteDeadline::new(socket, limits.write_timeout));

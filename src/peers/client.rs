@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, Response, StatusCode, Uri};
@@ -121,7 +121,7 @@ fn unexpected_status(target: &str, status: StatusCode, body: &[u8]) -> RequestEr
     }
 }
 
-async fn connect_url(url: &str) -> Result<(Connection, String), RequestError> {
+pub(super) async fn connect_url(url: &str) -> Result<(Connection, String), RequestError> {
     let failed = |source| RequestError::Connect {
         target: url.to_owned(),
         source,
@@ -146,9 +146,9 @@ async fn connect_url(url: &str) -> Result<(Connection, String), RequestError> {
 }
 
 /// One HTTP connection; its driver ends with it.
-struct Connection {
+pub(super) struct Connection {
     target: String,
-    sender: SendRequest<Empty<Bytes>>,
+    sender: SendRequest<Full<Bytes>>,
     driver: AbortHandle,
 }
 
@@ -159,7 +159,7 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    async fn start<S>(socket: S, target: &str) -> Result<Self, RequestError>
+    pub(super) async fn start<S>(socket: S, target: &str) -> Result<Self, RequestError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -177,16 +177,41 @@ impl Connection {
         })
     }
 
-    async fn get(&mut self, path: &str, host: &str) -> Result<Response<Incoming>, RequestError> {
+    pub(super) async fn get(&mut self, path: &str, host: &str) -> Result<Response<Incoming>, RequestError> {
         let request = Request::get(path)
             .header(hyper::header::HOST, host)
-            .body(Empty::new());
+            .body(Full::default());
         let request = request.map_err(|_| RequestError::Url { url: path.to_owned() })?;
+        self.send(request).await
+    }
+
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, RequestError> {
         let sent = self.sender.send_request(request).await;
         sent.map_err(|source| RequestError::Transfer {
             target: self.target.clone(),
             source,
         })
+    }
+
+    /// A bounded JSON body, whatever the status.
+    pub(super) async fn json(
+        &self,
+        response: Response<Incoming>,
+    ) -> Result<(StatusCode, Value), RequestError> {
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
+            .collect()
+            .await;
+        let invalid = |detail: String| RequestError::Invalid {
+            target: self.target.clone(),
+            detail,
+        };
+        let body = body.map_err(|error| invalid(error.to_string()))?.to_bytes();
+        let value = serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?;
+        Ok((status, value))
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod client;
 mod follow;
 mod lines;
+pub mod order;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -21,6 +22,7 @@ use crate::core::member::{MemberName, Ordinal};
 use crate::core::status::MemberStatus;
 
 pub use client::{RequestError, ask, get_json};
+pub use order::{send_order, send_signed_order};
 
 /// What is known of one peer.
 #[derive(Clone, Debug, Default, PartialEq)]

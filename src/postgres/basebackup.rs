@@ -11,13 +11,17 @@ use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep, sleep_until};
 
 use super::conninfo::conninfo;
-use super::data_directory::{InspectError, inspect_at};
+use super::data_directory::{InspectError, inspect, inspect_at};
+use super::diverged::Keep;
 use super::error::{JobError, describe};
 use super::files::blocking;
 use super::process::{Locale, command};
 use super::program::{Event, Line, Program};
 use super::staging::{self, Target};
-use super::{ServerSettings, auto_conf, incarnation, passfile, progress, signal_file, tablespaces};
+use super::{
+    ServerSettings, auto_conf, incarnation, passfile, progress, rewind, rewind_source, rewinding,
+    signal_file, tablespaces,
+};
 use crate::core::data_directory::{DataDirectory, SystemIdentifier};
 use crate::core::supervision::{CloneReason, JobProgress, Upstream};
 
@@ -56,6 +60,9 @@ pub async fn run(
         }
     };
     let staging = staging::begin(settings, target).await?;
+    if target == Target::Replace {
+        keep_diverged(settings, clone).await;
+    }
     let result = async {
         passfile::write(settings)?;
         tablespaces::refuse(settings, &clone.upstream, &application_name(settings)).await?;
@@ -69,7 +76,28 @@ pub async fn run(
         }
         return Err(error);
     }
-    staging::publish(settings, target).await
+    staging::publish(settings, target).await?;
+    // The new directory's name has made it void.
+    let directory = settings.data_directory.clone();
+    Ok(blocking(move || rewinding::end(&directory)).await?)
+}
+
+/// What a former primary alone has goes with its directory; of a half rewound one it was kept before.
+async fn keep_diverged(settings: &ServerSettings, clone: &CloneRequest) {
+    let Ok(DataDirectory::Complete(facts)) = inspect(settings).await else {
+        return;
+    };
+    let standby = facts.standby_signal || facts.control_state.was_standby();
+    if standby || facts.half_rewound || facts.system_identifier != clone.system_identifier {
+        return;
+    }
+    match rewind_source::ask(settings, &clone.upstream).await {
+        Ok(source) => rewind::keep_diverged(settings, &facts, &source.history, Keep::Link).await,
+        Err(error) => tracing::warn!(
+            "could not find out what only this member has: {}",
+            describe(&error)
+        ),
+    }
 }
 
 /// Copies; once more after a stale directory gave way, if the volume ran full before its size could be

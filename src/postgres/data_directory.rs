@@ -14,7 +14,7 @@ use super::ServerSettings;
 use super::error::{FileContext as _, FileError, ProgramError};
 use super::files::{self, blocking};
 use super::process::{Locale, command};
-use super::program;
+use super::{program, rewinding};
 use crate::core::data_directory::{ControlState, DataDirectory, DataDirectoryFacts, SystemIdentifier};
 use crate::core::wal::{Lsn, TimelineId};
 
@@ -39,7 +39,12 @@ pub enum InspectError {
 /// # Errors
 /// Files or `pg_controldata` could not be read or run, so that nothing is known.
 pub async fn inspect(settings: &ServerSettings) -> Result<DataDirectory, InspectError> {
-    inspect_at(settings, &settings.data_directory).await
+    let mut found = inspect_at(settings, &settings.data_directory).await?;
+    if let DataDirectory::Complete(facts) = &mut found {
+        let (directory, member) = (settings.data_directory.clone(), settings.member.clone());
+        facts.half_rewound = blocking(move || rewinding::is_half_done(&directory, &member)).await?;
+    }
+    Ok(found)
 }
 
 /// As [`inspect`], for a directory that is not (yet) PGDATA.

@@ -116,6 +116,29 @@ pub enum JobError {
         #[source]
         source: UpstreamError,
     },
+    #[error("could not {what} upstream \"{upstream}\"")]
+    Source {
+        what: &'static str,
+        upstream: String,
+        #[source]
+        source: UpstreamError,
+    },
+    #[error("cannot rewind data directory \"{}\": {detail}", path.display())]
+    NotRewindable { path: PathBuf, detail: String },
+    #[error("could not rewind data directory \"{}\", which is as it was: {detail}", path.display())]
+    RewindInterrupted { path: PathBuf, detail: String },
+    #[error(
+        "data directory \"{}\" is half rewound, so it is never started again (clone it anew): {detail}", path.display()
+    )]
+    HalfRewound { path: PathBuf, detail: String },
+    #[error(
+        "data directory \"{}\" has system identifier {found}, but this cluster has {expected}", path.display()
+    )]
+    ForeignDirectory {
+        path: PathBuf,
+        expected: String,
+        found: String,
+    },
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("the copy of upstream \"{upstream}\" cannot be used: {detail}")]
@@ -151,6 +174,9 @@ impl JobError {
             | Self::NoSpace { .. }
             | Self::DiskFull { .. }
             | Self::ForeignUpstream { .. }
+            | Self::ForeignDirectory { .. }
+            | Self::NotRewindable { .. }
+            | Self::HalfRewound { .. }
             | Self::Tablespaces { .. } => FailureKind::Data,
             Self::Configuration(error) => error.kind(),
             Self::File(error) => match error.source.kind() {
@@ -164,6 +190,8 @@ impl JobError {
             | Self::InUse { .. }
             | Self::UnusableCopy { .. }
             | Self::Upstream { .. }
+            | Self::Source { .. }
+            | Self::RewindInterrupted { .. }
             | Self::Tls(_)
             | Self::Stalled { .. }
             | Self::Sql { .. } => FailureKind::Passing,

@@ -15,7 +15,7 @@ use super::files::{blocking, write_private};
 use super::process::{Locale, command};
 use super::staging::{self, Target};
 use super::temporary_server::{PrivateDirectory, TemporaryServer};
-use super::{Secret, ServerSettings, conf, incarnation, initdb_scripts, program};
+use super::{Secret, ServerSettings, conf, incarnation, initdb_scripts, program, roles};
 
 /// initdb takes seconds; slow volumes and many locales take longer.
 const INITDB_LIMIT: Duration = Duration::from_mins(10);
@@ -131,6 +131,8 @@ async fn populate(settings: &ServerSettings, sockets: &Path) -> Result<(), JobEr
             verifier(&settings.replication.password)
         );
         execute(&client, "could not create the replication role", &statement).await?;
+        let rights = roles::rights(&settings.replication.user);
+        execute(&client, "could not give the replication role its rights", &rights).await?;
     }
     Ok(())
 }

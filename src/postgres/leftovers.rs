@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-const PROGRAMS: &[&str] = &["initdb", "pg_basebackup", POSTGRES];
+const PROGRAMS: &[&str] = &["initdb", "pg_basebackup", "pg_rewind", POSTGRES];
 /// Ends at once on SIGQUIT too, and takes its shared memory along.
 const POSTGRES: &str = "postgres";
 /// A killed process is gone within milliseconds unless its disk hangs.

@@ -5,8 +5,10 @@
 //! exchange and wait is bounded. Never sends a password other than through SCRAM.
 
 mod error;
+mod frames;
 mod login;
 mod probe;
+mod wal_stream;
 mod wire;
 
 use std::time::Duration;
@@ -17,6 +19,7 @@ use postgres_protocol::message::frontend;
 
 pub use error::UpstreamError;
 pub use probe::{SlotOutcome, UpstreamFacts, ensure_slot, probe_upstream};
+pub use wal_stream::WalStream;
 
 use self::wire::Wire;
 use super::Login;
@@ -176,6 +179,11 @@ impl ReplicationClient {
     pub(super) async fn text(&mut self, query: &str) -> Result<Option<String>, UpstreamError> {
         let row = self.command(query).await?;
         optional(&row, 0, "text")
+    }
+
+    /// Runs a statement that yields nothing.
+    pub(super) async fn execute(&mut self, statement: &str) -> Result<(), UpstreamError> {
+        self.exchange(statement).await.map(drop)
     }
 
     /// Says goodbye; dropping the client without it is also fine.

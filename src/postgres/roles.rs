@@ -23,6 +23,7 @@ pub enum RoleChange {
 /// A role as `pg_authid` has it, and whether this server could change it.
 struct StoredRole {
     exists: bool,
+    may_rewind: bool,
     may_log_in: bool,
     may_replicate: bool,
     verifier: Option<String>,
@@ -32,7 +33,13 @@ struct StoredRole {
 const STORED_ROLE: &str = "
 SELECT rolname IS NOT NULL AS exists, coalesce(rolcanlogin, false) AS may_log_in,
        coalesce(rolreplication, false) AS may_replicate, rolpassword AS verifier,
-       pg_is_in_recovery() AS in_recovery
+       pg_is_in_recovery() AS in_recovery,
+       rolname IS NOT NULL AND (rolsuper OR (pg_has_role(rolname, 'pg_checkpoint', 'USAGE')
+           AND has_function_privilege(rolname, 'pg_ls_dir(text,boolean,boolean)', 'EXECUTE')
+           AND has_function_privilege(rolname, 'pg_stat_file(text,boolean)', 'EXECUTE')
+           AND has_function_privilege(rolname, 'pg_read_binary_file(text)', 'EXECUTE')
+           AND has_function_privilege(rolname, 'pg_read_binary_file(text,bigint,bigint,boolean)', 'EXECUTE')))
+           AS may_rewind
 FROM (SELECT 1) server LEFT JOIN pg_authid ON rolname = $1::text::name";
 
 impl LocalServer {
@@ -50,7 +57,8 @@ impl LocalServer {
         self.replication = login.clone();
         self.run(limit, async |session| {
             let role = stored_role(session, &login.user).await?;
-            if role.may_log_in && role.may_replicate && role.has_password(login) {
+            let complete = role.may_log_in && role.may_replicate && role.may_rewind;
+            if complete && role.has_password(login) {
                 return Ok(RoleChange::Unchanged);
             }
             let (verb, change) = if role.exists {
@@ -60,6 +68,7 @@ impl LocalServer {
             };
             role.refuse_in_recovery(login)?;
             write(session, verb, "LOGIN REPLICATION", login).await?;
+            session.client.batch_execute(&rights(&login.user)).await?;
             Ok(change)
         })
         .await
@@ -129,9 +138,21 @@ async fn stored_role(session: &Session, name: &str) -> Result<StoredRole, QueryE
         exists: row.try_get("exists")?,
         may_log_in: row.try_get("may_log_in")?,
         may_replicate: row.try_get("may_replicate")?,
+        may_rewind: row.try_get("may_rewind")?,
         verifier: row.try_get("verifier")?,
         in_recovery: row.try_get("in_recovery")?,
     })
+}
+
+/// The statements that give a replication role what `pg_rewind` needs of its source (manual, pg_rewind, "Notes"), in the
+/// database that it connects to. Reading the data directory's files is what replication allows anyway.
+pub(super) fn rights(role: &str) -> String {
+    let role = escape_identifier(role);
+    format!(
+        "GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_dir(text, boolean, boolean), \
+         pg_catalog.pg_stat_file(text, boolean), pg_catalog.pg_read_binary_file(text), \
+         pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO {role}; GRANT pg_checkpoint TO {role}"
+    )
 }
 
 /// `verb` is CREATE or ALTER. A utility statement takes no parameters, hence the quoting.

@@ -3,13 +3,14 @@
 //! Works on a primary and on a standby. Never touches a slot in use, a logical or temporary one, or one whose
 //! name this cluster's members cannot have.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
 use super::query::{LocalServer, QueryError, Session};
 use crate::core::member::{MemberName, Ordinal, slot_name};
+use crate::core::wal::Lsn;
 
 /// What was done, by slot name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,6 +68,45 @@ impl LocalServer {
                 carry_out(session, action, &mut changes).await?;
             }
             Ok(changes)
+        })
+        .await
+    }
+}
+
+impl LocalServer {
+    /// Moves slots forward, on a standby as far as it has replayed; one that is in use or gone is left to the next turn.
+    pub async fn advance_slots(
+        &mut self,
+        targets: &BTreeMap<String, Lsn>,
+        limit: Duration,
+    ) -> Result<(), QueryError> {
+        const ADVANCE: &str = "SELECT pg_replication_slot_advance(slot_name, least($2::text::pg_lsn,
+                CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END))
+            FROM pg_replication_slots
+            WHERE slot_name = $1::text::name AND slot_type = 'physical' AND NOT active
+                AND coalesce(restart_lsn < $2::text::pg_lsn, true)";
+        self.run(limit, async |session| {
+            for (name, lsn) in targets {
+                let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [name, &lsn.to_string()];
+                if let Err(error) = session
+                    .client
+                    .query(ADVANCE, &parameters)
+                    .await
+                    .map_err(QueryError::from)
+                {
+                    match error {
+                        QueryError::Server { message, .. } => {
+                            tracing::debug!(
+                                slot = name,
+                                detail = message,
+                                "could not advance a replication slot"
+                            );
+                        }
+                        other => return Err(other),
+                    }
+                }
+            }
+            Ok(())
         })
         .await
     }

@@ -79,12 +79,11 @@ async fn attempt(path: &Path, failing: &watch::Sender<Option<u64>>) {
         let path = path.to_owned();
         move || write(&path, begun_ms)
     });
-    let written = match timeout(LIMIT, &mut writing).await {
-        Ok(written) => written,
-        Err(_) => {
-            fails(&format!("no answer within {} s", LIMIT.as_secs()));
-            writing.await
-        }
+    let written = if let Ok(written) = timeout(LIMIT, &mut writing).await {
+        written
+    } else {
+        fails(&format!("no answer within {} s", LIMIT.as_secs()));
+        writing.await
     };
     match written {
         Ok(Ok(())) => {

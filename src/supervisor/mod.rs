@@ -5,6 +5,9 @@
 //! runs out. Never decides what the member should be, and never looks beyond its own pod.
 //!
 //! While PostgreSQL runs, only PostgreSQL writes to the container's output.
+//!
+//! A stopped supervisor (SIGSTOP) stops nothing, and PostgreSQL runs on beside it: then only the commit gate, in the
+//! sidecar, keeps a primary without a right from acknowledging. Frozen with its whole pod, it acts at the thaw at once.
 
 use std::io;
 use std::path::PathBuf;

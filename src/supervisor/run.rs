@@ -209,7 +209,7 @@ impl Supervisor {
             terms: self.terms.unwrap_or_default(),
             incarnation: self.found.seen.incarnation.clone(),
             disk_failing_since_ms: *self.disk.failing.borrow(),
-            diverged: None,
+            diverged: self.found.seen.diverged.clone(),
         }
     }
 

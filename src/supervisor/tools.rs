@@ -15,14 +15,14 @@ use super::inputs::Inputs;
 use super::reaper;
 use crate::core::data_directory::DataDirectory;
 use crate::core::lease::Incarnation;
-use crate::core::supervision::{FailureKind, JobProgress, JobRequest, ServerRole, Terms};
+use crate::core::supervision::{DivergedWal, FailureKind, JobProgress, JobRequest, ServerRole, Terms};
 use crate::postgres::error::{FileError, JobError, describe};
 use crate::postgres::mounted::{Fingerprint, fingerprint};
 use crate::postgres::postmaster_pid::{self, PostmasterPid, PostmasterStatus};
 use crate::postgres::terms::{self, TermsError};
 use crate::postgres::{
-    ServerSettings, basebackup, conf, data_directory, find, incarnation, initdb, process, signal_file,
-    staging,
+    ServerSettings, basebackup, conf, data_directory, diverged, find, incarnation, initdb, process, rewind,
+    signal_file, staging,
 };
 
 /// `pg_controldata` and a few small files.
@@ -35,6 +35,8 @@ const LOOK_AGAIN: ConstantBuilder = ConstantBuilder::new()
 const CONFIGURATION_LIMIT: Duration = Duration::from_mins(1);
 /// How long killed tools may take to be gone.
 const TOOLS_END_LIMIT: Duration = Duration::from_secs(5);
+
+const HALF_REWOUND: &str = "cannot start: the data directory is half rewound, and must be cloned anew";
 
 /// What a supervisor must know before it can serve anybody.
 pub(super) struct Found {
@@ -50,6 +52,7 @@ pub(super) struct Found {
 pub(super) struct Seen {
     pub(super) data_directory: DataDirectory,
     pub(super) incarnation: Option<Incarnation>,
+    pub(super) diverged: Option<DivergedWal>,
 }
 
 /// Why that could not be found out.
@@ -105,26 +108,28 @@ fn known_terms(settings: &ServerSettings) -> Result<Option<Terms>, ToolsError> {
 /// As [`inspect`], with what stands there besides.
 pub(super) async fn look(settings: &ServerSettings) -> Seen {
     let data_directory = inspect(settings).await;
+    let (name, diverged) = names_and_reports(settings).await;
     let incarnation = match data_directory {
-        DataDirectory::Complete(_) => incarnation_of(settings).await,
+        DataDirectory::Complete(_) => name,
         DataDirectory::Empty | DataDirectory::Unusable { .. } => None,
     };
     Seen {
         data_directory,
         incarnation,
+        diverged,
     }
 }
 
-async fn incarnation_of(settings: &ServerSettings) -> Option<Incarnation> {
-    let (directory, member) = (settings.data_directory.clone(), settings.member.clone());
-    let reading = tokio::task::spawn_blocking(move || incarnation::read(&directory, &member));
+async fn names_and_reports(settings: &ServerSettings) -> (Option<Incarnation>, Option<DivergedWal>) {
+    let settings = settings.clone();
+    let reading = tokio::task::spawn_blocking(move || {
+        let name = incarnation::read(&settings.data_directory, &settings.member);
+        let name = name.inspect_err(|error| tracing::warn!("{}", describe(error)));
+        (name.unwrap_or_default(), diverged::newest(&settings))
+    });
     match timeout(INSPECT_LIMIT, reading).await {
-        Ok(Ok(Ok(incarnation))) => incarnation,
-        Ok(Ok(Err(error))) => {
-            tracing::warn!("{}", describe(&error));
-            None
-        }
-        Ok(Err(_)) | Err(_) => None,
+        Ok(Ok(found)) => found,
+        Ok(Err(_)) | Err(_) => (None, None),
     }
 }
 
@@ -150,6 +155,7 @@ pub(super) async fn prepare_start(
     let mut seen = look(&inputs.settings).await;
     let settings = inputs.settings.clone();
     let prepared = match &seen.data_directory {
+        DataDirectory::Complete(facts) if facts.half_rewound => Err(HALF_REWOUND.to_owned()),
         DataDirectory::Complete(_) => configure(async move {
             let settings = inputs.now();
             data_directory::repair_mode(&settings)
@@ -169,7 +175,7 @@ pub(super) async fn prepare_start(
         DataDirectory::Unusable { detail } => Err(format!("cannot start: {detail}")),
     };
     if prepared.is_ok() {
-        seen.incarnation = incarnation_of(&settings).await;
+        (seen.incarnation, seen.diverged) = names_and_reports(&settings).await;
     }
     (seen, prepared)
 }
@@ -300,6 +306,25 @@ async fn run_tool(
             };
             basebackup::run(settings, &clone, &report).await
         }
-        JobRequest::Rewind { .. } => Ok(()),
+        JobRequest::Rewind {
+            upstream,
+            system_identifier,
+        } => {
+            // Crash recovery reads it.
+            let server = ServerRole::Standby {
+                upstream: Some(upstream.clone()),
+            };
+            let own = settings.clone();
+            let written = configure(async move { write(&own, &server).await }).await;
+            written.map_err(|detail| JobError::RewindInterrupted {
+                path: settings.data_directory.clone(),
+                detail,
+            })?;
+            let rewind = rewind::RewindRequest {
+                upstream,
+                system_identifier,
+            };
+            rewind::run(settings, &rewind, &report).await
+        }
     }
 }

@@ -62,7 +62,7 @@ pub(super) struct Work {
 
 pub(super) enum Happened {
     Progress(JobProgress),
-    Finished(Finished),
+    Finished(Box<Finished>),
 }
 
 impl Work {
@@ -147,11 +147,11 @@ pub(super) async fn next(work: &mut Option<Work>) -> Happened {
         return std::future::pending().await;
     };
     let Task::Job { progress, .. } = task else {
-        return Happened::Finished(doing.await);
+        return Happened::Finished(Box::new(doing.await));
     };
     tokio::select! {
         biased;
-        finished = &mut *doing => Happened::Finished(finished),
+        finished = &mut *doing => Happened::Finished(Box::new(finished)),
         Ok(()) = progress.changed() => Happened::Progress(*progress.borrow_and_update()),
     }
 }
@@ -160,7 +160,7 @@ impl Supervisor {
     pub(super) fn take_in(&mut self, happened: Happened) {
         let finished = match happened {
             Happened::Progress(progress) => return self.job_goes_on(progress),
-            Happened::Finished(finished) => finished,
+            Happened::Finished(finished) => *finished,
         };
         self.inspect_at = Instant::now() + INSPECT_INTERVAL;
         match (self.work.take().map(|work| work.task), finished) {
@@ -178,7 +178,7 @@ impl Supervisor {
                 self.reply(reply, started);
             }
             (Some(Task::Rewrite { role, reply }), Finished::Rewritten(written)) => {
-                self.reload(role, reply, written);
+                self.reload(&role, reply, written);
             }
             (Some(Task::Promote { role, reply }), Finished::Rewritten(written)) => {
                 self.announce_promotion(role, reply, written);
@@ -221,13 +221,13 @@ impl Supervisor {
         Ok(())
     }
 
-    fn reload(&mut self, role: ServerRole, reply: Option<Reply>, written: Result<Fingerprint, String>) {
+    fn reload(&mut self, role: &ServerRole, reply: Option<Reply>, written: Result<Fingerprint, String>) {
         let result = written.and_then(|given| {
             let child = self.child.as_mut().ok_or(Refusal::Ended.to_string())?;
             child.role = role.clone();
             child.reload();
             self.gave(given);
-            self.watch_receiver(&role);
+            self.watch_receiver(role);
             self.changed();
             Ok(())
         });

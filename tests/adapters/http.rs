@@ -5,6 +5,7 @@
 
 mod lab;
 mod limits;
+mod orders;
 mod pages;
 mod stream;
 

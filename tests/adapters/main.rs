@@ -5,6 +5,7 @@ mod authority;
 mod demo;
 mod dns;
 mod http;
+mod kube;
 mod peers;
 mod postgres_client;
 mod postgres_files;

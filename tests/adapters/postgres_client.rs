@@ -1,6 +1,7 @@
-//! `postgres::query`, `roles`, `slots`, `replication` and `tls` against real servers of each version found.
+//! `postgres::gate`, `query`, `roles`, `slots`, `replication` and `tls` against real servers of each version found.
 #![allow(clippy::expect_used)] // A failed expectation is a failed test.
 
+mod gate;
 mod hostile;
 mod roles;
 mod server;

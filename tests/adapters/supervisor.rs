@@ -13,3 +13,4 @@ mod pair;
 mod pod;
 mod process;
 mod processes;
+mod rewinding;

@@ -43,10 +43,19 @@ pub(crate) struct Start {
 }
 
 impl Start {
+    /// With a fixed primary.
     pub(crate) fn new(version: u32) -> Self {
         Self {
             version,
-            arguments: Vec::new(),
+            arguments: vec!["--leadership".to_owned(), "fixed".to_owned()],
+        }
+    }
+
+    /// With a Lease, as a demo is by default.
+    pub(crate) fn lease(version: u32) -> Self {
+        Self {
+            version,
+            arguments: vec!["--leadership".to_owned(), "lease".to_owned()],
         }
     }
 

@@ -8,7 +8,9 @@
 #[path = "../support/authority.rs"]
 mod authority;
 mod chaos;
+mod chaos_lease;
 mod containers;
+mod failover;
 mod hand;
 mod harness;
 mod hazards_clone;
@@ -21,6 +23,7 @@ mod hazards_wal;
 mod hazards_writers;
 mod kit;
 mod mounted;
+mod moves;
 mod network;
 mod plain;
 mod pods;

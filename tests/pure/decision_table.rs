@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use podgres::core::decide::decide;
 use podgres::core::decision::{Memory, PostgresAction};
+use podgres::core::lease::{LeasePurpose, LeaseWrite};
 use podgres::core::observation::Observation;
 use podgres::core::policy::Policy;
 use podgres::core::situation::{SITUATIONS, Situation};
@@ -16,7 +17,7 @@ use crate::enumeration;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/decision-table.md");
 
-fn action_name(action: Option<&PostgresAction>) -> &'static str {
+pub(crate) fn action_name(action: Option<&PostgresAction>) -> &'static str {
     match action {
         None => "nothing",
         Some(PostgresAction::GrantLicence { .. }) => "grant the licence",
@@ -48,6 +49,18 @@ fn action_name(action: Option<&PostgresAction>) -> &'static str {
     }
 }
 
+/// A write to the Lease, if the situation is what it is for; renewals go along with everything.
+pub(crate) fn write_name(write: &LeaseWrite) -> Option<&'static str> {
+    match write.purpose {
+        LeasePurpose::Renew => None,
+        LeasePurpose::Claim => Some("claim the Lease"),
+        LeasePurpose::HandOver => Some("name the successor in the Lease"),
+        LeasePurpose::Release => Some("give the Lease back"),
+        LeasePurpose::Record => Some("record in the Lease"),
+        LeasePurpose::Answer => Some("answer the request"),
+    }
+}
+
 type Seen = BTreeMap<Situation, (BTreeSet<&'static str>, BTreeSet<&'static str>)>;
 
 fn seen() -> Seen {
@@ -73,7 +86,9 @@ fn table() -> String {
     );
     let join = |words: &BTreeSet<&str>| words.iter().copied().collect::<Vec<_>>().join(", ");
     for (situation, outlook, name, sentence) in SITUATIONS {
-        let (members, actions) = &seen[&situation];
+        let Some((members, actions)) = seen.get(&situation) else {
+            continue;
+        };
         let outlook = format!("{outlook:?}").to_lowercase();
         writeln!(
             text,

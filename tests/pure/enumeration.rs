@@ -34,6 +34,7 @@ fn directories() -> Vec<DataDirectory> {
                 control_state,
                 standby_signal: bits & 1 != 0,
                 backup_label: bits & 2 != 0,
+                half_rewound: false,
                 major_version: if bits & 4 != 0 { 16 } else { 15 },
                 ..facts()
             }));

@@ -8,7 +8,7 @@ use podgres::core::decide::decide;
 use podgres::core::decision::{Decision, Memory, PostgresAction};
 use podgres::core::observation::{Observation, ProbeState};
 use podgres::core::policy::Policy;
-use podgres::core::situation::{Outlook, SITUATIONS};
+use podgres::core::situation::{Outlook, SITUATIONS, Situation};
 use podgres::core::status::HeldData;
 use podgres::core::supervision::{
     CloneReason, JobRequest, JobState, Licence, Postmaster, ServerRole, SupervisorStatus,
@@ -216,7 +216,7 @@ fn broken_by_start(
 }
 
 #[test]
-fn every_observation_leads_to_a_safe_decision_and_every_situation_is_reached() {
+fn every_observation_under_a_fixed_primary_leads_to_a_safe_decision() {
     let mut reached = BTreeSet::new();
     let mut count = 0_u64;
     let mut check = |policy: &Policy, memory: &Memory, observation: &Observation| {
@@ -229,11 +229,19 @@ fn every_observation_leads_to_a_safe_decision_and_every_situation_is_reached() {
     };
     enumeration::each_stopped(&mut check);
     enumeration::each_running(&mut check);
-    let unreached: Vec<_> = SITUATIONS
-        .iter()
-        .map(|row| row.0)
-        .filter(|s| !reached.contains(s))
-        .collect();
+    let lease_only = |s: &Situation| *s >= Situation::LeaseUnread || *s == Situation::Rewinding;
+    let (unreached, strange): (Vec<_>, Vec<_>) = (
+        SITUATIONS
+            .iter()
+            .map(|row| row.0)
+            .filter(|s| !lease_only(s) && !reached.contains(s))
+            .collect(),
+        reached.iter().filter(|s| lease_only(s)).collect(),
+    );
     assert_eq!(unreached, [], "of {count} observations none leads there");
+    assert!(
+        strange.is_empty(),
+        "a fixed primary knows of no Lease: {strange:?}"
+    );
     assert!(count > 1_000_000, "only {count} observations");
 }

@@ -42,6 +42,7 @@ pub fn change(old: &MemberStatus, new: &MemberStatus) -> Change {
 fn forget_age(status: &mut MemberStatus) {
     if let Some(server) = &mut status.server {
         server.replay_age_ms = None;
+        server.receiver_silent_ms = None;
     }
 }
 

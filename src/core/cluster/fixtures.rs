@@ -1,6 +1,7 @@
 //! Members and views for tests, healthy by default, so that a case shows only what matters.
 
 use crate::core::data_directory::SystemIdentifier;
+use crate::core::lease::{Durability, Identity, Incarnation, LeaseRecord, SynchronousSet};
 use crate::core::member::Ordinal;
 use crate::core::status::{HeldData, MemberState, MemberStatus, ReplicationStatus, Role, ServerStatus};
 use crate::core::wal::{Lsn, TimelineId};
@@ -52,9 +53,32 @@ pub(crate) fn view(me: MemberStatus, peers: Vec<PeerEntry>) -> ClusterView {
         lease_holder: None,
         read_only: false,
         paused: false,
+        lease: None,
         me,
         peers,
     }
+}
+
+/// The same under a Lease that `holder` has in term 3, with a quorum of one.
+pub(crate) fn led(mut view: ClusterView, holder: &str, members: &[u32]) -> ClusterView {
+    let synchronous = members
+        .iter()
+        .map(|member| (Ordinal(*member), Incarnation::default()));
+    let record = LeaseRecord {
+        holder: Some(Identity::parse(&format!("{holder}/uid"))),
+        term: 3,
+        durability: Durability::Majority,
+        members: members.iter().copied().map(Ordinal).collect(),
+        synchronous: SynchronousSet {
+            members: synchronous.skip(1).collect(),
+            quorum: 1,
+        },
+        ..LeaseRecord::default()
+    };
+    (view.leadership, view.durability) = ("lease".to_owned(), "majority".to_owned());
+    (view.term, view.lease_holder) = (3, Some(holder.to_owned()));
+    view.lease = Some(record);
+    view
 }
 
 /// The server of a standby is up, but its WAL receiver is not.
@@ -99,6 +123,7 @@ fn member(ordinal: u32, role: Role, state: MemberState, situation: &str) -> Memb
         pids: None,
         version: "0.1.0".to_owned(),
         clones_total: u64::from(role == Role::Standby),
+        no_reads: false,
         leadership: None,
     }
 }

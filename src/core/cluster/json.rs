@@ -35,6 +35,9 @@ pub fn cluster_json(view: &ClusterView) -> Value {
         "read_only": view.read_only,
         "paused": view.paused,
         "observer": view.me.name,
+        "synchronous": synchronous(view),
+        "request": view.lease.as_ref().and_then(|record| record.request.as_ref()),
+        "history": view.lease.as_ref().map(|record| &record.history),
         "primary_lsn": view.primary_position().map(|position| position.lsn),
         "primary_lsn_known_ms_ago": known_ms_ago(view),
         "members": members,
@@ -44,6 +47,33 @@ pub fn cluster_json(view: &ClusterView) -> Value {
         fields.insert("pause".to_owned(), Value::Bool(true));
     }
     value
+}
+
+/// The recorded set by name: whose confirmations commits wait for, and how many of them.
+fn synchronous(view: &ClusterView) -> Value {
+    let Some(record) = &view.lease else {
+        return Value::Null;
+    };
+    let members = record.synchronous.members.keys();
+    let names: Vec<String> = members
+        .map(|member| format!("{}-{member}", view.cluster))
+        .collect();
+    json!({ "members": names, "quorum": record.synchronous.quorum })
+}
+
+/// As Patroni has them: what sets this member apart; none that says nothing.
+fn tags(status: &MemberStatus) -> Value {
+    let mut tags = Map::new();
+    if let Some(report) = &status.leadership {
+        match report.priority {
+            Some(priority) => tags.insert("priority".to_owned(), json!(priority)),
+            None => tags.insert("never_primary".to_owned(), Value::Bool(true)),
+        };
+    }
+    if status.no_reads {
+        tags.insert("no_reads".to_owned(), Value::Bool(true));
+    }
+    Value::Object(tags)
 }
 
 /// How old the knowledge of the primary's position is; `None` if there is none.
@@ -111,6 +141,8 @@ fn member_json(view: &ClusterView, status: &MemberStatus, contact: PeerContact, 
         "api_url": api_url(status),
         "version": status.version,
         "clones_total": status.clones_total,
+        "promised_term": status.leadership.as_ref().map(|report| report.promised_term),
+        "tags": tags(status),
     });
     if let Value::Object(fields) = &mut member {
         add_optional(fields, view, status, connected);

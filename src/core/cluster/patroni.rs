@@ -4,6 +4,7 @@
 
 use serde_json::{Value, json};
 
+use crate::core::lease::HistoryEntry;
 use crate::core::status::{MemberState, MemberStatus, ServerStatus};
 
 use super::ClusterView;
@@ -91,33 +92,19 @@ fn replication(server: &ServerStatus) -> Value {
     Value::Array(rows.collect())
 }
 
-/// `/history`: Patroni's rows, each `[timeline, lsn, reason, timestamp, new leader]`, oldest first.
-///
-/// `rows` as the caller keeps them; shown as they are.
+/// `/history`: Patroni's rows, each `[timeline, lsn, reason, timestamp, new leader]`, oldest first; null where nobody knew.
 #[must_use]
-pub fn history_json(rows: &[HistoryRow]) -> Value {
-    let rows = rows.iter().map(|row| {
+pub fn history_json(entries: &[HistoryEntry]) -> Value {
+    let rows = entries.iter().map(|entry| {
         json!([
-            row.timeline.0,
-            row.switch_lsn.0,
-            row.reason,
-            row.timestamp,
-            row.new_primary
+            entry.timeline,
+            entry.lsn.map(|lsn| lsn.0),
+            entry.reason,
+            entry.at,
+            entry.new_leader
         ])
     });
     Value::Array(rows.collect())
-}
-
-/// One end of a timeline.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HistoryRow {
-    pub timeline: crate::core::wal::TimelineId,
-    /// Where the next timeline branched off.
-    pub switch_lsn: crate::core::wal::Lsn,
-    pub reason: String,
-    /// RFC 3339, by the clock of the member that was promoted.
-    pub timestamp: Option<String>,
-    pub new_primary: Option<String>,
 }
 
 #[cfg(test)]
@@ -160,17 +147,18 @@ mod tests {
 
     #[test]
     fn history_rows_are_patronis_lists() {
-        let row = HistoryRow {
-            timeline: TimelineId(1),
-            switch_lsn: Lsn(0x500_0000),
-            reason: "no recovery target specified".to_owned(),
-            timestamp: None,
-            new_primary: Some("pg-1".to_owned()),
+        let row = HistoryEntry {
+            term: 2,
+            timeline: Some(TimelineId(1)),
+            lsn: Some(Lsn(0x500_0000)),
+            reason: "switchover".to_owned(),
+            at: "2026-01-01T00:00:00Z".to_owned(),
+            new_leader: "pg-1".to_owned(),
         };
         let value = history_json(&[row]);
         assert_eq!(
             value.to_string(),
-            r#"[[1,83886080,"no recovery target specified",null,"pg-1"]]"#
+            r#"[[1,83886080,"switchover","2026-01-01T00:00:00Z","pg-1"]]"#
         );
         assert_eq!(history_json(&[]).to_string(), "[]");
     }

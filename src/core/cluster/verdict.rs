@@ -119,6 +119,9 @@ fn readiness(query: &CheckQuery, view: &ClusterView) -> Verdict {
 
 fn replica(query: &CheckQuery, view: &ClusterView) -> Verdict {
     let state = if view.me.streaming() { "streaming" } else { "" };
+    if view.me.no_reads && view.me.role == Some(Role::Standby) {
+        return no("standby, which is to serve no reads");
+    }
     match (&query.replication_state, &query.tag) {
         (Some(wanted), _) if wanted != state => {
             no(format!("replication state is \"{state}\", wanted \"{wanted}\""))

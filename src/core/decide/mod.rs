@@ -38,7 +38,7 @@ struct Turn<'a> {
 pub fn decide(policy: &Policy, memory: &Memory, observation: &Observation) -> Decision {
     let memory = note::updated(policy, memory, observation);
     let Some(supervisor) = &observation.supervisor else {
-        return Decision {
+        let decision = Decision {
             situation: Situation::SupervisorUnreachable,
             detail: observation.supervisor_error.clone().unwrap_or_default(),
             postgres: None,
@@ -48,6 +48,10 @@ pub fn decide(policy: &Policy, memory: &Memory, observation: &Observation) -> De
             gate_until_ms: 0,
             memory,
             recheck_after_ms: 200,
+        };
+        return match policy.leadership {
+            Leadership::FixedOrdinal => decision,
+            Leadership::Lease => lease::without_supervisor(policy, observation, decision),
         };
     };
     let turn = Turn {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::core::decision::{Decision, PostgresAction};
-use crate::core::observation::ProbeState;
+use crate::core::observation::{MemberRequest, ProbeState};
 use crate::core::situation::Situation;
 use crate::core::status::ServerStatus;
 use crate::core::supervision::{CloneReason, Licence, ServerRole, StopMode};
@@ -51,9 +51,23 @@ fn as_it_runs(turn: Turn<'_>, role: &ServerRole, ready: bool) -> Decision {
     match server {
         _ if !ready => turn.row(Situation::Starting, String::new()).soon(),
         None => turn.row(Situation::Unresponsive, String::new()).soon(),
+        Some(_) if turn.observation.request.is_some() => requested(turn),
         Some(server) if turn.policy.first() => primary(turn, server),
         Some(server) => running_standby(turn, role, server),
     }
+}
+
+/// The operator's request to this member: PostgreSQL stops, and the rows for a stopped one do the rest.
+fn requested(mut turn: Turn<'_>) -> Decision {
+    let reinit = turn.observation.request == Some(MemberRequest::Reinit);
+    if reinit && turn.policy.first() {
+        return turn.row(Situation::Primary, "the primary is not cloned".to_owned());
+    }
+    if reinit {
+        turn.memory.condemned = Some(CloneReason::Requested);
+    }
+    let detail = if reinit { "a fresh clone" } else { "a restart" };
+    turn.act(Situation::Requested, detail.to_owned(), STOP)
 }
 
 fn primary(turn: Turn<'_>, server: &ServerStatus) -> Decision {

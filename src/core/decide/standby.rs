@@ -2,7 +2,7 @@
 
 use crate::core::data_directory::DataDirectoryFacts;
 use crate::core::decision::{Decision, PostgresAction};
-use crate::core::observation::{NameState, ProbeState, UpstreamFacts};
+use crate::core::observation::{MemberRequest, NameState, ProbeState, UpstreamFacts};
 use crate::core::situation::Situation;
 use crate::core::supervision::{CloneReason, JobRequest};
 use crate::core::wal::{Relation, WalPosition};
@@ -32,6 +32,9 @@ pub(super) fn complete(turn: Turn<'_>, facts: &DataDirectoryFacts) -> Decision {
             facts.control_state, facts.control_lsn, facts.timeline
         );
         return turn.row(Situation::WasWritable, detail);
+    }
+    if turn.observation.request == Some(MemberRequest::Reinit) {
+        return replace(turn, CloneReason::Requested);
     }
     if let Some(reason) = turn.memory.condemned {
         return replace(turn, reason);
@@ -96,11 +99,11 @@ pub(super) fn foreign(turn: &Turn<'_>, facts: &DataDirectoryFacts) -> Option<Str
 /// Clones over a directory that is known to be of no further use to this standby.
 fn replace(turn: Turn<'_>, reason: CloneReason) -> Decision {
     let situation = match reason {
-        CloneReason::Diverged => Situation::Diverged,
-        CloneReason::NotRewound => Situation::Diverged,
-        CloneReason::WalGone | CloneReason::Empty | CloneReason::Requested => Situation::WalGone,
+        CloneReason::Diverged | CloneReason::NotRewound => Situation::Diverged,
+        CloneReason::WalGone | CloneReason::Empty => Situation::WalGone,
+        CloneReason::Requested => Situation::Requested,
     };
-    if !turn.policy.reclone {
+    if !turn.policy.reclone && reason != CloneReason::Requested {
         return turn.row(situation, "cloning afresh is switched off".to_owned());
     }
     if let Some((situation, message)) = turn.failed_job() {

@@ -10,6 +10,7 @@ use crate::core::supervision::{CloneReason, JobKind};
 
 use super::exporter;
 use super::family::{Family, Labels, Value, family, flag, gauges, number, real, seconds, whole};
+use super::leadership;
 use super::{Counters, RouteCounters};
 
 /// Every family, the empty ones too.
@@ -19,6 +20,7 @@ pub(super) fn families(view: &ClusterView, counters: &Counters, turned: LoopAge)
     all.extend(wal(view));
     all.extend(view.me.server.as_ref().map(exporter::slots).into_iter().flatten());
     all.extend(cluster(view));
+    all.extend(leadership::families(view, counters));
     all.extend(jobs(view, counters));
     all.extend(routes(&counters.routes));
     all

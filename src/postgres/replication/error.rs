@@ -129,6 +129,12 @@ impl UpstreamError {
         }
     }
 
+    pub(super) fn encrypted() -> Self {
+        Self::Protocol {
+            detail: "WAL is streamed in clear only".to_owned(),
+        }
+    }
+
     pub(super) fn unexpected_message() -> Self {
         Self::Protocol {
             detail: "a message came that does not belong there".to_owned(),

@@ -17,6 +17,9 @@ use super::{EXCHANGE_LIMIT_MESSAGES, UpstreamAccess};
 use crate::postgres::Login;
 use crate::postgres::tls::{self, ClientTls};
 
+/// A trigger on login (PostgreSQL 17) may write, and must not wait for those who are still logging in.
+const DATABASE_OPTIONS: &str = "-c synchronous_commit=local";
+
 /// A walsender ready for a command, and what it said of itself.
 pub(super) struct Welcome {
     pub(super) wire: Wire,
@@ -96,7 +99,8 @@ fn start_up(
     ];
     let parameters = parameters
         .into_iter()
-        .chain(database.map(|name| ("database", name)));
+        .chain(database.map(|name| ("database", name)))
+        .chain(database.map(|_| ("options", DATABASE_OPTIONS)));
     frontend::startup_message(parameters, wire.outgoing()).map_err(|error| UpstreamError::protocol(&error))
 }
 

@@ -4,6 +4,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::{DataRowBody, Header, Message};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 use super::error::UpstreamError;
 
@@ -15,10 +17,26 @@ const FRAME_LIMIT_BYTES: usize = 1 << 20;
 
 const READ_BYTES: usize = 8 << 10;
 
-/// Clear or TLS.
-pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+/// The answer to `START_REPLICATION`, which [`Message`] does not know.
+const COPY_BOTH_RESPONSE_TAG: u8 = b'W';
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
+/// Clear or TLS.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {
+    /// The socket itself; `None` if it is not in clear.
+    fn into_clear(self: Box<Self>) -> Option<TcpStream>;
+}
+
+impl Duplex for TcpStream {
+    fn into_clear(self: Box<Self>) -> Option<TcpStream> {
+        Some(*self)
+    }
+}
+
+impl Duplex for TlsStream<TcpStream> {
+    fn into_clear(self: Box<Self>) -> Option<TcpStream> {
+        None
+    }
+}
 
 pub(super) struct Wire {
     stream: Box<dyn Duplex>,
@@ -59,6 +77,32 @@ impl Wire {
 
     /// The next message. Nothing is lost if this is given up half-way and called again.
     pub(super) async fn receive(&mut self) -> Result<Message, UpstreamError> {
+        self.fill().await?;
+        Message::parse(&mut self.incoming)
+            .map_err(|error| UpstreamError::protocol(&error))?
+            .ok_or_else(UpstreamError::unexpected_message)
+    }
+
+    /// As [`Wire::receive`]; `None` is `CopyBothResponse`.
+    pub(super) async fn receive_or_copy_both(&mut self) -> Result<Option<Message>, UpstreamError> {
+        self.fill().await?;
+        match Header::parse(&self.incoming) {
+            Ok(Some(header)) if header.tag() == COPY_BOTH_RESPONSE_TAG => {
+                let length = usize::try_from(header.len()).unwrap_or(0);
+                self.incoming.advance(1 + length);
+                Ok(None)
+            }
+            _ => self.receive().await.map(Some),
+        }
+    }
+
+    /// The socket and what was received from it and not yet read; `None` if it is not in clear.
+    pub(super) fn into_clear(self) -> Option<(TcpStream, BytesMut)> {
+        Some((self.stream.into_clear()?, self.incoming))
+    }
+
+    /// Waits until a whole frame has been received.
+    async fn fill(&mut self) -> Result<(), UpstreamError> {
         while !self.frame_complete()? {
             self.incoming.reserve(READ_BYTES);
             let received = self.stream.read_buf(&mut self.incoming).await;
@@ -66,9 +110,7 @@ impl Wire {
                 return Err(UpstreamError::Closed);
             }
         }
-        Message::parse(&mut self.incoming)
-            .map_err(|error| UpstreamError::protocol(&error))?
-            .ok_or_else(UpstreamError::unexpected_message)
+        Ok(())
     }
 
     fn frame_complete(&self) -> Result<bool, UpstreamError> {

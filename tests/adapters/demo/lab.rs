@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use podgres::core::member::Ordinal;
+use podgres::core::policy::Leadership;
 use podgres::demo::container::Container;
 use podgres::demo::control::{DemoStatus, PodStatus, Reply, Request, request};
 use podgres::demo::events::Events;
@@ -113,6 +114,7 @@ pub(super) fn options(root: &Path, script: &str) -> Options {
     let binary = root.join("script");
     fs::write(&binary, script).expect("a script");
     let mut options = Options::new(binary, PathBuf::from("/usr/bin"));
+    options.leadership = Some(Leadership::FixedOrdinal);
     options.directory = Some(root.join("demo"));
     options.own_process = false;
     options
@@ -143,7 +145,7 @@ impl Demo {
     pub(super) async fn of(script: &str, change: impl FnOnce(&mut Options)) -> Self {
         let root = tempfile::tempdir().expect("a directory");
         let mut options = options(root.path(), script);
-        options.pod_management = PodManagement::Parallel;
+        options.pod_management = Some(PodManagement::Parallel);
         change(&mut options);
         Self::start(options, Some(root)).await
     }

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use podgres::core::member::{Ordinal, Topology};
+use podgres::core::policy::Leadership;
 use podgres::demo::addresses::claim;
 use podgres::demo::dns::Zone;
 use podgres::demo::state::{Network, PodState, Ports};
@@ -156,6 +157,8 @@ fn row_71_connection_strings_carry_any_password_and_any_number_of_hosts() {
         cluster_domain: "cluster.local".to_owned(),
         first_ordinal: Ordinal(0),
         replicas: 3,
+        leadership: Leadership::FixedOrdinal,
+        api_server: None,
         network,
         ports: Ports::default(),
         superuser: "post gres".to_owned(),

@@ -102,7 +102,7 @@ async fn a_second_run_continues_and_a_second_demo_is_refused() {
     let root = tempfile::tempdir().expect("a directory");
     let mut options = options(root.path(), ORDERLY);
     options.replicas = Some(2);
-    options.pod_management = PodManagement::Parallel;
+    options.pod_management = Some(PodManagement::Parallel);
     options.cluster = Some("pg".to_owned());
     let demo = Demo::start(options.clone(), None).await;
     let first = demo.until_running(2).await;

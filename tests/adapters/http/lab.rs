@@ -62,6 +62,7 @@ pub(crate) fn view(me: MemberStatus) -> ClusterView {
         lease_holder: None,
         read_only: false,
         paused: false,
+        lease: None,
         peers: if me.ordinal == Ordinal(0) {
             vec![]
         } else {

@@ -1,11 +1,12 @@
 //! Every path and method, and what may change something.
 
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use podgres::core::cluster::check::CHECK_PATHS;
 use podgres::http::HttpState;
-use podgres::http::authorise::AdminToken;
+use podgres::http::authorise::{AdminToken, Token};
 use podgres::http::serve::{Limits, Listener};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -29,6 +30,8 @@ async fn every_path_answers_get_head_and_options() {
         "/cluster",
         "/history",
         "/config",
+        "/challenge",
+        "/explain",
         "/metrics",
         "/debug/decisions",
     ];
@@ -110,7 +113,9 @@ async fn what_would_change_something_is_refused_with_the_reason() {
         std::fs::metadata(&path).expect("socket").permissions().mode() & 0o777,
         0o660
     );
-    let token = |state: &mut HttpState| state.admin_token = AdminToken::new("right");
+    let token = |state: &mut HttpState| {
+        state.admin_token = Arc::new(|| Token::Set(AdminToken::new("right").expect("a token")));
+    };
     let server = Server::start_with(
         primary(0),
         Limits::default(),
@@ -122,7 +127,11 @@ async fn what_would_change_something_is_refused_with_the_reason() {
     for method in ["POST", "PUT", "PATCH", "DELETE", "CONNECT", "BREW"] {
         for path in ["/switchover", "/cluster", "/primary"] {
             let answer = server.ask(&format!("{method} {path}")).await;
-            assert_eq!(answer.status, 403, "{method} {path}");
+            assert_eq!(answer.status, 401, "{method} {path}");
+            assert!(
+                answer.head.contains("www-authenticate: bearer"),
+                "{method} {path}"
+            );
             assert!(
                 answer.json()["hint"].as_str().expect("hint").contains("Bearer"),
                 "{method} {path}"
@@ -134,7 +143,7 @@ async fn what_would_change_something_is_refused_with_the_reason() {
         let head = format!("Host: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n");
         send(&mut socket, &format!("POST {path} HTTP/1.1\r\n{head}")).await
     };
-    assert_eq!(with("wrong", "/cluster").await.status, 403);
+    assert_eq!(with("wrong", "/cluster").await.status, 401);
     let allowed = with("right", "/cluster").await;
     assert_eq!(allowed.status, 405);
     assert!(

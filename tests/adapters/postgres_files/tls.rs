@@ -7,10 +7,11 @@ use std::process::Command;
 
 use podgres::core::supervision::{CloneReason, JobProgress, ServerRole};
 use podgres::postgres::error::describe;
-use podgres::postgres::{basebackup, initdb};
+use podgres::postgres::rewind::{self, RewindRequest};
+use podgres::postgres::{basebackup, conf, initdb};
 use tokio::sync::watch;
 
-use super::lab::{Lab, Server, as_postgres, eventually};
+use super::lab::{Lab, Server, as_postgres, eventually, facts, processes_on};
 
 const HOST: &str = "pg-0.pg.default.svc.cluster.local";
 
@@ -145,5 +146,61 @@ fn members_replicate_over_verified_tls_only() {
             fs::metadata(key).expect("stat").permissions().mode() & 0o7777,
             0o600
         );
+    });
+}
+
+#[test]
+fn a_former_primary_is_rewound_over_verified_tls() {
+    as_postgres(|| async {
+        let lab = Lab::new(15);
+        let good = lab.folder.path().join("good");
+        certificates(&good, HOST);
+        let [mut settings, mut second] = [0, 1].map(|ordinal| lab.settings(ordinal));
+        settings.tls = Some(good.clone());
+        second.tls = Some(good);
+        initdb::run(&settings).await.expect("initdb");
+        let mut first = Server::start(settings.clone(), ServerRole::alone()).await;
+        let clone = first.clone_for(1, CloneReason::Empty).await;
+        let (progress, _) = watch::channel(JobProgress::default());
+        basebackup::run(&second, &clone, &progress).await.expect("clone");
+        let upstream = Some(clone.upstream);
+        let second = Server::start(second, ServerRole::Standby { upstream }).await;
+        assert_eq!(second.query("SELECT pg_promote()").await, "t");
+        first.query("CREATE TABLE lost ()").await;
+        first.child.kill().await.expect("kill");
+        eventually("the end of its processes", async || {
+            processes_on(&settings.data_directory).is_empty()
+        })
+        .await;
+
+        let mut rewind = RewindRequest {
+            upstream: second.upstream(0).await,
+            system_identifier: facts(&settings).await.system_identifier,
+        };
+        let role = ServerRole::Standby {
+            upstream: Some(rewind.upstream.clone()),
+        };
+        conf::write(&settings, &role).await.expect("configuration");
+        let host = std::mem::replace(
+            &mut rewind.upstream.host,
+            "pg-7.pg.default.svc.cluster.local".into(),
+        );
+        let error = rewind::run(&settings, &rewind, &progress)
+            .await
+            .expect_err("other name");
+        assert!(
+            describe(&error).contains("certificate not valid for name"),
+            "{}",
+            describe(&error)
+        );
+        rewind.upstream.host = host;
+        rewind::run(&settings, &rewind, &progress).await.expect("rewind");
+        let first = Server::start(settings, role).await;
+        eventually("a receiver over TLS", async || {
+            let sql = "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_replication USING (pid)";
+            second.query(sql).await == "t"
+        })
+        .await;
+        assert_eq!(first.query("SELECT to_regclass('lost') IS NULL").await, "t");
     });
 }

@@ -28,17 +28,12 @@ async fn detaches_and_is_promoted(major: u32) {
     assert_eq!(refusal, "cannot promote: no licence");
     let asked = Instant::now();
     let status = second.ask(SupervisorRequest::Detach { term: 2 }).await;
-    let answered = asked.elapsed();
     assert_eq!(status.terms, Terms { promised: 2, held: 0 });
     let Postmaster::Running { role, .. } = status.postmaster else {
         panic!("{:?}", status.postmaster);
     };
     assert_eq!(role, ALONE);
     eventually("the end of the receiver", || receiver(&second).is_empty()).await;
-    println!(
-        "{major}: detached: answered after {answered:?}, receiver gone after {:?}",
-        asked.elapsed()
-    );
     assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
     let refusal = second.refused(SupervisorRequest::Detach { term: 1 }).await;
     assert_eq!(
@@ -49,7 +44,6 @@ async fn detaches_and_is_promoted(major: u32) {
     second.ask(licence(LIMIT)).await;
     let asked = Instant::now();
     let status = second.ask(promotion(3)).await;
-    let answered = asked.elapsed();
     assert_eq!(status.terms, Terms { promised: 3, held: 3 });
     assert!(matches!(
         status.postmaster,
@@ -62,10 +56,7 @@ async fn detaches_and_is_promoted(major: u32) {
         second.sql("SELECT pg_is_in_recovery()") == "f"
     })
     .await;
-    println!(
-        "{major}: promoted: answered after {answered:?}, writable after {:?}",
-        asked.elapsed()
-    );
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
     assert_eq!(
         second.sql("SHOW synchronous_standby_names"),
         "FIRST 1 (podgres_gate, \"pg-0\")"
@@ -118,7 +109,6 @@ async fn a_standby_that_replays_nothing_still_detaches_at_once_and_keeps_what_it
     let asked = Instant::now();
     second.ask(SupervisorRequest::Detach { term: 2 }).await;
     eventually("the end of the receiver", || receiver(&second).is_empty()).await;
-    println!("paused: receiver gone after {:?}", asked.elapsed());
     assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
     first.sql("CREATE TABLE later ()");
     second.sql("SELECT pg_wal_replay_resume()");
@@ -144,7 +134,6 @@ async fn a_reload_with_another_upstream_streams_at_once() {
         })
         .await;
     streams(&second).await;
-    println!("reattached after {:?}", asked.elapsed());
     assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
 }
 

@@ -151,7 +151,7 @@ async fn under_a_lease_the_whole_stop_fits_the_stop_timeout() {
         took >= Duration::from_millis(1300),
         "fast and immediate had no time: {took:?}"
     );
-    assert!(took < Duration::from_millis(2000), "took {took:?}");
+    assert!(took < Duration::from_secs(2), "took {took:?}");
     assert!(pod.until(stopped).await.fenced);
 }
 

@@ -36,13 +36,16 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
         Ok(decision) => return decision,
         Err(turn) => turn,
     };
-    if turn.observation.request == Some(MemberRequest::Reinit) {
-        return condemn(
-            turn,
-            Situation::WalGone,
-            "the operator asked".to_owned(),
-            CloneReason::Requested,
-        );
+    match turn.observation.request {
+        Some(MemberRequest::Reinit) => {
+            let detail = "a fresh clone".to_owned();
+            return condemn(turn, Situation::Requested, detail, CloneReason::Requested);
+        }
+        Some(MemberRequest::Restart) => {
+            let action = PostgresAction::Stop { mode: StopMode::Fast };
+            return turn.act(Situation::Requested, "a restart".to_owned(), action);
+        }
+        None => {}
     }
     let Some(holder) = standing.holder_elsewhere else {
         return turn.row(Situation::AwaitingPrimary, standing.holder_name());
@@ -81,9 +84,13 @@ fn starting(turn: Turn<'_>, standing: &Standing, role: &ServerRole) -> Decision 
     if own.system_identifier != upstream_facts.system_identifier {
         return turn.row(situation, String::new()).soon();
     }
-    if relation(own, upstream_facts) != Relation::Contained {
-        let detail = standby::ahead(own.position(), upstream_facts);
-        return condemn(turn, Situation::Diverged, detail, CloneReason::Diverged);
+    match relation(own, upstream_facts) {
+        Relation::Contained => {}
+        Relation::Ahead => return turn.row(situation, "ahead of the primary".to_owned()).soon(),
+        Relation::Forked => {
+            let detail = standby::ahead(own.position(), upstream_facts);
+            return condemn(turn, Situation::Diverged, detail, CloneReason::Diverged);
+        }
     }
     let Some(upstream) = upstream(&turn, standing, holder) else {
         let detail = probe_text(&turn);
@@ -203,7 +210,12 @@ fn detached(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: 
                 PostgresAction::Reload { server },
             )
         }
-        Relation::Ahead | Relation::Forked => {
+        // The primary has lost what it once sent: kept for a person to look at.
+        Relation::Ahead => {
+            let detail = standby::ahead(position, facts);
+            turn.row(Situation::AheadOfPrimary, detail)
+        }
+        Relation::Forked => {
             let detail = standby::ahead(position, facts);
             condemn(turn, Situation::Diverged, detail, CloneReason::Diverged)
         }
@@ -225,6 +237,9 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
     let upstream_facts = standing
         .holder_elsewhere
         .and_then(|holder| fresh(&turn, holder, turn.memory.busy_at_ms));
+    if turn.observation.request == Some(MemberRequest::Reinit) {
+        return replace(turn, standing, upstream_facts, CloneReason::Requested);
+    }
     if facts.half_rewound {
         return replace(turn, standing, upstream_facts, CloneReason::NotRewound);
     }
@@ -236,7 +251,12 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
         Some(_) if standing.suspects || record.holder.is_none() => turn.memory.condemned = None,
         Some(reason) => return replace(turn, standing, upstream_facts, reason),
     }
-    let forked = upstream_facts.map(|upstream| relation(facts, upstream) != Relation::Contained);
+    let relation = upstream_facts.map(|upstream| relation(facts, upstream));
+    if let Some(upstream) = upstream_facts.filter(|_| relation == Some(Relation::Ahead)) {
+        let detail = standby::ahead(facts.position(), upstream);
+        return turn.row(Situation::AheadOfPrimary, detail);
+    }
+    let forked = relation.map(|relation| relation == Relation::Forked);
     // It handed over, and may be the one witness of that: it can stand for primary again.
     let clean = facts.control_state == ControlState::ShutDown;
     let incarnation = turn.supervisor.incarnation.as_ref();
@@ -253,6 +273,10 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
     }
     if let Some(detail) = turn.failed_start() {
         return turn.row(Situation::StartFailing, detail);
+    }
+    if facts.backup_label && upstream_facts.is_none() {
+        let detail = probe_text(&turn);
+        return turn.row(Situation::AwaitingPrimary, detail).soon();
     }
     // Without a fresh look it starts detached, and looks then.
     let bound = standing.promised > standing.term();
@@ -317,7 +341,8 @@ fn replace(
 ) -> Decision {
     let situation = match reason {
         CloneReason::Diverged | CloneReason::NotRewound => Situation::Diverged,
-        CloneReason::WalGone | CloneReason::Empty | CloneReason::Requested => Situation::WalGone,
+        CloneReason::WalGone | CloneReason::Empty => Situation::WalGone,
+        CloneReason::Requested => Situation::Requested,
     };
     if !turn.policy.reclone && reason != CloneReason::Requested {
         return turn.row(situation, "cloning afresh is switched off".to_owned());

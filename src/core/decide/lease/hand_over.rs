@@ -79,7 +79,12 @@ pub(super) fn while_stopped(
     let clean = facts.control_state == ControlState::ShutDown;
     if clean && let Some((ordinal, peer)) = successor(&turn, handing_over, facts.position()) {
         let detail = format!("to {}-{ordinal}", turn.policy.cluster);
-        let write = named(&turn, standing, record, facts, (ordinal, peer), "switchover");
+        let reason = if handing_over.forced {
+            "forced by the operator"
+        } else {
+            "switchover"
+        };
+        let write = named(&turn, standing, record, facts, (ordinal, peer), reason);
         return turn.lease_row(Situation::HandingOver, detail, write);
     }
     let waited_ms = turn

@@ -7,12 +7,12 @@ use crate::core::decision::{Decision, PostgresAction};
 use crate::core::lease::{LeasePurpose, LeaseRecord, MoveRequest};
 use crate::core::observation::MemberRequest;
 use crate::core::situation::Situation;
-use crate::core::supervision::{Licence, ServerRole, StopMode};
+use crate::core::supervision::{Licence, Postmaster, ServerRole, StopMode};
 
 use super::super::slots;
 use super::standing::Standing;
 use super::told::{self, Next};
-use super::{Turn, hand_over, release, was_primary};
+use super::{Turn, hand_over, office, release, was_primary};
 
 /// A licence is renewed when it would end earlier than the right by more than this.
 const LICENCE_SLACK_MS: u64 = 200;
@@ -53,9 +53,9 @@ pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
         );
     }
     if turn.observation.request == Some(MemberRequest::Restart) {
-        let detail = "the operator asked for a restart".to_owned();
+        let detail = "a restart".to_owned();
         return turn.act(
-            Situation::Reopening,
+            Situation::Requested,
             detail,
             PostgresAction::Stop { mode: StopMode::Fast },
         );
@@ -76,7 +76,7 @@ pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
 /// The daily work of a primary: the synchronous set, then the slots.
 fn in_office(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
     let given = match &turn.supervisor.postmaster {
-        crate::core::supervision::Postmaster::Running {
+        Postmaster::Running {
             role: ServerRole::Primary {
                 synchronous_standby_names,
             },
@@ -162,7 +162,7 @@ fn unserved(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, ready: bo
     };
     if down_ms > limit_ms && !record.paused {
         let detail = format!("PostgreSQL has not answered for {down_ms} ms");
-        if provable_elsewhere(&turn, record) {
+        if office::provable_elsewhere(turn.observation, record) {
             let write = release(record, standing, None);
             return turn.lease_row(Situation::Resigning, detail, write);
         }
@@ -179,18 +179,6 @@ fn unserved(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, ready: bo
         Situation::Reopening
     };
     turn.row(situation, String::new()).soon()
-}
-
-/// Enough recorded standbys are there to prove that nothing is lost without this member.
-fn provable_elsewhere(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
-    let Some(proof) = record.synchronous.proof() else {
-        return false;
-    };
-    let there = record.synchronous.members.keys().filter(|member| {
-        let peer = turn.observation.peers.get(member);
-        peer.is_some_and(|peer| peer.contact == crate::core::cluster::PeerContact::Connected && peer.running)
-    });
-    there.count() >= proof as usize
 }
 
 /// A peer has promised a newer term and nobody has claimed it: this primary begins that term itself.
@@ -301,10 +289,10 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
             write,
         );
     }
-    if record.paused {
+    if record.paused && stopped_by_others(&turn) {
         return turn.row(Situation::Paused, "PostgreSQL is not started".to_owned());
     }
-    if turn.memory.failures >= FAILED_STARTS && provable_elsewhere(&turn, record) {
+    if turn.memory.failures >= FAILED_STARTS && office::provable_elsewhere(turn.observation, record) {
         let write = release(record, standing, None);
         return turn.lease_row(
             Situation::Resigning,
@@ -321,6 +309,14 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
             .soon();
     }
     open(turn, standing, record, facts)
+}
+
+/// PostgreSQL ran here and ended, and not because podgres stopped it: while paused that is somebody's work.
+fn stopped_by_others(turn: &Turn<'_>) -> bool {
+    matches!(
+        &turn.supervisor.postmaster,
+        Postmaster::Stopped { last_exit: Some(exit) } if !exit.requested
+    )
 }
 
 fn open(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, facts: &DataDirectoryFacts) -> Decision {

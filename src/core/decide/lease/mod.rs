@@ -18,6 +18,7 @@ use crate::core::data_directory::{DataDirectory, DataDirectoryFacts};
 use crate::core::decision::{Decision, PostgresAction};
 use crate::core::lease::{LeasePurpose, LeaseRecord, LeaseWrite};
 use crate::core::observation::Observation;
+use crate::core::policy::Policy;
 use crate::core::situation::Situation;
 use crate::core::supervision::{JobKind, JobState, JobStatus, Postmaster, ServerRole, StopMode};
 
@@ -37,6 +38,32 @@ pub(super) fn decide(turn: Turn<'_>) -> Decision {
     }
     decision.upstream = standing.holder_elsewhere;
     decision.gate_until_ms = office::gate_until_ms(observation, &standing);
+    decision.report = Some(report::report(
+        policy,
+        observation,
+        &mut decision.memory,
+        &standing,
+    ));
+    decision
+}
+
+/// Nobody can be asked to do anything here: a holder waits a little for its supervisor, then lets others in.
+pub(super) fn without_supervisor(
+    policy: &Policy,
+    observation: &Observation,
+    mut decision: Decision,
+) -> Decision {
+    let standing = Standing::of(policy, &decision.memory, observation);
+    if let Some(record) = standing.record.as_ref().filter(|_| standing.is_holder) {
+        let since_ms = decision.memory.lease.down_since_ms.unwrap_or(standing.at_ms);
+        let long = standing.at_ms.saturating_sub(since_ms) > 2 * policy.times.peer_timeout_ms;
+        decision.lease = if long && !record.paused && office::provable_elsewhere(observation, record) {
+            release(record, &standing, None)
+        } else {
+            office::renewal(policy, observation, &decision.memory, &standing)
+        };
+    }
+    decision.upstream = standing.holder_elsewhere;
     decision.report = Some(report::report(
         policy,
         observation,

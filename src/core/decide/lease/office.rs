@@ -6,6 +6,7 @@ use crate::core::lease::{Durability, LeasePurpose, LeaseRecord, LeaseWrite, Offi
 use crate::core::member::Ordinal;
 use crate::core::observation::Observation;
 use crate::core::policy::Policy;
+use crate::core::status::HeldData;
 use crate::core::supervision::{Postmaster, ServerRole};
 
 use super::standing::{Standing, recorded};
@@ -268,4 +269,16 @@ fn note_overtaken(lease: &mut LeaseMemory, observation: &Observation, standing: 
 /// Whether a commit may have been acknowledged that only the primary has.
 pub(super) fn nothing_provable(record: &LeaseRecord) -> bool {
     record.synchronous.proof().is_none() && record.durability != Durability::Async
+}
+
+/// Enough recorded standbys are there to prove that nothing is lost without this member.
+pub(super) fn provable_elsewhere(observation: &Observation, record: &LeaseRecord) -> bool {
+    let Some(proof) = record.synchronous.proof() else {
+        return false;
+    };
+    let there = record.synchronous.members.keys().filter(|member| {
+        let peer = observation.peers.get(member);
+        peer.is_some_and(|peer| peer.contact == PeerContact::Connected && peer.held_data == HeldData::Some)
+    });
+    there.count() >= proof as usize
 }

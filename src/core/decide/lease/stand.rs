@@ -1,5 +1,10 @@
 //! Standing for primary: suspect, detach, compare, claim. Each step is taken only with the proof for it.
 
+#![allow(
+    clippy::result_large_err,
+    reason = "what is handed back is the turn, no error that travels"
+)]
+
 use crate::core::cluster::PeerContact;
 use crate::core::data_directory::{ControlState, DataDirectoryFacts};
 use crate::core::decision::{Decision, PostgresAction};
@@ -383,13 +388,16 @@ pub(super) fn last_holder<'a>(
     record: &LeaseRecord,
     facts: &DataDirectoryFacts,
 ) -> Result<Decision, Turn<'a>> {
-    if record.paused || facts.half_rewound || standing.promised > record.term {
+    if facts.half_rewound || standing.promised > record.term {
         return Err(turn);
     }
     let clean = facts.control_state == ControlState::ShutDown;
     let released = record.holder.is_none() && record.released_by == Some(turn.policy.ordinal) && clean;
     let given_back = record.holder.is_none() && only_since(&turn, record);
     if !(released || given_back || own_name(&turn, record)) {
+        return Err(turn);
+    }
+    if record.paused && !released && !own_name(&turn, record) {
         return Err(turn);
     }
     if !released && !standing.expired {

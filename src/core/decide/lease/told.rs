@@ -155,7 +155,12 @@ fn fit(turn: &Turn<'_>, record: &LeaseRecord) -> SynchronousSet {
     let at_ms = turn.observation.at_ms;
     for (ordinal, peer) in &turn.observation.peers {
         let streamed_at_ms = turn.memory.lease.streamed_at_ms.get(ordinal).copied();
-        let patience_ms = turn.policy.times.lease_duration_ms;
+        let times = turn.policy.times;
+        // Where writes need not wait for lost standbys they do so shortly.
+        let patience_ms = match turn.policy.durability {
+            Durability::Preferred => 2 * times.peer_timeout_ms,
+            Durability::Majority | Durability::Async => times.lease_duration_ms,
+        };
         let lately = streamed_at_ms.is_some_and(|streamed| at_ms < streamed + patience_ms);
         let known = record.synchronous.members.get(ordinal);
         // Its own process began a moment ago: a recorded standby may be about to stream.

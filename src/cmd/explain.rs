@@ -1,0 +1,39 @@
+//! `podgres explain`: why a member is what it is, who would be primary next, what would be lost, what stands in the way.
+
+use std::io::Write as _;
+
+use clap::Args;
+
+use crate::core::cluster::explain::{Explanation, explanation_text};
+
+use super::place::Place;
+use super::status::Output;
+use super::{ExitStatus, Failure, status_of};
+
+#[derive(Args, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub place: Place,
+    /// Output
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// As this member sees it [default: the first that answers]
+    #[arg(value_name = "POD")]
+    pub pod: Option<String>,
+}
+
+/// Asks the member and prints.
+pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let page = arguments.place.page(arguments.pod.as_deref(), "/explain").await?;
+    let text = match arguments.output {
+        Output::Json => format!("{page:#}\n"),
+        Output::Table => {
+            let read: Explanation = serde_json::from_value(page).map_err(|error| {
+                Failure::new(ExitStatus::Bug, format!("could not read \"/explain\": {error}"))
+            })?;
+            explanation_text(&read)
+        }
+    };
+    let printed = std::io::stdout().lock().write_all(text.as_bytes());
+    printed.map_err(|error| Failure::new(status_of(&error), format!("could not print: {error}")))
+}

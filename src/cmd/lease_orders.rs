@@ -1,0 +1,164 @@
+//! Orders by one change of the Lease, for an operator who reaches the Kubernetes API and no member.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use crate::core::cluster::moves;
+use crate::core::lease::{LeaseRecord, MoveRequest, StoredLease};
+use crate::core::operate::{Answer, Outcome};
+use crate::kube::{LeaseClient, LeaseError, Reach};
+
+use super::{ExitStatus, Failure};
+
+const MOVE_LIMIT: Duration = Duration::from_mins(1);
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+
+/// Which Lease.
+#[derive(Args, Debug)]
+pub struct Kubernetes {
+    /// The StatefulSet's name: asks the Kubernetes API instead of a member
+    #[arg(long, conflicts_with_all = ["dir", "url"])]
+    pub cluster: Option<String>,
+    /// Context of the kubeconfig file [default: its current one]
+    #[arg(long, requires = "cluster")]
+    pub context: Option<String>,
+    #[arg(short, long, requires = "cluster", default_value = "default")]
+    pub namespace: String,
+    /// [default: ~/.kube/config]
+    #[arg(long, env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// One cluster's Lease.
+pub(super) struct ClusterLease {
+    cluster: String,
+    client: LeaseClient,
+}
+
+impl Kubernetes {
+    /// The Lease, if a cluster is named.
+    pub(super) fn lease(&self) -> Result<Option<ClusterLease>, Failure> {
+        let Some(cluster) = self.cluster.clone() else {
+            return Ok(None);
+        };
+        let home = || std::env::home_dir().map(|home| home.join(".kube").join("config"));
+        let path = self.kubeconfig.clone().or_else(home).ok_or_else(|| {
+            Failure::new(ExitStatus::Settings, "no kubeconfig file is known").hint("Give --kubeconfig.")
+        })?;
+        let context = self.context.clone();
+        let client = LeaseClient::new(Reach::Kubeconfig { path, context }, &self.namespace, &cluster);
+        Ok(Some(ClusterLease { cluster, client }))
+    }
+}
+
+impl ClusterLease {
+    /// The record as it is now.
+    pub(super) async fn record(&self) -> Result<LeaseRecord, Failure> {
+        let stored = self.client.get().await.map_err(|error| failure(&error))?;
+        stored.map(|stored| stored.record).ok_or_else(|| {
+            Failure::new(
+                ExitStatus::Overdue,
+                format!("there is no Lease \"{}\"", self.cluster),
+            )
+        })
+    }
+
+    pub(super) async fn pause(&self, paused: bool) -> Answer {
+        match self.client.update(|record| record.paused = paused).await {
+            Ok(_) if paused => Answer::new(Outcome::Done, "the cluster is paused"),
+            Ok(_) => Answer::new(Outcome::Done, "the cluster is not paused any more"),
+            Err(error) => unwritten(&error),
+        }
+    }
+
+    /// Asks for a move and waits for its end.
+    pub(super) async fn moved(&self, to: Option<&str>, forced: bool) -> Answer {
+        let began = Instant::now();
+        let mut answer = self.try_move(to, forced).await.unwrap_or_else(|answer| answer);
+        answer.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        answer
+    }
+
+    async fn try_move(&self, to: Option<&str>, forced: bool) -> Result<Answer, Answer> {
+        let before = self.client.get().await.map_err(|error| unwritten(&error))?;
+        let before = before
+            .ok_or_else(|| Answer::new(Outcome::Failed, format!("there is no Lease \"{}\"", self.cluster)))?;
+        let to = moves::by_record(&self.cluster, &before.record, to, forced).map_err(|why| {
+            let answer = Answer::new(Outcome::NotPossible, why.to_string());
+            why.hint()
+                .map_or_else(|| answer.clone(), |hint| answer.clone().hint(hint))
+        })?;
+        let id = format!("{:016x}", fastrand::u64(..));
+        let asked = match to {
+            Some(to) if forced => MoveRequest::Failover { to, id },
+            to => MoveRequest::Switchover { to, id },
+        };
+        let written = self.client.update(|record| {
+            record.request.get_or_insert_with(|| asked.clone());
+        });
+        let written = written.await.map_err(|error| unwritten(&error))?;
+        if written.record.request.as_ref() != Some(&asked) {
+            return Err(Answer::new(Outcome::Pending, "another move is under way"));
+        }
+        self.answered(&written, &asked).await
+    }
+
+    async fn answered(&self, written: &StoredLease, asked: &MoveRequest) -> Result<Answer, Answer> {
+        let deadline = Instant::now() + MOVE_LIMIT;
+        while Instant::now() < deadline {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let Ok(Some(now)) = self.client.get().await else {
+                continue;
+            };
+            let record = now.record;
+            if record.request.as_ref() == Some(asked) {
+                continue;
+            }
+            let before = written.record.holder.as_ref();
+            return match record.holder {
+                Some(holder) if before != Some(&holder) => {
+                    let message = format!("\"{}\" holds the Lease now, in term {}", holder.pod, record.term);
+                    let mut answer = Answer::new(Outcome::Done, message);
+                    (answer.primary, answer.term) = (Some(holder.pod), Some(record.term));
+                    Ok(answer)
+                }
+                _ => Err(Answer::new(
+                    Outcome::Failed,
+                    "the primary has refused: no successor fits",
+                )),
+            };
+        }
+        let taken_back = self.client.update(|record| {
+            if record.request.as_ref() == Some(asked) {
+                record.request = None;
+            }
+        });
+        let late = format!("nobody has acted on it within {} s", MOVE_LIMIT.as_secs());
+        Err(match taken_back.await {
+            Ok(_) => Answer::new(Outcome::Failed, format!("{late}; the request was taken back")),
+            Err(error) => Answer::new(Outcome::Failed, format!("{late}; {error}")),
+        })
+    }
+}
+
+fn unwritten(error: &LeaseError) -> Answer {
+    let answer = Answer::new(Outcome::Failed, error.to_string());
+    match error.hint() {
+        Some(hint) => answer.hint(hint),
+        None => answer,
+    }
+}
+
+fn failure(error: &LeaseError) -> Failure {
+    let status = match error.status() {
+        Some(401 | 403) => ExitStatus::Permission,
+        _ => ExitStatus::Overdue,
+    };
+    let failure = Failure::from_error(status, error);
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}

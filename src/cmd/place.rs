@@ -1,0 +1,181 @@
+//! Where the cluster is that an operator's command is about, and who of it can be asked.
+//!
+//! A demo by its folder, a member by its address, inside a pod its own sidecar. Secrets come as files.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::Value;
+
+use crate::core::cluster::table::size_text;
+use crate::demo::run_directories;
+use crate::demo::state::PodState;
+use crate::peers::get_json;
+
+use super::serve::SOCKET_NAME;
+use super::{ExitStatus, Failure, status_of};
+
+const ASK_LIMIT: Duration = Duration::from_secs(2);
+const LONGEST_TOKEN_BYTES: usize = 64 * 1024;
+
+/// Where the cluster is.
+#[derive(Args, Debug)]
+pub struct Place {
+    /// A demo's folder
+    #[arg(long, env = "PODGRES_DEMO_DIR", conflicts_with = "url")]
+    pub dir: Option<PathBuf>,
+    /// A member's HTTP address, e.g. http://10.0.0.7:8008 [default: this pod's own sidecar]
+    #[arg(long, env = "PODGRES_URL")]
+    pub url: Option<String>,
+    /// Folder shared by the pod's containers
+    #[arg(long, env = "PODGRES_RUN_DIR", default_value = "/run/podgres", hide = true)]
+    pub run_dir: PathBuf,
+}
+
+impl Place {
+    /// Every member that may be asked for what it sees.
+    fn urls(&self) -> Result<Vec<String>, Failure> {
+        if let Some(directory) = &self.dir {
+            let state = super::demo::state(directory)?;
+            let url = |pod: &PodState| format!("http://{}", SocketAddr::new(pod.address, state.ports.http));
+            return Ok(state.pods.iter().map(url).collect());
+        }
+        Ok(vec![self.url.clone().unwrap_or_else(|| self.own_sidecar())])
+    }
+
+    /// Every member that may be given an order: over its unix socket where there is one.
+    fn order_urls(&self) -> Result<Vec<String>, Failure> {
+        let Some(directory) = &self.dir else {
+            return self.urls();
+        };
+        let state = super::demo::state(directory)?;
+        let socket = |pod: &PodState| {
+            let mut found = run_directories(directory, &pod.name)
+                .into_iter()
+                .map(|run| run.join(SOCKET_NAME));
+            found.find(|socket| socket.exists()).map(|socket| unix(&socket))
+        };
+        let sockets: Vec<String> = state.pods.iter().filter_map(socket).collect();
+        if sockets.is_empty() {
+            let nobody = "no pod of the demo can be reached over its socket";
+            return Err(Failure::new(ExitStatus::Overdue, nobody).hint(
+                "Does the demo run, and is it yours? Its pods' run folders are closed to other users.",
+            ));
+        }
+        Ok(sockets)
+    }
+
+    fn own_sidecar(&self) -> String {
+        let socket = self.run_dir.join(SOCKET_NAME);
+        if socket.exists() {
+            return unix(&socket);
+        }
+        "http://127.0.0.1:8008".to_owned()
+    }
+
+    /// The view of the first member that answers.
+    pub(super) async fn cluster(&self) -> Result<Value, Failure> {
+        let (_, cluster) = first(self.urls()?, "/cluster").await?;
+        Ok(cluster)
+    }
+
+    /// What the first member that answers, or the named one, has at `path`.
+    pub(super) async fn page(&self, member: Option<&str>, path: &str) -> Result<Value, Failure> {
+        let urls = match member {
+            Some(name) => vec![self.member_url(name).await?],
+            None => self.urls()?,
+        };
+        first(urls, path).await.map(|(_, page)| page)
+    }
+
+    async fn member_url(&self, name: &str) -> Result<String, Failure> {
+        let cluster = self.cluster().await?;
+        let members = cluster["members"].as_array();
+        let mut members = members.into_iter().flatten();
+        let member = members.find(|member| member["name"] == name).ok_or_else(|| {
+            Failure::new(
+                ExitStatus::Settings,
+                format!("the cluster has no member \"{name}\""),
+            )
+        })?;
+        let unheard = || Failure::new(ExitStatus::Overdue, format!("\"{name}\" was never heard"));
+        let host = member["host"]
+            .as_str()
+            .and_then(|host| host.parse().ok())
+            .ok_or_else(unheard)?;
+        let port = member["http_port"]
+            .as_u64()
+            .and_then(|port| port.try_into().ok())
+            .ok_or_else(unheard)?;
+        Ok(format!("http://{}", SocketAddr::new(host, port)))
+    }
+
+    /// The first member that answers, where it takes orders, and its view.
+    pub(super) async fn somebody(&self) -> Result<(String, Value), Failure> {
+        first(self.order_urls()?, "/cluster").await
+    }
+}
+
+fn unix(socket: &Path) -> String {
+    format!("unix:{}", socket.display())
+}
+
+async fn first(urls: Vec<String>, path: &str) -> Result<(String, Value), Failure> {
+    let mut reasons = Vec::new();
+    let mut status = ExitStatus::Overdue;
+    for url in urls {
+        match get_json(&url, path, ASK_LIMIT).await {
+            Ok(page) => return Ok((url, page)),
+            Err(error) => {
+                let failure = Failure::from_error(ExitStatus::Overdue, &error);
+                if failure.status == ExitStatus::Permission {
+                    status = ExitStatus::Permission;
+                }
+                let detail = failure
+                    .detail
+                    .map(|detail| format!(": {detail}"))
+                    .unwrap_or_default();
+                reasons.push(format!("{url}: {error}{detail}"));
+            }
+        }
+    }
+    Err(Failure::new(status, "no member answers")
+        .detail(reasons.join("; "))
+        .hint("Give --dir for a demo, or --url for a member's HTTP port."))
+}
+
+/// The operator's token.
+#[derive(Args, Debug)]
+pub struct TokenArgument {
+    /// File with the token that the members' --admin-token-file holds; for --url
+    #[arg(long, env = "PODGRES_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+impl TokenArgument {
+    pub(super) fn read(&self) -> Result<Option<String>, Failure> {
+        let Some(path) = &self.token_file else {
+            return Ok(None);
+        };
+        let invalid = |status, problem: String| {
+            Failure::new(status, format!("invalid value for PODGRES_TOKEN_FILE: {problem}"))
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let status = match status_of(&error) {
+                ExitStatus::Permission => ExitStatus::Permission,
+                _ => ExitStatus::Settings,
+            };
+            invalid(status, format!("could not read \"{}\": {error}", path.display()))
+        })?;
+        let token = text.trim();
+        let plain = token.bytes().all(|byte| byte.is_ascii_graphic());
+        if token.is_empty() || !plain || token.len() > LONGEST_TOKEN_BYTES {
+            let limit = size_text(LONGEST_TOKEN_BYTES as u64);
+            let problem = format!("\"{}\" does not hold one word of at most {limit}", path.display());
+            return Err(invalid(ExitStatus::Settings, problem));
+        }
+        Ok(Some(token.to_owned()))
+    }
+}

@@ -1,0 +1,258 @@
+//! What an operator can ask of a running cluster, and how it is answered.
+//!
+//! Plain data that crosses HTTP: the bodies are Patroni's where Patroni has the verb. Carries nothing out.
+
+use serde::{Deserialize, Serialize};
+
+/// One order. Members are called by their pods' names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// A planned move that loses nothing.
+    Switchover {
+        /// The primary as the operator knows it: another one, and nothing is done.
+        leader: Option<String>,
+        /// `None`: whoever fits best.
+        candidate: Option<String>,
+        wait: bool,
+    },
+    /// A forced one.
+    Failover { candidate: String, wait: bool },
+    /// PostgreSQL of one member stops and starts; `None`: of the member that is asked.
+    Restart { member: Option<String> },
+    /// A standby is cloned afresh; `None`: the member that is asked.
+    Reinitialise { member: Option<String> },
+    /// No automatic move from now on, or again.
+    Pause { paused: bool },
+}
+
+impl Order {
+    /// Where it is sent to.
+    #[must_use]
+    pub fn path(&self) -> &'static str {
+        match self {
+            Self::Switchover { .. } => "/switchover",
+            Self::Failover { .. } => "/failover",
+            Self::Restart { .. } => "/restart",
+            Self::Reinitialise { .. } => "/reinitialize",
+            Self::Pause { paused: true } => "/pause",
+            Self::Pause { paused: false } => "/resume",
+        }
+    }
+
+    /// What is sent there.
+    #[must_use]
+    pub fn body(&self) -> Body {
+        match self.clone() {
+            Self::Switchover {
+                leader,
+                candidate,
+                wait,
+            } => Body {
+                leader,
+                candidate,
+                wait: Some(wait),
+                ..Body::default()
+            },
+            Self::Failover { candidate, wait } => Body {
+                candidate: Some(candidate),
+                wait: Some(wait),
+                ..Body::default()
+            },
+            Self::Restart { member } | Self::Reinitialise { member } => Body {
+                member,
+                ..Body::default()
+            },
+            Self::Pause { .. } => Body::default(),
+        }
+    }
+
+    /// Reads what was sent to `path`; an empty body is one without fields.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(path: &str, body: &[u8]) -> Result<Self, String> {
+        let text = body.trim_ascii();
+        let body: Body = if text.is_empty() {
+            Body::default()
+        } else {
+            serde_json::from_slice(text).map_err(|error| format!("invalid request body: {error}"))?
+        };
+        if body.scheduled_at.is_some() || body.schedule.is_some() {
+            return Err("cannot schedule an order: it is carried out at once or not at all".to_owned());
+        }
+        let wait = body.wait.unwrap_or(true);
+        match path {
+            "/switchover" => Ok(Self::Switchover {
+                leader: body.leader,
+                candidate: body.candidate,
+                wait,
+            }),
+            "/failover" => Ok(Self::Failover {
+                candidate: body
+                    .candidate
+                    .ok_or("a failover needs a candidate: {\"candidate\": \"POD\"}")?,
+                wait,
+            }),
+            "/restart" => Ok(Self::Restart { member: body.member }),
+            "/reinitialize" => Ok(Self::Reinitialise { member: body.member }),
+            "/pause" => Ok(Self::Pause { paused: true }),
+            "/resume" => Ok(Self::Pause { paused: false }),
+            "/config" => Ok(Self::Pause {
+                paused: body.pause.ok_or("cannot change any setting but \"pause\"")?,
+            }),
+            other => Err(format!("unknown path \"{other}\"")),
+        }
+    }
+}
+
+/// The fields of all orders' bodies; what a path does not know is refused by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Body {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    leader: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", alias = "member_name")]
+    candidate: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    member: Option<String>,
+    /// False: answered as soon as the order is taken up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wait: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pause: Option<bool>,
+    /// Patroni's, which have no meaning here.
+    #[serde(default, skip_serializing)]
+    scheduled_at: Option<serde_json::Value>,
+    #[serde(default, skip_serializing)]
+    schedule: Option<serde_json::Value>,
+    #[serde(default, skip_serializing)]
+    force: Option<serde_json::Value>,
+    #[serde(default, skip_serializing)]
+    timeout: Option<serde_json::Value>,
+}
+
+/// How an order ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Done,
+    /// Under way, and not waited for any longer.
+    Accepted,
+    /// The request itself is wrong.
+    Invalid,
+    /// Another one is under way.
+    Pending,
+    /// As things are it would endanger data, or has no meaning.
+    NotPossible,
+    /// It was tried, or could not be begun.
+    Failed,
+}
+
+impl Outcome {
+    /// Patroni's codes.
+    #[must_use]
+    pub fn http_status(self) -> u16 {
+        match self {
+            Self::Done => 200,
+            Self::Accepted => 202,
+            Self::Invalid => 400,
+            Self::Pending => 409,
+            Self::NotPossible => 412,
+            Self::Failed => 503,
+        }
+    }
+}
+
+/// The answer to an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    pub outcome: Outcome,
+    /// One sentence in PostgreSQL's style.
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// After a move: who is the primary now, and in which term.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub term: Option<u64>,
+    /// How long it took.
+    #[serde(default)]
+    pub elapsed_ms: u64,
+}
+
+impl Answer {
+    #[must_use]
+    pub fn new(outcome: Outcome, message: impl Into<String>) -> Self {
+        Self {
+            outcome,
+            message: message.into(),
+            hint: None,
+            primary: None,
+            term: None,
+            elapsed_ms: 0,
+        }
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_reads_back_as_it_was_sent() {
+        let some = |text: &str| Some(text.to_owned());
+        for order in [
+            Order::Switchover {
+                leader: some("pg-0"),
+                candidate: None,
+                wait: false,
+            },
+            Order::Failover {
+                candidate: "pg-1".to_owned(),
+                wait: true,
+            },
+            Order::Restart { member: some("pg-2") },
+            Order::Reinitialise { member: None },
+            Order::Pause { paused: true },
+            Order::Pause { paused: false },
+        ] {
+            let body = serde_json::to_vec(&order.body()).expect("JSON");
+            assert_eq!(Order::read(order.path(), &body), Ok(order));
+        }
+    }
+
+    #[test]
+    fn bad_bodies_are_named() {
+        for (path, body, said) in [
+            ("/failover", "", "needs a candidate"),
+            ("/failover", "{\"leader\": \"pg-0\"}", "needs a candidate"),
+            (
+                "/switchover",
+                "{\"candidat\": \"pg-0\"}",
+                "unknown field `candidat`",
+            ),
+            ("/switchover", "{\"candidate\": 1}", "invalid type"),
+            ("/switchover", "[", "invalid request body"),
+            (
+                "/switchover",
+                "{\"scheduled_at\": \"2030-01-01\"}",
+                "cannot schedule",
+            ),
+            ("/restart", "{\"schedule\": \"2030-01-01\"}", "cannot schedule"),
+            ("/config", "{}", "any setting but"),
+            ("/nowhere", "", "unknown path"),
+        ] {
+            let error = Order::read(path, body.as_bytes()).expect_err(body);
+            assert!(error.contains(said), "{path} {body}: {error}");
+        }
+        let config = Order::read("/config", b"{\"pause\": true}");
+        assert_eq!(config, Ok(Order::Pause { paused: true }));
+    }
+}

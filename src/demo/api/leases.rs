@@ -1,0 +1,251 @@
+//! The Leases themselves: what is stored, at which version, and what has changed since.
+//!
+//! One counter versions everything, as etcd's revision does. A change is on disk before it is answered or seen.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use k8s_openapi::jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::super::DemoError;
+use super::status::Refusal;
+
+/// Changes that a watch may begin behind.
+const LOG_LIMIT: usize = 1_000;
+
+/// Namespace and name.
+pub(super) type Key = (String, String);
+
+/// A change, as a watch tells it.
+#[derive(Clone, Debug)]
+pub(super) struct Change {
+    pub(super) revision: u64,
+    pub(super) kind: &'static str,
+    pub(super) key: Key,
+    pub(super) object: Value,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Contents {
+    revision: u64,
+    leases: Vec<Value>,
+}
+
+#[derive(Default)]
+struct State {
+    revision: u64,
+    leases: BTreeMap<Key, Value>,
+    log: VecDeque<Change>,
+    /// Changes up to here are forgotten.
+    compacted: u64,
+}
+
+pub(super) struct Leases {
+    state: Mutex<State>,
+    path: Option<PathBuf>,
+    /// The newest revision, to wake those who watch.
+    revision: watch::Sender<u64>,
+}
+
+impl Leases {
+    pub(super) fn open(path: Option<PathBuf>) -> Result<Self, DemoError> {
+        let contents = path.as_deref().map(load).transpose()?.unwrap_or_default();
+        let leases = contents.leases.into_iter().map(|lease| (key_of(&lease), lease));
+        let state = State {
+            revision: contents.revision,
+            leases: leases.collect(),
+            compacted: contents.revision,
+            ..State::default()
+        };
+        Ok(Self {
+            revision: watch::Sender::new(state.revision),
+            state: Mutex::new(state),
+            path,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Result<Value, Refusal> {
+        let found = self.lock().leases.get(key).cloned();
+        found.ok_or_else(|| Refusal::not_found(&key.1))
+    }
+
+    /// All of a namespace, or the one of that name, with the list's version.
+    pub(super) fn list(&self, namespace: &str, name: Option<&str>) -> (u64, Vec<Value>) {
+        let state = self.lock();
+        let chosen = state
+            .leases
+            .iter()
+            .filter(|(key, _)| key.0 == namespace && name.is_none_or(|name| key.1 == name));
+        (state.revision, chosen.map(|(_, lease)| lease.clone()).collect())
+    }
+
+    /// What has changed after `revision`; an error if that is no longer, or not yet, known.
+    pub(super) fn changes_after(&self, revision: u64) -> Result<(u64, Vec<Change>), Refusal> {
+        let state = self.lock();
+        if revision < state.compacted {
+            return Err(Refusal::expired(revision, state.compacted));
+        }
+        if revision > state.revision {
+            return Err(Refusal::too_large(revision, state.revision));
+        }
+        let after = state.log.iter().filter(|change| change.revision > revision);
+        Ok((state.revision, after.cloned().collect()))
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    pub(super) fn compact(&self) {
+        let mut state = self.lock();
+        state.log.clear();
+        state.compacted = state.revision;
+    }
+
+    pub(super) fn create(&self, key: Key, mut object: Value) -> Result<Value, Refusal> {
+        let mut state = self.lock();
+        if state.leases.contains_key(&key) {
+            return Err(Refusal::already_exists(&key.1));
+        }
+        if version_of(&object).is_some() {
+            return Err(Refusal::bad_request(
+                "resourceVersion should not be set on objects to be created",
+            ));
+        }
+        object["metadata"]["uid"] = json!(uid());
+        object["metadata"]["creationTimestamp"] = json!(format!("{:.0}", Timestamp::now()));
+        self.store(&mut state, key, "ADDED", object)
+    }
+
+    /// Replaces by compare-and-swap; true: as the real server does for Leases, it has created one that was not there.
+    /// The real one then looks at the UID alone, and not at the version.
+    pub(super) fn replace(&self, key: Key, mut object: Value) -> Result<(bool, Value), Refusal> {
+        let mut state = self.lock();
+        let Some(stored) = state.leases.get(&key) else {
+            drop(state);
+            if object["metadata"]["uid"].is_string() {
+                return Err(Refusal::conflict(&key.1, "Precondition failed: UID"));
+            }
+            object["metadata"]["resourceVersion"].take();
+            return self.create(key, object).map(|created| (true, created));
+        };
+        let Some(version) = version_of(&object) else {
+            let why = "metadata.resourceVersion: Invalid value: 0: must be specified for an update";
+            return Err(Refusal::invalid(&key.1, why));
+        };
+        if Some(version) != version_of(stored) {
+            let why =
+                "the object has been modified; please apply your changes to the latest version and try again";
+            return Err(Refusal::conflict(&key.1, why));
+        }
+        let metadata = &stored["metadata"];
+        if object["metadata"]["uid"].is_string() && object["metadata"]["uid"] != metadata["uid"] {
+            return Err(Refusal::conflict(&key.1, "Precondition failed: UID"));
+        }
+        object["metadata"]["uid"] = metadata["uid"].clone();
+        object["metadata"]["creationTimestamp"] = metadata["creationTimestamp"].clone();
+        if object == *stored {
+            return Ok((false, object));
+        }
+        let stored = self.store(&mut state, key, "MODIFIED", object)?;
+        Ok((false, stored))
+    }
+
+    pub(super) fn delete(&self, key: Key) -> Result<Value, Refusal> {
+        let mut state = self.lock();
+        let object = state.leases.get(&key).cloned();
+        let object = object.ok_or_else(|| Refusal::not_found(&key.1))?;
+        self.store(&mut state, key, "DELETED", object)
+    }
+
+    /// On disk first, then in memory, then to those who watch.
+    fn store(
+        &self,
+        state: &mut State,
+        key: Key,
+        kind: &'static str,
+        mut object: Value,
+    ) -> Result<Value, Refusal> {
+        let revision = state.revision + 1;
+        object["metadata"]["resourceVersion"] = json!(revision.to_string());
+        let mut leases = state.leases.clone();
+        match kind {
+            "DELETED" => leases.remove(&key),
+            _ => leases.insert(key.clone(), object.clone()),
+        };
+        self.save(revision, &leases)
+            .map_err(|error| Refusal::internal(&error.to_string()))?;
+        state.leases = leases;
+        state.revision = revision;
+        state.log.push_back(Change {
+            revision,
+            kind,
+            key,
+            object: object.clone(),
+        });
+        while state.log.len() > LOG_LIMIT {
+            state.compacted = state.log.pop_front().map_or(revision, |change| change.revision);
+        }
+        self.revision.send_replace(revision);
+        Ok(object)
+    }
+
+    fn save(&self, revision: u64, leases: &BTreeMap<Key, Value>) -> std::io::Result<()> {
+        let Some(path) = &self.path else {
+            return Ok(());
+        };
+        let contents = Contents {
+            revision,
+            leases: leases.values().cloned().collect(),
+        };
+        let staged = path.with_extension("new");
+        let mut file = File::create(&staged)?;
+        file.write_all(&serde_json::to_vec(&contents)?)?;
+        file.sync_all()?;
+        std::fs::rename(&staged, path)?;
+        path.parent()
+            .map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    }
+}
+
+fn load(path: &Path) -> Result<Contents, DemoError> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map_err(|error| DemoError::file("read", path)(std::io::Error::other(error))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Contents::default()),
+        Err(error) => Err(DemoError::file("read", path)(error)),
+    }
+}
+
+fn key_of(lease: &Value) -> Key {
+    let text = |name: &str| lease["metadata"][name].as_str().unwrap_or_default().to_owned();
+    (text("namespace"), text("name"))
+}
+
+fn version_of(object: &Value) -> Option<&str> {
+    object["metadata"]["resourceVersion"]
+        .as_str()
+        .filter(|version| !version.is_empty())
+}
+
+fn uid() -> String {
+    let (high, low) = (fastrand::u64(..), fastrand::u64(..));
+    format!(
+        "{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}",
+        high >> 32,
+        (high >> 16) & 0xffff,
+        high & 0xfff,
+        low >> 52,
+        low & 0xffff_ffff_ffff
+    )
+}

@@ -1,0 +1,285 @@
+//! What is known of the Lease, kept in order: a pure state that reads, watch events and writes are fed into.
+//!
+//! Versions are opaque, so order comes from how they arrived. A write names the version that it replaced, so its answer is
+//! newer than that one. Until the watch has repeated it, what the watch brings is older. A read counts unless a
+//! write has succeeded since it was sent.
+
+use serde_json::Value;
+
+use super::error::{LeaseError, LeaseName};
+use super::record::{normalised, record_of, with_record};
+use crate::core::lease::{Identity, LeaseRecord, LeaseView, LeaseWrite, Renewal};
+
+/// Writes without an answer that are remembered.
+const MOST_OPEN: usize = 32;
+
+/// A write that was begun.
+#[derive(Clone, Debug)]
+pub(super) struct Attempt {
+    pub(super) over: Option<String>,
+    pub(super) record: LeaseRecord,
+    pub(super) object: Value,
+    /// Of the record that it replaces: what would show that somebody has written.
+    replaced: Option<LeaseRecord>,
+    pub(super) begun_at_ms: u64,
+    /// The server said no. Kept all the same, since it may have meant a copy of this very write.
+    refused: bool,
+}
+
+impl Attempt {
+    /// `found` came from this write: it is what was written, or what others have made of it.
+    fn landed_as(&self, found: &LeaseRecord) -> bool {
+        let office = |record: &LeaseRecord| (record.holder.clone(), record.term, record.renewals);
+        *found == self.record
+            || (office(found) == office(&self.record)
+                && self.replaced.as_ref().map(office) != Some(office(&self.record)))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Knowledge {
+    lease: LeaseName,
+    identity: Identity,
+    pub(super) view: LeaseView,
+    /// The object of the newest version, usable or not.
+    base: Option<Value>,
+    version: Option<String>,
+    /// The newest object cannot be used; for as long as it is the newest.
+    unusable: Option<LeaseError>,
+    /// Our own write, that the watch has not repeated yet, and when it was answered.
+    echo: Option<(String, u64)>,
+    /// Writes of which no answer came, all over the newest version.
+    open: Vec<Attempt>,
+    /// Writes that succeeded.
+    pub(super) stored_writes: u64,
+}
+
+impl Knowledge {
+    pub(super) fn new(lease: LeaseName, identity: Identity) -> Self {
+        Self {
+            lease,
+            identity,
+            view: LeaseView::default(),
+            base: None,
+            version: None,
+            unusable: None,
+            echo: None,
+            open: Vec::new(),
+            stored_writes: 0,
+        }
+    }
+
+    /// A read was answered. False if it says nothing, because a write has succeeded meanwhile: read again.
+    pub(super) fn read(
+        &mut self,
+        object: Option<Value>,
+        sent_at_ms: u64,
+        writes_before: u64,
+        now_ms: u64,
+    ) -> bool {
+        if writes_before != self.stored_writes {
+            return false;
+        }
+        self.echo = None;
+        self.answered(sent_at_ms);
+        self.take(object, now_ms);
+        true
+    }
+
+    /// The watch has brought an object, or its end.
+    pub(super) fn event(&mut self, object: Value, deleted: bool, now_ms: u64) {
+        self.answered(now_ms);
+        if let Some((awaited, _)) = &self.echo {
+            if deleted || Some(awaited.as_str()) != version_of(&object) {
+                return;
+            }
+            self.echo = None;
+        }
+        self.take((!deleted).then_some(object), now_ms);
+    }
+
+    /// A request that asked for nothing new was answered.
+    pub(super) fn answered(&mut self, at_ms: u64) {
+        self.view.answered_at_ms = self.view.answered_at_ms.max(Some(at_ms));
+        self.view.error = self.unusable.as_ref().map(error_text);
+    }
+
+    pub(super) fn failed(&mut self, error: &LeaseError) {
+        self.view.error = Some(error_text(error));
+    }
+
+    /// Whether an object is the newest known, so that the watch has missed nothing.
+    pub(super) fn is_newest(&self, object: Option<&Value>) -> bool {
+        match object {
+            Some(object) => self.version.is_some() && version_of(object) == self.version.as_deref(),
+            None => self.view.missing,
+        }
+    }
+
+    /// When the watch owes the echo of a write, since when.
+    pub(super) fn echo_since_ms(&self) -> Option<u64> {
+        self.echo.as_ref().map(|(_, since)| *since)
+    }
+
+    fn take(&mut self, object: Option<Value>, now_ms: u64) {
+        let version = object.as_ref().and_then(version_of).map(str::to_owned);
+        let first = self.base.is_none() && !self.view.missing;
+        if version == self.version && !first {
+            return;
+        }
+        self.view.changed_at_ms = now_ms;
+        self.view.missing = object.is_none();
+        self.version = version;
+        let read = object.as_ref().map(record_of).transpose();
+        self.base = object;
+        match read {
+            Ok(stored) => {
+                self.unusable = None;
+                self.view.stored = stored;
+            }
+            Err(source) => {
+                let lease = self.lease.clone();
+                self.unusable = Some(LeaseError::Unusable { lease, source });
+                self.view.stored = None;
+            }
+        }
+        self.view.error = self.unusable.as_ref().map(error_text);
+        self.settle();
+    }
+
+    /// The version is another one: writes over an older one have landed or never will.
+    fn settle(&mut self) {
+        let version = self.version.as_deref();
+        let record = self.view.stored.as_ref().map(|stored| &stored.record);
+        let (open, settled): (Vec<_>, Vec<_>) = std::mem::take(&mut self.open)
+            .into_iter()
+            .partition(|attempt| attempt.over.as_deref() == version);
+        let landed = settled
+            .into_iter()
+            .find(|attempt| record.is_some_and(|record| attempt.landed_as(record)));
+        self.open = open;
+        self.show_uncertain();
+        if let Some(attempt) = landed {
+            self.renewed(&attempt.record, attempt.begun_at_ms);
+        }
+    }
+
+    /// Of several, the one that would change whose confirmation counts: it is the one that others must reckon with.
+    fn show_uncertain(&mut self) {
+        let known = self.view.stored.as_ref().map(|stored| &stored.record.synchronous);
+        let lost = || self.open.iter().rev().filter(|attempt| !attempt.refused);
+        let shown = lost().find(|attempt| Some(&attempt.record.synchronous) != known);
+        self.view.uncertain = shown
+            .or_else(|| lost().next())
+            .map(|attempt| attempt.record.clone());
+    }
+
+    fn renewed(&mut self, record: &LeaseRecord, sent_at_ms: u64) {
+        self.view.write_failed_at_ms = None;
+        if record.held_by(&self.identity) {
+            let newest = self.view.renewal.map_or(0, |renewal| renewal.sent_at_ms);
+            if newest <= sent_at_ms {
+                self.view.renewal = Some(Renewal {
+                    term: record.term,
+                    sent_at_ms,
+                });
+            }
+        }
+    }
+
+    /// Begins a write. `None`: one is under way. An error ends it before it was sent.
+    pub(super) fn begin(&mut self, write: LeaseWrite, now_ms: u64) -> Option<Result<Attempt, LeaseError>> {
+        if self.view.writing {
+            return None;
+        }
+        let attempt = self.prepare(write, now_ms);
+        match &attempt {
+            Ok(_) => self.view.writing = true,
+            Err(error) => {
+                self.view.write_failed_at_ms = Some(now_ms);
+                self.view.error = Some(error_text(error));
+            }
+        }
+        Some(attempt)
+    }
+
+    fn prepare(&self, write: LeaseWrite, now_ms: u64) -> Result<Attempt, LeaseError> {
+        let verb = verb(write.over.is_none());
+        if write.over.is_some() && write.over != self.version || write.over.is_none() && self.base.is_some() {
+            let lease = self.lease.clone();
+            return Err(LeaseError::Stale { verb, lease });
+        }
+        let base = self.base.as_ref().filter(|_| write.over.is_some());
+        let object =
+            with_record(&self.lease, base, &write.record).map_err(|source| LeaseError::Unusable {
+                lease: self.lease.clone(),
+                source,
+            })?;
+        Ok(Attempt {
+            over: write.over,
+            record: normalised(&write.record),
+            object,
+            replaced: self.view.stored.as_ref().map(|stored| stored.record.clone()),
+            begun_at_ms: now_ms,
+            refused: false,
+        })
+    }
+
+    /// A write was answered with the stored object.
+    pub(super) fn stored(&mut self, attempt: &Attempt, object: Value, sent_at_ms: u64, now_ms: u64) {
+        self.view.writing = false;
+        self.stored_writes += 1;
+        self.answered(sent_at_ms);
+        self.renewed(&attempt.record, sent_at_ms);
+        // Otherwise the watch was faster, and what it brought is this write or a later one.
+        if self.version == attempt.over {
+            let version = version_of(&object).map(str::to_owned);
+            self.echo = version
+                .filter(|version| Some(version) != self.version.as_ref())
+                .map(|v| (v, now_ms));
+            self.take(Some(object), now_ms);
+        }
+    }
+
+    /// A write ended without success. True if the Lease must be read to know more.
+    pub(super) fn not_stored(&mut self, mut attempt: Attempt, error: &LeaseError, now_ms: u64) -> bool {
+        self.view.writing = false;
+        self.view.write_failed_at_ms = Some(now_ms);
+        self.failed(error);
+        attempt.refused = matches!(error.status(), Some(404 | 409));
+        if !error.uncertain() && !attempt.refused {
+            return false;
+        }
+        // Renewals into silence, one per retry period: the oldest are long past any use.
+        if self.open.len() >= MOST_OPEN {
+            self.open.remove(0);
+        }
+        let passed = attempt.over != self.version;
+        self.open.push(attempt);
+        self.show_uncertain();
+        if passed {
+            self.settle();
+        }
+        true
+    }
+}
+
+fn verb(create: bool) -> &'static str {
+    if create { "create" } else { "update" }
+}
+
+fn version_of(object: &Value) -> Option<&str> {
+    object["metadata"]["resourceVersion"].as_str()
+}
+
+/// With the cause behind it; the view has room for one line.
+pub(super) fn error_text(error: &LeaseError) -> String {
+    match error {
+        LeaseError::Unusable { source, .. } => format!("{error}: {source}"),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+#[path = "knowledge_tests.rs"]
+mod tests;

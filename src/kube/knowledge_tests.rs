@@ -1,0 +1,335 @@
+//! Every order in which answers, events and failures can come.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::core::lease::LeasePurpose;
+use crate::kube::error::Failure;
+
+fn lease() -> LeaseName {
+    LeaseName {
+        namespace: "prod".to_owned(),
+        name: "pg".to_owned(),
+    }
+}
+
+fn me() -> Identity {
+    Identity::parse("pg-0/a")
+}
+
+fn record(holder: &str, renewals: u64) -> LeaseRecord {
+    LeaseRecord {
+        holder: Some(Identity::parse(holder)),
+        term: 1,
+        lease_duration_ms: 1_000,
+        renewals,
+        ..LeaseRecord::default()
+    }
+}
+
+fn object(version: &str, record: &LeaseRecord) -> Value {
+    let mut object = with_record(&lease(), None, record).expect("an object");
+    object["metadata"]["resourceVersion"] = json!(version);
+    object
+}
+
+fn mine(version: &str, renewals: u64) -> Value {
+    object(version, &record("pg-0/a", renewals))
+}
+
+/// Holds version "a", read at 10.
+fn knowledge() -> Knowledge {
+    let mut knowledge = Knowledge::new(lease(), me());
+    assert!(knowledge.read(Some(mine("a", 0)), 10, 0, 11));
+    knowledge
+}
+
+fn begin(knowledge: &mut Knowledge, over: Option<&str>, record: LeaseRecord, now_ms: u64) -> Attempt {
+    let write = LeaseWrite {
+        purpose: LeasePurpose::Renew,
+        over: over.map(str::to_owned),
+        record,
+    };
+    knowledge
+        .begin(write, now_ms)
+        .expect("no other write")
+        .expect("a write")
+}
+
+fn lost() -> LeaseError {
+    LeaseError::NoAnswer {
+        verb: "update",
+        lease: lease(),
+        failure: Failure::Lost("x".to_owned()),
+    }
+}
+
+fn refused(status: u16) -> LeaseError {
+    LeaseError::Refused {
+        verb: "update",
+        lease: lease(),
+        status,
+        reason: "x".to_owned(),
+        retry_after: None,
+    }
+}
+
+fn version(knowledge: &Knowledge) -> &str {
+    &knowledge.view.stored.as_ref().expect("a lease").resource_version
+}
+
+#[test]
+fn an_event_older_than_our_write_is_passed_over() {
+    let mut knowledge = knowledge();
+    let attempt = begin(&mut knowledge, Some("a"), record("pg-0/a", 1), 20);
+    knowledge.stored(&attempt, mine("b", 1), 20, 25);
+    assert_eq!(knowledge.view.renewal.map(|renewal| renewal.sent_at_ms), Some(20));
+    // The watch began before "a" and is slow.
+    for event in [mine("y", 0), mine("z", 0), mine("a", 0)] {
+        knowledge.event(event, false, 30);
+        assert_eq!((version(&knowledge), knowledge.view.changed_at_ms), ("b", 25));
+    }
+    knowledge.event(mine("a", 0), true, 31);
+    assert!(!knowledge.view.missing);
+    assert_eq!(knowledge.echo_since_ms(), Some(25));
+    knowledge.event(mine("b", 1), false, 32);
+    assert_eq!(knowledge.echo_since_ms(), None);
+    knowledge.event(object("c", &record("pg-1/b", 1)), false, 33);
+    assert_eq!((version(&knowledge), knowledge.view.changed_at_ms), ("c", 33));
+}
+
+#[test]
+fn a_watch_that_was_faster_than_the_answer_stands() {
+    let mut knowledge = knowledge();
+    let attempt = begin(&mut knowledge, Some("a"), record("pg-0/a", 1), 20);
+    knowledge.event(mine("b", 1), false, 21);
+    knowledge.event(object("c", &record("pg-1/b", 1)), false, 22);
+    knowledge.stored(&attempt, mine("b", 1), 20, 25);
+    assert_eq!((version(&knowledge), knowledge.echo_since_ms()), ("c", None));
+    assert_eq!(knowledge.view.renewal.map(|renewal| renewal.sent_at_ms), Some(20));
+}
+
+#[test]
+fn a_read_from_before_a_write_says_nothing() {
+    let mut knowledge = knowledge();
+    let attempt = begin(&mut knowledge, Some("a"), record("pg-0/a", 1), 20);
+    let before = knowledge.stored_writes;
+    knowledge.stored(&attempt, mine("b", 1), 20, 25);
+    assert!(!knowledge.read(Some(mine("a", 0)), 19, before, 26));
+    assert!(!knowledge.read(None, 19, before, 26));
+    assert_eq!(version(&knowledge), "b");
+    assert!(knowledge.read(Some(mine("b", 1)), 27, knowledge.stored_writes, 28));
+    assert_eq!(
+        (knowledge.view.answered_at_ms, knowledge.view.changed_at_ms),
+        (Some(27), 25)
+    );
+}
+
+#[test]
+fn a_lost_write_is_settled_by_the_next_version_alone() {
+    let found = [
+        (mine("b", 1), Some(20)),
+        // Landed, and changed by an operator since.
+        (
+            object(
+                "c",
+                &LeaseRecord {
+                    paused: true,
+                    ..record("pg-0/a", 1)
+                },
+            ),
+            Some(20),
+        ),
+        (object("b", &record("pg-1/b", 1)), None),
+        // An operator was faster: the office is the one that was replaced.
+        (
+            object(
+                "b",
+                &LeaseRecord {
+                    paused: true,
+                    ..record("pg-0/a", 0)
+                },
+            ),
+            None,
+        ),
+    ];
+    for (object, renewed_at_ms) in found {
+        let mut knowledge = knowledge();
+        let attempt = begin(&mut knowledge, Some("a"), record("pg-0/a", 1), 20);
+        assert!(knowledge.not_stored(attempt, &lost(), 30));
+        assert!(knowledge.read(Some(mine("a", 0)), 31, 0, 32));
+        assert_eq!(knowledge.view.uncertain, Some(record("pg-0/a", 1)));
+        assert_eq!(
+            (knowledge.view.renewal, knowledge.view.write_failed_at_ms),
+            (None, Some(30))
+        );
+        assert!(knowledge.read(Some(object), 40, 0, 41));
+        assert_eq!(knowledge.view.uncertain, None);
+        assert_eq!(
+            knowledge.view.renewal.map(|renewal| renewal.sent_at_ms),
+            renewed_at_ms
+        );
+    }
+}
+
+#[test]
+fn the_office_alone_does_not_tell_a_write_that_kept_it() {
+    let mut knowledge = knowledge();
+    let asked = LeaseRecord {
+        paused: true,
+        ..record("pg-0/a", 0)
+    };
+    let attempt = begin(&mut knowledge, Some("a"), asked, 20);
+    knowledge.not_stored(attempt, &lost(), 30);
+    knowledge.event(
+        object(
+            "b",
+            &LeaseRecord {
+                members: vec![crate::core::member::Ordinal(1)],
+                ..record("pg-0/a", 0)
+            },
+        ),
+        false,
+        31,
+    );
+    assert_eq!(
+        (knowledge.view.uncertain.clone(), knowledge.view.renewal),
+        (None, None)
+    );
+}
+
+#[test]
+fn a_lost_creation_stays_open_while_there_is_none() {
+    let mut knowledge = Knowledge::new(lease(), me());
+    assert!(knowledge.read(None, 10, 0, 11));
+    let attempt = begin(&mut knowledge, None, record("pg-0/a", 1), 20);
+    knowledge.not_stored(attempt, &lost(), 30);
+    assert!(knowledge.read(None, 31, 0, 32));
+    assert!(knowledge.view.uncertain.is_some() && knowledge.view.missing);
+    knowledge.event(mine("b", 1), false, 33);
+    assert!(knowledge.view.uncertain.is_none() && !knowledge.view.missing);
+    assert_eq!(knowledge.view.renewal.map(|renewal| renewal.sent_at_ms), Some(20));
+}
+
+#[test]
+fn the_answer_to_a_second_try_counts_and_not_the_first() {
+    let mut knowledge = knowledge();
+    let first = begin(&mut knowledge, Some("a"), record("pg-0/a", 1), 20);
+    knowledge.not_stored(first, &lost(), 30);
+    let second = begin(&mut knowledge, Some("a"), record("pg-0/a", 1), 40);
+    knowledge.stored(&second, mine("b", 1), 40, 45);
+    assert_eq!(knowledge.view.renewal.map(|renewal| renewal.sent_at_ms), Some(40));
+    assert_eq!(
+        (
+            knowledge.view.uncertain.clone(),
+            knowledge.view.write_failed_at_ms
+        ),
+        (None, None)
+    );
+    // Both lost and one landed: the earlier send is the safe one.
+    for (at_ms, renewals) in [(50, 2), (60, 2)] {
+        let attempt = begin(&mut knowledge, Some("b"), record("pg-0/a", renewals), at_ms);
+        knowledge.not_stored(attempt, &lost(), at_ms + 5);
+    }
+    knowledge.read(Some(mine("c", 2)), 70, knowledge.stored_writes, 71);
+    assert_eq!(knowledge.view.renewal.map(|renewal| renewal.sent_at_ms), Some(50));
+}
+
+#[test]
+fn a_conflict_is_certain_unless_it_is_with_ourselves() {
+    let mut knowledge = knowledge();
+    let attempt = begin(&mut knowledge, Some("a"), record("pg-0/a", 1), 20);
+    assert!(
+        knowledge.not_stored(attempt, &refused(409), 21),
+        "to be read at once"
+    );
+    assert_eq!(knowledge.view.uncertain, None);
+    knowledge.read(Some(mine("b", 1)), 22, 0, 23);
+    assert_eq!(knowledge.view.renewal.map(|renewal| renewal.sent_at_ms), Some(20));
+    for status in [403, 429, 422] {
+        let attempt = begin(&mut knowledge, Some("b"), record("pg-0/a", 2), 30);
+        assert!(!knowledge.not_stored(attempt, &refused(status), 31));
+        assert_eq!(
+            (
+                knowledge.view.uncertain.clone(),
+                knowledge.view.write_failed_at_ms
+            ),
+            (None, Some(31))
+        );
+    }
+}
+
+#[test]
+fn open_writes_are_bounded() {
+    let mut knowledge = knowledge();
+    for renewals in 1..=100 {
+        let attempt = begin(&mut knowledge, Some("a"), record("pg-0/a", renewals), renewals);
+        knowledge.not_stored(attempt, &lost(), renewals);
+    }
+    assert_eq!(knowledge.open.len(), MOST_OPEN);
+    assert_eq!(knowledge.view.uncertain, Some(record("pg-0/a", 100)));
+}
+
+#[test]
+fn a_lease_that_goes_and_comes_is_another_version() {
+    let mut knowledge = knowledge();
+    knowledge.event(mine("b", 0), true, 20);
+    assert!(knowledge.view.missing && knowledge.view.stored.is_none());
+    assert_eq!(knowledge.view.changed_at_ms, 20);
+    knowledge.event(mine("c", 0), false, 30);
+    assert!(!knowledge.view.missing && version(&knowledge) == "c");
+    let gone = begin(&mut knowledge, Some("c"), record("pg-0/a", 1), 40);
+    assert!(
+        knowledge.not_stored(gone, &refused(404), 41),
+        "to be read at once"
+    );
+}
+
+#[test]
+fn what_is_unusable_says_so_after_every_answer() {
+    let mut knowledge = knowledge();
+    let mut garbled = mine("b", 0);
+    garbled["metadata"]["annotations"]["podgres.dev/synchronous"] = json!("x");
+    knowledge.event(garbled.clone(), false, 20);
+    for at_ms in [30, 31] {
+        knowledge.answered(at_ms);
+        assert!(
+            knowledge
+                .view
+                .error
+                .as_ref()
+                .is_some_and(|error| error.contains("synchronous"))
+        );
+        assert!(knowledge.view.stored.is_none() && !knowledge.view.missing);
+    }
+    knowledge.read(Some(garbled), 32, 0, 33);
+    assert_eq!(knowledge.view.changed_at_ms, 20);
+    assert!(knowledge.is_newest(Some(&mine("b", 0))) && !knowledge.is_newest(None));
+    knowledge.event(mine("c", 0), false, 40);
+    assert_eq!(knowledge.view.error, None);
+}
+
+#[test]
+fn of_lost_writes_the_one_with_another_synchronous_set_is_shown() {
+    let mut knowledge = knowledge();
+    let mut other = record("pg-0/a", 1);
+    other.synchronous.quorum = 1;
+    for (record, at_ms) in [(other.clone(), 20), (record("pg-0/a", 1), 30)] {
+        let attempt = begin(&mut knowledge, Some("a"), record, at_ms);
+        knowledge.not_stored(attempt, &lost(), at_ms + 5);
+        assert_eq!(knowledge.view.uncertain.as_ref(), Some(&other));
+    }
+    let refused_one = begin(&mut knowledge, Some("a"), record("pg-0/a", 9), 40);
+    knowledge.not_stored(refused_one, &refused(409), 41);
+    assert_eq!(knowledge.view.uncertain.as_ref(), Some(&other));
+    // The watch was faster than the failure: settled at once.
+    let late = begin(&mut knowledge, Some("a"), record("pg-0/a", 2), 50);
+    knowledge.event(mine("b", 2), false, 51);
+    assert_eq!(
+        (knowledge.view.uncertain.clone(), knowledge.view.renewal),
+        (None, None)
+    );
+    knowledge.not_stored(late, &lost(), 52);
+    assert_eq!(knowledge.view.uncertain, None);
+    assert_eq!(knowledge.view.renewal.map(|renewal| renewal.sent_at_ms), Some(50));
+}
