@@ -33,6 +33,7 @@ impl World {
         let pod = self.name();
         let there = &mut self.members[member];
         there.exists = true;
+        there.ending = false;
         there.pod = pod;
         there.policy.identity.uid = format!("uid-{pod}");
         let (sidecar, supervisor) = (self.random.between(MS, SECOND), self.random.between(MS, SECOND));
@@ -301,6 +302,7 @@ impl World {
         if frozen {
             return;
         }
+        there.ending = true;
         if let Some(supervisor) = &mut there.supervisor {
             supervisor.status.stopping = true;
         }

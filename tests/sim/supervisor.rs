@@ -55,7 +55,7 @@ impl Supervisor {
 impl World {
     pub(crate) fn start_supervisor(&mut self, member: usize, pod: u64) {
         let there = &self.members[member];
-        if !there.exists || there.pod != pod || there.supervisor.is_some() {
+        if !there.exists || there.ending || there.pod != pod || there.supervisor.is_some() {
             return;
         }
         let epoch = self.name();

@@ -314,6 +314,8 @@ pub(crate) struct Member {
     /// The pod is there; its number.
     pub(crate) exists: bool,
     pub(crate) pod: u64,
+    /// TERM was sent: what ends now is not started again.
+    pub(crate) ending: bool,
     pub(crate) frozen: bool,
     pub(crate) sidecar_paused: bool,
     pub(crate) sidecar: Option<Sidecar>,
@@ -654,6 +656,7 @@ fn member(config: &Config, random: &mut Random, at: usize) -> Member {
         wanted: false,
         exists: false,
         pod: 0,
+        ending: false,
         frozen: false,
         sidecar_paused: false,
         sidecar: None,

@@ -34,8 +34,9 @@ pub(super) fn consider<'a>(turn: Turn<'a>, standing: &Standing) -> Result<Decisi
     }
     let vacant = record.holder.is_none() || own_name(&turn, record);
     match record.synchronous.proof() {
-        // It has proved that it has everything, and nobody has been primary since.
-        Some(_) if vacant && claimed_last(&turn, record) => by_proof(turn, standing, record, (1, vacant)),
+        _ if (record.holder.is_none() || (vacant && standing.expired)) && named_last(&turn, record) => {
+            Ok(name_again(turn, standing, record))
+        }
         Some(proof) => by_proof(turn, standing, record, (proof, vacant)),
         None if office::nothing_provable(record) && (vacant || standing.suspects) => {
             let detail = "no standby is known to have every commit".to_owned();
@@ -324,11 +325,31 @@ fn only_since(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
     held > 0 && complete && later.all(own)
 }
 
-/// The last claim was this member's, with the directory that it still has.
-fn claimed_last(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
-    let last = record.history.last();
-    let own = last.is_some_and(|entry| entry.new_leader == turn.policy.identity.pod && entry.lsn.is_some());
-    own && in_set(turn, record)
+/// The last one to be named was this member, which has all that there was then, and nobody has been primary since.
+fn named_last(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
+    let (Some(last), Some(server)) = (record.history.last(), &turn.observation.server) else {
+        return false;
+    };
+    let then = last.timeline.zip(last.lsn);
+    let here = (server.timeline, server.flush_lsn.max(server.replay_lsn));
+    last.new_leader == turn.policy.identity.pod && then.is_some_and(|then| here >= then)
+}
+
+/// It was named and has not come to be promoted: it claims again, without anybody's proof.
+fn name_again(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
+    let term = next_term(&turn, record);
+    let bound = standing.promised >= term && super::standby_upstream(turn.observation).is_none();
+    if !bound {
+        let detail = standing.holder_name();
+        return turn.act(Situation::Detaching, detail, PostgresAction::Detach { term });
+    }
+    let Some(own) = standing.final_position.filter(|_| turn.policy.priority.is_some()) else {
+        let detail = "waiting for replay to end".to_owned();
+        return turn.row(Situation::Comparing, detail).soon();
+    };
+    let detail = format!("flushed up to {} on timeline {}", own.flush_lsn, own.timeline);
+    let write = claim(&turn, standing, record, (term, Some(own)), "it was named already");
+    turn.lease_row(Situation::Standing, detail, write)
 }
 
 fn forced(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
