@@ -2,7 +2,6 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use podgres::core::cluster::check::CHECK_PATHS;
