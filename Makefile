@@ -10,7 +10,7 @@ static_target := $(shell uname -m)-unknown-linux-musl
 cargo_deny_version := 0.20.2
 # Each test of the cluster runs three PostgreSQL servers and more.
 test_threads := 2
-shell_scripts := .ci/run benches/run tests/tools/need tests/tools/postgresql
+shell_scripts := .ci/run benches/run tests/sim/mutants/check tests/tools/need tests/tools/postgresql
 
 .PHONY: help
 help: ## this list
@@ -30,12 +30,24 @@ test: fmt clippy deny doc ## everything that must hold: style, dependencies, doc
 	cargo test --no-fail-fast -- --test-threads=$(test_threads)
 
 .PHONY: chaos
-chaos: compiler ## faults at random on a whole cluster under load: MINUTES=10, SEED=… repeats their order
+chaos: compiler ## faults at random on a cluster under load: MINUTES=10, LEADERSHIP=lease or fixed, SEED=… repeats their order
 	@postgresql=$$(tests/tools/postgresql test)
 	eval "$$postgresql"
 	export PODGRES_CHAOS_MINUTES=$(or $(MINUTES),10)
 	$(if $(SEED),export PODGRES_CHAOS_SEED=$(SEED))
-	cargo test --test cluster chaos::
+	$(if $(DURABILITY),export PODGRES_CHAOS_DURABILITY=$(DURABILITY))
+	cargo test --test cluster $(if $(filter fixed,$(LEADERSHIP)),chaos::,chaos_lease::)
+
+.PHONY: sim
+sim: compiler ## the failover logic against simulated time, on all cores: SCHEDULES=10000, SEED=… repeats one with its trace
+	@export CARGO_TARGET_DIR=$(abspath $(target))/sim
+	if [ -n "$(SEED)" ]; then export PODGRES_SIM_SEED=$(SEED); else export PODGRES_SIM_SCHEDULES=$(or $(SCHEDULES),10000); fi
+	export PODGRES_SIM_FIRST=$(or $(FIRST),1)
+	cargo test --release --manifest-path tests/sim/core/Cargo.toml --test sim $(if $(SEED),one_seed,a_range) -- --nocapture
+
+.PHONY: mutants
+mutants: compiler ## plants known bugs in the failover logic; the simulator must find each: NAMES="…" for some
+	@tests/sim/mutants/check $(NAMES)
 
 .PHONY: check
 check: fmt clippy ## the quick round while writing: style and the tests that need no PostgreSQL

@@ -67,20 +67,22 @@ pub const SLOT_PREFIX: &str = "podgres_";
 /// See [`MemberName::slot_name`].
 #[must_use]
 pub fn slot_name(cluster: &str, ordinal: Ordinal) -> String {
-    let letters: String = cluster
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() {
-                c.to_ascii_lowercase()
-            } else {
-                '_'
-            }
-        })
-        .collect();
-    let tail = format!("_{ordinal}");
-    let room = 63 - SLOT_PREFIX.len() - tail.len();
-    let kept = &letters[letters.len().saturating_sub(room)..];
-    format!("{SLOT_PREFIX}{kept}{tail}")
+    let tail = ordinal.0.to_string();
+    // One byte a character, whatever it was.
+    let letters = cluster.chars().count();
+    let room = 63 - SLOT_PREFIX.len() - 1 - tail.len();
+    let mut name = String::with_capacity(63);
+    name.push_str(SLOT_PREFIX);
+    name.extend(cluster.chars().skip(letters.saturating_sub(room)).map(|c| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_lowercase()
+        } else {
+            '_'
+        }
+    }));
+    name.push('_');
+    name.push_str(&tail);
+    name
 }
 
 impl fmt::Display for MemberName {

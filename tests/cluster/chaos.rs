@@ -4,9 +4,9 @@
 //! moments at which they hit are the machine's, so a seed repeats a run roughly, not exactly.
 //! `PODGRES_CHAOS_DIR` keeps the demo with its logs, `PODGRES_CHAOS_VERSION` is PostgreSQL's major version (16).
 
-mod checks;
+pub(crate) mod checks;
 mod clients;
-mod faults;
+pub(crate) mod faults;
 
 use std::io::Write as _;
 use std::path::Path;

@@ -51,6 +51,14 @@ impl Start {
         }
     }
 
+    /// With a Lease, as a demo is by default.
+    pub(crate) fn lease(version: u32) -> Self {
+        Self {
+            version,
+            arguments: vec!["--leadership".to_owned(), "lease".to_owned()],
+        }
+    }
+
     /// Adds command line words, e.g. `["--replicas", "1"]`.
     pub(crate) fn with(mut self, words: &[&str]) -> Self {
         self.arguments.extend(words.iter().map(|word| (*word).to_owned()));

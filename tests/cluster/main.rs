@@ -8,7 +8,9 @@
 #[path = "../support/authority.rs"]
 mod authority;
 mod chaos;
+mod chaos_lease;
 mod containers;
+mod failover;
 mod hand;
 mod harness;
 mod hazards_clone;

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use podgres::core::decide::decide;
 use podgres::core::decision::{Memory, PostgresAction};
+use podgres::core::lease::{LeasePurpose, LeaseWrite};
 use podgres::core::observation::Observation;
 use podgres::core::policy::Policy;
 use podgres::core::situation::{SITUATIONS, Situation};
@@ -16,7 +17,7 @@ use crate::enumeration;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/decision-table.md");
 
-fn action_name(action: Option<&PostgresAction>) -> &'static str {
+pub(crate) fn action_name(action: Option<&PostgresAction>) -> &'static str {
     match action {
         None => "nothing",
         Some(PostgresAction::GrantLicence { .. }) => "grant the licence",
@@ -45,6 +46,18 @@ fn action_name(action: Option<&PostgresAction>) -> &'static str {
         Some(PostgresAction::Cancel) => "cancel the job",
         Some(PostgresAction::EnsureRoles) => "ensure roles",
         Some(PostgresAction::ReconcileSlots { .. }) => "reconcile slots",
+    }
+}
+
+/// A write to the Lease, if the situation is what it is for; renewals go along with everything.
+pub(crate) fn write_name(write: &LeaseWrite) -> Option<&'static str> {
+    match write.purpose {
+        LeasePurpose::Renew => None,
+        LeasePurpose::Claim => Some("claim the Lease"),
+        LeasePurpose::HandOver => Some("name the successor in the Lease"),
+        LeasePurpose::Release => Some("give the Lease back"),
+        LeasePurpose::Record => Some("record in the Lease"),
+        LeasePurpose::Answer => Some("answer the request"),
     }
 }
 

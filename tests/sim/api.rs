@@ -17,6 +17,10 @@ pub(crate) struct Stored {
     version: u64,
 }
 
+/// What a read found: the Lease, or that there is none.
+#[derive(Debug)]
+pub(crate) struct Found(Option<Rc<Stored>>);
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Api {
@@ -245,18 +249,18 @@ impl World {
             }
             sidecar.client.echo = None;
         }
-        self.take(member, stored);
+        self.take(member, stored.as_ref());
     }
 
     /// The newest object, as far as this member knows.
-    fn take(&mut self, member: usize, stored: Option<Rc<Stored>>) {
+    fn take(&mut self, member: usize, stored: Option<&Rc<Stored>>) {
         let now_ms = self.clock_ms(member);
         let identity = self.members[member].policy.identity.clone();
         let Some(sidecar) = &mut self.members[member].sidecar else {
             return;
         };
         let (view, client) = (&mut sidecar.observation.lease, &mut sidecar.client);
-        let version = stored.as_ref().map(|stored| stored.version);
+        let version = stored.map(|stored| stored.version);
         if version == client.version && client.known {
             return;
         }
@@ -265,7 +269,7 @@ impl World {
         view.changed_at_ms = now_ms;
         view.missing = stored.is_none();
         view.error = None;
-        view.stored = stored.as_ref().map(|stored| StoredLease {
+        view.stored = stored.map(|stored| StoredLease {
             record: (*stored.record).clone(),
             resource_version: stored.version.to_string(),
         });
@@ -274,7 +278,7 @@ impl World {
             .partition(|attempt| attempt.over == version);
         client.open = open;
         view.uncertain = client.open.last().map(|attempt| (*attempt.record).clone());
-        let found = stored.as_ref().map(|stored| &*stored.record);
+        let found = stored.map(|stored| &*stored.record);
         let landed = settled
             .into_iter()
             .find(|attempt| found.is_some_and(|found| attempt.landed_as(found)));
@@ -309,7 +313,7 @@ impl World {
                 renewed(view, &attempt, &identity);
                 if client.version == attempt.over {
                     client.echo = Some(stored.version);
-                    self.take(member, Some(stored));
+                    self.take(member, Some(&stored));
                 }
             }
             Err(uncertain) => {
@@ -373,7 +377,7 @@ impl World {
     ) {
         let lost = self.api_lost(member);
         let delay = self.api_delay();
-        let found = (!lost).then(|| self.api.stored.clone());
+        let found = (!lost).then(|| Found(self.api.stored.clone()));
         if !lost {
             self.api.watches[member] = Some((epoch, follower, self.now + delay));
         }
@@ -396,7 +400,7 @@ impl World {
         member: usize,
         epoch: u64,
         (follower, sent_at_ms, writes): (u64, u64, u64),
-        found: Option<Option<Rc<Stored>>>,
+        found: Option<Found>,
     ) {
         let now = self.now;
         let pause = self.random.between(75 * MS, SECOND);
@@ -407,7 +411,7 @@ impl World {
         else {
             return;
         };
-        let Some(stored) = found else {
+        let Some(Found(stored)) = found else {
             sidecar.observation.lease.error = Some("the API server does not answer".to_owned());
             self.wake(member, 200);
             return self.after(pause, Event::List { member, epoch });
@@ -420,7 +424,7 @@ impl World {
         let view = &mut sidecar.observation.lease;
         view.answered_at_ms = view.answered_at_ms.max(Some(sent_at_ms));
         view.error = None;
-        self.take(member, stored);
+        self.take(member, stored.as_ref());
         self.wake(member, 200);
         self.after(
             silence,

@@ -342,7 +342,7 @@ impl World {
         let by_ordinal = |ordinal: &podgres::core::member::Ordinal| self.members.get(ordinal.0 as usize);
         let mut named = stored.record.synchronous.members.keys().filter_map(by_ordinal);
         let all_wanted = named.all(|member| member.wanted);
-        if self.oracle.volumes_lost >= bound || self.oracle.settled_at.is_none() || !all_wanted {
+        if self.oracle.volumes_lost >= bound || self.is_settled().is_err() || !all_wanted {
             return;
         }
         self.oracle.volumes_lost += 1;
@@ -356,7 +356,8 @@ impl World {
 
     fn scale(&mut self) {
         let wanted = self.members.iter().filter(|member| member.wanted).count();
-        if self.oracle.volumes_lost > 0 {
+        // Whoever scales waits until all is well.
+        if self.oracle.volumes_lost > 0 || self.is_settled().is_err() {
             return;
         }
         let down = wanted > self.config.members

@@ -2,6 +2,7 @@
 //!
 //! One schedule is one seed. `PODGRES_SIM_SEED=17 cargo test --test sim one_seed -- --nocapture` repeats it with a trace of its
 //! decisions.
+#![expect(clippy::print_stdout, reason = "a schedule is told of on standard output")]
 
 mod api;
 mod config;

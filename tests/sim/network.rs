@@ -129,13 +129,12 @@ impl World {
         let (epoch, ear) = (sidecar.epoch, &mut sidecar.ears[of]);
         ear.beat = (timeout / BEATS_PER_TIMEOUT).min(SECOND / 2);
         let delay = match (ear.open, way) {
-            (true, Way::Well) => first,
+            (true, Way::Well | Way::Refused) => first,
             (true, Way::Silent | Way::Gone) => {
                 let phase = now - now % ear.beat;
                 ear.quiet_since.get_or_insert(phase.max(ear.last_line));
                 (ear.quiet_since.unwrap_or(now) + timeout).saturating_sub(now)
             }
-            (true, Way::Refused) => first,
             (false, Way::Well | Way::Refused | Way::Gone) => again,
             (false, Way::Silent) => again + timeout,
         };

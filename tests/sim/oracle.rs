@@ -247,7 +247,7 @@ impl World {
     }
 
     /// One primary, everybody streams from it, and the record and the setting are what they should be.
-    fn is_settled(&self) -> Result<(), String> {
+    pub(crate) fn is_settled(&self) -> Result<(), String> {
         let Some(primary) = self.primary() else {
             return Err("no primary".to_owned());
         };

@@ -1,34 +1,153 @@
-//! Schedules run, alone or by the thousand.
+//! Schedules run: one with its trace, those that once failed, a fixed range, the commit's own range, or thousands.
 
-use std::time::Instant;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::config::{Config, SECOND};
+use podgres::core::lease::Durability;
+
+use crate::config::{Config, SECOND, Time};
 use crate::world::World;
 
-/// What one schedule came to.
-struct Outcome {
-    result: Result<(), String>,
-    world: World,
-}
+/// For each of the tests that run in CI.
+const LIMIT: Duration = Duration::from_secs(20);
 
-fn run(config: Config, traced: bool) -> Outcome {
-    let mut world = World::new(config, traced);
-    let result = world.run();
-    Outcome { result, world }
+/// Seeds that have found something, and what. The names outlive the seeds: what a seed draws changes with the simulator.
+const NAMED: &[(u64, &str)] = &[
+    (14, "a timeline was begun twice, and pg_rewind saw no difference"),
+    (20, "a rewound standby without an upstream was never ready"),
+    (18, "a diverged standby was started again and again"),
+    (16, "a diverged standby of an unclean directory"),
+    (104, "nobody held the Lease after an unclean release"),
+    (
+        53,
+        "the Lease was deleted, and a member without its supervisor knew of no later term",
+    ),
+    (117, "a primary in a new term had not written it down"),
+    (140, "a successor that did not answer was named"),
+    (159, "a volume lost while its standby was scaled away"),
+    (193, "a copy that was to be replaced was the one that was needed"),
+    (363, "a promise just before a connection"),
+    (304, "a crashed primary comes up beside a later one"),
+    (324, "a late acknowledgement of a commit that everybody has"),
+];
+
+#[derive(Debug, Default)]
+struct Tally {
+    schedules: u64,
+    events: u64,
+    promotions: u64,
+    acknowledged: u64,
+    /// Under `async`, or after the operator asked for it.
+    lost: u64,
+    slowest: Time,
+    failed: Vec<u64>,
 }
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+fn config(seed: u64) -> Config {
+    let members = number("PODGRES_SIM_MEMBERS").and_then(|members| usize::try_from(members).ok());
+    let durability = match std::env::var("PODGRES_SIM_DURABILITY").as_deref() {
+        Ok("async") => Some(Durability::Async),
+        Ok("preferred") => Some(Durability::Preferred),
+        Ok("majority") => Some(Durability::Majority),
+        _ => None,
+    };
+    Config::draw(seed, members, durability)
+}
+
+/// The command that repeats a seed, with what was set for it.
+fn command(seed: u64) -> String {
+    let kept = ["PODGRES_SIM_MEMBERS", "PODGRES_SIM_DURABILITY"];
+    let set = kept
+        .iter()
+        .filter_map(|name| Some(format!("{name}={} ", std::env::var(name).ok()?)));
+    let set: String = set.collect();
+    format!("{set}PODGRES_SIM_SEED={seed} cargo test --test sim one_seed -- --nocapture")
+}
+
+fn run(seed: u64, tally: &Mutex<Tally>) {
+    let mut world = World::new(config(seed), false);
+    let result = world.run();
+    let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+    tally.schedules += 1;
+    tally.events += world.events;
+    tally.promotions += world.oracle.promotions;
+    tally.acknowledged += world.oracle.acknowledged;
+    tally.lost += world.oracle.lost;
+    if let Some(at) = world.oracle.converged_at {
+        tally.slowest = tally.slowest.max(at.saturating_sub(world.config.faults_until));
+    }
+    if let Err(error) = result {
+        println!(
+            "seed {seed}: {error}\n  {}\n  repeat: {}",
+            world.config.name(),
+            command(seed)
+        );
+        tally.failed.push(seed);
+    }
+}
+
+/// Runs seeds until they are through, or until the time is over; then says what came of it.
+fn run_all(seeds: impl Iterator<Item = u64> + Send, threads: usize, limit: Duration) {
+    let (seeds, tally, began) = (
+        Mutex::new(seeds.fuse()),
+        Mutex::new(Tally::default()),
+        Instant::now(),
+    );
+    let (seeds_left, stop) = (
+        AtomicU64::new(number("PODGRES_SIM_FAILURES").unwrap_or(20)),
+        AtomicBool::new(false),
+    );
+    // Only the numbers are shared; a world lives on one thread.
+    let next = || {
+        let over = began.elapsed() >= limit || stop.load(Ordering::Relaxed);
+        let mut seeds = if over { None } else { seeds.lock().ok() }?;
+        seeds.next()
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(seed) = next() {
+                    run(seed, &tally);
+                    let failed = tally.lock().map_or(0, |tally| tally.failed.len() as u64);
+                    stop.fetch_or(failed >= seeds_left.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let mut tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+    tally.failed.sort_unstable();
+    let ms = tally.slowest / 1_000;
+    let tenths = u128::from(tally.schedules) * 10_000 / began.elapsed().as_millis().max(1);
+    println!(
+        "{} schedules, {}.{} a second; {} events, {} openings, {} commits acknowledged, {} lost where that is allowed; \
+         converged within {ms} ms; failed: {:?}",
+        tally.schedules,
+        tenths / 10,
+        tenths % 10,
+        tally.events,
+        tally.promotions,
+        tally.acknowledged,
+        tally.lost,
+        tally.failed
+    );
+    assert!(tally.schedules > 0, "no schedule was run");
+    assert_eq!(tally.failed, Vec::<u64>::new());
+}
+
+/// `PODGRES_SIM_SEED`, with the last `PODGRES_SIM_LAST` seconds of what was decided.
 #[test]
 fn one_seed() {
-    let Some(seed) = number("PODGRES_SIM_SEED") else {
-        return;
-    };
-    let config = Config::draw(seed, None, None);
+    let seed = number("PODGRES_SIM_SEED").unwrap_or(1);
+    let config = config(seed);
     println!("{}", config.name());
-    let Outcome { result, world } = run(config, true);
+    let mut world = World::new(config, true);
+    let result = world.run();
     let span = number("PODGRES_SIM_LAST").unwrap_or(30) * SECOND;
     println!("{}", world.trace.last(span));
     println!("{result:?}");
@@ -36,31 +155,39 @@ fn one_seed() {
 }
 
 #[test]
-fn many() {
-    let first = number("PODGRES_SIM_FIRST").unwrap_or(1);
-    let count = number("PODGRES_SIM_SCHEDULES").unwrap_or(50);
-    let began = Instant::now();
-    let mut failed = Vec::new();
-    let (mut events, mut slowest, mut lost, mut promotions, mut acked) = (0, 0, 0, 0, 0);
-    for seed in first..first + count {
-        let Outcome { result, world } = run(Config::draw(seed, None, None), false);
-        events += world.events;
-        lost += world.oracle.lost;
-        promotions += world.oracle.promotions;
-        acked += world.oracle.acknowledged;
-        if let Some(at) = world.oracle.converged_at {
-            slowest = slowest.max(at.saturating_sub(world.config.faults_until));
-        }
-        if let Err(error) = result {
-            println!("seed {seed}: {error} ({})", world.config.name());
-            failed.push(seed);
-        }
+fn seeds_that_failed_once() {
+    for (seed, what) in NAMED {
+        println!("seed {seed}: {what}");
     }
-    let seconds = began.elapsed().as_secs_f64();
-    println!(
-        "{count} schedules, {:.1} a second, {events} events, {promotions} promotions, {acked} acknowledged, {lost} lost, slowest convergence {} ms; failed: {failed:?}",
-        count as f64 / seconds,
-        slowest / 1000
-    );
-    assert_eq!(failed, Vec::<u64>::new());
+    run_all(NAMED.iter().map(|(seed, _)| *seed), 1, LIMIT);
+}
+
+/// `PODGRES_SIM_SCHEDULES` of them from `PODGRES_SIM_FIRST` on, on all cores; else a few.
+#[test]
+fn a_range() {
+    let first = number("PODGRES_SIM_FIRST").unwrap_or(1_000_000);
+    match number("PODGRES_SIM_SCHEDULES") {
+        Some(count) => {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            let limit = number("PODGRES_SIM_SECONDS").map_or(Duration::MAX, Duration::from_secs);
+            run_all(first..first + count, threads, limit);
+        }
+        None => run_all(first..first + 100, 1, LIMIT),
+    }
+}
+
+/// Other seeds with each commit, and the same ones whenever it is tested again.
+#[test]
+fn the_range_of_this_commit() {
+    let asked = || Command::new("git").args(["rev-parse", "HEAD"]).output().ok();
+    let commit = std::env::var("PODGRES_SIM_COMMIT").ok().or_else(|| {
+        asked()
+            .filter(|output| output.status.success())
+            .and_then(|output| String::from_utf8(output.stdout).ok())
+    });
+    let digits = commit.as_deref().and_then(|commit| commit.get(..10));
+    let first = digits
+        .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+        .unwrap_or(0xC0_FFEE);
+    run_all(first..first + 100, 1, LIMIT);
 }

@@ -357,14 +357,13 @@ impl World {
             p.stopping.is_none() && matches!(p.role, ServerRole::Standby { upstream: Some(_) })
         });
         match then {
-            Then::Nothing => self.answer(member, action, None),
             Then::EndReceiver if busy => self.answer(member, action, Some("busy")),
             Then::EndReceiver if follows => {
                 let role = ServerRole::Standby { upstream: None };
                 let delay = self.random.skewed(5 * MS, 50 * MS);
                 self.work(member, delay, Step::Rewritten { action, role });
             }
-            Then::EndReceiver => self.answer(member, action, None),
+            Then::Nothing | Then::EndReceiver => self.answer(member, action, None),
             Then::Promote(names) => {
                 if let Err(error) = self.may_promote(member) {
                     return self.answer(member, action, Some(error));

@@ -32,8 +32,7 @@ impl Trace {
     pub(crate) fn last(&self, span: Time) -> String {
         let end = self.lines.back().map_or(0, |(at, _)| *at);
         let lines = self.lines.iter().filter(|(at, _)| *at + span >= end);
-        lines
-            .map(|(at, line)| format!("{:04}.{:03} {line}\n", at / SECOND, at % SECOND / MS))
-            .collect()
+        let lines = lines.map(|(at, line)| format!("{:04}.{:03} {line}", at / SECOND, at % SECOND / MS));
+        lines.collect::<Vec<_>>().join("\n")
     }
 }

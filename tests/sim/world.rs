@@ -10,7 +10,7 @@ use podgres::core::observation::{PeerView, UpstreamView};
 use podgres::core::policy::{Leadership, Policy};
 use podgres::core::supervision::{JobRequest, Terms};
 
-use crate::api::{Api, Stored};
+use crate::api::{Api, Found, Stored};
 use crate::config::{Config, Kind, MS, SECOND, Time};
 use crate::network::Network;
 use crate::oracle::Oracle;
@@ -86,7 +86,7 @@ pub(crate) enum Event {
         follower: u64,
         sent_at_ms: u64,
         writes: u64,
-        found: Option<Option<Rc<Stored>>>,
+        found: Option<Found>,
     },
     Watched {
         member: usize,
@@ -376,7 +376,7 @@ impl World {
         world.at(from, Event::Fault);
         let until = world.config.faults_until;
         world.at(until, Event::Heal);
-        world.at(SECOND, Event::Look);
+        world.at(SECOND + 7 * MS, Event::Look);
         world
     }
 

@@ -30,11 +30,11 @@ fn owners<'a>(
                 .map(Ordinal)
                 .filter(|o| slot_name(&policy.cluster, *o) == slot.slot_name);
             // A long cluster name is shortened differently for a longer ordinal.
-            let by_name = known
-                .iter()
-                .copied()
-                .find(|o| slot_name(&policy.cluster, *o) == slot.slot_name);
-            by_digits.or(by_name).map(|ordinal| (ordinal, slot))
+            let by_name = || {
+                let mut known = known.iter().copied();
+                known.find(|o| slot_name(&policy.cluster, *o) == slot.slot_name)
+            };
+            by_digits.or_else(by_name).map(|ordinal| (ordinal, slot))
         })
         .collect()
 }

@@ -177,7 +177,7 @@ fn restarts(demo: &Demo) -> Restarts {
     pods.collect()
 }
 
-fn controller(demo: &Demo) -> DemoStatus {
+pub(crate) fn controller(demo: &Demo) -> DemoStatus {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let reply = runtime
         .expect("runtime")

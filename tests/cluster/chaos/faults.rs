@@ -71,7 +71,7 @@ impl Fault {
     }
 }
 
-fn ask(demo: &Demo, words: &[&str]) -> String {
+pub(crate) fn ask(demo: &Demo, words: &[&str]) -> String {
     let output = demo.try_ask(words);
     let said = if output.status.success() {
         output.stdout
@@ -100,7 +100,7 @@ fn kill_child(demo: &Demo, pod: u32, title: &str) -> String {
 }
 
 /// Signals only what works for this demo: what a status says may be a moment old.
-fn send(demo: &Demo, pid: u32, signal: Signal) -> String {
+pub(crate) fn send(demo: &Demo, pid: u32, signal: Signal) -> String {
     let ours = |text: &str| text.contains(&demo.directory.display().to_string());
     let cwd = std::fs::read_link(Path::new("/proc").join(pid.to_string()).join("cwd"));
     let works = cwd.is_ok_and(|cwd| ours(&cwd.display().to_string())) || ours(&file(pid, "environ"));

@@ -107,10 +107,27 @@ fn lost_lease(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -
     create(turn, standing, Some(facts), "the Lease was deleted")
 }
 
-/// A primary in office whose Lease was deleted writes it again as it was.
+/// A primary in office whose Lease was deleted writes it again as it was: while its last renewal is valid, and nobody is
+/// heard to know of a later term.
 pub(super) fn again(turn: Turn<'_>, standing: &Standing) -> Decision {
     let known = turn.memory.lease.record.clone();
-    match known.filter(|record| standing.missing && record.held_by(&turn.policy.identity)) {
+    let times = turn.policy.times;
+    let valid = |record: &LeaseRecord| {
+        let renewal = turn.observation.lease.renewal;
+        renewal.is_some_and(|renewal| {
+            renewal.term == record.term && standing.at_ms < renewal.sent_at_ms + times.renew_deadline_ms
+        })
+    };
+    let unknown_later = |record: &LeaseRecord| {
+        let mut reports = turn
+            .observation
+            .peers
+            .values()
+            .filter_map(|peer| peer.leadership.as_ref());
+        reports.all(|report| report.term.max(report.promised_term) <= record.term)
+    };
+    let own = |record: &LeaseRecord| record.held_by(&turn.policy.identity);
+    match known.filter(|record| standing.missing && own(record) && valid(record) && unknown_later(record)) {
         Some(mut record) => {
             record.renewals += 1;
             let write = standing.write(LeasePurpose::Claim, record);
@@ -190,7 +207,7 @@ pub(super) fn initdb(turn: Turn<'_>, standing: &Standing) -> Decision {
 
 /// The Lease of a cluster that was never made: its maker, an earlier pod of this name, has gone.
 pub(super) fn take_over(turn: Turn<'_>, standing: &Standing) -> Decision {
-    let Some(record) = &standing.record else {
+    let Some(record) = standing.record else {
         return turn.row(unread(standing), String::new());
     };
     if record.holder.is_some() && !standing.expired {

@@ -10,7 +10,7 @@ use crate::core::supervision::{CloneReason, JobRequest, ServerRole, StopMode, Up
 use crate::core::wal::{Relation, WalPosition};
 
 use super::super::{slots, standby};
-use super::standing::Standing;
+use super::standing::{Standing, recorded};
 use super::told::JOINING;
 use super::{Turn, stand, unread, was_primary};
 
@@ -22,7 +22,7 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
     let Some(server) = &turn.observation.server else {
         return turn.row(Situation::Unresponsive, String::new()).soon();
     };
-    let Some(record) = &standing.record else {
+    let Some(record) = standing.record else {
         return turn.row(unread(standing), String::new());
     };
     if record
@@ -138,7 +138,7 @@ fn attached(
 
 fn streaming(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: Ordinal) -> Decision {
     let detail = format!("timeline {}, term {}", server.timeline, standing.term());
-    let paused = standing.record.as_ref().is_some_and(|record| record.paused);
+    let paused = standing.record.is_some_and(|record| record.paused);
     let situation = if paused {
         Situation::Paused
     } else {
@@ -224,7 +224,7 @@ fn detached(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: 
 
 /// PostgreSQL does not run and the directory is complete.
 pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -> Decision {
-    let Some(record) = &standing.record else {
+    let Some(record) = standing.record else {
         return turn.row(unread(standing), String::new());
     };
     let mut turn = match stand::last_holder(turn, standing, record, facts) {
@@ -257,12 +257,17 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
         return turn.row(Situation::AheadOfPrimary, detail);
     }
     let forked = relation.map(|relation| relation == Relation::Forked);
+    // It handed over, and may be the one witness of that: it can stand for primary again.
+    let clean = facts.control_state == ControlState::ShutDown;
+    let incarnation = turn.supervisor.incarnation.as_ref();
+    let witness = clean && recorded(record, turn.policy.ordinal, incarnation);
     match (was_primary(facts), forked) {
+        (true, None) if witness && (standing.suspects || record.holder.is_none()) => {}
         (true, None) => {
             let detail = probe_text(&turn);
             return turn.row(Situation::AwaitingPrimary, detail).soon();
         }
-        (true, Some(false)) if facts.control_state == ControlState::ShutDown => {}
+        (true, Some(false)) if clean => {}
         (true, Some(_)) | (false, Some(true)) => return rewind(turn, standing, upstream_facts),
         (false, _) => {}
     }
@@ -351,10 +356,7 @@ fn clone(
     facts: Option<&UpstreamFacts>,
     (situation, reason): (Situation, CloneReason),
 ) -> Decision {
-    let wanted = standing
-        .record
-        .as_ref()
-        .and_then(|record| record.system_identifier);
+    let wanted = standing.record.and_then(|record| record.system_identifier);
     let upstream = standing
         .holder_elsewhere
         .and_then(|holder| upstream(&turn, standing, holder));
@@ -423,12 +425,7 @@ fn upstream(turn: &Turn<'_>, standing: &Standing, holder: Ordinal) -> Option<Ups
 
 /// The name under which a member confirms whose recorded incarnation is another one.
 fn joining(turn: &Turn<'_>, standing: &Standing) -> Option<String> {
-    let recorded = standing
-        .record
-        .as_ref()?
-        .synchronous
-        .members
-        .get(&turn.policy.ordinal)?;
+    let recorded = standing.record?.synchronous.members.get(&turn.policy.ordinal)?;
     let other = turn.supervisor.incarnation.as_ref() != Some(recorded);
     other.then(|| format!("{}-{}{JOINING}", turn.policy.cluster, turn.policy.ordinal))
 }

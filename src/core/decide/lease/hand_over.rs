@@ -114,7 +114,7 @@ pub(super) fn while_stopped(
 
 /// The pod is ending.
 pub(super) fn leaving(turn: Turn<'_>, standing: &Standing) -> Decision {
-    let Some(record) = standing.record.as_ref().filter(|_| standing.is_holder) else {
+    let Some(record) = standing.record.filter(|_| standing.is_holder) else {
         return turn.row(Situation::Leaving, String::new());
     };
     let stopped = matches!(turn.supervisor.postmaster, Postmaster::Stopped { .. });
@@ -228,7 +228,7 @@ fn named(
     standing.write(LeasePurpose::HandOver, next)
 }
 
-/// Those who have everything besides the successor, if they are enough; else the recorded set as it is.
+/// Those who have everything besides the successor, the old primary first, if they are enough; else the recorded set as it is.
 fn witnesses(turn: &Turn<'_>, record: &LeaseRecord, lsn: Lsn, successor: Ordinal) -> SynchronousSet {
     let holds_all = |member: &Ordinal| {
         let peer = turn.observation.peers.get(member);
@@ -244,8 +244,13 @@ fn witnesses(turn: &Turn<'_>, record: &LeaseRecord, lsn: Lsn, successor: Ordinal
     };
     let members = record.synchronous.members.iter();
     let members = members.filter(|(member, _)| **member != successor && holds_all(member));
+    let own = turn
+        .supervisor
+        .incarnation
+        .clone()
+        .map(|own| (turn.policy.ordinal, own));
     let set = SynchronousSet {
-        members: members.map(|(m, i)| (*m, i.clone())).collect(),
+        members: members.map(|(m, i)| (*m, i.clone())).chain(own).collect(),
         quorum: record.synchronous.quorum,
     };
     if set.members.len() >= set.quorum as usize {

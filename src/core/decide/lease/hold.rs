@@ -21,7 +21,7 @@ const FAILED_STARTS: u32 = 3;
 
 /// PostgreSQL runs as the primary.
 pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decision {
-    let Some(record) = &standing.record else {
+    let Some(record) = standing.record else {
         return turn.row(Situation::LeaseUnread, String::new());
     };
     if let Some(until_ms) = licence_due(&turn, standing) {
@@ -213,7 +213,7 @@ fn overtaken(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Opti
 
 /// The Lease names this member, whose PostgreSQL runs as a standby: it is promoted.
 pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decision {
-    let Some(record) = &standing.record else {
+    let Some(record) = standing.record else {
         return turn.row(Situation::LeaseUnread, String::new());
     };
     let detail = format!("term {}", record.term);
@@ -265,7 +265,7 @@ pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
 
 /// The Lease names this member, whose PostgreSQL does not run.
 pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -> Decision {
-    let Some(record) = &standing.record else {
+    let Some(record) = standing.record else {
         return turn.row(Situation::LeaseUnread, String::new());
     };
     if turn.memory.lease.handing_over.is_some() {

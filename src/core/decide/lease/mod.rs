@@ -153,7 +153,7 @@ fn stopped(turn: Turn<'_>, standing: &Standing) -> Decision {
 }
 
 fn empty(turn: Turn<'_>, standing: &Standing) -> Decision {
-    match &standing.record {
+    match standing.record {
         None => first::without_lease(turn, standing, None),
         Some(record) if standing.is_holder && record.system_identifier.is_none() => {
             first::initdb(turn, standing)
@@ -170,7 +170,7 @@ fn empty(turn: Turn<'_>, standing: &Standing) -> Decision {
 }
 
 fn complete(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -> Decision {
-    let Some(record) = &standing.record else {
+    let Some(record) = standing.record else {
         return first::without_lease(turn, standing, Some(facts));
     };
     if let Some(recorded) = record.system_identifier

@@ -23,7 +23,7 @@ pub(super) fn renewal(
     memory: &Memory,
     standing: &Standing,
 ) -> Option<LeaseWrite> {
-    let record = standing.record.as_ref()?;
+    let record = standing.record?;
     // A disk that takes nothing any more must not keep others from taking over.
     let disk_failing = observation
         .supervisor
@@ -82,8 +82,8 @@ pub(super) fn gate_until_ms(observation: &Observation, standing: &Standing) -> u
 pub(in crate::core::decide) fn note(policy: &Policy, memory: &mut Memory, observation: &Observation) {
     let standing = Standing::of(policy, memory, observation);
     let lease = &mut memory.lease;
-    if let Some(record) = &standing.record {
-        lease.record = Some(record.clone());
+    if standing.record.is_some() && lease.record.as_ref() != standing.record {
+        lease.record = standing.record.cloned();
     }
     note_confirmations(policy, lease, observation, &standing);
     note_streaming(policy, lease, observation);
@@ -117,7 +117,7 @@ fn note_confirmations(
     observation: &Observation,
     standing: &Standing,
 ) {
-    let Some(record) = standing.record.as_ref().filter(|_| standing.is_holder) else {
+    let Some(record) = standing.record.filter(|_| standing.is_holder) else {
         lease.beats.clear();
         lease.confirmed_until_ms = 0;
         return;
@@ -212,7 +212,7 @@ fn confirmations_needed(policy: &Policy, record: &LeaseRecord) -> usize {
 
 /// The beat that this standby confirms: it has promised nothing newer, and sees its primary.
 pub(super) fn confirms(policy: &Policy, observation: &Observation, standing: &Standing) -> Option<Office> {
-    let record = standing.record.as_ref()?;
+    let record = standing.record?;
     let holder = standing.holder_elsewhere?;
     let peer = observation.peers.get(&holder)?;
     let office = peer.leadership.as_ref()?.office?;

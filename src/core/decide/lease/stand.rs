@@ -22,7 +22,6 @@ use super::{Turn, office};
 pub(super) fn consider<'a>(turn: Turn<'a>, standing: &Standing) -> Result<Decision, Turn<'a>> {
     let Some(record) = standing
         .record
-        .as_ref()
         .filter(|record| record.system_identifier.is_some())
     else {
         return Err(turn);
@@ -35,6 +34,8 @@ pub(super) fn consider<'a>(turn: Turn<'a>, standing: &Standing) -> Result<Decisi
     }
     let vacant = record.holder.is_none() || own_name(&turn, record);
     match record.synchronous.proof() {
+        // It has proved that it has everything, and nobody has been primary since.
+        Some(_) if vacant && claimed_last(&turn, record) => by_proof(turn, standing, record, (1, vacant)),
         Some(proof) => by_proof(turn, standing, record, (proof, vacant)),
         None if office::nothing_provable(record) && (vacant || standing.suspects) => {
             let detail = "no standby is known to have every commit".to_owned();
@@ -323,6 +324,13 @@ fn only_since(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
     held > 0 && complete && later.all(own)
 }
 
+/// The last claim was this member's, with the directory that it still has.
+fn claimed_last(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
+    let last = record.history.last();
+    let own = last.is_some_and(|entry| entry.new_leader == turn.policy.identity.pod && entry.lsn.is_some());
+    own && in_set(turn, record)
+}
+
 fn forced(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
     matches!(record.request, Some(MoveRequest::Failover { to, .. }) if to == turn.policy.ordinal)
 }
@@ -385,7 +393,8 @@ pub(super) fn last_holder<'a>(
     }
     let clean = facts.control_state == ControlState::ShutDown;
     let released = record.holder.is_none() && record.released_by == Some(turn.policy.ordinal) && clean;
-    if !released && !own_name(&turn, record) && !(record.holder.is_none() && only_since(&turn, record)) {
+    let given_back = record.holder.is_none() && only_since(&turn, record);
+    if !(released || given_back || own_name(&turn, record)) {
         return Err(turn);
     }
     if record.paused && !released && !own_name(&turn, record) {

@@ -12,11 +12,11 @@ use crate::core::supervision::{Postmaster, ServerRole};
 const WRITE_PAUSE_MS: u64 = 250;
 
 /// Who is what in this turn.
-pub(super) struct Standing {
+pub(super) struct Standing<'a> {
     pub(super) at_ms: u64,
     /// The newest record, even if the API server no longer answers.
-    pub(super) record: Option<LeaseRecord>,
-    version: Option<String>,
+    pub(super) record: Option<&'a LeaseRecord>,
+    version: Option<&'a str>,
     pub(super) missing: bool,
     pub(super) is_holder: bool,
     /// The member whose pod the record names, unless it is this pod.
@@ -35,17 +35,15 @@ pub(super) struct Standing {
     pub(super) suspects: bool,
 }
 
-impl Standing {
-    pub(super) fn of(policy: &Policy, memory: &Memory, observation: &Observation) -> Self {
+impl<'a> Standing<'a> {
+    pub(super) fn of(policy: &Policy, memory: &Memory, observation: &'a Observation) -> Self {
         let (lease, at_ms) = (&observation.lease, observation.at_ms);
-        let record = lease.stored.as_ref().map(|stored| stored.record.clone());
-        let is_holder = record
-            .as_ref()
-            .is_some_and(|record| record.held_by(&policy.identity));
-        let term = record.as_ref().map_or(0, |record| record.term);
+        let record = lease.stored.as_ref().map(|stored| &stored.record);
+        let is_holder = record.is_some_and(|record| record.held_by(&policy.identity));
+        let term = record.map_or(0, |record| record.term);
         let renewed = lease.renewal.filter(|renewal| is_holder && renewal.term == term);
         let confirmed = is_holder && memory.lease.confirmed_term == term;
-        let duration_ms = record.as_ref().map_or(0, |record| record.lease_duration_ms);
+        let duration_ms = record.map_or(0, |record| record.lease_duration_ms);
         let duration_ms = duration_ms.max(policy.times.lease_duration_ms);
         let failed_lately = lease
             .write_failed_at_ms
@@ -55,10 +53,10 @@ impl Standing {
             version: lease
                 .stored
                 .as_ref()
-                .map(|stored| stored.resource_version.clone()),
+                .map(|stored| stored.resource_version.as_str()),
             missing: lease.missing,
             is_holder,
-            holder_elsewhere: holder(policy, record.as_ref()).filter(|_| !is_holder),
+            holder_elsewhere: holder(policy, record).filter(|_| !is_holder),
             renewed_until_ms: renewed.map_or(0, |r| r.sent_at_ms + policy.times.renew_deadline_ms),
             confirmed_until_ms: if confirmed {
                 memory.lease.confirmed_until_ms
@@ -71,13 +69,13 @@ impl Standing {
             may_write: !lease.writing && !failed_lately,
             promised: observation.supervisor.as_ref().map_or(0, |s| s.terms.promised),
             final_position: final_position(observation),
-            suspects: suspects(policy, memory, observation, record.as_ref()),
+            suspects: suspects(policy, memory, observation, record),
             record,
         }
     }
 
     pub(super) fn term(&self) -> u64 {
-        self.record.as_ref().map_or(0, |record| record.term)
+        self.record.map_or(0, |record| record.term)
     }
 
     /// A holder that may acknowledge now.
@@ -94,7 +92,7 @@ impl Standing {
 
     /// A write over the newest known version, if one may be begun now.
     pub(super) fn write(&self, purpose: LeasePurpose, record: LeaseRecord) -> Option<LeaseWrite> {
-        let over = self.version.clone();
+        let over = self.version.map(str::to_owned);
         self.may_write.then_some(LeaseWrite {
             purpose,
             over,
@@ -104,7 +102,7 @@ impl Standing {
 
     /// For a sentence.
     pub(super) fn holder_name(&self) -> String {
-        let holder = self.record.as_ref().and_then(|record| record.holder.as_ref());
+        let holder = self.record.and_then(|record| record.holder.as_ref());
         holder.map_or_else(
             || "nobody holds the Lease".to_owned(),
             |holder| format!("\"{}\" holds the Lease in term {}", holder.pod, self.term()),

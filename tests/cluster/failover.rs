@@ -1,0 +1,232 @@
+//! With a Lease: who takes over when, that nothing acknowledged is lost, and that nobody acknowledges without a right.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::harness::{Demo, LIMIT, Start, member, members, wait_for};
+
+fn lease(version: u32, more: &[&str]) -> Demo {
+    let demo = Start::lease(version).with(more).run();
+    demo.wait_streaming(2);
+    demo
+}
+
+fn primary(status: &Value) -> String {
+    let found = members(status).iter().find(|member| member["role"] == "primary");
+    found
+        .and_then(|member| member["name"].as_str())
+        .expect("a primary")
+        .to_owned()
+}
+
+fn ordinal(name: &str) -> &str {
+    name.rsplit('-').next().expect("an ordinal")
+}
+
+fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid.cast_signed()).expect("a pid");
+    kill_process(pid, signal).expect("a signal");
+}
+
+/// Inserts `number` through whoever is primary; true once it is acknowledged.
+fn insert(demo: &Demo, number: i64) -> bool {
+    let sql = format!("INSERT INTO numbers VALUES ({number}) ON CONFLICT DO NOTHING");
+    demo.try_sql(&[], &sql).status.success()
+}
+
+fn insert_soon(demo: &Demo, number: i64) {
+    assert!(
+        wait_for(LIMIT, || insert(demo, number)),
+        "{number} was never taken"
+    );
+}
+
+/// All members agree, and have every number up to `last`.
+fn complete(demo: &Demo, last: i64) {
+    demo.wait_streaming(2);
+    for ordinal in ["0", "1", "2"] {
+        demo.wait_sql(
+            &["--member", ordinal],
+            "SELECT count(*) FROM numbers",
+            &last.to_string(),
+        );
+    }
+}
+
+#[test]
+fn a_lost_primary_is_replaced_and_comes_back_as_a_standby_with_nothing_lost() {
+    let demo = lease(16, &[]);
+    let identifier = demo.status().expect("a status")["system_identifier"].clone();
+    demo.sql(&[], "CREATE TABLE numbers (number bigint PRIMARY KEY)");
+    insert_soon(&demo, 1);
+    // Killed: the next term is another member's.
+    let before = demo.wait_streaming(2);
+    let first = primary(&before);
+    demo.ask(&["delete-pod", ordinal(&first), "--force"]);
+    insert_soon(&demo, 2);
+    let after = demo.wait_streaming(2);
+    assert_ne!(primary(&after), first);
+    assert!(after["term"].as_u64() > before["term"].as_u64(), "{after}");
+    assert_eq!(after["system_identifier"], identifier);
+    // Its volume is gone as well: it clones.
+    let second = primary(&after);
+    demo.ask(&["delete-pod", ordinal(&second), "--force", "--wipe-volume"]);
+    insert_soon(&demo, 3);
+    let third = primary(&demo.wait_streaming(2));
+    assert_ne!(third, second);
+    // Deleted as one should: handed over.
+    demo.ask(&["delete-pod", ordinal(&third)]);
+    insert_soon(&demo, 4);
+    assert_ne!(primary(&demo.wait_streaming(2)), third);
+    complete(&demo, 4);
+}
+
+#[test]
+fn a_killed_postmaster_goes_on_as_the_primary_it_was() {
+    let demo = lease(15, &[]);
+    demo.sql(&[], "CREATE TABLE numbers (number bigint PRIMARY KEY)");
+    let before = demo.wait_streaming(2);
+    let name = primary(&before);
+    signal(demo.pid(&name, "postgres"), Signal::KILL);
+    insert_soon(&demo, 1);
+    let after = demo.wait_streaming(2);
+    assert_eq!((primary(&after), &after["term"]), (name.clone(), &before["term"]));
+    assert_eq!(member(&after, &name)["timeline"], 1);
+    complete(&demo, 1);
+}
+
+#[test]
+fn a_frozen_primary_is_replaced_and_acknowledges_nothing_after_its_thaw() {
+    let demo = lease(16, &[]);
+    demo.sql(&[], "CREATE TABLE numbers (number bigint PRIMARY KEY)");
+    let first = primary(&demo.wait_streaming(2));
+    let old = demo.ask(&["dsn", "--member", ordinal(&first)]);
+    // A session that stays open at the old primary, about to commit.
+    let mut pinned = std::process::Command::new(crate::harness::programs(16).join("psql"))
+        .args([
+            "-X",
+            "-q",
+            "-c",
+            "INSERT INTO numbers SELECT 100 FROM pg_sleep(4)",
+        ])
+        .arg(old)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("psql");
+    demo.wait_sql(
+        &["--member", ordinal(&first)],
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'INSERT%pg_sleep(4)'",
+        "1",
+    );
+    demo.ask(&["freeze", ordinal(&first)]);
+    let others: Vec<&str> = ["0", "1", "2"]
+        .into_iter()
+        .filter(|o| *o != ordinal(&first))
+        .collect();
+    let moved = wait_for(LIMIT, || {
+        others.iter().any(|other| {
+            let sql = "INSERT INTO numbers VALUES (1) ON CONFLICT DO NOTHING";
+            demo.try_sql(&["--member", other], sql).status.success()
+        })
+    });
+    assert!(moved, "nobody took over from a frozen primary");
+    demo.ask(&["thaw", ordinal(&first)]);
+    let ended = pinned.wait().expect("psql");
+    let present = demo.sql(&[], "SELECT count(*) FROM numbers WHERE number = 100");
+    assert!(
+        !ended.success() || present == "1",
+        "acknowledged by a primary without a right, and lost"
+    );
+    assert_ne!(primary(&demo.wait_streaming(2)), first);
+    insert_soon(&demo, 2);
+}
+
+#[test]
+fn the_api_server_may_be_away_while_a_standby_is_lost() {
+    let times = [
+        "--set",
+        "PODGRES_LEASE_DURATION=6s",
+        "--set",
+        "PODGRES_RENEW_DEADLINE=2500ms",
+    ];
+    let demo = lease(
+        16,
+        &[&times[..], &["--set", "PODGRES_RETRY_PERIOD=500ms"]].concat(),
+    );
+    demo.sql(&[], "CREATE TABLE numbers (number bigint PRIMARY KEY)");
+    let before = demo.wait_streaming(2);
+    let name = primary(&before);
+    let standby = members(&before)
+        .iter()
+        .find(|m| m["role"] == "standby")
+        .expect("a standby");
+    demo.ask(&["api", "down"]);
+    demo.ask(&[
+        "delete-pod",
+        ordinal(standby["name"].as_str().expect("a name")),
+        "--force",
+    ]);
+    // Far beyond the Lease's duration writes go on, one after the other.
+    let begun = Instant::now();
+    let mut number = 0;
+    while begun.elapsed() < Duration::from_secs(12) {
+        number += 1;
+        assert!(
+            insert(&demo, number),
+            "write {number} after {:?}",
+            begun.elapsed()
+        );
+    }
+    demo.ask(&["api", "up"]);
+    let after = demo.wait_streaming(2);
+    assert_eq!((primary(&after), &after["term"]), (name, &before["term"]));
+    complete(&demo, number);
+}
+
+#[test]
+fn under_async_a_frozen_sidecar_ends_the_acknowledgements() {
+    let words = [
+        "--set",
+        "PODGRES_DURABILITY=async",
+        "--set",
+        "PODGRES_LEASE_DURATION=6s",
+    ];
+    let more = [
+        "--set",
+        "PODGRES_RENEW_DEADLINE=2500ms",
+        "--set",
+        "PODGRES_RETRY_PERIOD=500ms",
+    ];
+    let demo = lease(16, &[&words[..], &more[..]].concat());
+    demo.sql(&[], "CREATE TABLE numbers (number bigint PRIMARY KEY)");
+    let first = primary(&demo.wait_streaming(2));
+    let sidecar = demo.pid(&first, "sidecar");
+    signal(sidecar, Signal::STOP);
+    // Straight at the old primary, in a session of its own: nobody confirms, so nothing is acknowledged.
+    let mut direct = std::process::Command::new(crate::harness::programs(16).join("psql"))
+        .args(["-X", "-q", "-c", "INSERT INTO numbers VALUES (100)"])
+        .arg(demo.ask(&["dsn", "--member", ordinal(&first)]))
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("psql");
+    let others: Vec<&str> = ["0", "1", "2"]
+        .into_iter()
+        .filter(|o| *o != ordinal(&first))
+        .collect();
+    let moved = wait_for(LIMIT, || {
+        others.iter().any(|other| {
+            let sql = "INSERT INTO numbers VALUES (1) ON CONFLICT DO NOTHING";
+            demo.try_sql(&["--member", other], sql).status.success()
+        })
+    });
+    assert!(moved, "nobody took over");
+    assert!(
+        !direct.wait().expect("psql").success(),
+        "acknowledged without a right"
+    );
+    signal(sidecar, Signal::CONT);
+    assert_ne!(primary(&demo.wait_streaming(2)), first);
+}

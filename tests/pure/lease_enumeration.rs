@@ -1,0 +1,158 @@
+//! Observations under a Lease: families of choices gone through completely, and a sweep over all of them at once.
+
+use podgres::core::decision::Memory;
+use podgres::core::observation::Observation;
+use podgres::core::policy::Policy;
+
+use crate::lease_worlds::{COUNT, Choice, Of, SIZES, lease_policy, observed, remembered};
+
+/// Points of the sweep over the product of all choices.
+const SWEEP: u64 = 150_000;
+
+pub(crate) type Visit<'a> = &'a mut dyn FnMut(&Choice, &Policy, &Memory, &Observation);
+
+/// Everything below.
+pub(crate) fn each(visit: Visit<'_>) {
+    use Of::{
+        Age, Bound, Condemned, Confirmed, Directory, Down, Durability, HandingOver, Held, Holder, HolderPeer,
+        Identifier, Incarnation, Job, Licence, Me, Paused, Postmaster, Promised, Renewal, Request, Server,
+        Set, Stopping, ThirdPeer, Told, Upstream, Wishes, Write,
+    };
+    let usual = Choice::usual();
+    let detached = usual.with(Postmaster, 6).with(Server, 4).with(HolderPeer, 4);
+    // Suspect, detach, compare, claim.
+    family(
+        visit,
+        usual.with(HolderPeer, 4),
+        &[Holder, Age, Promised, Set, Durability, ThirdPeer],
+    );
+    family(
+        visit,
+        detached,
+        &[Holder, Age, Promised, Set, Durability, ThirdPeer],
+    );
+    family(
+        visit,
+        detached.with(Promised, 2),
+        &[Age, Set, Durability, Incarnation, ThirdPeer, Bound, Wishes],
+    );
+    family(
+        visit,
+        detached.with(Promised, 2),
+        &[Server, Paused, Request, Set, ThirdPeer, HolderPeer, Age],
+    );
+    family(
+        visit,
+        usual,
+        &[Postmaster, Server, HolderPeer, ThirdPeer, Promised, Set],
+    );
+    // Follow, rewind, clone.
+    family(
+        visit,
+        usual,
+        &[Holder, Postmaster, Server, Upstream, Promised, Incarnation],
+    );
+    let down = usual.with(Postmaster, 0).with(Server, 0);
+    family(
+        visit,
+        down,
+        &[Me, Holder, Directory, Upstream, Promised, Held, Age],
+    );
+    family(
+        visit,
+        down,
+        &[Holder, Directory, Upstream, Condemned, Wishes, Job, Paused],
+    );
+    // Take office, stay, leave.
+    let primary = Choice::primary();
+    let closed = primary.with(Postmaster, 0).with(Server, 0);
+    family(
+        visit,
+        closed,
+        &[
+            Renewal, Confirmed, Directory, Held, Promised, Licence, Write, Identifier,
+        ],
+    );
+    family(
+        visit,
+        closed,
+        &[Me, Directory, HandingOver, ThirdPeer, Down, Stopping, Set, Write],
+    );
+    family(
+        visit,
+        primary,
+        &[Renewal, Confirmed, Promised, Licence, Server, Postmaster, Write],
+    );
+    family(
+        visit,
+        primary,
+        &[Set, Durability, Told, ThirdPeer, HolderPeer, Write],
+    );
+    family(visit, primary, &[Set, Durability, Told, Bound, Incarnation, Held]);
+    family(
+        visit,
+        primary,
+        &[Request, HandingOver, ThirdPeer, Down, Paused, Stopping, Set],
+    );
+    let named = detached.with(Holder, 0);
+    family(
+        visit,
+        named,
+        &[Server, Postmaster, Renewal, Promised, Licence, Set, Write],
+    );
+    sweep(visit);
+}
+
+/// Every combination of the values of some choices, the others as in `base`.
+fn family(visit: Visit<'_>, base: Choice, free: &[Of]) {
+    let mut choice = base;
+    for of in free {
+        choice.0[*of as usize] = 0;
+    }
+    loop {
+        show(visit, &choice);
+        let Some(next) = free.iter().find(|of| {
+            let at = **of as usize;
+            choice.0[at] = (choice.0[at] + 1) % SIZES[at];
+            choice.0[at] != 0
+        }) else {
+            return;
+        };
+        debug_assert!(choice.0[*next as usize] > 0);
+    }
+}
+
+/// The same points at every run, spread over all choices.
+fn sweep(visit: Visit<'_>) {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut draw = |size: u8| {
+        // Steele, Lea, Flood: "Fast splittable pseudorandom number generators" (SplitMix64).
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        u8::try_from((z ^ (z >> 31)) % u64::from(size)).unwrap_or(0)
+    };
+    for point in 0..SWEEP {
+        let mut choice = match point % 3 {
+            0 => Choice::usual(),
+            1 => Choice::primary(),
+            _ => Choice::usual().with(Of::Postmaster, 0).with(Of::Server, 0),
+        };
+        for at in 0..COUNT {
+            // Half of the choices stay usual: with all at random, most worlds would end at the first row.
+            if draw(2) == 0 {
+                choice.0[at] = draw(SIZES[at]);
+            }
+        }
+        show(visit, &choice);
+    }
+}
+
+fn show(visit: Visit<'_>, choice: &Choice) {
+    visit(
+        choice,
+        &lease_policy(choice),
+        &remembered(choice),
+        &observed(choice),
+    );
+}
