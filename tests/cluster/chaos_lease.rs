@@ -5,7 +5,8 @@
 //! `PODGRES_CHAOS_DURABILITY` is `majority`, or `async`, which may lose rows and must not let two acknowledge;
 //! `PODGRES_CHAOS_SET` gives the pods a setting, e.g. `PODGRES_GATE=off`, to see that a check notices;
 //! `PODGRES_CHAOS_FAULTS` draws only kinds whose names contain one of these words. The Lease's times are drawn
-//! too. A run that fails keeps its folder: logs, volumes, the Lease, the last decisions.
+//! too. A run that fails keeps its folder: logs, volumes, the Lease, the last decisions; `PODGRES_CHAOS_DIR` names
+//! one that is kept in any case.
 
 mod anomalies;
 mod checks;
@@ -74,18 +75,20 @@ fn chaos_with_a_lease_loses_no_acknowledged_row_and_everything_heals() {
         arguments: arguments(seed, &durability),
     };
     say(&format!(
-        "PODGRES_CHAOS_SEED={seed}, {minutes} minutes, PostgreSQL {version}, {:?}, in {}",
-        start.arguments,
-        folder.path().display()
+        "PODGRES_CHAOS_SEED={seed}, {minutes} minutes, PostgreSQL {version}, {:?}",
+        start.arguments
     ));
-    let directory: PathBuf = folder.path().join("demo");
+    let named = std::env::var_os("PODGRES_CHAOS_DIR").map(PathBuf::from);
+    let directory = named.unwrap_or_else(|| folder.path().join("demo"));
+    say(&format!("in {}", directory.display()));
     let demo = start.run_in(&directory);
     let ledger = Arc::new(Ledger::new(durability == "majority"));
     let whole = catch_unwind(AssertUnwindSafe(|| run(&demo, &ledger, seed, minutes)));
     if let Err(panic) = whole {
         report::failure(&demo, &ledger, seed);
         drop(demo);
-        say(&format!("kept in {}", folder.keep().display()));
+        say(&format!("kept in {}", directory.display()));
+        let _kept = folder.keep();
         resume_unwind(panic);
     }
 }
