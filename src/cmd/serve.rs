@@ -104,7 +104,10 @@ fn lease_counters(standing: &Standing) -> LeaseCounters {
     LeaseCounters {
         age_ms: age(standing.changed_at_ms),
         answered_ms_ago: age(standing.answered_at_ms),
-        right_ms: standing.gate_until_ms.checked_sub(now_ms).filter(|rest| *rest > 0),
+        right_ms: standing
+            .gate_until_ms
+            .checked_sub(now_ms)
+            .filter(|rest| *rest > 0),
         gate_attached: standing.gate_attached,
         errors_total: standing.errors,
     }

@@ -16,7 +16,10 @@ fn lease(version: u32, more: &[&str]) -> Demo {
 
 fn primary(status: &Value) -> String {
     let found = members(status).iter().find(|member| member["role"] == "primary");
-    found.and_then(|member| member["name"].as_str()).expect("a primary").to_owned()
+    found
+        .and_then(|member| member["name"].as_str())
+        .expect("a primary")
+        .to_owned()
 }
 
 fn ordinal(name: &str) -> &str {
@@ -35,14 +38,21 @@ fn insert(demo: &Demo, number: i64) -> bool {
 }
 
 fn insert_soon(demo: &Demo, number: i64) {
-    assert!(wait_for(LIMIT, || insert(demo, number)), "{number} was never taken");
+    assert!(
+        wait_for(LIMIT, || insert(demo, number)),
+        "{number} was never taken"
+    );
 }
 
 /// All members agree, and have every number up to `last`.
 fn complete(demo: &Demo, last: i64) {
     demo.wait_streaming(2);
     for ordinal in ["0", "1", "2"] {
-        demo.wait_sql(&["--member", ordinal], "SELECT count(*) FROM numbers", &last.to_string());
+        demo.wait_sql(
+            &["--member", ordinal],
+            "SELECT count(*) FROM numbers",
+            &last.to_string(),
+        );
     }
 }
 
@@ -96,7 +106,12 @@ fn a_frozen_primary_is_replaced_and_acknowledges_nothing_after_its_thaw() {
     let old = demo.ask(&["dsn", "--member", ordinal(&first)]);
     // A session that stays open at the old primary, about to commit.
     let mut pinned = std::process::Command::new(crate::harness::programs(16).join("psql"))
-        .args(["-X", "-q", "-c", "INSERT INTO numbers SELECT 100 FROM pg_sleep(4)"])
+        .args([
+            "-X",
+            "-q",
+            "-c",
+            "INSERT INTO numbers SELECT 100 FROM pg_sleep(4)",
+        ])
         .arg(old)
         .stderr(Stdio::null())
         .spawn()
@@ -107,7 +122,10 @@ fn a_frozen_primary_is_replaced_and_acknowledges_nothing_after_its_thaw() {
         "1",
     );
     demo.ask(&["freeze", ordinal(&first)]);
-    let others: Vec<&str> = ["0", "1", "2"].into_iter().filter(|o| *o != ordinal(&first)).collect();
+    let others: Vec<&str> = ["0", "1", "2"]
+        .into_iter()
+        .filter(|o| *o != ordinal(&first))
+        .collect();
     let moved = wait_for(LIMIT, || {
         others.iter().any(|other| {
             let sql = "INSERT INTO numbers VALUES (1) ON CONFLICT DO NOTHING";
@@ -118,27 +136,49 @@ fn a_frozen_primary_is_replaced_and_acknowledges_nothing_after_its_thaw() {
     demo.ask(&["thaw", ordinal(&first)]);
     let ended = pinned.wait().expect("psql");
     let present = demo.sql(&[], "SELECT count(*) FROM numbers WHERE number = 100");
-    assert!(!ended.success() || present == "1", "acknowledged by a primary without a right, and lost");
+    assert!(
+        !ended.success() || present == "1",
+        "acknowledged by a primary without a right, and lost"
+    );
     assert_ne!(primary(&demo.wait_streaming(2)), first);
     insert_soon(&demo, 2);
 }
 
 #[test]
 fn the_api_server_may_be_away_while_a_standby_is_lost() {
-    let times = ["--set", "PODGRES_LEASE_DURATION=6s", "--set", "PODGRES_RENEW_DEADLINE=2500ms"];
-    let demo = lease(16, &[&times[..], &["--set", "PODGRES_RETRY_PERIOD=500ms"]].concat());
+    let times = [
+        "--set",
+        "PODGRES_LEASE_DURATION=6s",
+        "--set",
+        "PODGRES_RENEW_DEADLINE=2500ms",
+    ];
+    let demo = lease(
+        16,
+        &[&times[..], &["--set", "PODGRES_RETRY_PERIOD=500ms"]].concat(),
+    );
     demo.sql(&[], "CREATE TABLE numbers (number bigint PRIMARY KEY)");
     let before = demo.wait_streaming(2);
     let name = primary(&before);
-    let standby = members(&before).iter().find(|m| m["role"] == "standby").expect("a standby");
+    let standby = members(&before)
+        .iter()
+        .find(|m| m["role"] == "standby")
+        .expect("a standby");
     demo.ask(&["api", "down"]);
-    demo.ask(&["delete-pod", ordinal(standby["name"].as_str().expect("a name")), "--force"]);
+    demo.ask(&[
+        "delete-pod",
+        ordinal(standby["name"].as_str().expect("a name")),
+        "--force",
+    ]);
     // Far beyond the Lease's duration writes go on, one after the other.
     let begun = Instant::now();
     let mut number = 0;
     while begun.elapsed() < Duration::from_secs(12) {
         number += 1;
-        assert!(insert(&demo, number), "write {number} after {:?}", begun.elapsed());
+        assert!(
+            insert(&demo, number),
+            "write {number} after {:?}",
+            begun.elapsed()
+        );
     }
     demo.ask(&["api", "up"]);
     let after = demo.wait_streaming(2);
@@ -148,8 +188,18 @@ fn the_api_server_may_be_away_while_a_standby_is_lost() {
 
 #[test]
 fn under_async_a_frozen_sidecar_ends_the_acknowledgements() {
-    let words = ["--set", "PODGRES_DURABILITY=async", "--set", "PODGRES_LEASE_DURATION=6s"];
-    let more = ["--set", "PODGRES_RENEW_DEADLINE=2500ms", "--set", "PODGRES_RETRY_PERIOD=500ms"];
+    let words = [
+        "--set",
+        "PODGRES_DURABILITY=async",
+        "--set",
+        "PODGRES_LEASE_DURATION=6s",
+    ];
+    let more = [
+        "--set",
+        "PODGRES_RENEW_DEADLINE=2500ms",
+        "--set",
+        "PODGRES_RETRY_PERIOD=500ms",
+    ];
     let demo = lease(16, &[&words[..], &more[..]].concat());
     demo.sql(&[], "CREATE TABLE numbers (number bigint PRIMARY KEY)");
     let first = primary(&demo.wait_streaming(2));
@@ -162,7 +212,10 @@ fn under_async_a_frozen_sidecar_ends_the_acknowledgements() {
         .stderr(Stdio::null())
         .spawn()
         .expect("psql");
-    let others: Vec<&str> = ["0", "1", "2"].into_iter().filter(|o| *o != ordinal(&first)).collect();
+    let others: Vec<&str> = ["0", "1", "2"]
+        .into_iter()
+        .filter(|o| *o != ordinal(&first))
+        .collect();
     let moved = wait_for(LIMIT, || {
         others.iter().any(|other| {
             let sql = "INSERT INTO numbers VALUES (1) ON CONFLICT DO NOTHING";
@@ -170,7 +223,10 @@ fn under_async_a_frozen_sidecar_ends_the_acknowledgements() {
         })
     });
     assert!(moved, "nobody took over");
-    assert!(!direct.wait().expect("psql").success(), "acknowledged without a right");
+    assert!(
+        !direct.wait().expect("psql").success(),
+        "acknowledged without a right"
+    );
     signal(sidecar, Signal::CONT);
     assert_ne!(primary(&demo.wait_streaming(2)), first);
 }

@@ -248,8 +248,12 @@ impl World {
 
     /// One primary, everybody streams from it, and the record and the setting are what they should be.
     pub(crate) fn is_settled(&self) -> Result<(), String> {
-        let Some(primary) = self.primary() else { return Err("no primary".to_owned()) };
-        let Some(stored) = &self.api.stored else { return Err("no Lease".to_owned()) };
+        let Some(primary) = self.primary() else {
+            return Err("no primary".to_owned());
+        };
+        let Some(stored) = &self.api.stored else {
+            return Err("no Lease".to_owned());
+        };
         let set = &stored.record.synchronous;
         for (at, member) in self
             .members

@@ -20,7 +20,10 @@ const NAMED: &[(u64, &str)] = &[
     (18, "a diverged standby was started again and again"),
     (16, "a diverged standby of an unclean directory"),
     (104, "nobody held the Lease after an unclean release"),
-    (53, "the Lease was deleted, and a member without its supervisor knew of no later term"),
+    (
+        53,
+        "the Lease was deleted, and a member without its supervisor knew of no later term",
+    ),
     (117, "a primary in a new term had not written it down"),
     (140, "a successor that did not answer was named"),
     (159, "a volume lost while its standby was scaled away"),
@@ -60,7 +63,9 @@ fn config(seed: u64) -> Config {
 /// The command that repeats a seed, with what was set for it.
 fn command(seed: u64) -> String {
     let kept = ["PODGRES_SIM_MEMBERS", "PODGRES_SIM_DURABILITY"];
-    let set = kept.iter().filter_map(|name| Some(format!("{name}={} ", std::env::var(name).ok()?)));
+    let set = kept
+        .iter()
+        .filter_map(|name| Some(format!("{name}={} ", std::env::var(name).ok()?)));
     let set: String = set.collect();
     format!("{set}PODGRES_SIM_SEED={seed} cargo test --test sim one_seed -- --nocapture")
 }
@@ -78,15 +83,26 @@ fn run(seed: u64, tally: &Mutex<Tally>) {
         tally.slowest = tally.slowest.max(at.saturating_sub(world.config.faults_until));
     }
     if let Err(error) = result {
-        println!("seed {seed}: {error}\n  {}\n  repeat: {}", world.config.name(), command(seed));
+        println!(
+            "seed {seed}: {error}\n  {}\n  repeat: {}",
+            world.config.name(),
+            command(seed)
+        );
         tally.failed.push(seed);
     }
 }
 
 /// Runs seeds until they are through, or until the time is over; then says what came of it.
 fn run_all(seeds: impl Iterator<Item = u64> + Send, threads: usize, limit: Duration) {
-    let (seeds, tally, began) = (Mutex::new(seeds.fuse()), Mutex::new(Tally::default()), Instant::now());
-    let (seeds_left, stop) = (AtomicU64::new(number("PODGRES_SIM_FAILURES").unwrap_or(20)), AtomicBool::new(false));
+    let (seeds, tally, began) = (
+        Mutex::new(seeds.fuse()),
+        Mutex::new(Tally::default()),
+        Instant::now(),
+    );
+    let (seeds_left, stop) = (
+        AtomicU64::new(number("PODGRES_SIM_FAILURES").unwrap_or(20)),
+        AtomicBool::new(false),
+    );
     // Only the numbers are shared; a world lives on one thread.
     let next = || {
         let over = began.elapsed() >= limit || stop.load(Ordering::Relaxed);
@@ -163,9 +179,13 @@ fn a_range() {
 fn the_range_of_this_commit() {
     let asked = || Command::new("git").args(["rev-parse", "HEAD"]).output().ok();
     let commit = std::env::var("PODGRES_SIM_COMMIT").ok().or_else(|| {
-        asked().filter(|output| output.status.success()).and_then(|output| String::from_utf8(output.stdout).ok())
+        asked()
+            .filter(|output| output.status.success())
+            .and_then(|output| String::from_utf8(output.stdout).ok())
     });
     let digits = commit.as_deref().and_then(|commit| commit.get(..10));
-    let first = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0xC0_FFEE);
+    let first = digits
+        .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+        .unwrap_or(0xC0_FFEE);
     run_all(first..first + 100, 1, LIMIT);
 }

@@ -9,8 +9,8 @@ use crate::core::status::{MemberState, Role};
 use crate::core::supervision::{CloneReason, JobKind};
 
 use super::exporter;
-use super::leadership;
 use super::family::{Family, Labels, Value, family, flag, gauges, number, real, seconds, whole};
+use super::leadership;
 use super::{Counters, RouteCounters};
 
 /// Every family, the empty ones too.

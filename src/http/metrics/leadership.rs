@@ -59,7 +59,11 @@ fn lease(view: &ClusterView, counters: &Counters) -> Vec<Family> {
             "How many standbys hold every acknowledged commit",
             set.map(|set| set.quorum.into()),
         ),
-        number("podgres_synchronous_members", "Members of the recorded synchronous set", members),
+        number(
+            "podgres_synchronous_members",
+            "Members of the recorded synchronous set",
+            members,
+        ),
         number(
             "podgres_promised_term",
             "This member takes no WAL from a primary of an earlier term",
@@ -90,11 +94,19 @@ fn patroni(view: &ClusterView) -> Vec<Family> {
     let server = me.server.as_ref();
     let labels = || vec![("scope", view.cluster.clone()), ("name", me.name.clone())];
     let value = |name, help, value: Option<Value>| {
-        gauges(name, help, value.map(|value| (labels(), value)).into_iter().collect())
+        gauges(
+            name,
+            help,
+            value.map(|value| (labels(), value)).into_iter().collect(),
+        )
     };
     let flag = |name, help, is: bool| value(name, help, Some(whole(is)));
     vec![
-        flag("patroni_postgres_running", "Value is 1 if Postgres is running", me.accepting),
+        flag(
+            "patroni_postgres_running",
+            "Value is 1 if Postgres is running",
+            me.accepting,
+        ),
         flag(
             "patroni_primary",
             "Value is 1 if this node is the leader",
@@ -115,13 +127,21 @@ fn patroni(view: &ClusterView) -> Vec<Family> {
             "Value is 1 if this node is a quorum standby",
             sync == Some("quorum"),
         ),
-        flag("patroni_postgres_streaming", "Value is 1 if Postgres is streaming", me.streaming()),
+        flag(
+            "patroni_postgres_streaming",
+            "Value is 1 if Postgres is streaming",
+            me.streaming(),
+        ),
         flag(
             "patroni_cluster_unlocked",
             "Value is 1 if the cluster is unlocked",
             moves::primary(view).is_none(),
         ),
-        flag("patroni_is_paused", "Value is 1 if auto failover is disabled", view.paused),
+        flag(
+            "patroni_is_paused",
+            "Value is 1 if auto failover is disabled",
+            view.paused,
+        ),
         value(
             "patroni_postgres_timeline",
             "Postgres timeline of this node",

@@ -119,7 +119,11 @@ pub(super) fn again(turn: Turn<'_>, standing: &Standing) -> Decision {
         })
     };
     let unknown_later = |record: &LeaseRecord| {
-        let mut reports = turn.observation.peers.values().filter_map(|peer| peer.leadership.as_ref());
+        let mut reports = turn
+            .observation
+            .peers
+            .values()
+            .filter_map(|peer| peer.leadership.as_ref());
         reports.all(|report| report.term.max(report.promised_term) <= record.term)
     };
     let own = |record: &LeaseRecord| record.held_by(&turn.policy.identity);

@@ -92,7 +92,9 @@ pub(super) fn while_stopped(
         .lease
         .down_since_ms
         .map_or(0, |since| standing.at_ms.saturating_sub(since));
-    if clean && waited_ms < 2 * turn.policy.times.stop_timeout_ms {
+    // What is being written may name the successor.
+    let undecided = turn.observation.lease.writing;
+    if clean && (undecided || waited_ms < 2 * turn.policy.times.stop_timeout_ms) {
         return turn
             .row(
                 Situation::HandingOver,
@@ -244,7 +246,11 @@ fn witnesses(turn: &Turn<'_>, record: &LeaseRecord, lsn: Lsn, successor: Ordinal
     };
     let members = record.synchronous.members.iter();
     let members = members.filter(|(member, _)| **member != successor && holds_all(member));
-    let own = turn.supervisor.incarnation.clone().map(|own| (turn.policy.ordinal, own));
+    let own = turn
+        .supervisor
+        .incarnation
+        .clone()
+        .map(|own| (turn.policy.ordinal, own));
     let set = SynchronousSet {
         members: members.map(|(m, i)| (*m, i.clone())).chain(own).collect(),
         quorum: record.synchronous.quorum,
