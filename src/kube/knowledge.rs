@@ -164,11 +164,13 @@ impl Knowledge {
         }
     }
 
-    /// Of several, the one that would change whose confirmation counts: it is the one that others must reckon with.
+    /// Of several, the one by which the office would be another's; then the one that would change whose confirmation
+    /// counts: others must reckon with it.
     fn show_uncertain(&mut self) {
         let known = self.view.stored.as_ref().map(|stored| &stored.record.synchronous);
         let lost = || self.open.iter().rev().filter(|attempt| !attempt.refused);
-        let shown = lost().find(|attempt| Some(&attempt.record.synchronous) != known);
+        let away = lost().find(|attempt| !attempt.record.held_by(&self.identity));
+        let shown = away.or_else(|| lost().find(|attempt| Some(&attempt.record.synchronous) != known));
         self.view.uncertain = shown
             .or_else(|| lost().next())
             .map(|attempt| attempt.record.clone());

@@ -3,8 +3,10 @@
 //! `PODGRES_CHAOS_SEED` repeats the order of faults, `PODGRES_CHAOS_MINUTES` (2.5) says how long they go on; the
 //! moments at which they hit are the machine's. `PODGRES_CHAOS_VERSION` is PostgreSQL's major version (16),
 //! `PODGRES_CHAOS_DURABILITY` is `majority`, or `async`, which may lose rows and must not let two acknowledge;
+//! `PODGRES_CHAOS_SET` gives the pods a setting, e.g. `PODGRES_GATE=off`, to see that a check notices;
 //! `PODGRES_CHAOS_FAULTS` draws only kinds whose names contain one of these words. The Lease's times are drawn
-//! too. A run that fails keeps its folder: logs, volumes, the Lease, the last decisions.
+//! too. A run that fails keeps its folder: logs, volumes, the Lease, the last decisions; `PODGRES_CHAOS_DIR` names
+//! one that is kept in any case.
 
 mod anomalies;
 mod checks;
@@ -73,18 +75,20 @@ fn chaos_with_a_lease_loses_no_acknowledged_row_and_everything_heals() {
         arguments: arguments(seed, &durability),
     };
     say(&format!(
-        "PODGRES_CHAOS_SEED={seed}, {minutes} minutes, PostgreSQL {version}, {:?}, in {}",
-        start.arguments,
-        folder.path().display()
+        "PODGRES_CHAOS_SEED={seed}, {minutes} minutes, PostgreSQL {version}, {:?}",
+        start.arguments
     ));
-    let directory: PathBuf = folder.path().join("demo");
+    let named = std::env::var_os("PODGRES_CHAOS_DIR").map(PathBuf::from);
+    let directory = named.unwrap_or_else(|| folder.path().join("demo"));
+    say(&format!("in {}", directory.display()));
     let demo = start.run_in(&directory);
     let ledger = Arc::new(Ledger::new(durability == "majority"));
     let whole = catch_unwind(AssertUnwindSafe(|| run(&demo, &ledger, seed, minutes)));
     if let Err(panic) = whole {
         report::failure(&demo, &ledger, seed);
         drop(demo);
-        say(&format!("kept in {}", folder.keep().display()));
+        say(&format!("kept in {}", directory.display()));
+        let _kept = folder.keep();
         resume_unwind(panic);
     }
 }
@@ -96,6 +100,7 @@ fn arguments(seed: u64, durability: &str) -> Vec<String> {
     settings.extend(times.iter().map(|time| format!("PODGRES_{time}")));
     // A slot of a member that is scaled away goes while a check waits for that, and not while a pod is replaced.
     settings.push("PODGRES_SLOT_RETENTION=10s".to_owned());
+    settings.extend(setting("PODGRES_CHAOS_SET"));
     let fixed = ["--leadership", "lease", "--grace", "15s"].map(str::to_owned);
     let set = settings
         .into_iter()
@@ -137,7 +142,7 @@ fn run(demo: &Demo, ledger: &Arc<Ledger>, seed: u64, minutes: f64) {
 fn act(demo: &Demo, draw: &mut Draw, ledger: &Ledger, end: Instant) {
     while Instant::now() < end {
         let drawn = draw.round();
-        let pause = Duration::from_millis(draw.random.u64(500..5000));
+        let pause = Duration::from_millis(draw.random.u64(200..4500));
         std::thread::scope(|scope| {
             for fault in &drawn {
                 scope.spawn(move || one(demo, ledger, fault));

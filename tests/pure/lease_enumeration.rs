@@ -6,7 +6,7 @@ use podgres::core::policy::Policy;
 
 use crate::lease_worlds::{COUNT, Choice, Of, SIZES, lease_policy, observed, remembered};
 
-/// Points of the sweep over the product of all choices.
+/// Points of the sweep over the product of all choices, if `PODGRES_LEASE_SWEEP` does not ask for more.
 const SWEEP: u64 = 150_000;
 
 pub(crate) type Visit<'a> = &'a mut dyn FnMut(&Choice, &Policy, &Memory, &Observation);
@@ -14,9 +14,9 @@ pub(crate) type Visit<'a> = &'a mut dyn FnMut(&Choice, &Policy, &Memory, &Observ
 /// Everything below.
 pub(crate) fn each(visit: Visit<'_>) {
     use Of::{
-        Age, Bound, Condemned, Confirmed, Directory, Down, Durability, HandingOver, Held, Holder, HolderPeer,
-        Identifier, Incarnation, Job, Licence, Me, Paused, Postmaster, Promised, Renewal, Request, Server,
-        Set, Stopping, ThirdPeer, Told, Upstream, Wishes, Write,
+        Age, Blind, Bound, Condemned, Confirmed, Directory, Down, Durability, HandingOver, Held, Holder,
+        HolderPeer, Identifier, Incarnation, Job, Licence, Me, MemberRequest, Paused, Peers, Postmaster,
+        Promised, Renewal, Request, Server, Set, Stopping, ThirdPeer, Told, Upstream, Wishes, Write,
     };
     let usual = Choice::usual();
     let detached = usual.with(Postmaster, 6).with(Server, 4).with(HolderPeer, 4);
@@ -39,12 +39,13 @@ pub(crate) fn each(visit: Visit<'_>) {
     family(
         visit,
         detached.with(Promised, 2),
-        &[Server, Paused, Request, Set, ThirdPeer, HolderPeer, Age],
+        &[Server, Paused, Request, Set, ThirdPeer, HolderPeer],
     );
+    family(visit, usual, &[Postmaster, Server, HolderPeer, Promised, Set]);
     family(
         visit,
         usual,
-        &[Postmaster, Server, HolderPeer, ThirdPeer, Promised, Set],
+        &[Postmaster, Server, HolderPeer, ThirdPeer, MemberRequest],
     );
     // Follow, rewind, clone.
     family(
@@ -61,7 +62,17 @@ pub(crate) fn each(visit: Visit<'_>) {
     family(
         visit,
         down,
-        &[Holder, Directory, Upstream, Condemned, Wishes, Job, Paused],
+        &[Holder, Directory, Upstream, Condemned, Job, Paused],
+    );
+    family(
+        visit,
+        down,
+        &[Directory, Upstream, Condemned, Job, Wishes, MemberRequest],
+    );
+    family(
+        visit,
+        down.with(Me, 1),
+        &[Holder, Directory, Held, Peers, Identifier, Renewal, Promised],
     );
     // Take office, stay, leave.
     let primary = Choice::primary();
@@ -76,8 +87,9 @@ pub(crate) fn each(visit: Visit<'_>) {
     family(
         visit,
         closed,
-        &[Me, Directory, HandingOver, ThirdPeer, Down, Stopping, Set, Write],
+        &[Me, Directory, HandingOver, ThirdPeer, Down, Stopping, Write],
     );
+    family(visit, closed, &[Directory, HandingOver, ThirdPeer, Set, Write]);
     family(
         visit,
         primary,
@@ -92,13 +104,23 @@ pub(crate) fn each(visit: Visit<'_>) {
     family(
         visit,
         primary,
+        &[Set, Renewal, Confirmed, HolderPeer, ThirdPeer, Blind],
+    );
+    family(
+        visit,
+        primary,
         &[Request, HandingOver, ThirdPeer, Down, Paused, Stopping, Set],
     );
     let named = detached.with(Holder, 0);
     family(
         visit,
         named,
-        &[Server, Postmaster, Renewal, Promised, Licence, Set, Write],
+        &[Server, Postmaster, Renewal, Promised, Licence, Write],
+    );
+    family(
+        visit,
+        named.with(Renewal, 0).with(Licence, 2),
+        &[Set, Durability, Promised, Write, Held],
     );
     sweep(visit);
 }
@@ -132,7 +154,10 @@ fn sweep(visit: Visit<'_>) {
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         u8::try_from((z ^ (z >> 31)) % u64::from(size)).unwrap_or(0)
     };
-    for point in 0..SWEEP {
+    let more = std::env::var("PODGRES_LEASE_SWEEP")
+        .ok()
+        .and_then(|number| number.parse().ok());
+    for point in 0..more.unwrap_or(SWEEP) {
         let mut choice = match point % 3 {
             0 => Choice::usual(),
             1 => Choice::primary(),

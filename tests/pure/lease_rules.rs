@@ -84,7 +84,10 @@ pub(crate) const RULES: &[Rule] = &[
     ),
     ("promises never go down", promises),
     ("what is told of oneself is true", reports),
-    ("paused: nothing is claimed, opened, rewound or replaced", paused),
+    (
+        "paused: nobody takes over, nothing that others stopped is opened, nothing is rewound or replaced",
+        paused,
+    ),
     ("a failing disk does not renew", disk),
 ];
 
@@ -198,7 +201,11 @@ impl<'a> Case<'a> {
     fn own_final_position(&self) -> Option<FinalPosition> {
         let server = self.observation.server.as_ref()?;
         let alone = self.running_role() == Some(&ServerRole::Standby { upstream: None });
-        let rests = server.in_recovery && !server.receiver_present && server.replay_waiting && alone;
+        let ready = matches!(
+            self.supervisor()?.postmaster,
+            Postmaster::Running { ready: true, .. }
+        );
+        let rests = server.in_recovery && !server.receiver_present && server.replay_waiting && alone && ready;
         rests.then_some(FinalPosition {
             timeline: server.timeline,
             flush_lsn: server.flush_lsn,
@@ -396,9 +403,7 @@ fn claims(case: &Case<'_>) -> bool {
     {
         return case.policy.first() && (record.holder.is_none() || case.expired());
     }
-    let running_primary = matches!(case.running_role(), Some(ServerRole::Primary { .. }));
-    let overtaken = case.holds() && running_primary && case.in_right();
-    overtaken || last_holder(case, record) || stands(case, record, write.record.term)
+    last_holder(case, record) || stands(case, record, write.record.term)
 }
 
 fn claims_missing(case: &Case<'_>) -> bool {
@@ -647,7 +652,8 @@ fn replaceable(case: &Case<'_>, supervisor: &SupervisorStatus, reason: CloneReas
         DataDirectory::Unusable { .. } => false,
         DataDirectory::Complete(facts) => {
             let refused = case.decision.memory.condemned == Some(CloneReason::NotRewound);
-            let rewound_first = !was_primary(facts) || facts.half_rewound || refused;
+            let asked = reason == CloneReason::Requested;
+            let rewound_first = !was_primary(facts) || facts.half_rewound || refused || asked;
             let wanted = case.policy.reclone || reason == CloneReason::Requested;
             let vacant = case.record().is_some_and(|record| record.holder.is_none());
             reason != CloneReason::Empty && wanted && rewound_first && !vacant
@@ -708,26 +714,32 @@ fn reports(case: &Case<'_>) -> bool {
 }
 
 fn paused(case: &Case<'_>) -> bool {
-    let Some(record) = case.record().filter(|record| record.paused) else {
+    let (Some(record), Some(supervisor)) = (case.record().filter(|record| record.paused), case.supervisor())
+    else {
         return true;
     };
-    let claim = case
+    let standby = matches!(case.running_role(), Some(ServerRole::Standby { .. }));
+    let claims = case
         .decision
         .lease
         .as_ref()
         .is_some_and(|write| write.purpose == LeasePurpose::Claim);
-    let made = record.system_identifier.is_some();
-    // A primary that goes on in a newer term changes nothing.
-    let goes_on = matches!(case.running_role(), Some(ServerRole::Primary { .. }));
+    let by_others = matches!(
+        &supervisor.postmaster,
+        Postmaster::Stopped { last_exit: Some(exit) } if !exit.requested
+    );
     let opens = matches!(
         &case.decision.postgres,
         Some(PostgresAction::Start {
             server: ServerRole::Primary { .. }
         })
     );
-    let complete = case.facts().is_some();
-    let replaced = complete && matches!(case.decision.postgres, Some(PostgresAction::Run { .. }));
-    (!claim || !made || goes_on) && !opens && !replaced
+    let asked =
+        case.observation.request.is_some() || case.decision.memory.condemned == Some(CloneReason::Requested);
+    let replaced =
+        case.facts().is_some() && matches!(case.decision.postgres, Some(PostgresAction::Run { .. }));
+    let takes_over = claims && standby && record.system_identifier.is_some();
+    !(takes_over || (opens && by_others) || (replaced && !asked))
 }
 
 fn disk(case: &Case<'_>) -> bool {

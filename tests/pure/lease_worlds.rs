@@ -16,7 +16,7 @@ use podgres::core::observation::{
     Barrier, MemberRequest, NameState, Observation, PeerView, ProbeState, UpstreamFacts, UpstreamView,
 };
 use podgres::core::policy::{Leadership, Policy};
-use podgres::core::status::{ReplicationStatus, ServerStatus};
+use podgres::core::status::{HeldData, ReplicationStatus, ServerStatus};
 use podgres::core::supervision::{
     CloneReason, FailureKind, JobKind, JobProgress, JobState, JobStatus, Licence, Postmaster, PostmasterExit,
     ServerRole, StopMode, SupervisorStatus, Terms,
@@ -80,12 +80,16 @@ pub(crate) enum Of {
     /// May be primary; may not; its directory may not be replaced.
     Wishes,
     Condemned,
+    /// As they are; without data; unheard; on a later timeline; DNS has not answered, early or late.
+    Peers,
+    /// The supervisor answers, or has not for a moment, or for long.
+    Blind,
 }
 
-pub(crate) const COUNT: usize = Of::Condemned as usize + 1;
+pub(crate) const COUNT: usize = Of::Blind as usize + 1;
 /// How many values each choice has.
 pub(crate) const SIZES: [u8; COUNT] = [
-    2, 8, 2, 5, 2, 4, 3, 9, 6, 9, 7, 2, 4, 11, 4, 3, 7, 12, 2, 5, 3, 3, 9, 4, 3, 2, 2, 5, 2, 3, 4,
+    2, 8, 2, 5, 2, 4, 3, 9, 6, 9, 8, 2, 4, 11, 4, 3, 7, 12, 2, 5, 3, 3, 9, 4, 3, 2, 2, 5, 2, 3, 4, 6, 2,
 ];
 
 /// One value for each choice.
@@ -446,6 +450,7 @@ fn job(choice: &Choice) -> Option<JobStatus> {
         3 => of(JobKind::Clone, failed(false)),
         4 => of(JobKind::Clone, JobState::Running { progress }),
         5 => of(JobKind::Initdb, JobState::Running { progress }),
+        6 => of(JobKind::Clone, failed(true)),
         _ => of(JobKind::Rewind, JobState::Done),
     }
 }
@@ -644,8 +649,19 @@ pub(crate) fn observed(choice: &Choice) -> Observation {
     if let Some(peer) = third_peer(choice) {
         peers.insert(Ordinal(2), peer);
     }
+    for peer in peers.values_mut() {
+        match choice.get(Of::Peers) {
+            1 => peer.held_data = HeldData::None,
+            2 => (peer.held_data, peer.contact) = (HeldData::Unknown, PeerContact::Unknown),
+            3 => peer.timeline = Some(TimelineId(2)),
+            _ => {}
+        }
+        peer.writable &= choice.get(Of::Peers) == 0;
+    }
+    let supervisor = (choice.get(Of::Blind) == 0).then(|| supervised(choice));
     Observation {
         at_ms: NOW_MS,
+        dns_answered: choice.get(Of::Peers) < 4,
         server: server_status(choice),
         peers,
         upstream: upstream_view(choice),
@@ -656,7 +672,8 @@ pub(crate) fn observed(choice: &Choice) -> Observation {
             1 => Some(MemberRequest::Restart),
             _ => Some(MemberRequest::Reinit),
         },
-        ..observation(choice.me().0, supervised(choice))
+        supervisor,
+        ..observation(choice.me().0, crate::worlds::supervisor(DataDirectory::Empty))
     }
 }
 
@@ -664,16 +681,20 @@ pub(crate) fn remembered(choice: &Choice) -> Memory {
     let long = choice.get(Of::Down) == 1;
     let since_ms = NOW_MS - if long { 40_000 } else { 100 };
     let bound = Some((Office { term: TERM, beat: 3 }, NOW_MS - 2_000));
-    let ends_job = matches!(choice.get(Of::Job), 2 | 3 | 6);
+    let ends_job = matches!(choice.get(Of::Job), 2 | 3 | 6 | 7);
     Memory {
-        began_at_ms: Some(if choice.get(Of::Bound) == 2 {
+        began_at_ms: Some(if choice.get(Of::Bound) == 2 || choice.get(Of::Peers) == 5 {
             NOW_MS - 3_000
         } else {
             0
         }),
         busy_at_ms: 10,
         counted_job: u64::from(ends_job && choice.get(Of::Condemned) != 3),
-        retry_at_ms: if choice.get(Of::Job) == 3 { u64::MAX } else { 0 },
+        retry_at_ms: if matches!(choice.get(Of::Job), 3 | 6) {
+            u64::MAX
+        } else {
+            0
+        },
         failures: if choice.get(Of::Postmaster) == 1 { 3 } else { 0 },
         stalled: Some(podgres::core::decision::Stalled {
             replay_lsn: HERE,

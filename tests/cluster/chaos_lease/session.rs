@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 use super::ledger::Ledger;
 
 /// An application's own limit; a server that takes longer is taken for lost.
-const PATIENCE: Duration = Duration::from_millis(1500);
+pub(super) const PATIENCE: Duration = Duration::from_millis(1500);
 /// Between two attempts to reach somebody.
 pub(super) const RETRY: Duration = Duration::from_millis(30);
 
@@ -26,6 +26,7 @@ pub(super) enum Way {
 pub(super) struct Session {
     client: Client,
     connection: tokio::task::JoinHandle<()>,
+    patience: Duration,
 }
 
 impl Drop for Session {
@@ -71,7 +72,11 @@ impl Session {
         match tokio::time::timeout(PATIENCE, config.connect(NoTls)).await {
             Ok(Ok((client, connection))) => {
                 let connection = tokio::spawn(async move { drop(connection.await) });
-                Some(Self { client, connection })
+                Some(Self {
+                    client,
+                    connection,
+                    patience: PATIENCE,
+                })
             }
             Ok(Err(error)) => {
                 ledger.met(who, &error);
@@ -84,9 +89,15 @@ impl Session {
         }
     }
 
+    /// Waits so long for each answer.
+    pub(super) fn patient(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// The first column of the first row; an empty text if there is none.
     pub(super) async fn ask(&self, sql: &str, who: &str, ledger: &Ledger) -> Result<String, Ended> {
-        match tokio::time::timeout(PATIENCE, self.client.simple_query(sql)).await {
+        match tokio::time::timeout(self.patience, self.client.simple_query(sql)).await {
             Ok(Ok(messages)) => Ok(first(&messages)),
             Ok(Err(error)) => {
                 ledger.met(who, &error);

@@ -3,15 +3,16 @@
 use crate::core::data_directory::{ControlState, DataDirectoryFacts};
 use crate::core::decision::{Decision, PostgresAction};
 use crate::core::member::Ordinal;
-use crate::core::observation::{MemberRequest, ProbeState, UpstreamFacts};
+use crate::core::observation::{MemberRequest, UpstreamFacts};
 use crate::core::situation::Situation;
 use crate::core::status::ServerStatus;
-use crate::core::supervision::{CloneReason, JobRequest, ServerRole, StopMode, Upstream};
-use crate::core::wal::{Relation, WalPosition};
+use crate::core::supervision::{CloneReason, ServerRole, StopMode, Upstream};
+use crate::core::wal::Relation;
 
 use super::super::{slots, standby};
+use super::repair::{clone, condemn, replace, rewind, wal_gone};
 use super::standing::{Standing, recorded};
-use super::told::JOINING;
+use super::upstream::{fresh, joining, position, probe_text, relation, upstream};
 use super::{Turn, stand, unread, was_primary};
 
 /// PostgreSQL runs as a standby.
@@ -236,8 +237,10 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
     }
     let upstream_facts = standing
         .holder_elsewhere
-        .and_then(|holder| fresh(&turn, holder, turn.memory.busy_at_ms));
-    if turn.observation.request == Some(MemberRequest::Reinit) {
+        .and_then(|holder| fresh(&turn, holder, turn.memory.busy_at_ms))
+        .filter(|upstream| upstream.system_identifier == facts.system_identifier);
+    // What a former primary alone has is kept aside first, by the rewind.
+    if turn.observation.request == Some(MemberRequest::Reinit) && !was_primary(facts) {
         return replace(turn, standing, upstream_facts, CloneReason::Requested);
     }
     if facts.half_rewound {
@@ -310,166 +313,4 @@ pub(super) fn empty(turn: Turn<'_>, standing: &Standing) -> Decision {
         facts,
         (Situation::ReadyToClone, CloneReason::Empty),
     )
-}
-
-/// A former primary's directory, or one that has gone another way: rewound, and cloned if that fails.
-fn rewind(turn: Turn<'_>, standing: &Standing, facts: Option<&UpstreamFacts>) -> Decision {
-    let Some((facts, upstream)) = facts.zip(
-        standing
-            .holder_elsewhere
-            .and_then(|h| upstream(&turn, standing, h)),
-    ) else {
-        let detail = probe_text(&turn);
-        return turn.row(Situation::AwaitingPrimary, detail).soon();
-    };
-    let detail = format!(
-        "from \"{}\" on timeline {}",
-        upstream.host, facts.history.timeline
-    );
-    let job = JobRequest::Rewind {
-        upstream,
-        system_identifier: facts.system_identifier,
-    };
-    turn.act(Situation::ReadyToRewind, detail, PostgresAction::Run { job })
-}
-
-fn replace(
-    turn: Turn<'_>,
-    standing: &Standing,
-    facts: Option<&UpstreamFacts>,
-    reason: CloneReason,
-) -> Decision {
-    let situation = match reason {
-        CloneReason::Diverged | CloneReason::NotRewound => Situation::Diverged,
-        CloneReason::WalGone | CloneReason::Empty => Situation::WalGone,
-        CloneReason::Requested => Situation::Requested,
-    };
-    if !turn.policy.reclone && reason != CloneReason::Requested {
-        return turn.row(situation, "cloning afresh is switched off".to_owned());
-    }
-    clone(turn, standing, facts, (situation, reason))
-}
-
-fn clone(
-    turn: Turn<'_>,
-    standing: &Standing,
-    facts: Option<&UpstreamFacts>,
-    (situation, reason): (Situation, CloneReason),
-) -> Decision {
-    let wanted = standing.record.and_then(|record| record.system_identifier);
-    let upstream = standing
-        .holder_elsewhere
-        .and_then(|holder| upstream(&turn, standing, holder));
-    let Some((facts, upstream)) = facts
-        .zip(upstream)
-        .filter(|_| standing.promised <= standing.term())
-    else {
-        let (situation, detail) = match &turn.observation.upstream.name {
-            _ if standing.holder_elsewhere.is_none() => (Situation::AwaitingPrimary, standing.holder_name()),
-            crate::core::observation::NameState::Resolved { .. } => {
-                (Situation::WaitingForPrimary, probe_text(&turn))
-            }
-            _ => (
-                Situation::WaitingForName,
-                format!("\"{}\"", turn.observation.upstream.host),
-            ),
-        };
-        return turn.row(situation, detail).soon();
-    };
-    if wanted.is_some_and(|wanted| wanted != facts.system_identifier) {
-        let detail = format!(
-            "\"{}\" has system identifier {}",
-            upstream.host, facts.system_identifier
-        );
-        return turn.row(Situation::WaitingForPrimary, detail);
-    }
-    let detail = format!("from \"{}\" at {}", upstream.host, upstream.address);
-    let job = JobRequest::Clone {
-        upstream,
-        system_identifier: facts.system_identifier,
-        reason,
-    };
-    turn.act(situation, detail, PostgresAction::Run { job })
-}
-
-/// What a look at `holder` found that began after `since_ms`: a server that is primary.
-fn fresh<'a>(turn: &Turn<'a>, holder: Ordinal, since_ms: u64) -> Option<&'a UpstreamFacts> {
-    let upstream = &turn.observation.upstream;
-    match &upstream.probe {
-        ProbeState::Ready { facts } if upstream.of == Some(holder) && upstream.looked_at_ms > since_ms => {
-            (facts.in_recovery == Some(false)).then_some(facts)
-        }
-        _ => None,
-    }
-}
-
-fn probe_text(turn: &Turn<'_>) -> String {
-    match &turn.observation.upstream.probe {
-        ProbeState::Failed { message } => format!("\"{}\": {message}", turn.observation.upstream.host),
-        ProbeState::Untried => format!("looking for \"{}\"", turn.observation.upstream.host),
-        ProbeState::Ready { facts } if facts.in_recovery == Some(false) => {
-            format!("looking at \"{}\" again", turn.observation.upstream.host)
-        }
-        ProbeState::Ready { .. } => format!("\"{}\" is itself in recovery", turn.observation.upstream.host),
-    }
-}
-
-/// The holder as an upstream of this member.
-fn upstream(turn: &Turn<'_>, standing: &Standing, holder: Ordinal) -> Option<Upstream> {
-    let mut upstream = turn
-        .upstream()
-        .filter(|_| turn.observation.upstream.of == Some(holder))?;
-    upstream.application_name = joining(turn, standing);
-    Some(upstream)
-}
-
-/// The name under which a member confirms whose recorded incarnation is another one.
-fn joining(turn: &Turn<'_>, standing: &Standing) -> Option<String> {
-    let recorded = standing.record?.synchronous.members.get(&turn.policy.ordinal)?;
-    let other = turn.supervisor.incarnation.as_ref() != Some(recorded);
-    other.then(|| format!("{}-{}{JOINING}", turn.policy.cluster, turn.policy.ordinal))
-}
-
-/// A former primary that was shut down has its last record where the control file says: it must lie before the fork.
-fn relation(facts: &DataDirectoryFacts, upstream: &UpstreamFacts) -> Relation {
-    let mut position = facts.position();
-    if was_primary(facts) {
-        position.lsn.0 += 1;
-    }
-    upstream.history.relation(position, upstream.flush_lsn)
-}
-
-fn position(server: &ServerStatus) -> WalPosition {
-    WalPosition {
-        timeline: server.timeline,
-        lsn: server.flush_lsn.max(server.replay_lsn),
-    }
-}
-
-/// What the primary says of the WAL that this standby needs next, if it is no longer there.
-fn wal_gone(turn: &Turn<'_>, server: &ServerStatus, holder: Ordinal) -> Option<String> {
-    let primary = turn.observation.peers.get(&holder)?;
-    if primary.slot.as_ref().is_some_and(|slot| slot.lost) {
-        return Some(format!(
-            "replication slot \"{}\" is lost",
-            turn.observation.own_slot
-        ));
-    }
-    let oldest = primary.oldest_wal_lsn?;
-    let segment_size_bytes = primary.wal_segment_size_bytes.max(1 << 20);
-    let needed = server
-        .flush_lsn
-        .max(server.replay_lsn)
-        .segment_start(segment_size_bytes);
-    (needed < oldest).then(|| format!("needs WAL from {needed}, the oldest on the primary is {oldest}"))
-}
-
-/// Marks the directory and stops the server; the next turns do the rest.
-fn condemn(mut turn: Turn<'_>, situation: Situation, detail: String, reason: CloneReason) -> Decision {
-    if !turn.policy.reclone && reason == CloneReason::WalGone {
-        return turn.row(situation, detail);
-    }
-    turn.memory.condemned = Some(reason);
-    let action = PostgresAction::Stop { mode: StopMode::Fast };
-    turn.act(situation, detail, action)
 }

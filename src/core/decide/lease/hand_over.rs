@@ -92,7 +92,9 @@ pub(super) fn while_stopped(
         .lease
         .down_since_ms
         .map_or(0, |since| standing.at_ms.saturating_sub(since));
-    if clean && waited_ms < 2 * turn.policy.times.stop_timeout_ms {
+    // What is being written may name the successor.
+    let undecided = turn.observation.lease.writing;
+    if clean && (undecided || waited_ms < 2 * turn.policy.times.stop_timeout_ms) {
         return turn
             .row(
                 Situation::HandingOver,

@@ -8,6 +8,7 @@ use crate::core::lease::{LeasePurpose, LeaseRecord, MoveRequest};
 use crate::core::observation::MemberRequest;
 use crate::core::situation::Situation;
 use crate::core::supervision::{Licence, Postmaster, ServerRole, StopMode};
+use crate::core::sync::Told;
 
 use super::super::slots;
 use super::standing::Standing;
@@ -255,7 +256,7 @@ pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
         };
         return turn.act(Situation::Promoting, detail, action);
     }
-    let names = told::text(turn.policy, &told::at_first(turn.policy, record));
+    let names = told::text(turn.policy, &at_first(&turn, record));
     let action = PostgresAction::Promote {
         synchronous_standby_names: names,
         term: record.term,
@@ -338,11 +339,15 @@ fn open(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, facts: &DataD
         };
         return turn.act(Situation::Reopening, detail, action);
     }
-    let told = told::at_first(turn.policy, record);
+    let told = at_first(&turn, record);
     let server = ServerRole::Primary {
         synchronous_standby_names: told::text(turn.policy, &told),
     };
     turn.act(Situation::Reopening, detail, PostgresAction::Start { server })
+}
+
+fn at_first(turn: &Turn<'_>, record: &LeaseRecord) -> Told {
+    told::at_first(turn.policy, record, turn.observation.lease.uncertain.as_ref())
 }
 
 /// Whether the operator's request is for the holder to act on.

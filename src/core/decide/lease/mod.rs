@@ -9,10 +9,12 @@ mod follow;
 mod hand_over;
 mod hold;
 mod office;
+mod repair;
 mod report;
 mod stand;
 mod standing;
 mod told;
+mod upstream;
 
 use crate::core::data_directory::{DataDirectory, DataDirectoryFacts};
 use crate::core::decision::{Decision, PostgresAction};

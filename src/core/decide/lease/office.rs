@@ -141,7 +141,10 @@ fn note_confirmations(
     } else {
         lease.beats.clear();
     }
-    let until_ms = confirmed_until_ms(policy, lease, observation, record);
+    // Those who would stand under a record that may be there have to confirm as well.
+    let records = std::iter::once(record).chain(&observation.lease.uncertain);
+    let until_ms = records.map(|record| confirmed_until_ms(policy, lease, observation, record));
+    let until_ms = until_ms.min().unwrap_or(0);
     lease.confirmed_until_ms = lease.confirmed_until_ms.max(until_ms);
 }
 

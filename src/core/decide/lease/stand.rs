@@ -414,11 +414,9 @@ pub(super) fn last_holder<'a>(
     }
     let clean = facts.control_state == ControlState::ShutDown;
     let released = record.holder.is_none() && record.released_by == Some(turn.policy.ordinal) && clean;
-    let given_back = record.holder.is_none() && only_since(&turn, record);
-    if !(released || given_back || own_name(&turn, record)) {
-        return Err(turn);
-    }
-    if record.paused && !released && !own_name(&turn, record) {
+    let mine = released || own_name(&turn, record);
+    let unclaimed = record.holder.is_none() && only_since(&turn, record) && !record.paused;
+    if !(mine || unclaimed) {
         return Err(turn);
     }
     if !released && !standing.expired {

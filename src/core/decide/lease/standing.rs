@@ -29,6 +29,8 @@ pub(super) struct Standing<'a> {
     pub(super) unchanged_ms: u64,
     pub(super) duration_ms: u64,
     may_write: bool,
+    /// A write that was sent and not answered may have given the office away.
+    given_away: bool,
     pub(super) promised: u64,
     /// Set while this member is detached under its promise.
     pub(super) final_position: Option<FinalPosition>,
@@ -67,6 +69,10 @@ impl<'a> Standing<'a> {
             unchanged_ms: at_ms.saturating_sub(lease.changed_at_ms),
             duration_ms,
             may_write: !lease.writing && !failed_lately,
+            given_away: lease
+                .uncertain
+                .as_ref()
+                .is_some_and(|record| !record.held_by(&policy.identity)),
             promised: observation.supervisor.as_ref().map_or(0, |s| s.terms.promised),
             final_position: final_position(observation),
             suspects: suspects(policy, memory, observation, record),
@@ -84,7 +90,7 @@ impl<'a> Standing<'a> {
     }
 
     pub(super) fn right_until_ms(&self) -> u64 {
-        if self.promised > self.term() {
+        if self.promised > self.term() || self.given_away {
             return 0;
         }
         self.renewed_until_ms.max(self.confirmed_until_ms)

@@ -1,6 +1,6 @@
 //! Whose confirmations this primary's commits wait for, and the next step of a change of that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::core::cluster::PeerContact;
 use crate::core::lease::{Durability, LeasePurpose, LeaseRecord, SynchronousSet};
@@ -43,24 +43,35 @@ pub(super) fn read(policy: &Policy, text: &str) -> Option<Told> {
 }
 
 /// What a primary is to begin with: safe under the record, and not weaker than the durability asks for.
-pub(super) fn at_first(policy: &Policy, record: &LeaseRecord) -> Told {
+///
+/// `uncertain`: the record that a write without an answer may have put in its place.
+pub(super) fn at_first(policy: &Policy, record: &LeaseRecord, uncertain: Option<&LeaseRecord>) -> Told {
     let holder = policy.ordinal;
     let plain = Told::plain(&record.synchronous, holder);
     let joined = record.members.iter().copied().filter(|member| *member != holder);
     let half = u32::try_from(record.members.len() / 2).unwrap_or(u32::MAX);
     let all = Told::new(joined.collect(), half);
-    let safe = |told: &Told| !told.impossible() && sync::covers(told, &record.synchronous, holder);
+    let covered = |told: &Told| {
+        let mut records = std::iter::once(record).chain(uncertain);
+        records.all(|record| sync::covers(told, &record.synchronous, holder))
+    };
+    let safe = |told: &Told| !told.impossible() && covered(told);
     let strong = |told: &Told| record.durability != Durability::Majority || told.quorum >= half;
     [&plain, &all]
         .into_iter()
         .find(|told| safe(told) && strong(told))
-        .or_else(|| {
-            [&plain, &all]
-                .into_iter()
-                .find(|told| sync::covers(told, &record.synchronous, holder))
-        })
-        .unwrap_or(&plain)
-        .clone()
+        .or_else(|| [&plain, &all].into_iter().find(|told| covered(told)))
+        .cloned()
+        .unwrap_or_else(|| everybody(record, uncertain, holder))
+}
+
+/// Waits for all that any of the records names.
+fn everybody(record: &LeaseRecord, uncertain: Option<&LeaseRecord>, holder: Ordinal) -> Told {
+    let records = std::iter::once(record).chain(uncertain);
+    let named = records.flat_map(|record| record.synchronous.members.keys().copied());
+    let members: BTreeSet<Ordinal> = named.filter(|member| *member != holder).collect();
+    let quorum = u32::try_from(members.len()).unwrap_or(u32::MAX);
+    Told::new(members, quorum)
 }
 
 /// What a primary in office has to do about its synchronous set.
@@ -79,7 +90,7 @@ pub(super) fn next(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord, t
         return Next::Nothing;
     };
     let Some(told) = read(policy, told_text) else {
-        return Next::Tell(at_first(policy, record));
+        return Next::Tell(at_first(policy, record, observation.lease.uncertain.as_ref()));
     };
     if server.synchronous_standby_names != told_text {
         return Next::Wait("synchronous_standby_names is not in force yet");

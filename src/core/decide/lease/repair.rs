@@ -1,0 +1,129 @@
+//! A directory that cannot follow as it is: rewound, or replaced by a clone, never by anything else.
+
+use crate::core::decision::{Decision, PostgresAction};
+use crate::core::member::Ordinal;
+use crate::core::observation::{NameState, UpstreamFacts};
+use crate::core::situation::Situation;
+use crate::core::status::ServerStatus;
+use crate::core::supervision::{CloneReason, JobRequest, StopMode};
+
+use super::Turn;
+use super::standing::Standing;
+use super::upstream::{probe_text, upstream};
+
+/// A former primary's directory, or one that has gone another way: rewound, and cloned if that fails.
+pub(super) fn rewind(turn: Turn<'_>, standing: &Standing, facts: Option<&UpstreamFacts>) -> Decision {
+    if standing.record.is_some_and(|record| record.paused) {
+        return turn.row(Situation::Paused, "PGDATA is left as it is".to_owned());
+    }
+    let Some((facts, upstream)) = facts.zip(
+        standing
+            .holder_elsewhere
+            .and_then(|h| upstream(&turn, standing, h)),
+    ) else {
+        let detail = probe_text(&turn);
+        return turn.row(Situation::AwaitingPrimary, detail).soon();
+    };
+    let detail = format!(
+        "from \"{}\" on timeline {}",
+        upstream.host, facts.history.timeline
+    );
+    let job = JobRequest::Rewind {
+        upstream,
+        system_identifier: facts.system_identifier,
+    };
+    turn.act(Situation::ReadyToRewind, detail, PostgresAction::Run { job })
+}
+
+pub(super) fn replace(
+    turn: Turn<'_>,
+    standing: &Standing,
+    facts: Option<&UpstreamFacts>,
+    reason: CloneReason,
+) -> Decision {
+    let situation = match reason {
+        CloneReason::Diverged | CloneReason::NotRewound => Situation::Diverged,
+        CloneReason::WalGone | CloneReason::Empty => Situation::WalGone,
+        CloneReason::Requested => Situation::Requested,
+    };
+    if !turn.policy.reclone && reason != CloneReason::Requested {
+        return turn.row(situation, "cloning afresh is switched off".to_owned());
+    }
+    if standing.record.is_some_and(|record| record.paused) && reason != CloneReason::Requested {
+        return turn.row(Situation::Paused, "PGDATA is left as it is".to_owned());
+    }
+    clone(turn, standing, facts, (situation, reason))
+}
+
+pub(super) fn clone(
+    turn: Turn<'_>,
+    standing: &Standing,
+    facts: Option<&UpstreamFacts>,
+    (situation, reason): (Situation, CloneReason),
+) -> Decision {
+    let wanted = standing.record.and_then(|record| record.system_identifier);
+    let upstream = standing
+        .holder_elsewhere
+        .and_then(|holder| upstream(&turn, standing, holder));
+    let Some((facts, upstream)) = facts
+        .zip(upstream)
+        .filter(|_| standing.promised <= standing.term())
+    else {
+        let (situation, detail) = match &turn.observation.upstream.name {
+            _ if standing.holder_elsewhere.is_none() => (Situation::AwaitingPrimary, standing.holder_name()),
+            NameState::Resolved { .. } => (Situation::WaitingForPrimary, probe_text(&turn)),
+            _ => (
+                Situation::WaitingForName,
+                format!("\"{}\"", turn.observation.upstream.host),
+            ),
+        };
+        return turn.row(situation, detail).soon();
+    };
+    if wanted.is_some_and(|wanted| wanted != facts.system_identifier) {
+        let detail = format!(
+            "\"{}\" has system identifier {}",
+            upstream.host, facts.system_identifier
+        );
+        return turn.row(Situation::WaitingForPrimary, detail);
+    }
+    let detail = format!("from \"{}\" at {}", upstream.host, upstream.address);
+    let job = JobRequest::Clone {
+        upstream,
+        system_identifier: facts.system_identifier,
+        reason,
+    };
+    turn.act(situation, detail, PostgresAction::Run { job })
+}
+
+/// Marks the directory and stops the server; the next turns do the rest.
+pub(super) fn condemn(
+    mut turn: Turn<'_>,
+    situation: Situation,
+    detail: String,
+    reason: CloneReason,
+) -> Decision {
+    if !turn.policy.reclone && reason == CloneReason::WalGone {
+        return turn.row(situation, detail);
+    }
+    turn.memory.condemned = Some(reason);
+    let action = PostgresAction::Stop { mode: StopMode::Fast };
+    turn.act(situation, detail, action)
+}
+
+/// What the primary says of the WAL that this standby needs next, if it is no longer there.
+pub(super) fn wal_gone(turn: &Turn<'_>, server: &ServerStatus, holder: Ordinal) -> Option<String> {
+    let primary = turn.observation.peers.get(&holder)?;
+    if primary.slot.as_ref().is_some_and(|slot| slot.lost) {
+        return Some(format!(
+            "replication slot \"{}\" is lost",
+            turn.observation.own_slot
+        ));
+    }
+    let oldest = primary.oldest_wal_lsn?;
+    let segment_size_bytes = primary.wal_segment_size_bytes.max(1 << 20);
+    let needed = server
+        .flush_lsn
+        .max(server.replay_lsn)
+        .segment_start(segment_size_bytes);
+    (needed < oldest).then(|| format!("needs WAL from {needed}, the oldest on the primary is {oldest}"))
+}

@@ -1,0 +1,66 @@
+//! The holder as the server to follow: what a look at it has found, and how this member's WAL stands to its history.
+
+use crate::core::data_directory::DataDirectoryFacts;
+use crate::core::member::Ordinal;
+use crate::core::observation::{ProbeState, UpstreamFacts};
+use crate::core::status::ServerStatus;
+use crate::core::supervision::Upstream;
+use crate::core::wal::{Relation, WalPosition};
+
+use super::standing::Standing;
+use super::told::JOINING;
+use super::{Turn, was_primary};
+
+/// What a look at `holder` found that began after `since_ms`: a server that is primary.
+pub(super) fn fresh<'a>(turn: &Turn<'a>, holder: Ordinal, since_ms: u64) -> Option<&'a UpstreamFacts> {
+    let upstream = &turn.observation.upstream;
+    match &upstream.probe {
+        ProbeState::Ready { facts } if upstream.of == Some(holder) && upstream.looked_at_ms > since_ms => {
+            (facts.in_recovery == Some(false)).then_some(facts)
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn probe_text(turn: &Turn<'_>) -> String {
+    match &turn.observation.upstream.probe {
+        ProbeState::Failed { message } => format!("\"{}\": {message}", turn.observation.upstream.host),
+        ProbeState::Untried => format!("looking for \"{}\"", turn.observation.upstream.host),
+        ProbeState::Ready { facts } if facts.in_recovery == Some(false) => {
+            format!("looking at \"{}\" again", turn.observation.upstream.host)
+        }
+        ProbeState::Ready { .. } => format!("\"{}\" is itself in recovery", turn.observation.upstream.host),
+    }
+}
+
+/// The holder as an upstream of this member.
+pub(super) fn upstream(turn: &Turn<'_>, standing: &Standing, holder: Ordinal) -> Option<Upstream> {
+    let mut upstream = turn
+        .upstream()
+        .filter(|_| turn.observation.upstream.of == Some(holder))?;
+    upstream.application_name = joining(turn, standing);
+    Some(upstream)
+}
+
+/// The name under which a member confirms whose recorded incarnation is another one.
+pub(super) fn joining(turn: &Turn<'_>, standing: &Standing) -> Option<String> {
+    let recorded = standing.record?.synchronous.members.get(&turn.policy.ordinal)?;
+    let other = turn.supervisor.incarnation.as_ref() != Some(recorded);
+    other.then(|| format!("{}-{}{JOINING}", turn.policy.cluster, turn.policy.ordinal))
+}
+
+/// A former primary that was shut down has its last record where the control file says: it must lie before the fork.
+pub(super) fn relation(facts: &DataDirectoryFacts, upstream: &UpstreamFacts) -> Relation {
+    let mut position = facts.position();
+    if was_primary(facts) {
+        position.lsn.0 += 1;
+    }
+    upstream.history.relation(position, upstream.flush_lsn)
+}
+
+pub(super) fn position(server: &ServerStatus) -> WalPosition {
+    WalPosition {
+        timeline: server.timeline,
+        lsn: server.flush_lsn.max(server.replay_lsn),
+    }
+}
