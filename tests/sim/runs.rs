@@ -39,6 +39,10 @@ const NAMED: &[(u64, &str)] = &[
         7483,
         "members scaled away were waited for, since a new primary had no slots for them",
     ),
+    (
+        664,
+        "a deposed primary that knew of the later term made the deleted Lease anew",
+    ),
     (363, "a promise just before a connection"),
     (304, "a crashed primary comes up beside a later one"),
     (324, "a late acknowledgement of a commit that everybody has"),

@@ -409,11 +409,11 @@ impl World {
     fn promote(&mut self, member: usize, action: u64) {
         self.worked(member);
         let delay = self.random.skewed(20 * MS, 500 * MS);
-        self.check_promotion(member);
         let Some(postgres) = self.members[member]
             .postgres
             .as_mut()
-            .filter(|p| p.stopping.is_none())
+            // Another postmaster's work was given up with it.
+            .filter(|p| p.stopping.is_none() && matches!(p.role, ServerRole::Primary { .. }))
         else {
             return self.answer(member, action, Some("ended"));
         };
@@ -425,6 +425,7 @@ impl World {
         if let Some(conn) = receiver {
             self.receiver_end(member, pg, conn);
         }
+        self.check_promotion(member);
         self.after(delay, Event::Promoted { member, pg });
         self.answer(member, action, None);
     }

@@ -68,6 +68,11 @@ fn from_fixed(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -
 /// Somebody deleted the Lease. Who was primary last makes it anew if nobody can know of a later term.
 fn lost_lease(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -> Decision {
     let terms = turn.supervisor.terms;
+    let own = turn.memory.lease.record.as_ref();
+    if own.is_some_and(|record| record.term > terms.held && !record.held_by(&turn.policy.identity)) {
+        let detail = "another member has begun a later term".to_owned();
+        return turn.row(Situation::LeaseMissing, detail);
+    }
     let later = turn.observation.peers.iter().find(|(_, peer)| {
         let report = peer.leadership.as_ref();
         report.is_some_and(|report| report.term > terms.held || report.promised_term > terms.held)
@@ -146,6 +151,7 @@ fn create(turn: Turn<'_>, standing: &Standing, facts: Option<&DataDirectoryFacts
         .filter_map(|peer| peer.leadership.as_ref());
     let known = peers
         .map(|report| report.term.max(report.promised_term))
+        .chain(turn.memory.lease.record.as_ref().map(|record| record.term))
         .max()
         .unwrap_or(0);
     let terms = turn.supervisor.terms;
