@@ -3,13 +3,13 @@
 use crate::core::cluster::PeerContact;
 use crate::core::data_directory::DataDirectoryFacts;
 use crate::core::decision::{Decision, PostgresAction};
-use crate::core::lease::{HistoryEntry, LeasePurpose, LeaseRecord, SynchronousSet};
+use crate::core::lease::{HistoryEntry, LeadershipReport, LeasePurpose, LeaseRecord, SynchronousSet};
 use crate::core::situation::Situation;
 use crate::core::status::HeldData;
 use crate::core::supervision::{JobRequest, ServerRole};
 
 use super::super::first;
-use super::standing::Standing;
+use super::standing::{Standing, recorded};
 use super::{Turn, stand, unread, was_primary};
 
 /// No record: none is known, or there is none.
@@ -124,12 +124,23 @@ pub(super) fn again(turn: Turn<'_>, standing: &Standing) -> Decision {
         })
     };
     let unknown_later = |record: &LeaseRecord| {
+        let earlier = |report: &LeadershipReport| report.term.max(report.promised_term) <= record.term;
         let mut reports = turn
             .observation
             .peers
             .values()
             .filter_map(|peer| peer.leadership.as_ref());
-        reports.all(|report| report.term.max(report.promised_term) <= record.term)
+        // A claim needs n-k+1 of the recorded ones, which cannot do without one of any k.
+        let others = record.synchronous.members.keys().filter(|member| {
+            let peer = turn.observation.peers.get(member);
+            let report = peer
+                .filter(|peer| peer.contact == PeerContact::Connected)
+                .and_then(|p| p.leadership.as_ref());
+            report.is_some_and(|report| {
+                earlier(report) && recorded(record, **member, report.incarnation.as_ref())
+            })
+        });
+        reports.all(earlier) && others.count() >= record.synchronous.quorum as usize
     };
     let own = |record: &LeaseRecord| record.held_by(&turn.policy.identity);
     match known.filter(|record| standing.missing && own(record) && valid(record) && unknown_later(record)) {
