@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::clock::boottime_ms;
 use crate::core::decision::PostgresAction;
 use crate::core::observation::Barrier;
 use crate::core::supervision::{JobRequest, SupervisorRequest};
@@ -104,6 +105,7 @@ async fn ensure_roles(hands: Hands<'_>) -> Result<Done, String> {
 }
 
 async fn mark(hands: Hands<'_>, synchronous_standby_names: String) -> Result<Done, String> {
+    let at_ms = boottime_ms();
     let lsn = hands
         .server
         .mark(SQL_LIMIT)
@@ -113,6 +115,7 @@ async fn mark(hands: Hands<'_>, synchronous_standby_names: String) -> Result<Don
         barrier: Some(Barrier {
             synchronous_standby_names,
             lsn,
+            at_ms,
         }),
         ..Done::default()
     })

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::core::cluster::ClusterView;
-use crate::core::cluster::moves::{self, Impossible};
+use crate::core::cluster::impossible::Impossible;
+use crate::core::cluster::moves;
 use crate::core::lease::{LeaseRecord, MoveRequest, StoredLease};
 use crate::core::member::MemberName;
 use crate::core::observation::MemberRequest;

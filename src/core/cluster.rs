@@ -7,6 +7,7 @@
 pub mod change;
 pub mod check;
 pub mod explain;
+pub mod impossible;
 pub mod json;
 pub mod moves;
 pub mod patroni;

@@ -118,6 +118,9 @@ pub struct LeaseMemory {
     pub handing_over: Option<HandingOver>,
     /// When each standby was last seen to stream.
     pub streamed_at_ms: BTreeMap<Ordinal, u64>,
+    /// The primary's `synchronous_standby_names` that has been seen in force without a break, and since when.
+    #[serde(default)]
+    pub named: Option<(String, u64)>,
     /// Since when a holder's PostgreSQL does not serve.
     pub down_since_ms: Option<u64>,
     /// Since when this standby is detached: facts about an upstream from before do not count.

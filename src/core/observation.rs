@@ -58,6 +58,9 @@ pub struct Observation {
 pub struct Barrier {
     pub synchronous_standby_names: String,
     pub lsn: Lsn,
+    /// When it was asked for. The setting may have been another one since, and this one again.
+    #[serde(default)]
+    pub at_ms: u64,
 }
 
 /// An operator's request to one member.

@@ -6,7 +6,9 @@ use podgres::core::cluster::PeerContact;
 use podgres::core::data_directory::{ControlState, DataDirectory, DataDirectoryFacts};
 use podgres::core::decision::{Memory, Stalled};
 use podgres::core::member::{Ordinal, slot_name};
-use podgres::core::observation::{NameState, Observation, PeerView, ProbeState, UpstreamFacts, UpstreamView};
+use podgres::core::observation::{
+    MemberRequest, NameState, Observation, PeerView, ProbeState, UpstreamFacts, UpstreamView,
+};
 use podgres::core::policy::Policy;
 use podgres::core::status::{HeldData, ServerStatus, SlotStatus};
 use podgres::core::supervision::{
@@ -180,6 +182,9 @@ pub(crate) fn each_stopped(mut visit: impl FnMut(&Policy, &Memory, &Observation)
                             for memory in &memories {
                                 visit(policy, memory, &observation);
                             }
+                            observation.request = Some(MemberRequest::Reinit);
+                            visit(policy, &memories[0], &observation);
+                            observation.request = None;
                         }
                     }
                 }
@@ -271,7 +276,10 @@ pub(crate) fn each_running(mut visit: impl FnMut(&Policy, &Memory, &Observation)
                     for upstream in upstreams() {
                         observation.upstream = upstream;
                         for policy in &policies() {
-                            visit(policy, &memory, &observation);
+                            for request in [None, Some(MemberRequest::Restart), Some(MemberRequest::Reinit)] {
+                                observation.request = request;
+                                visit(policy, &memory, &observation);
+                            }
                         }
                     }
                 }

@@ -6,7 +6,7 @@ use podgres::core::cluster::PeerContact;
 use podgres::core::data_directory::{DataDirectory, DataDirectoryFacts};
 use podgres::core::decide::decide;
 use podgres::core::decision::{Decision, Memory, PostgresAction};
-use podgres::core::observation::{Observation, ProbeState};
+use podgres::core::observation::{MemberRequest, Observation, ProbeState};
 use podgres::core::policy::Policy;
 use podgres::core::situation::{Outlook, SITUATIONS, Situation};
 use podgres::core::status::HeldData;
@@ -54,7 +54,15 @@ fn broken_rule(policy: &Policy, observation: &Observation, decision: &Decision) 
             let broken = broken_by_start(policy, observation, supervisor, server);
             broken.or(foreign.then_some("a foreign directory is never started"))
         }
-        PostgresAction::Stop { .. } if policy.first() => Some("a fixed primary is never stopped"),
+        PostgresAction::Stop { .. }
+            if policy.first() && observation.request != Some(MemberRequest::Restart) =>
+        {
+            Some("a fixed primary is never stopped but for a restart that was asked for")
+        }
+        PostgresAction::Stop { .. } if policy.first() => {
+            let running = matches!(supervisor.postmaster, Postmaster::Running { .. });
+            (!running).then_some("only a running server is stopped")
+        }
         PostgresAction::Stop { .. }
             if observation
                 .server
@@ -140,7 +148,15 @@ fn broken_by_job(
                 DataDirectory::Empty => {
                     (*reason != CloneReason::Empty).then_some("an empty directory has nothing to replace")
                 }
-                DataDirectory::Complete(facts) if !policy.reclone || !was_standby(facts) => {
+                DataDirectory::Complete(_)
+                    if *reason == CloneReason::Requested
+                        && observation.request != Some(MemberRequest::Reinit) =>
+                {
+                    Some("a clone on request needs the request")
+                }
+                DataDirectory::Complete(facts)
+                    if !was_standby(facts) || !(policy.reclone || *reason == CloneReason::Requested) =>
+                {
                     Some("only a standby's directory is replaced, and only if that is wanted")
                 }
                 DataDirectory::Complete(facts)

@@ -635,6 +635,7 @@ pub(crate) fn observed(choice: &Choice) -> Observation {
     let barrier = Barrier {
         synchronous_standby_names: told(choice),
         lsn: Lsn(HERE.0 - 8),
+        at_ms: NOW_MS,
     };
     let mut peers = BTreeMap::new();
     if let Some(peer) = holder_peer(choice) {

@@ -214,7 +214,7 @@ impl World {
             return;
         }
         if kind == Kind::Failover {
-            self.oracle.forced = true;
+            self.oracle.forced_at = Some(self.now);
         }
         self.operator(|record| {
             record.request = Some(if kind == Kind::Failover {

@@ -9,6 +9,8 @@ use crate::config::{SECOND, Time};
 use crate::supervisor::Supervisor;
 use crate::world::{Event, World};
 
+/// A forced move is over after that long.
+const FORCED: Time = 60 * SECOND;
 /// How long it has to stay settled.
 const SETTLED: Time = 3 * SECOND;
 
@@ -27,8 +29,8 @@ pub(crate) struct Oracle {
     promoted: Option<(u64, Vec<u64>)>,
     identifier: Option<u64>,
     term: u64,
-    /// The operator has asked for a move that may lose commits, since it was settled last.
-    pub(crate) forced: bool,
+    /// When the operator asked for a move that may lose commits; forgotten some time after all was well again.
+    pub(crate) forced_at: Option<Time>,
     /// A process has been held up in this schedule.
     pub(crate) paused: bool,
     pub(crate) volumes_lost: usize,
@@ -44,7 +46,7 @@ impl World {
     }
 
     fn may_lose(&self) -> bool {
-        self.config.durability == Durability::Async || self.oracle.forced
+        self.config.durability == Durability::Async || self.oracle.forced_at.is_some()
     }
 
     /// A client has been told that its commit is durable.
@@ -302,7 +304,8 @@ impl World {
         let since = *self.oracle.settled_at.get_or_insert(self.now);
         self.oracle.volumes_lost = 0;
         if !self.healed {
-            self.oracle.forced = false;
+            let now = self.now;
+            self.oracle.forced_at.take_if(|at| *at + FORCED < now);
             self.oracle.acked_when_healed = self.oracle.acknowledged;
             return;
         }

@@ -395,7 +395,7 @@ impl World {
 
     /// Reads the WAL position once the setting is seen by this session; the lag of other processes is waited out.
     fn barrier(&mut self, member: usize, names: String) {
-        let now = self.now;
+        let (now, at_ms) = (self.now, self.clock_ms(member));
         let end = lsn(self.wal_len(member));
         let there = &mut self.members[member];
         let shown = there
@@ -407,6 +407,7 @@ impl World {
             sidecar.observation.barrier = Some(Barrier {
                 synchronous_standby_names: names,
                 lsn: end,
+                at_ms,
             });
         }
     }

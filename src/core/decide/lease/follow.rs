@@ -237,7 +237,8 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
     let upstream_facts = standing
         .holder_elsewhere
         .and_then(|holder| fresh(&turn, holder, turn.memory.busy_at_ms));
-    if turn.observation.request == Some(MemberRequest::Reinit) {
+    // What a former primary alone has is kept aside first, by the rewind.
+    if turn.observation.request == Some(MemberRequest::Reinit) && !was_primary(facts) {
         return replace(turn, standing, upstream_facts, CloneReason::Requested);
     }
     if facts.half_rewound {

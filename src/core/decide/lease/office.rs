@@ -87,6 +87,7 @@ pub(in crate::core::decide) fn note(policy: &Policy, memory: &mut Memory, observ
     }
     note_confirmations(policy, lease, observation, &standing);
     note_streaming(policy, lease, observation);
+    note_named(lease, observation);
     note_service(lease, observation, &standing);
     note_overtaken(lease, observation, &standing);
     let starting = matches!(
@@ -236,6 +237,18 @@ fn note_streaming(policy: &Policy, lease: &mut LeaseMemory, observation: &Observ
         if row.is_some_and(|row| row.state == "streaming") {
             lease.streamed_at_ms.insert(*ordinal, observation.at_ms);
         }
+    }
+}
+
+/// Since when the setting is the one that it is: a barrier from before stands for an earlier time of the same setting.
+fn note_named(lease: &mut LeaseMemory, observation: &Observation) {
+    let server = observation.server.as_ref().filter(|server| !server.in_recovery);
+    let Some(names) = server.map(|server| &server.synchronous_standby_names) else {
+        lease.named = None;
+        return;
+    };
+    if lease.named.as_ref().is_none_or(|(known, _)| known != names) {
+        lease.named = Some((names.clone(), observation.at_ms));
     }
 }
 

@@ -107,10 +107,12 @@ pub(super) fn next(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord, t
         .uncertain
         .as_ref()
         .map(|record| &record.synchronous);
+    let named = turn.memory.lease.named.as_ref();
+    let named_since_ms = named.map_or(u64::MAX, |(_, since_ms)| *since_ms);
     let barrier = observation
         .barrier
         .as_ref()
-        .filter(|b| b.synchronous_standby_names == told_text);
+        .filter(|b| b.synchronous_standby_names == told_text && named_since_ms <= b.at_ms);
     let change = Change {
         holder: policy.ordinal,
         told: &told,
