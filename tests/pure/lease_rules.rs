@@ -9,6 +9,7 @@ use podgres::core::lease::{
 use podgres::core::member::Ordinal;
 use podgres::core::observation::{Observation, ProbeState, UpstreamFacts};
 use podgres::core::policy::Policy;
+use podgres::core::status::HeldData;
 use podgres::core::supervision::{
     CloneReason, JobRequest, JobState, Licence, Postmaster, ServerRole, SupervisorStatus, Upstream,
 };
@@ -396,6 +397,11 @@ fn claims(case: &Case<'_>) -> bool {
     if write.record.synchronous != record.synchronous {
         return false;
     }
+    let running_primary = matches!(case.running_role(), Some(ServerRole::Primary { .. }));
+    if case.holds() && running_primary && case.in_right() {
+        // Overtaken: it goes on in a newer term.
+        return true;
+    }
     if record.system_identifier.is_none()
         && case
             .supervisor()
@@ -410,7 +416,11 @@ fn claims_missing(case: &Case<'_>) -> bool {
     let known = case.memory.lease.record.as_ref();
     let again = known.is_some_and(|record| record.holder.as_ref() == Some(&case.policy.identity))
         && case.running_role().is_some();
-    let first = case.policy.first() && case.supervisor().is_some_and(|s| s.terms.held == 0);
+    let first = case.policy.first()
+        && case.supervisor().is_some_and(|supervisor| {
+            let empty = supervisor.data_directory == DataDirectory::Empty;
+            (empty && nobody_has_data(case)) || (!empty && supervisor.terms.held == 0)
+        });
     let last = case.supervisor().is_some_and(|supervisor| {
         let later = case
             .observation
@@ -424,6 +434,12 @@ fn claims_missing(case: &Case<'_>) -> bool {
                 .all(|report| report.promised_term <= supervisor.terms.held)
     });
     case.observation.lease.missing && (again || first || last)
+}
+
+/// As far as anybody can say who is there.
+fn nobody_has_data(case: &Case<'_>) -> bool {
+    let mut peers = case.observation.peers.values();
+    case.policy.new_cluster || peers.all(|peer| peer.held_data != HeldData::Some)
 }
 
 /// Nobody has begun a newer term than the one in which this directory was written.
@@ -491,7 +507,9 @@ fn hands_over(case: &Case<'_>) -> bool {
     };
     let forced = case.memory.lease.handing_over.is_some_and(|moving| moving.forced);
     let everything = |ordinal: &Ordinal| {
-        case.observation.peers.get(ordinal).is_some_and(|peer| {
+        // After a clean stop the one that hands over has everything itself.
+        let own = *ordinal == case.policy.ordinal;
+        own || case.observation.peers.get(ordinal).is_some_and(|peer| {
             let has = peer.timeline == Some(facts.timeline) && peer.flush_lsn >= Some(facts.control_lsn);
             peer.contact == PeerContact::Connected && has
         })
@@ -619,7 +637,8 @@ fn jobs(case: &Case<'_>) -> bool {
     match job {
         JobRequest::Initdb => {
             let empty = supervisor.data_directory == DataDirectory::Empty;
-            empty && case.policy.first() && case.in_right() && record.system_identifier.is_none()
+            let unmade = record.system_identifier.is_none() && nobody_has_data(case);
+            empty && case.policy.first() && case.in_right() && unmade
         }
         JobRequest::Clone {
             system_identifier,
@@ -681,7 +700,12 @@ fn foreign(case: &Case<'_>) -> bool {
             }
         )
     );
-    let same = case.upstream_facts().map(|facts| facts.system_identifier) == own;
+    let server = case
+        .observation
+        .server
+        .as_ref()
+        .map(|server| server.system_identifier);
+    let same = case.upstream_facts().map(|facts| facts.system_identifier) == server.or(own);
     (!is_foreign || untouched) && (!follows || same)
 }
 

@@ -17,4 +17,5 @@ mod links;
 mod manifests;
 mod scenarios;
 mod source;
+mod takeover_model;
 mod worlds;
