@@ -10,7 +10,7 @@ use podgres::core::member::Ordinal;
 use podgres::core::observation::{Observation, ProbeState, UpstreamFacts};
 use podgres::core::policy::Policy;
 use podgres::core::supervision::{
-    CloneReason, JobRequest, JobState, Licence, Postmaster, ServerRole, SupervisorStatus, Upstream,
+    CloneReason, JobRequest, JobState, JobStatus, Licence, Postmaster, ServerRole, SupervisorStatus, Upstream,
 };
 use podgres::core::sync::{Told, covers};
 use podgres::core::synchronous_names;
@@ -41,7 +41,7 @@ pub(crate) const RULES: &[Rule] = &[
         told_covers,
     ),
     (
-        "nothing is done without a supervisor, beside a job, or to begin anything in a pod that ends",
+        "nothing is done without a supervisor, beside a job that reads from the holder, or to begin anything in a pod that ends",
         idle_hands,
     ),
     (
@@ -300,15 +300,26 @@ fn told_covers(case: &Case<'_>) -> bool {
 }
 
 fn idle_hands(case: &Case<'_>) -> bool {
-    if case.decision.postgres.is_none() {
-        return true;
-    }
     let Some(supervisor) = case.supervisor() else {
-        return false;
+        return case.decision.postgres.is_none();
     };
     let job = supervisor.job.as_ref();
-    let runs = job.is_some_and(|job| matches!(job.state, JobState::Running { .. }));
-    !runs && !supervisor.stopping
+    let running = job.filter(|job| matches!(job.state, JobState::Running { .. }));
+    let cancels = case.decision.postgres == Some(PostgresAction::Cancel);
+    match running {
+        Some(job) => cancels == reads_elsewhere(case, job) && (cancels || case.decision.postgres.is_none()),
+        None => case.decision.postgres.is_none() || !(cancels || supervisor.stopping),
+    }
+}
+
+/// The job reads from one member while another holds the Lease.
+fn reads_elsewhere(case: &Case<'_>, job: &JobStatus) -> bool {
+    let holder = case.record().and_then(|record| record.holder.as_ref());
+    let holder = holder.filter(|holder| **holder != case.policy.identity);
+    let holder = holder.map(|holder| format!("{}.", holder.pod));
+    let host = job.upstream.as_ref();
+    host.zip(holder)
+        .is_some_and(|(host, holder)| !host.starts_with(&holder))
 }
 
 fn states(case: &Case<'_>) -> bool {

@@ -432,7 +432,20 @@ fn server_status(choice: &Choice) -> Option<ServerStatus> {
 }
 
 fn job(choice: &Choice) -> Option<JobStatus> {
-    let of = |kind, state| Some(JobStatus { id: 1, kind, state });
+    // A rewind from the other holder, a clone from the third member.
+    let of = |kind, state| {
+        let from = match kind {
+            JobKind::Initdb => None,
+            JobKind::Rewind => Some(choice.other()),
+            JobKind::Clone => Some(Ordinal(2)),
+        };
+        Some(JobStatus {
+            id: 1,
+            kind,
+            upstream: from.map(|ordinal| format!("pg-{ordinal}.pg.default.svc.cluster.local")),
+            state,
+        })
+    };
     let failed = |refused| JobState::Failed {
         kind: FailureKind::default(),
         refused,
