@@ -64,7 +64,7 @@ const NOT_IN_CORE: &[&str] = &[
 /// A longer file holds more than one idea.
 const MOST_LINES: usize = 450;
 /// The worlds and rules of an enumeration are lists.
-const MOST_LINES_OF_A_TEST: usize = 800;
+const MOST_LINES_OF_A_TEST: usize = 950;
 
 fn floor_of(room: &str) -> Option<Floor> {
     ROOMS
