@@ -715,6 +715,7 @@ fn foreign(case: &Case<'_>) -> bool {
         .observation
         .server
         .as_ref()
+        .filter(|_| case.running_role().is_some())
         .map(|server| server.system_identifier);
     let same = case.upstream_facts().map(|facts| facts.system_identifier) == server.or(own);
     (!is_foreign || untouched) && (!follows || same)
