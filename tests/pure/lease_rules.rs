@@ -75,7 +75,7 @@ pub(crate) const RULES: &[Rule] = &[
         follows,
     ),
     (
-        "a former primary's directory becomes a standby's only if it is contained",
+        "a former primary's directory becomes a standby's only if it is contained, or is a witness",
         former_primary,
     ),
     ("a job fits the directory", jobs),
@@ -625,17 +625,26 @@ fn follows(case: &Case<'_>) -> bool {
 
 fn former_primary(case: &Case<'_>) -> bool {
     let Some(PostgresAction::Start {
-        server: ServerRole::Standby { .. },
+        server: ServerRole::Standby { upstream },
     }) = &case.decision.postgres
     else {
         return true;
     };
     let Some(facts) = case.facts() else { return false };
+    let recorded = case.record().is_some_and(|record| {
+        let known = record.synchronous.members.get(&case.policy.ordinal);
+        let own = case
+            .supervisor()
+            .and_then(|supervisor| supervisor.incarnation.as_ref());
+        known.is_some() && known == own
+    });
     let mut position = facts.position();
     position.lsn.0 += 1;
     let contained = case.relation(position) == Some(Relation::Contained);
     let clean = facts.control_state == ControlState::ShutDown;
-    !facts.half_rewound && (!was_primary(facts) || (contained && clean))
+    // It handed over, stopped cleanly, and is recorded as one that has everything: detached it may prove so.
+    let witness = clean && recorded && upstream.is_none();
+    !facts.half_rewound && (!was_primary(facts) || (contained && clean) || witness)
 }
 
 fn jobs(case: &Case<'_>) -> bool {
