@@ -26,8 +26,8 @@ use super::Requests;
 
 const SWITCHOVER_LIMIT: Duration = Duration::from_secs(30);
 /// The Lease may have to run out first.
-const FAILOVER_LIMIT: Duration = Duration::from_secs(60);
-const RESTART_LIMIT: Duration = Duration::from_secs(60);
+const FAILOVER_LIMIT: Duration = Duration::from_mins(1);
+const RESTART_LIMIT: Duration = Duration::from_mins(1);
 /// A fresh clone takes longer, and goes on.
 const REINIT_LIMIT: Duration = Duration::from_secs(30);
 const PAUSE_LIMIT: Duration = Duration::from_secs(5);
@@ -225,9 +225,10 @@ impl Operator {
         written.map_err(|error| unwritten(&error))?;
         let deadline = Instant::now() + PAUSE_LIMIT;
         self.comes(deadline, |view| view.paused == paused).await;
-        let message = match paused {
-            true => "the cluster is paused: no failover and no automatic action",
-            false => "the cluster is not paused any more",
+        let message = if paused {
+            "the cluster is paused: no failover and no automatic action"
+        } else {
+            "the cluster is not paused any more"
         };
         Ok(Answer::new(Outcome::Done, message))
     }

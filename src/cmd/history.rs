@@ -27,17 +27,7 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let entries = match arguments.kubernetes.lease()? {
         Some(lease) => lease.record().await?.history,
-        None => {
-            let history = arguments.place.cluster().await?["history"].take();
-            if history.is_null() {
-                let fixed =
-                    "the cluster keeps no history: leadership is fixed, or the Lease has not been read";
-                return Err(Failure::new(ExitStatus::Settings, fixed));
-            }
-            serde_json::from_value(history).map_err(|error| {
-                Failure::new(ExitStatus::Bug, format!("could not read the history: {error}"))
-            })?
-        }
+        None => asked(&arguments.place).await?,
     };
     let text = match arguments.output {
         Output::Table => table(&entries),
@@ -45,6 +35,17 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     };
     let printed = std::io::stdout().lock().write_all(text.as_bytes());
     printed.map_err(|error| Failure::new(status_of(&error), format!("could not print: {error}")))
+}
+
+/// What a member knows of it.
+async fn asked(place: &Place) -> Result<Vec<HistoryEntry>, Failure> {
+    let history = place.cluster().await?["history"].take();
+    if history.is_null() {
+        let fixed = "the cluster keeps no history: leadership is fixed, or the Lease has not been read";
+        return Err(Failure::new(ExitStatus::Settings, fixed));
+    }
+    serde_json::from_value(history)
+        .map_err(|error| Failure::new(ExitStatus::Bug, format!("could not read the history: {error}")))
 }
 
 fn table(entries: &[HistoryEntry]) -> String {

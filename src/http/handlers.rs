@@ -141,9 +141,10 @@ pub(super) async fn unknown_path(request: Request) -> Response {
 
 pub(super) async fn no_such_verb(method: Method, uri: Uri) -> Response {
     let order = ORDER_PATHS.contains(&uri.path());
-    let (hint, allowed) = match order {
-        true => ("This path takes POST.", "POST"),
-        false => ("This path answers GET, HEAD and OPTIONS.", "GET, HEAD, OPTIONS"),
+    let (hint, allowed) = if order {
+        ("This path takes POST.", "POST")
+    } else {
+        ("This path answers GET, HEAD and OPTIONS.", "GET, HEAD, OPTIONS")
     };
     let mut response = refusal(
         StatusCode::METHOD_NOT_ALLOWED,

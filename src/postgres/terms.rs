@@ -46,7 +46,7 @@ pub fn path(settings: &ServerSettings) -> PathBuf {
 /// What was written down last; nothing if there is no file. Blocks.
 ///
 /// # Errors
-/// The file cannot be read, or is not what [`write`] makes.
+/// The file cannot be read, or is not what [`write()`] makes.
 pub fn read(settings: &ServerSettings) -> Result<Terms, TermsError> {
     let path = path(settings);
     let text = match fs::read_to_string(&path) {

@@ -6,60 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use podgres::core::decide::decide;
-use podgres::core::decision::{Memory, PostgresAction};
-use podgres::core::lease::{LeasePurpose, LeaseWrite};
+use podgres::core::decision::Memory;
 use podgres::core::observation::Observation;
 use podgres::core::policy::Policy;
 use podgres::core::situation::{SITUATIONS, Situation};
-use podgres::core::supervision::{JobRequest, ServerRole};
 
 use crate::enumeration;
+use crate::lease_exhaustive::action_name;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/decision-table.md");
-
-pub(crate) fn action_name(action: Option<&PostgresAction>) -> &'static str {
-    match action {
-        None => "nothing",
-        Some(PostgresAction::GrantLicence { .. }) => "grant the licence",
-        Some(PostgresAction::Run {
-            job: JobRequest::Initdb,
-        }) => "initdb",
-        Some(PostgresAction::Run {
-            job: JobRequest::Clone { .. },
-        }) => "clone",
-        Some(PostgresAction::Start {
-            server: ServerRole::Primary { .. },
-        }) => "start as primary",
-        Some(PostgresAction::Start {
-            server: ServerRole::Standby { .. },
-        }) => "start as standby",
-        Some(PostgresAction::Reload { .. }) => "reload",
-        Some(PostgresAction::Stop { .. }) => "stop",
-        Some(PostgresAction::Run {
-            job: JobRequest::Rewind { .. },
-        }) => "rewind",
-        Some(PostgresAction::Promote { .. }) => "promote",
-        Some(PostgresAction::Detach { .. }) => "detach",
-        Some(PostgresAction::Hold { .. }) => "note the term",
-        Some(PostgresAction::Barrier { .. }) => "mark the place in the WAL",
-        Some(PostgresAction::Checkpoint) => "checkpoint",
-        Some(PostgresAction::Cancel) => "cancel the job",
-        Some(PostgresAction::EnsureRoles) => "ensure roles",
-        Some(PostgresAction::ReconcileSlots { .. }) => "reconcile slots",
-    }
-}
-
-/// A write to the Lease, if the situation is what it is for; renewals go along with everything.
-pub(crate) fn write_name(write: &LeaseWrite) -> Option<&'static str> {
-    match write.purpose {
-        LeasePurpose::Renew => None,
-        LeasePurpose::Claim => Some("claim the Lease"),
-        LeasePurpose::HandOver => Some("name the successor in the Lease"),
-        LeasePurpose::Release => Some("give the Lease back"),
-        LeasePurpose::Record => Some("record in the Lease"),
-        LeasePurpose::Answer => Some("answer the request"),
-    }
-}
 
 type Seen = BTreeMap<Situation, (BTreeSet<&'static str>, BTreeSet<&'static str>)>;
 

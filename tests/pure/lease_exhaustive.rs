@@ -4,11 +4,58 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use podgres::core::decide::decide;
+use podgres::core::decision::PostgresAction;
+use podgres::core::lease::{LeasePurpose, LeaseWrite};
 use podgres::core::situation::{SITUATIONS, Situation};
+use podgres::core::supervision::{JobRequest, ServerRole};
 
-use crate::decision_table::{action_name, write_name};
 use crate::lease_enumeration;
 use crate::lease_rules::{Case, broken};
+
+/// What is done, in the words of the decision table.
+pub(crate) fn action_name(action: Option<&PostgresAction>) -> &'static str {
+    match action {
+        None => "nothing",
+        Some(PostgresAction::GrantLicence { .. }) => "grant the licence",
+        Some(PostgresAction::Run {
+            job: JobRequest::Initdb,
+        }) => "initdb",
+        Some(PostgresAction::Run {
+            job: JobRequest::Clone { .. },
+        }) => "clone",
+        Some(PostgresAction::Start {
+            server: ServerRole::Primary { .. },
+        }) => "start as primary",
+        Some(PostgresAction::Start {
+            server: ServerRole::Standby { .. },
+        }) => "start as standby",
+        Some(PostgresAction::Reload { .. }) => "reload",
+        Some(PostgresAction::Stop { .. }) => "stop",
+        Some(PostgresAction::Run {
+            job: JobRequest::Rewind { .. },
+        }) => "rewind",
+        Some(PostgresAction::Promote { .. }) => "promote",
+        Some(PostgresAction::Detach { .. }) => "detach",
+        Some(PostgresAction::Hold { .. }) => "note the term",
+        Some(PostgresAction::Barrier { .. }) => "mark the place in the WAL",
+        Some(PostgresAction::Checkpoint) => "checkpoint",
+        Some(PostgresAction::Cancel) => "cancel the job",
+        Some(PostgresAction::EnsureRoles) => "ensure roles",
+        Some(PostgresAction::ReconcileSlots { .. }) => "reconcile slots",
+    }
+}
+
+/// A write to the Lease, if the situation is what it is for; renewals go along with everything.
+fn write_name(write: &LeaseWrite) -> Option<&'static str> {
+    match write.purpose {
+        LeasePurpose::Renew => None,
+        LeasePurpose::Claim => Some("claim the Lease"),
+        LeasePurpose::HandOver => Some("name the successor in the Lease"),
+        LeasePurpose::Release => Some("give the Lease back"),
+        LeasePurpose::Record => Some("record in the Lease"),
+        LeasePurpose::Answer => Some("answer the request"),
+    }
+}
 
 /// What the enumeration has shown: who meets a situation, and what is done then.
 #[derive(Default)]
@@ -65,7 +112,7 @@ fn every_observation_under_a_lease_leads_to_a_safe_decision() {
         survey.count,
         summary.join("\n\n")
     );
-    assert!(survey.count > 1_000_000, "only {} observations", survey.count);
+    assert!(survey.count > 500_000, "only {} observations", survey.count);
 }
 
 /// Those of a fixed primary are held against its own enumeration.

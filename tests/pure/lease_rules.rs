@@ -9,8 +9,9 @@ use podgres::core::lease::{
 use podgres::core::member::Ordinal;
 use podgres::core::observation::{Observation, ProbeState, UpstreamFacts};
 use podgres::core::policy::Policy;
+use podgres::core::status::HeldData;
 use podgres::core::supervision::{
-    CloneReason, JobRequest, JobState, Licence, Postmaster, ServerRole, SupervisorStatus, Upstream,
+    CloneReason, JobRequest, JobState, JobStatus, Licence, Postmaster, ServerRole, SupervisorStatus, Upstream,
 };
 use podgres::core::sync::{Told, covers};
 use podgres::core::synchronous_names;
@@ -41,7 +42,7 @@ pub(crate) const RULES: &[Rule] = &[
         told_covers,
     ),
     (
-        "nothing is done without a supervisor, beside a job, or to begin anything in a pod that ends",
+        "nothing is done without a supervisor, beside a job that reads from the holder, or to begin anything in a pod that ends",
         idle_hands,
     ),
     (
@@ -74,7 +75,7 @@ pub(crate) const RULES: &[Rule] = &[
         follows,
     ),
     (
-        "a former primary's directory becomes a standby's only if it is contained",
+        "a former primary's directory becomes a standby's only if it is contained, or is a witness",
         former_primary,
     ),
     ("a job fits the directory", jobs),
@@ -307,15 +308,26 @@ fn told_covers(case: &Case<'_>) -> bool {
 }
 
 fn idle_hands(case: &Case<'_>) -> bool {
-    if case.decision.postgres.is_none() {
-        return true;
-    }
     let Some(supervisor) = case.supervisor() else {
-        return false;
+        return case.decision.postgres.is_none();
     };
     let job = supervisor.job.as_ref();
-    let runs = job.is_some_and(|job| matches!(job.state, JobState::Running { .. }));
-    !runs && !supervisor.stopping
+    let running = job.filter(|job| matches!(job.state, JobState::Running { .. }));
+    let cancels = case.decision.postgres == Some(PostgresAction::Cancel);
+    match running {
+        Some(job) => cancels == reads_elsewhere(case, job) && (cancels || case.decision.postgres.is_none()),
+        None => case.decision.postgres.is_none() || !(cancels || supervisor.stopping),
+    }
+}
+
+/// The job reads from one member while another holds the Lease.
+fn reads_elsewhere(case: &Case<'_>, job: &JobStatus) -> bool {
+    let holder = case.record().and_then(|record| record.holder.as_ref());
+    let holder = holder.filter(|holder| **holder != case.policy.identity);
+    let holder = holder.map(|holder| format!("{}.", holder.pod));
+    let host = job.upstream.as_ref();
+    host.zip(holder)
+        .is_some_and(|(host, holder)| !host.starts_with(&holder))
 }
 
 fn states(case: &Case<'_>) -> bool {
@@ -396,6 +408,11 @@ fn claims(case: &Case<'_>) -> bool {
     if write.record.synchronous != record.synchronous {
         return false;
     }
+    let running_primary = matches!(case.running_role(), Some(ServerRole::Primary { .. }));
+    if case.holds() && running_primary && case.in_right() {
+        // Overtaken: it goes on in a newer term.
+        return true;
+    }
     if record.system_identifier.is_none()
         && case
             .supervisor()
@@ -410,7 +427,11 @@ fn claims_missing(case: &Case<'_>) -> bool {
     let known = case.memory.lease.record.as_ref();
     let again = known.is_some_and(|record| record.holder.as_ref() == Some(&case.policy.identity))
         && case.running_role().is_some();
-    let first = case.policy.first() && case.supervisor().is_some_and(|s| s.terms.held == 0);
+    let first = case.policy.first()
+        && case.supervisor().is_some_and(|supervisor| {
+            let empty = supervisor.data_directory == DataDirectory::Empty;
+            (empty && nobody_has_data(case)) || (!empty && supervisor.terms.held == 0)
+        });
     let last = case.supervisor().is_some_and(|supervisor| {
         let later = case
             .observation
@@ -424,6 +445,12 @@ fn claims_missing(case: &Case<'_>) -> bool {
                 .all(|report| report.promised_term <= supervisor.terms.held)
     });
     case.observation.lease.missing && (again || first || last)
+}
+
+/// As far as anybody can say who is there.
+fn nobody_has_data(case: &Case<'_>) -> bool {
+    let mut peers = case.observation.peers.values();
+    case.policy.new_cluster || peers.all(|peer| peer.held_data != HeldData::Some)
 }
 
 /// Nobody has begun a newer term than the one in which this directory was written.
@@ -491,7 +518,9 @@ fn hands_over(case: &Case<'_>) -> bool {
     };
     let forced = case.memory.lease.handing_over.is_some_and(|moving| moving.forced);
     let everything = |ordinal: &Ordinal| {
-        case.observation.peers.get(ordinal).is_some_and(|peer| {
+        // After a clean stop the one that hands over has everything itself.
+        let own = *ordinal == case.policy.ordinal;
+        own || case.observation.peers.get(ordinal).is_some_and(|peer| {
             let has = peer.timeline == Some(facts.timeline) && peer.flush_lsn >= Some(facts.control_lsn);
             peer.contact == PeerContact::Connected && has
         })
@@ -596,17 +625,26 @@ fn follows(case: &Case<'_>) -> bool {
 
 fn former_primary(case: &Case<'_>) -> bool {
     let Some(PostgresAction::Start {
-        server: ServerRole::Standby { .. },
+        server: ServerRole::Standby { upstream },
     }) = &case.decision.postgres
     else {
         return true;
     };
     let Some(facts) = case.facts() else { return false };
+    let recorded = case.record().is_some_and(|record| {
+        let known = record.synchronous.members.get(&case.policy.ordinal);
+        let own = case
+            .supervisor()
+            .and_then(|supervisor| supervisor.incarnation.as_ref());
+        known.is_some() && known == own
+    });
     let mut position = facts.position();
     position.lsn.0 += 1;
     let contained = case.relation(position) == Some(Relation::Contained);
     let clean = facts.control_state == ControlState::ShutDown;
-    !facts.half_rewound && (!was_primary(facts) || (contained && clean))
+    // It handed over, stopped cleanly, and is recorded as one that has everything: detached it may prove so.
+    let witness = clean && recorded && upstream.is_none();
+    !facts.half_rewound && (!was_primary(facts) || (contained && clean) || witness)
 }
 
 fn jobs(case: &Case<'_>) -> bool {
@@ -619,7 +657,8 @@ fn jobs(case: &Case<'_>) -> bool {
     match job {
         JobRequest::Initdb => {
             let empty = supervisor.data_directory == DataDirectory::Empty;
-            empty && case.policy.first() && case.in_right() && record.system_identifier.is_none()
+            let unmade = record.system_identifier.is_none() && nobody_has_data(case);
+            empty && case.policy.first() && case.in_right() && unmade
         }
         JobRequest::Clone {
             system_identifier,
@@ -681,7 +720,13 @@ fn foreign(case: &Case<'_>) -> bool {
             }
         )
     );
-    let same = case.upstream_facts().map(|facts| facts.system_identifier) == own;
+    let server = case
+        .observation
+        .server
+        .as_ref()
+        .filter(|_| case.running_role().is_some())
+        .map(|server| server.system_identifier);
+    let same = case.upstream_facts().map(|facts| facts.system_identifier) == server.or(own);
     (!is_foreign || untouched) && (!follows || same)
 }
 

@@ -667,6 +667,7 @@ impl World {
         supervisor.status.job = Some(JobStatus {
             id,
             kind: job.kind(),
+            upstream: job.upstream().map(|upstream| upstream.host.clone()),
             state: JobState::Running {
                 progress: JobProgress::default(),
             },
@@ -750,6 +751,7 @@ impl World {
             supervisor.status.job = Some(JobStatus {
                 id,
                 kind: job.kind(),
+                upstream: job.upstream().map(|upstream| upstream.host.clone()),
                 state,
             });
         }

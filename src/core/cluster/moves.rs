@@ -230,12 +230,11 @@ fn live<'a>(view: &'a ClusterView, name: &str) -> Result<&'a MemberStatus, Impos
 
 fn willing(status: &MemberStatus) -> Result<(), Impossible> {
     let report = status.leadership.as_ref();
-    match report.is_some_and(|report| report.priority.is_none()) {
-        true => Err(Impossible::NeverPrimary {
-            name: status.name.clone(),
-        }),
-        false => Ok(()),
-    }
+    let never = report.is_some_and(|report| report.priority.is_none());
+    let name = || status.name.clone();
+    (!never)
+        .then_some(())
+        .ok_or_else(|| Impossible::NeverPrimary { name: name() })
 }
 
 /// Whether `candidate` could take over from a primary that runs.

@@ -26,6 +26,8 @@ pub(super) enum Part {
     Server,
     Sidecar,
     Supervisor,
+    /// Sidecar and supervisor: nobody is left who could stop the server.
+    Agents,
 }
 
 /// One fault with everything that is drawn for it.
@@ -84,7 +86,14 @@ impl Fault {
         } else {
             Whom::Ordinal(random.u32(0..3))
         };
-        let part = [Part::Postmaster, Part::Server, Part::Sidecar, Part::Supervisor][random.usize(0..4)];
+        let parts = [
+            Part::Postmaster,
+            Part::Server,
+            Part::Sidecar,
+            Part::Supervisor,
+            Part::Agents,
+        ];
+        let part = parts[random.usize(0..parts.len())];
         let longest = [2000, 6000, 20000][random.usize(0..3)];
         let time = Duration::from_millis(random.u64(300..longest));
         match random.u32(0..20) {
@@ -186,7 +195,7 @@ fn ordinal(demo: &Demo, whom: Whom) -> Option<u32> {
 fn pids(demo: &Demo, pod: &str, part: Part) -> Vec<u32> {
     let controller = controller(demo);
     let known = controller.pods.iter().find(|known| known.name == pod);
-    let of = |container: Container| {
+    let of = |container: Container| -> Vec<u32> {
         let pids = known.into_iter().flat_map(|pod| &pod.pids);
         let chosen = pids.filter(move |(found, _)| *found == container);
         chosen.map(|(_, pid)| *pid).collect()
@@ -198,6 +207,7 @@ fn pids(demo: &Demo, pod: &str, part: Part) -> Vec<u32> {
     match part {
         Part::Sidecar => of(Container::Sidecar),
         Part::Supervisor => of(Container::Postgres),
+        Part::Agents => [of(Container::Sidecar), of(Container::Postgres)].concat(),
         Part::Postmaster => postmaster().into_iter().collect(),
         Part::Server => {
             let family = postmaster().into_iter().flat_map(family);

@@ -250,6 +250,8 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
         None => {}
         // The control file may vouch for less than what is there: it was judged while it ran.
         Some(CloneReason::Diverged) => return rewind(turn, standing, upstream_facts),
+        // A judgement from before it was primary: what it has now must be kept first.
+        Some(CloneReason::WalGone) if was_primary(facts) => turn.memory.condemned = None,
         // With the primary lost, this copy may be needed: it is not given up yet.
         Some(_) if standing.suspects || record.holder.is_none() => turn.memory.condemned = None,
         Some(reason) => return replace(turn, standing, upstream_facts, reason),

@@ -218,7 +218,7 @@ fn named(
     next.renewals += 1;
     next.request = None;
     next.released_by = None;
-    next.synchronous = witnesses(turn, record, facts.control_lsn, to.0);
+    next.synchronous = witnesses(turn, record, facts.position(), to.0);
     next.remember(HistoryEntry {
         term: next.term,
         timeline: Some(facts.timeline),
@@ -231,7 +231,12 @@ fn named(
 }
 
 /// Those who have everything besides the successor, the old primary first, if they are enough; else the recorded set as it is.
-fn witnesses(turn: &Turn<'_>, record: &LeaseRecord, lsn: Lsn, successor: Ordinal) -> SynchronousSet {
+fn witnesses(
+    turn: &Turn<'_>,
+    record: &LeaseRecord,
+    position: WalPosition,
+    successor: Ordinal,
+) -> SynchronousSet {
     let holds_all = |member: &Ordinal| {
         let peer = turn.observation.peers.get(member);
         peer.is_some_and(|peer| {
@@ -241,7 +246,8 @@ fn witnesses(turn: &Turn<'_>, record: &LeaseRecord, lsn: Lsn, successor: Ordinal
                 .and_then(|report| report.incarnation.as_ref())
                 == record.synchronous.members.get(member);
             same && peer.contact == PeerContact::Connected
-                && peer.flush_lsn.is_some_and(|flushed| flushed >= lsn)
+                && peer.timeline == Some(position.timeline)
+                && peer.flush_lsn.is_some_and(|flushed| flushed >= position.lsn)
         })
     };
     let members = record.synchronous.members.iter();

@@ -107,7 +107,10 @@ pub(in crate::core::decide) fn note(policy: &Policy, memory: &mut Memory, observ
         Some(since) if detached => Some(since),
         _ => detached.then_some(observation.at_ms),
     };
-    if !standing.is_holder {
+    if standing.is_holder {
+        // Whatever was wrong with this directory: now the others are measured by it.
+        memory.condemned = None;
+    } else {
         lease.handing_over = None;
     }
 }
