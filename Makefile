@@ -27,6 +27,7 @@ demo: compiler ## a replicated PostgreSQL on this machine, until Ctrl-C; options
 test: fmt clippy deny doc ## everything that must hold: style, dependencies, documentation, all tests
 	@postgresql=$$(tests/tools/postgresql test)
 	eval "$$postgresql"
+	CARGO_TARGET_DIR=$(abspath $(target))/sim cargo test --release --manifest-path tests/sim/core/Cargo.toml --test proof
 	cargo test --no-fail-fast -- --test-threads=$(test_threads)
 
 .PHONY: chaos

@@ -113,6 +113,15 @@ impl JobRequest {
             Self::Rewind { .. } => JobKind::Rewind,
         }
     }
+
+    /// Whom it reads from; `None` if from nobody.
+    #[must_use]
+    pub fn upstream(&self) -> Option<&Upstream> {
+        match self {
+            Self::Initdb => None,
+            Self::Clone { upstream, .. } | Self::Rewind { upstream, .. } => Some(upstream),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -172,6 +181,9 @@ pub struct JobStatus {
     /// Counts up from 1 with each job of this supervisor.
     pub id: u64,
     pub kind: JobKind,
+    /// The name of the host that it reads from.
+    #[serde(default)]
+    pub upstream: Option<String>,
     #[serde(flatten)]
     pub state: JobState,
 }
@@ -346,6 +358,7 @@ mod tests {
         let job = |kind| JobStatus {
             id: 3,
             kind: JobKind::Clone,
+            upstream: None,
             state: JobState::Failed {
                 refused: true,
                 kind,

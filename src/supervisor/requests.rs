@@ -181,6 +181,7 @@ impl Supervisor {
         self.job = Some(JobStatus {
             id: self.job.as_ref().map_or(0, |job| job.id) + 1,
             kind,
+            upstream: job.upstream().map(|upstream| upstream.host.clone()),
             state: JobState::Running {
                 progress: JobProgress::default(),
             },

@@ -7,6 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::harness::{Demo, LIMIT, Start, member, members, wait_for};
+use crate::kit::family;
 
 fn lease(version: u32, more: &[&str]) -> Demo {
     let demo = Start::lease(version).with(more).run();
@@ -229,4 +230,51 @@ fn under_async_a_frozen_sidecar_ends_the_acknowledgements() {
     );
     signal(sidecar, Signal::CONT);
     assert_ne!(primary(&demo.wait_streaming(2)), first);
+}
+
+/// Found by chaos (seed 5): commits waited for as long as the lost primary stayed frozen, since the only standby left hung in
+/// `pg_rewind` on it.
+#[test]
+fn a_rewind_from_a_primary_that_froze_kept_the_standby_from_its_successor() {
+    let demo = lease(16, &["--set", "PODGRES_STOP_TIMEOUT=1s"]);
+    demo.sql(&[], "CREATE TABLE numbers (number int PRIMARY KEY)");
+    let first = primary(&demo.status().expect("a status"));
+    let (supervisor, server) = (demo.pid(&first, "supervisor"), demo.pid(&first, "postgres"));
+    // Without a clean stop, so that it has to be rewound; away until its successor waits for the third member alone.
+    signal(supervisor, Signal::STOP);
+    signal(server, Signal::KILL);
+    let moved = demo.wait("another primary", |status| {
+        members(status)
+            .iter()
+            .any(|m| m["role"] == "primary" && m["name"] != first.as_str())
+    });
+    let second = members(&moved)
+        .iter()
+        .find(|m| m["role"] == "primary" && m["name"] != first.as_str())
+        .and_then(|m| m["name"].as_str())
+        .expect("a successor")
+        .to_owned();
+    insert_soon(&demo, 1);
+    signal(supervisor, Signal::CONT);
+    let mut rewind = None;
+    assert!(
+        wait_for(LIMIT, || {
+            rewind = family(supervisor)
+                .into_iter()
+                .find(|process| process.name == "pg_rewind");
+            rewind.is_some()
+        }),
+        "nothing was rewound"
+    );
+    let rewind = rewind.expect("pg_rewind").pid;
+    signal(rewind, Signal::STOP);
+    demo.ask(&["freeze", ordinal(&second)]);
+    signal(rewind, Signal::CONT);
+    let well = Instant::now();
+    insert_soon(&demo, 2);
+    let took = well.elapsed();
+    demo.ask(&["thaw", ordinal(&second)]);
+    // The rewind itself would be given up after two minutes.
+    assert!(took < Duration::from_secs(45), "nothing was taken for {took:?}");
+    complete(&demo, 2);
 }

@@ -12,7 +12,7 @@ use podgres::core::policy::Policy;
 use podgres::core::situation::{SITUATIONS, Situation};
 
 use crate::enumeration;
-use crate::lease_exhaustive::{action_name, survey};
+use crate::lease_exhaustive::action_name;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/decision-table.md");
 

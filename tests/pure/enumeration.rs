@@ -46,7 +46,12 @@ fn directories() -> Vec<DataDirectory> {
 }
 
 fn job(kind: JobKind, state: JobState) -> JobStatus {
-    JobStatus { id: 1, kind, state }
+    JobStatus {
+        id: 1,
+        kind,
+        upstream: None,
+        state,
+    }
 }
 
 fn jobs() -> Vec<Option<JobStatus>> {

@@ -4,7 +4,7 @@ use podgres::core::decision::Memory;
 use podgres::core::observation::Observation;
 use podgres::core::policy::Policy;
 
-use crate::lease_worlds::{COUNT, Choice, Of, SIZES, lease_policy, observed, remembered};
+use crate::lease_worlds::{Choice, Of, SIZES, lease_policy, observed, remembered};
 
 /// Points of the sweep over the product of all choices, if `PODGRES_LEASE_SWEEP` does not ask for more.
 const SWEEP: u64 = 100_000;
@@ -159,10 +159,10 @@ fn sweep(visit: Visit<'_>) {
             1 => Choice::primary(),
             _ => Choice::usual().with(Of::Postmaster, 0).with(Of::Server, 0),
         };
-        for at in 0..COUNT {
+        for (chosen, size) in choice.0.iter_mut().zip(SIZES) {
             // Half of the choices stay usual: with all at random, most worlds would end at the first row.
             if draw(2) == 0 {
-                choice.0[at] = draw(SIZES[at]);
+                *chosen = draw(size);
             }
         }
         show(visit, &choice);

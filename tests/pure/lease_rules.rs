@@ -11,7 +11,7 @@ use podgres::core::observation::{Observation, ProbeState, UpstreamFacts};
 use podgres::core::policy::Policy;
 use podgres::core::status::HeldData;
 use podgres::core::supervision::{
-    CloneReason, JobRequest, JobState, Licence, Postmaster, ServerRole, SupervisorStatus, Upstream,
+    CloneReason, JobRequest, JobState, JobStatus, Licence, Postmaster, ServerRole, SupervisorStatus, Upstream,
 };
 use podgres::core::sync::{Told, covers};
 use podgres::core::synchronous_names;
@@ -42,7 +42,7 @@ pub(crate) const RULES: &[Rule] = &[
         told_covers,
     ),
     (
-        "nothing is done without a supervisor, beside a job, or to begin anything in a pod that ends",
+        "nothing is done without a supervisor, beside a job that reads from the holder, or to begin anything in a pod that ends",
         idle_hands,
     ),
     (
@@ -75,7 +75,7 @@ pub(crate) const RULES: &[Rule] = &[
         follows,
     ),
     (
-        "a former primary's directory becomes a standby's only if it is contained",
+        "a former primary's directory becomes a standby's only if it is contained, or is a witness",
         former_primary,
     ),
     ("a job fits the directory", jobs),
@@ -308,15 +308,26 @@ fn told_covers(case: &Case<'_>) -> bool {
 }
 
 fn idle_hands(case: &Case<'_>) -> bool {
-    if case.decision.postgres.is_none() {
-        return true;
-    }
     let Some(supervisor) = case.supervisor() else {
-        return false;
+        return case.decision.postgres.is_none();
     };
     let job = supervisor.job.as_ref();
-    let runs = job.is_some_and(|job| matches!(job.state, JobState::Running { .. }));
-    !runs && !supervisor.stopping
+    let running = job.filter(|job| matches!(job.state, JobState::Running { .. }));
+    let cancels = case.decision.postgres == Some(PostgresAction::Cancel);
+    match running {
+        Some(job) => cancels == reads_elsewhere(case, job) && (cancels || case.decision.postgres.is_none()),
+        None => case.decision.postgres.is_none() || !(cancels || supervisor.stopping),
+    }
+}
+
+/// The job reads from one member while another holds the Lease.
+fn reads_elsewhere(case: &Case<'_>, job: &JobStatus) -> bool {
+    let holder = case.record().and_then(|record| record.holder.as_ref());
+    let holder = holder.filter(|holder| **holder != case.policy.identity);
+    let holder = holder.map(|holder| format!("{}.", holder.pod));
+    let host = job.upstream.as_ref();
+    host.zip(holder)
+        .is_some_and(|(host, holder)| !host.starts_with(&holder))
 }
 
 fn states(case: &Case<'_>) -> bool {
@@ -614,17 +625,26 @@ fn follows(case: &Case<'_>) -> bool {
 
 fn former_primary(case: &Case<'_>) -> bool {
     let Some(PostgresAction::Start {
-        server: ServerRole::Standby { .. },
+        server: ServerRole::Standby { upstream },
     }) = &case.decision.postgres
     else {
         return true;
     };
     let Some(facts) = case.facts() else { return false };
+    let recorded = case.record().is_some_and(|record| {
+        let known = record.synchronous.members.get(&case.policy.ordinal);
+        let own = case
+            .supervisor()
+            .and_then(|supervisor| supervisor.incarnation.as_ref());
+        known.is_some() && known == own
+    });
     let mut position = facts.position();
     position.lsn.0 += 1;
     let contained = case.relation(position) == Some(Relation::Contained);
     let clean = facts.control_state == ControlState::ShutDown;
-    !facts.half_rewound && (!was_primary(facts) || (contained && clean))
+    // It handed over, stopped cleanly, and is recorded as one that has everything: detached it may prove so.
+    let witness = clean && recorded && upstream.is_none();
+    !facts.half_rewound && (!was_primary(facts) || (contained && clean) || witness)
 }
 
 fn jobs(case: &Case<'_>) -> bool {

@@ -436,7 +436,20 @@ fn server_status(choice: &Choice) -> Option<ServerStatus> {
 }
 
 fn job(choice: &Choice) -> Option<JobStatus> {
-    let of = |kind, state| Some(JobStatus { id: 1, kind, state });
+    // A rewind from the other holder, a clone from the third member.
+    let of = |kind, state| {
+        let from = match kind {
+            JobKind::Initdb => None,
+            JobKind::Rewind => Some(choice.other()),
+            JobKind::Clone => Some(Ordinal(2)),
+        };
+        Some(JobStatus {
+            id: 1,
+            kind,
+            upstream: from.map(|ordinal| format!("pg-{ordinal}.pg.default.svc.cluster.local")),
+            state,
+        })
+    };
     let failed = |refused| JobState::Failed {
         kind: FailureKind::default(),
         refused,
@@ -544,18 +557,18 @@ fn holder_peer(choice: &Choice) -> Option<PeerView> {
 }
 
 /// Where a detached member has come to rest, against this one.
-fn final_position(by: i64) -> Option<FinalPosition> {
-    Some(FinalPosition {
+fn final_position(by: i64) -> FinalPosition {
+    FinalPosition {
         timeline: TimelineId(1),
         flush_lsn: Lsn(HERE.0.saturating_add_signed(by)),
-    })
+    }
 }
 
 fn third_peer(choice: &Choice) -> Option<PeerView> {
     let third = Ordinal(2);
     let detached = |promised_term, by| LeadershipReport {
         promised_term,
-        final_position: final_position(by),
+        final_position: Some(final_position(by)),
         suspects_term: Some(TERM),
         ..content(TERM)
     };

@@ -18,5 +18,7 @@ mod links;
 mod manifests;
 mod scenarios;
 mod source;
+// Minutes without optimisation: `make test` runs it in the small crate, tests/sim/core.
+#[cfg(not(debug_assertions))]
 mod takeover_model;
 mod worlds;

@@ -276,6 +276,7 @@ fn a_fresh_clone_was_called_diverged_by_facts_from_before_it() {
     let done = JobStatus {
         id: 1,
         kind: JobKind::Clone,
+        upstream: None,
         state: JobState::Done,
     };
     let status = SupervisorStatus {

@@ -232,6 +232,7 @@ impl World {
         }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "an event is given whole")]
     pub(crate) fn watched(&mut self, member: usize, epoch: u64, watch: u64, stored: Option<Rc<Stored>>) {
         let (now, now_ms) = (self.now, self.clock_ms(member));
         let Some(sidecar) = self.sidecar(member, epoch) else {

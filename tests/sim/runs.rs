@@ -28,6 +28,17 @@ const NAMED: &[(u64, &str)] = &[
     (140, "a successor that did not answer was named"),
     (159, "a volume lost while its standby was scaled away"),
     (193, "a copy that was to be replaced was the one that was needed"),
+    (2184, "an old barrier stood for a new time of the same setting"),
+    (2606, "an old barrier, under a Lease that had been deleted"),
+    (816, "the one witness of a hand-over stayed down"),
+    (
+        6136,
+        "a named member that was not yet promoted could not claim again",
+    ),
+    (
+        7483,
+        "members scaled away were waited for, since a new primary had no slots for them",
+    ),
     (363, "a promise just before a connection"),
     (304, "a crashed primary comes up beside a later one"),
     (324, "a late acknowledgement of a commit that everybody has"),

@@ -666,6 +666,7 @@ impl World {
         supervisor.status.job = Some(JobStatus {
             id,
             kind: job.kind(),
+            upstream: job.upstream().map(|upstream| upstream.host.clone()),
             state: JobState::Running {
                 progress: JobProgress::default(),
             },
@@ -749,6 +750,7 @@ impl World {
             supervisor.status.job = Some(JobStatus {
                 id,
                 kind: job.kind(),
+                upstream: job.upstream().map(|upstream| upstream.host.clone()),
                 state,
             });
         }

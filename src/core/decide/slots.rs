@@ -52,10 +52,18 @@ pub(super) fn note_missing(policy: &Policy, memory: &mut Memory, observation: &O
     let Some(server) = &observation.server else { return };
     let owners = owners(policy, &server.slots, &known(memory, observation));
     let named = |ordinal: &Ordinal| observation.peers.get(ordinal).is_some_and(|peer| peer.named);
+    // Under a Lease a member counts although a new primary has no slot for it.
+    let record = observation.lease.stored.as_ref().map(|stored| &stored.record);
+    let members = record.map_or(&[][..], |record| &record.members);
+    let counts = |ordinal: &Ordinal| owners.contains_key(ordinal) || members.contains(ordinal);
     memory
         .missing_since_ms
-        .retain(|ordinal, _| owners.contains_key(ordinal) && !named(ordinal));
-    for ordinal in owners.keys().filter(|ordinal| !named(ordinal)) {
+        .retain(|ordinal, _| counts(ordinal) && !named(ordinal));
+    let others = owners
+        .keys()
+        .chain(members)
+        .filter(|ordinal| **ordinal != policy.ordinal);
+    for ordinal in others.filter(|ordinal| !named(ordinal)) {
         memory
             .missing_since_ms
             .entry(*ordinal)

@@ -79,6 +79,7 @@ fn situation(turn: Turn<'_>, standing: &Standing) -> Decision {
     if let Some(JobStatus {
         kind,
         state: JobState::Running { progress },
+        upstream,
         ..
     }) = &turn.supervisor.job
     {
@@ -87,6 +88,13 @@ fn situation(turn: Turn<'_>, standing: &Standing) -> Decision {
             JobKind::Clone => Situation::Cloning,
             JobKind::Rewind => Situation::Rewinding,
         };
+        if upstream
+            .as_ref()
+            .is_some_and(|host| outdated(&turn, standing, host))
+        {
+            let detail = standing.holder_name();
+            return turn.act(situation, detail, PostgresAction::Cancel).soon();
+        }
         return turn.row(situation, progress_text(*progress));
     }
     if turn.supervisor.stopping {
@@ -100,6 +108,15 @@ fn situation(turn: Turn<'_>, standing: &Standing) -> Decision {
         Postmaster::Running { role, ready, .. } => running(turn, standing, role, *ready),
         Postmaster::Stopped { .. } => stopped(turn, standing),
     }
+}
+
+/// Another than the one on `host` holds the Lease: what is read there is of no use, and if it is frozen nothing ever comes.
+fn outdated(turn: &Turn<'_>, standing: &Standing, host: &str) -> bool {
+    let name = host.split('.').next();
+    let current = standing
+        .holder_elsewhere
+        .map(|holder| format!("{}-{holder}", turn.policy.cluster));
+    current.is_some_and(|current| name != Some(current.as_str()))
 }
 
 fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, ready: bool) -> Decision {
