@@ -6,7 +6,7 @@ use podgres::core::lease::{LeasePurpose, LeaseRecord};
 use podgres::core::member::Ordinal;
 use podgres::core::observation::Observation;
 use podgres::core::situation::Situation;
-use podgres::core::supervision::{JobRequest, ServerRole, StopMode};
+use podgres::core::supervision::{CloneReason, JobRequest, ServerRole, StopMode};
 
 use crate::lease_worlds::{
     Choice,
@@ -44,6 +44,9 @@ const LOST: &[(Of, u8)] = &[(HolderPeer, 4), (Server, 3)];
 /// Lost, promised term 6, at rest.
 const AT_REST: &[(Of, u8)] = &[(HolderPeer, 4), (Postmaster, 6), (Server, 4), (Promised, 2)];
 const STOPPED: &[(Of, u8)] = &[(Postmaster, 0), (Server, 0)];
+
+/// The last renewal is too old, and no peer confirms.
+const LAPSED: &[(Of, u8)] = &[(Renewal, 2), (HolderPeer, 5), (ThirdPeer, 3)];
 
 fn written(decision: &Decision, purpose: LeasePurpose) -> &LeaseRecord {
     let write = decision
@@ -183,7 +186,7 @@ fn who_was_named_is_licensed_first_and_then_promoted() {
         decision.postgres,
         Some(PostgresAction::Promote { term: TERM, .. })
     ));
-    let unrenewed = decided(&named.with(Renewal, 2).with(Licence, 2));
+    let unrenewed = decided(&all(named, LAPSED).with(Licence, 2));
     assert_eq!(unrenewed.postgres, None, "no right, no promotion");
 }
 
@@ -228,7 +231,9 @@ fn a_former_primary_is_rewound_and_cloned_only_when_that_was_refused() {
             job: JobRequest::Rewind { .. }
         })
     ));
-    let refused = decided(&fallen.with(Job, 2).with(Condemned, 3));
+    let refused = told(&fallen, |memory, _| {
+        memory.condemned = Some(CloneReason::NotRewound)
+    });
     assert!(matches!(
         refused.postgres,
         Some(PostgresAction::Run {
@@ -272,15 +277,15 @@ fn a_killed_primary_is_opened_again_while_its_right_lasts() {
             server: ServerRole::Primary { .. }
         })
     ));
-    let lapsed = decided(&closed.with(Renewal, 2));
-    assert_eq!(lapsed.postgres, None);
+    assert_eq!(decided(&all(closed, LAPSED)).postgres, None);
 }
 
 #[test]
 fn a_primary_without_a_right_closes_the_gate() {
-    let decision = decided(&primary(&[(Renewal, 2)]));
+    let decision = decided(&all(primary(LAPSED), &[(Set, 6)]));
     assert_eq!(decision.situation, Situation::RightLapsed);
-    assert!(decision.gate_until_ms <= 1_000_000);
+    assert_eq!(decision.postgres, None);
+    assert_eq!(decision.gate_until_ms, 999_000, "since a second ago");
     let deposed = decided(&primary(&[(Holder, 2)]));
     assert_eq!(deposed.situation, Situation::LostOffice);
     assert_eq!(deposed.gate_until_ms, 0);
@@ -348,8 +353,14 @@ fn a_hand_over_under_way_is_not_given_up() {
 
 #[test]
 fn a_restarted_primary_waits_for_those_that_an_unanswered_record_names_too() {
-    let closed = all(primary(STOPPED), &[(Licence, 2), (Write, 2)]);
-    let decision = decided(&closed);
+    let closed = all(primary(STOPPED), &[(Licence, 2), (Set, 1)]);
+    let decision = told(&closed, |_, observation| {
+        let stored = observation.lease.stored.as_ref().expect("a record");
+        observation.lease.uncertain = Some(LeaseRecord {
+            synchronous: set(&[2], 1),
+            ..stored.record.clone()
+        });
+    });
     let Some(PostgresAction::Start {
         server: ServerRole::Primary {
             synchronous_standby_names,
@@ -441,32 +452,45 @@ fn a_deleted_lease_is_written_again_by_the_primary_in_office() {
     assert_eq!((unread.lease, unread.postgres), (None, None));
 }
 
-/// From both standbys to one, then back: recorded only when the setting covers it and the members have everything.
+/// Recorded are pg-1 itself and pg-2, as after a takeover; pg-0 streams as well.
 #[test]
 fn a_synchronous_set_changes_in_steps() {
-    // Recorded are pg-1 (itself) and pg-2, as after a takeover; pg-0 streams as well.
-    let first = decided(&primary(&[(Set, 5), (Told, 0)]));
-    assert_eq!(first.situation, Situation::ChangingSynchronousSet, "{first:#?}");
-    assert!(matches!(
-        &first.postgres,
-        Some(PostgresAction::Reload {
-            server: ServerRole::Primary { .. }
-        })
-    ));
-    let marked = told(&primary(&[(Set, 5), (Told, 1)]), |_, observation| {
-        observation.barrier = None
-    });
+    let after_takeover = primary(&[(Set, 5), (Told, 0)]);
+    let unmarked = told(&after_takeover, |_, observation| observation.barrier = None);
     assert!(
-        matches!(&marked.postgres, Some(PostgresAction::Barrier { .. })),
-        "{marked:#?}"
+        matches!(&unmarked.postgres, Some(PostgresAction::Barrier { .. })),
+        "{unmarked:#?}"
     );
-    let recorded = decided(&primary(&[(Set, 5), (Told, 1)]));
+    let behind = told(&after_takeover, |_, observation| {
+        let barrier = observation.barrier.as_mut().expect("a barrier");
+        barrier.lsn.0 += 1 << 20;
+    });
+    assert_eq!(behind.situation, Situation::ChangingSynchronousSet);
+    assert_eq!(
+        (behind.postgres, behind.lease),
+        (None, None),
+        "they have yet to catch up"
+    );
+    let recorded = decided(&after_takeover);
     assert_eq!(
         written(&recorded, LeasePurpose::Record).synchronous,
         set(&[0, 2], 1)
     );
+    let loosened = decided(&primary(&[(Set, 6), (Told, 2)]));
+    let Some(PostgresAction::Reload {
+        server: ServerRole::Primary {
+            synchronous_standby_names,
+        },
+    }) = loosened.postgres
+    else {
+        panic!("{loosened:#?}");
+    };
+    assert_eq!(
+        synchronous_standby_names,
+        "ANY 2 (podgres_gate, \"pg-0\", \"pg-2\")"
+    );
     let settled = decided(&primary(&[(Set, 6), (Told, 0)]));
-    assert_eq!(settled.situation, Situation::Primary);
+    assert_eq!((settled.situation, settled.lease), (Situation::Primary, None));
 }
 
 #[test]
