@@ -12,6 +12,7 @@ mod layers;
 mod lease_enumeration;
 mod lease_exhaustive;
 mod lease_rules;
+mod lease_scenarios;
 mod lease_worlds;
 mod links;
 mod manifests;

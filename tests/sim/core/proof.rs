@@ -11,6 +11,8 @@ mod lease_enumeration;
 mod lease_exhaustive;
 #[path = "../../pure/lease_rules.rs"]
 mod lease_rules;
+#[path = "../../pure/lease_scenarios.rs"]
+mod lease_scenarios;
 #[path = "../../pure/lease_worlds.rs"]
 mod lease_worlds;
 #[path = "../../pure/takeover_model.rs"]
