@@ -24,10 +24,9 @@ demo: compiler ## a replicated PostgreSQL on this machine, until Ctrl-C; options
 	exec $(target)/release/podgres demo $(ARGS)
 
 .PHONY: test
-test: fmt clippy deny doc ## everything that must hold: style, dependencies, documentation, all tests
+test: fmt clippy deny doc proof ## everything that must hold: style, dependencies, documentation, all tests
 	@postgresql=$$(tests/tools/postgresql test)
 	eval "$$postgresql"
-	CARGO_TARGET_DIR=$(abspath $(target))/sim cargo test --release --manifest-path tests/sim/core/Cargo.toml --test proof
 	cargo test --no-fail-fast -- --test-threads=$(test_threads)
 
 .PHONY: chaos
@@ -44,7 +43,13 @@ sim: compiler ## the failover logic against simulated time, on all cores: SCHEDU
 	@export CARGO_TARGET_DIR=$(abspath $(target))/sim
 	if [ -n "$(SEED)" ]; then export PODGRES_SIM_SEED=$(SEED); else export PODGRES_SIM_SCHEDULES=$(or $(SCHEDULES),10000); fi
 	export PODGRES_SIM_FIRST=$(or $(FIRST),1)
-	cargo test --release --manifest-path tests/sim/core/Cargo.toml --test sim $(if $(SEED),one_seed,a_range) -- --nocapture
+	cargo test --release --manifest-path tests/core/Cargo.toml --test sim $(if $(SEED),one_seed,a_range) -- --nocapture
+
+.PHONY: proof
+proof: compiler ## every enumerated decision against the rules, the model of takeover, the simulator's fixed schedules
+	@export CARGO_TARGET_DIR=$(abspath $(target))/sim
+	cargo clippy --manifest-path tests/core/Cargo.toml --test sim --test proof -- -D warnings
+	cargo test --release --manifest-path tests/core/Cargo.toml --test sim --test proof
 
 .PHONY: mutants
 mutants: compiler ## plants known bugs in the failover logic; the simulator must find each: NAMES="…" for some
@@ -56,11 +61,12 @@ check: fmt clippy ## the quick round while writing: style and the tests that nee
 
 .PHONY: table
 table: ## rewrite docs/decision-table.md from the code; review the difference
-	PODGRES_UPDATE_GOLDEN=1 cargo test --test pure decision_table
+	PODGRES_UPDATE_GOLDEN=1 CARGO_TARGET_DIR=$(abspath $(target))/sim cargo test --release --manifest-path tests/core/Cargo.toml --test proof decision_table
 
 .PHONY: fmt
 fmt: ## is the code formatted?
-	cargo fmt --all --check
+	@cargo fmt --all --check
+	cargo fmt --manifest-path tests/core/Cargo.toml --check
 
 .PHONY: clippy
 clippy: compiler ## lints, in tests too

@@ -1,6 +1,6 @@
 //! `docs/decision-table.md` is generated: what was seen over all enumerated observations.
 //!
-//! `PODGRES_UPDATE_GOLDEN=1 cargo test --test pure` (or `make table`) rewrites it.
+//! `make table` rewrites it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -12,9 +12,9 @@ use podgres::core::policy::Policy;
 use podgres::core::situation::{SITUATIONS, Situation};
 
 use crate::enumeration;
-use crate::lease_exhaustive::action_name;
+use crate::lease_exhaustive::{action_name, survey};
 
-const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/decision-table.md");
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/decision-table.md");
 
 type Seen = BTreeMap<Situation, (BTreeSet<&'static str>, BTreeSet<&'static str>)>;
 
