@@ -40,6 +40,7 @@ mod status_query;
 mod tablespaces;
 mod temporary_server;
 pub mod terms;
+pub mod timelines;
 pub mod tls;
 mod tls_files;
 mod waldump;
