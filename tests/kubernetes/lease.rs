@@ -1,0 +1,246 @@
+//! `overlays/lease`, all members started at once: failover in a cluster, planned moves, updates, evictions, and chaos under load.
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, ListParams};
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, SELECTOR, states};
+use crate::overlay::Overlay;
+use crate::runner::Group;
+use crate::wait::{self, until};
+use crate::writer::{Example, Writer};
+
+pub(crate) const GROUP: Group = Group {
+    name: "lease",
+    overlay: || {
+        Overlay::new("lease")
+            .with("parallel")
+            .with("role-label")
+            .with("events")
+    },
+    tests: &[
+        ("row_75_all_started_at_once_and_there_is_one_primary", row_75),
+        ("row_37_and_43_the_services_lead_to_the_primary_and_to_every_standby", row_43),
+        ("the_role_label_and_events_follow_the_primary", labels),
+        ("the_token_is_not_where_sql_runs", token),
+        ("a_primary_deleted_by_force_is_replaced_and_nothing_is_lost", forced),
+        ("a_primary_deleted_gracefully_hands_over", graceful),
+        ("a_switchover_is_one_command_in_a_pod", switchover),
+        ("row_44_a_standby_that_does_not_stream_leaves_the_services_and_comes_back", row_44),
+        ("row_46_an_evicted_member_returns_and_the_budget_allows_one_at_a_time", row_46),
+        ("a_bad_image_stops_at_one_member_and_is_rolled_back", bad_image),
+        ("row_38_and_41_the_todo_list_is_shown_while_nothing_can_be_written", todo),
+        ("row_61_pods_deleted_at_random_under_load_lose_nothing", chaos),
+        ("row_20_all_pods_off_and_on_again", all_off),
+    ],
+};
+
+const OUTAGE_LIMIT: Duration = Duration::from_secs(10);
+
+fn row_75(cluster: &Cluster) {
+    let states = states(&cluster.status());
+    assert_eq!(states.iter().filter(|state| state.contains(" primary ")).count(), 1, "{states:?}");
+    let lease: Lease = cluster.get("pg").expect("the Lease");
+    let holder = lease.spec.and_then(|spec| spec.holder_identity).expect("a holder");
+    let primary = cluster.primary();
+    assert!(holder.contains(&cluster.pod(&primary).uid), "{holder} is not {primary}'s");
+    assert_eq!(cluster.sql(&primary, "SELECT pg_is_in_recovery()"), "f");
+}
+
+fn row_43(cluster: &Cluster) {
+    let primary = cluster.primary();
+    cluster.sql_by("pg-rw", "CREATE TABLE IF NOT EXISTS routed AS SELECT 1 AS one").expect("written");
+    let address = |pod: &str| cluster.sql(pod, "SELECT 1").len();
+    assert_eq!(address(&primary), 1);
+    assert_eq!(cluster.sql_by("pg-rw", "SELECT pg_is_in_recovery()").as_deref(), Ok("f"));
+    let mut answered = std::collections::BTreeSet::new();
+    until(
+        "both standbys answer",
+        || {
+            answered_by(cluster)
+        },
+        |name| {
+            assert_ne!(*name, primary, "reads go to standbys while there are any");
+            answered.insert(name.clone());
+            answered.len() == 2
+        },
+    );
+}
+
+/// Which member answers on the read-only Service: a standby's slot bears its name.
+fn answered_by(cluster: &Cluster) -> String {
+    let slot = cluster.sql_by("pg-ro", "SELECT current_setting('primary_slot_name')").expect("a read");
+    slot.replace('_', "-")
+}
+
+fn labels(cluster: &Cluster) {
+    let labelled = |role: &str| -> Vec<String> {
+        let selector = ListParams::default().labels(&format!("podgres.dev/role={role}"));
+        let found = cluster.world.now(cluster.api::<Pod>().list(&selector)).expect("pods");
+        found.items.into_iter().filter_map(|pod| pod.metadata.name).collect()
+    };
+    let primary = cluster.primary();
+    until("one pod is labelled primary", || labelled("primary"), |names| *names == [primary.clone()]);
+    until("two are labelled standby", || labelled("standby").len(), |count| *count == 2);
+    until("the Service follows", || cluster.sql_by("pg-primary", "SELECT pg_is_in_recovery()"), |answer| answer.as_deref() == Ok("f"));
+    let events = cluster.kubectl(&["get", "events", "--field-selector", &format!("involvedObject.name={primary}")]);
+    assert!(events.contains("Primary"), "{events}");
+}
+
+fn token(cluster: &Cluster) {
+    let found = cluster.try_kubectl(&["exec", "pg-0", "-c", "postgres", "--", "ls", "/var/run/secrets/kubernetes.io"]);
+    found.expect_err("no token in the PostgreSQL container");
+}
+
+fn forced(cluster: &Cluster) {
+    let writer = Writer::start(cluster);
+    let mut outages = Vec::new();
+    for _ in 0..3 {
+        let primary = cluster.primary();
+        outages.push(writer.outage(|| cluster.delete_pod(&primary, true)));
+        cluster.settle();
+    }
+    println!("    outage by pg-rw, pod deleted by force: {outages:?}");
+    writer.verify();
+    writer.remove();
+    assert!(outages.iter().all(|outage| *outage < OUTAGE_LIMIT), "{outages:?}");
+}
+
+fn graceful(cluster: &Cluster) {
+    let writer = Writer::start(cluster);
+    let primary = cluster.primary();
+    let outage = writer.outage(|| cluster.delete_pod(&primary, false));
+    println!("    outage by pg-rw, pod deleted gracefully: {outage:?}");
+    writer.verify();
+    writer.remove();
+    assert_ne!(cluster.primary(), primary);
+    cluster.settle();
+    let log = cluster.logs(&primary, "bootstrap", &[]);
+    assert!(!log.contains("cloning"), "it follows from its own volume: {log}");
+    assert!(outage < OUTAGE_LIMIT, "{outage:?}");
+}
+
+fn switchover(cluster: &Cluster) {
+    let to = cluster.standby();
+    let said = cluster.kubectl(&["exec", &to, "-c", "sidecar", "--", "podgres", "switchover", "--to", &to]);
+    println!("    {}", said.trim());
+    assert_eq!(cluster.primary(), to);
+    let table = cluster.kubectl(&["exec", &to, "-c", "sidecar", "--", "podgres", "status"]);
+    assert!(table.contains(&to) && table.contains("primary"), "{table}");
+}
+
+fn row_44(cluster: &Cluster) {
+    let standby = cluster.standby();
+    let ready = || cluster.pod(&standby).ready;
+    cluster.sql(&standby, "ALTER SYSTEM SET primary_conninfo = 'host=127.0.0.9'");
+    cluster.sql(&standby, "SELECT pg_reload_conf()");
+    let frozen = until("it is not ready", ready, |ready| !ready).0;
+    cluster.sql(&standby, "ALTER SYSTEM RESET primary_conninfo");
+    cluster.sql(&standby, "SELECT pg_reload_conf()");
+    let back = until("it is ready", ready, |ready| *ready).0;
+    println!("    not ready after {frozen:.1?}, ready again after {back:.1?}");
+}
+
+fn row_46(cluster: &Cluster) {
+    let (first, second) = (cluster.standby(), cluster.primary());
+    let before = cluster.pod(&first).uid;
+    assert_eq!(evict(cluster, &first), 201, "one may go");
+    let again = evict(cluster, &second);
+    assert_eq!(again, 429, "the next one has to wait");
+    until("it is back", || cluster.pods(), |pods| pods.get(&first).is_some_and(|pod| pod.uid != before));
+    cluster.settle();
+    assert_eq!(cluster.primary(), second);
+}
+
+/// The status that the API answers an eviction with.
+fn evict(cluster: &Cluster, pod: &str) -> u16 {
+    let version = if cluster.world.minor < 22 { "policy/v1beta1" } else { "policy/v1" };
+    let body = json!({"apiVersion": version, "kind": "Eviction", "metadata": {"name": pod, "namespace": cluster.namespace}});
+    let uri = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", cluster.namespace);
+    let request = hyper::Request::builder()
+        .method("POST")
+        .uri(uri)
+        .header("Content-Type", "application/json")
+        .body(body.to_string().into_bytes())
+        .expect("a request");
+    match cluster.world.now(cluster.world.client.request::<Value>(request)) {
+        Ok(_) => 201,
+        Err(kube::Error::Api(status)) => status.code,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn bad_image(cluster: &Cluster) {
+    let writer = Writer::start(cluster);
+    let before = cluster.pods();
+    cluster.kubectl(&["set", "image", "statefulset/pg", "postgres=localhost/nowhere:1"]);
+    let waiting = || cluster.kubectl(&["get", "pod", "pg-2", "-o", "jsonpath={.status.containerStatuses[*].state.waiting.reason}"]);
+    until("the image cannot be had", waiting, |reason| reason.contains("Image"));
+    let now = cluster.pods();
+    for other in ["pg-0", "pg-1"] {
+        assert_eq!(now[other].uid, before[other].uid, "the update stops at the first member that does not become ready");
+    }
+    writer.progress(100);
+    cluster.kubectl(&["rollout", "undo", "statefulset/pg"]);
+    // A StatefulSet does not replace a pod that never became ready.
+    cluster.delete_pod("pg-2", false);
+    cluster.settle();
+    writer.verify();
+    writer.remove();
+}
+
+fn todo(cluster: &Cluster) {
+    let todo = Example::deploy(cluster, "todo");
+    let page = || todo.request("GET", "/").unwrap_or_default();
+    until("the page", page, |page| page.contains("<form"));
+    cluster.sql_by("pg-rw", "CREATE TABLE IF NOT EXISTS todo (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, text text NOT NULL); \
+        INSERT INTO todo (text) VALUES ('buy milk')").expect("written");
+    until("the item is listed", page, |page| page.contains("buy milk") && !page.contains("Read-only for the moment"));
+    // With no quorum there is no primary: one standby is left, and it goes on reading.
+    cluster.kubectl(&["scale", "statefulset/pg", "--replicas=1"]);
+    until("one pod", || cluster.pods().len(), |count| *count == 1);
+    let (_, shown) = until("the list with the banner", page, |page| page.contains("Read-only for the moment"));
+    assert!(shown.contains("buy milk") && shown.contains("<fieldset disabled>"), "{shown}");
+    cluster.scale(3);
+    until("writes are back", page, |page| page.contains("buy milk") && !page.contains("Read-only for the moment"));
+    todo.remove();
+}
+
+fn chaos(cluster: &Cluster) {
+    let seconds = std::env::var("PODGRES_CHAOS_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(45);
+    let seed = std::env::var("PODGRES_CHAOS_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    let mut random = fastrand::Rng::with_seed(seed);
+    let writer = Writer::start(cluster);
+    let end = std::time::Instant::now() + Duration::from_secs(seconds);
+    let mut deleted = Vec::new();
+    while std::time::Instant::now() < end {
+        let (pod, force) = (format!("pg-{}", random.u8(0..3)), random.bool());
+        let there: Api<Pod> = cluster.api();
+        if cluster.world.now(there.get_opt(&pod)).ok().flatten().is_some_and(|pod| pod.metadata.deletion_timestamp.is_none()) {
+            cluster.delete_pod(&pod, force);
+            deleted.push(format!("{pod}{}", if force { " by force" } else { "" }));
+        }
+        std::thread::sleep(Duration::from_millis(random.u64(500..6_000)));
+    }
+    println!("    PODGRES_CHAOS_SEED={seed}: {deleted:?}");
+    cluster.settle();
+    writer.progress(100);
+    writer.verify();
+    let count = |pod: &str| cluster.sql(pod, "SELECT count(*), sum(number) FROM steady");
+    writer.remove();
+    let primary = cluster.primary();
+    wait::within(Duration::from_secs(60), "all have the same rows", || ["pg-0", "pg-1", "pg-2"].map(count), |counts| {
+        counts.iter().all(|found| *found == count(&primary))
+    });
+}
+
+fn all_off(cluster: &Cluster) {
+    cluster.sql(&cluster.primary(), "CREATE TABLE IF NOT EXISTS slept AS SELECT 5 AS number");
+    cluster.scale(0);
+    cluster.scale(3);
+    assert_eq!(cluster.sql(&cluster.primary(), "SELECT number FROM slept"), "5");
+    assert_eq!(cluster.kubectl(&["get", "pods", "-l", SELECTOR, "-o", "name"]).lines().count(), 3);
+}
