@@ -72,7 +72,13 @@ fn event(situation: &str) -> (EventKind, String) {
     let mut start = true;
     let letters = situation.chars().filter_map(|letter| {
         let first = std::mem::replace(&mut start, letter == '_');
-        (letter != '_').then(|| if first { letter.to_ascii_uppercase() } else { letter })
+        (letter != '_').then(|| {
+            if first {
+                letter.to_ascii_uppercase()
+            } else {
+                letter
+            }
+        })
     });
     (kind, letters.collect())
 }

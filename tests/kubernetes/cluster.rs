@@ -91,7 +91,10 @@ impl<'a> Cluster<'a> {
 
     /// `Err` with what it complained about.
     pub(crate) fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {
-        let output = kubectl::kubectl().args(["-n", &self.namespace]).args(arguments).output();
+        let output = kubectl::kubectl()
+            .args(["-n", &self.namespace])
+            .args(arguments)
+            .output();
         let output = output.expect("kubectl runs");
         if output.status.success() {
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -126,22 +129,40 @@ impl<'a> Cluster<'a> {
         let ours = ListParams::default().labels(SELECTOR);
         let listed = self.world.now(self.api::<Pod>().list(&ours));
         let facts = |pod: Pod| (pod.metadata.name.clone().unwrap_or_default(), pod_facts(&pod));
-        listed.map(|list| list.items.into_iter().map(facts).collect()).unwrap_or_default()
+        listed
+            .map(|list| list.items.into_iter().map(facts).collect())
+            .unwrap_or_default()
     }
 
     pub(crate) fn pod(&self, name: &str) -> PodFacts {
-        self.get::<Pod>(name).map(|pod| pod_facts(&pod)).unwrap_or_else(|| panic!("no pod {name}"))
+        self.get::<Pod>(name)
+            .map(|pod| pod_facts(&pod))
+            .unwrap_or_else(|| panic!("no pod {name}"))
     }
 
     pub(crate) fn claims(&self) -> Vec<String> {
-        let listed = self.world.now(self.api::<PersistentVolumeClaim>().list(&ListParams::default()));
-        listed.expect("claims").items.into_iter().filter_map(|claim| claim.metadata.name).collect()
+        let listed = self
+            .world
+            .now(self.api::<PersistentVolumeClaim>().list(&ListParams::default()));
+        listed
+            .expect("claims")
+            .items
+            .into_iter()
+            .filter_map(|claim| claim.metadata.name)
+            .collect()
     }
 
     /// What a pod's HTTP says, by way of the API server; `None` if it does not answer.
     pub(crate) fn http(&self, method: &str, pod: &str, port: u16, path: &str) -> Option<String> {
-        let uri = format!("/api/v1/namespaces/{}/pods/{pod}:{port}/proxy{path}", self.namespace);
-        let request = hyper::Request::builder().method(method).uri(uri).body(Vec::new()).expect("a request");
+        let uri = format!(
+            "/api/v1/namespaces/{}/pods/{pod}:{port}/proxy{path}",
+            self.namespace
+        );
+        let request = hyper::Request::builder()
+            .method(method)
+            .uri(uri)
+            .body(Vec::new())
+            .expect("a request");
         self.world.now(self.world.client.request_text(request)).ok()
     }
 
@@ -161,31 +182,53 @@ impl<'a> Cluster<'a> {
 
     /// Another primary than this one, as the others see it.
     pub(crate) fn primary_besides(&self, lost: &str) -> String {
-        let others = (0..self.replicas.get()).map(|ordinal| format!("pg-{ordinal}")).filter(|name| name != lost);
-        let seen = |pod: &String| self.http("GET", pod, 8008, "/cluster").and_then(|text| serde_json::from_str(&text).ok());
+        let others = (0..self.replicas.get())
+            .map(|ordinal| format!("pg-{ordinal}"))
+            .filter(|name| name != lost);
+        let seen = |pod: &String| {
+            self.http("GET", pod, 8008, "/cluster")
+                .and_then(|text| serde_json::from_str(&text).ok())
+        };
         let others: Vec<String> = others.collect();
         let look = || others.iter().find_map(seen).as_ref().and_then(primary_of);
-        until("another primary", look, |primary| primary.as_ref().is_some_and(|name| name != lost)).1.expect("a primary")
+        until("another primary", look, |primary| {
+            primary.as_ref().is_some_and(|name| name != lost)
+        })
+        .1
+        .expect("a primary")
     }
 
     /// A member that is not the primary.
     pub(crate) fn standby(&self) -> String {
         let primary = self.primary();
-        let names = (0..self.replicas.get()).rev().map(|ordinal| format!("pg-{ordinal}"));
-        names.into_iter().find(|name| *name != primary).expect("a standby")
+        let names = (0..self.replicas.get())
+            .rev()
+            .map(|ordinal| format!("pg-{ordinal}"));
+        names
+            .into_iter()
+            .find(|name| *name != primary)
+            .expect("a standby")
     }
 
     /// Waits until every member is ready, and all but one stream.
     pub(crate) fn settle(&self) {
         let wanted = self.replicas.get();
-        wait::within(2 * wait::LIMIT, "all members ready and streaming", || (self.pods(), states(&self.status())), |(pods, states)| {
-            let ready = pods.values().filter(|pod| pod.ready).count();
-            let streaming = states.iter().filter(|state| state.ends_with(" streaming")).count();
-            pods.len() == wanted as usize
-                && ready == pods.len()
-                && streaming + 1 == pods.len()
-                && states.iter().any(|state| state.ends_with("primary running"))
-        });
+        wait::within(
+            2 * wait::LIMIT,
+            "all members ready and streaming",
+            || (self.pods(), states(&self.status())),
+            |(pods, states)| {
+                let ready = pods.values().filter(|pod| pod.ready).count();
+                let streaming = states
+                    .iter()
+                    .filter(|state| state.ends_with(" streaming"))
+                    .count();
+                pods.len() == wanted as usize
+                    && ready == pods.len()
+                    && streaming + 1 == pods.len()
+                    && states.iter().any(|state| state.ends_with("primary running"))
+            },
+        );
     }
 
     /// `kubectl scale`, and waits until it is so.
@@ -204,13 +247,16 @@ impl<'a> Cluster<'a> {
         const SCRIPT: &str = "PGCONNECT_TIMEOUT=5 PGPASSWORD=$(cat /etc/podgres/secret/password) \
              exec psql -XAtq -v ON_ERROR_STOP=1 -h \"$0\" -p \"$1\" -U postgres -d postgres -c \"$2\"";
         let port = port.to_string();
-        let run = ["exec", pod, "-c", "postgres", "--", "sh", "-c", SCRIPT, host, &port, sql];
+        let run = [
+            "exec", pod, "-c", "postgres", "--", "sh", "-c", SCRIPT, host, &port, sql,
+        ];
         self.try_kubectl(&run).map(|text| text.trim_end().to_owned())
     }
 
     /// SQL on a member itself.
     pub(crate) fn sql(&self, pod: &str, sql: &str) -> String {
-        self.try_sql(pod, ("127.0.0.1", 5432), sql).unwrap_or_else(|error| panic!("{pod}: {sql}: {error}"))
+        self.try_sql(pod, ("127.0.0.1", 5432), sql)
+            .unwrap_or_else(|error| panic!("{pod}: {sql}: {error}"))
     }
 
     /// SQL by one of the client Services.
@@ -225,14 +271,25 @@ impl<'a> Cluster<'a> {
     }
 
     pub(crate) fn delete_pod(&self, pod: &str, force: bool) {
-        let parameters = if force { DeleteParams::default().grace_period(0) } else { DeleteParams::default() };
-        self.world.now(self.api::<Pod>().delete(pod, &parameters)).expect("deleted").map_left(drop);
+        let parameters = if force {
+            DeleteParams::default().grace_period(0)
+        } else {
+            DeleteParams::default()
+        };
+        self.world
+            .now(self.api::<Pod>().delete(pod, &parameters))
+            .expect("deleted")
+            .map_left(drop);
     }
 
     /// The volume of what went wrong: pods, logs, events.
     pub(crate) fn show(&self) {
         println!("{:#}", self.status());
-        println!("{}", self.try_kubectl(&["get", "pods,pvc", "-o", "wide"]).unwrap_or_else(|error| error));
+        println!(
+            "{}",
+            self.try_kubectl(&["get", "pods,pvc", "-o", "wide"])
+                .unwrap_or_else(|error| error)
+        );
         let containers = ["bootstrap", "sidecar", "postgres"];
         for pod in self.pods().keys() {
             for container in containers {
@@ -251,8 +308,17 @@ impl<'a> Cluster<'a> {
 
     pub(crate) fn remove(&self) {
         // At once, so that the next group has the machine for itself.
-        drop(self.try_kubectl(&["delete", "statefulset/pg", "--ignore-not-found", "--cascade=foreground"]));
-        let removed = self.world.now(self.world.namespaces().delete(&self.namespace, &DeleteParams::default()));
+        drop(self.try_kubectl(&[
+            "delete",
+            "statefulset/pg",
+            "--ignore-not-found",
+            "--cascade=foreground",
+        ]));
+        let removed = self.world.now(
+            self.world
+                .namespaces()
+                .delete(&self.namespace, &DeleteParams::default()),
+        );
         removed.expect("the namespace goes").map_left(drop);
     }
 
@@ -263,30 +329,52 @@ impl<'a> Cluster<'a> {
 
 /// `pg-1 standby streaming` for each member.
 pub(crate) fn states(status: &Value) -> Vec<String> {
-    let members = status["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let members = status["members"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let text = |member: &Value, key: &str| member[key].as_str().unwrap_or("?").to_owned();
-    let line = |member: &Value| format!("{} {} {}", text(member, "name"), text(member, "role"), text(member, "state"));
+    let line = |member: &Value| {
+        format!(
+            "{} {} {}",
+            text(member, "name"),
+            text(member, "role"),
+            text(member, "state")
+        )
+    };
     members.iter().map(line).collect()
 }
 
 fn primary_of(status: &Value) -> Option<String> {
     let states = states(status);
-    let mut primaries = states.iter().filter_map(|state| state.strip_suffix(" primary running"));
+    let mut primaries = states
+        .iter()
+        .filter_map(|state| state.strip_suffix(" primary running"));
     let first = primaries.next()?.to_owned();
     primaries.next().is_none().then_some(first)
 }
 
 fn pod_facts(pod: &Pod) -> PodFacts {
     let status = pod.status.as_ref();
-    let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let containers = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    let conditions = status
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    let containers = status
+        .and_then(|status| status.container_statuses.as_deref())
+        .unwrap_or_default();
     let time = status.and_then(|status| status.start_time.as_ref());
     PodFacts {
         uid: pod.metadata.uid.clone().unwrap_or_default(),
         started: time.map(|time| time.0.to_string()).unwrap_or_default(),
-        node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
+        node: pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.node_name.clone())
+            .unwrap_or_default(),
         ready: pod.metadata.deletion_timestamp.is_none()
-            && conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+            && conditions
+                .iter()
+                .any(|condition| condition.type_ == "Ready" && condition.status == "True"),
         restarts: containers.iter().map(|container| container.restart_count).sum(),
     }
 }

@@ -16,9 +16,15 @@ pub(crate) const GROUP: Group = Group {
     name: "faults",
     overlay: || Overlay::new("lease").with("parallel"),
     tests: &[
-        ("the_api_server_is_down_for_a_minute_and_writing_goes_on", api_down),
+        (
+            "the_api_server_is_down_for_a_minute_and_writing_goes_on",
+            api_down,
+        ),
         ("row_08_a_node_is_cut_off_and_there_is_one_primary", node_cut),
-        ("row_08_a_node_without_power_keeps_its_pod_until_it_is_forced_away", node_off),
+        (
+            "row_08_a_node_without_power_keeps_its_pod_until_it_is_forced_away",
+            node_off,
+        ),
     ],
 };
 
@@ -28,8 +34,17 @@ const API_OUTAGE: Duration = Duration::from_secs(45);
 fn machines(arguments: &[&str]) {
     let program = std::env::var("PODGRES_TEST_MACHINES")
         .expect("PODGRES_TEST_MACHINES must name a program that switches nodes and the API server off (tests/kubernetes/faults.rs)");
-    let output = Command::new("timeout").arg("120").arg(program).args(arguments).output().expect("it runs");
-    assert!(output.status.success(), "{arguments:?}: {}", crate::kubectl::complaint(&output));
+    let output = Command::new("timeout")
+        .arg("120")
+        .arg(program)
+        .args(arguments)
+        .output()
+        .expect("it runs");
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        crate::kubectl::complaint(&output)
+    );
 }
 
 fn api_down(cluster: &Cluster) {
@@ -41,7 +56,10 @@ fn api_down(cluster: &Cluster) {
         std::thread::sleep(API_OUTAGE);
         machines(&["up"]);
     });
-    println!("    API server down for {:.0?}: no acknowledgement for {outage:?} at most", begun.elapsed());
+    println!(
+        "    API server down for {:.0?}: no acknowledgement for {outage:?} at most",
+        begun.elapsed()
+    );
     assert!(outage < Duration::from_secs(2), "{outage:?}");
     assert_eq!(cluster.primary(), primary, "it stayed");
     writer.verify();
@@ -85,11 +103,24 @@ fn node_off(cluster: &Cluster) {
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(cluster.pod(&primary).uid, uid, "still Terminating");
     cluster.delete_pod(&primary, true);
-    until("another pod under that name", || cluster.pods(), |pods| pods.get(&primary).is_some_and(|pod| pod.uid != uid));
+    until(
+        "another pod under that name",
+        || cluster.pods(),
+        |pods| pods.get(&primary).is_some_and(|pod| pod.uid != uid),
+    );
     machines(&["up"]);
-    wait::within(2 * wait::LIMIT, "all stream again", || crate::cluster::states(&cluster.status()), |states| {
-        states.iter().filter(|state| state.ends_with(" streaming")).count() == 2
-    });
+    wait::within(
+        2 * wait::LIMIT,
+        "all stream again",
+        || crate::cluster::states(&cluster.status()),
+        |states| {
+            states
+                .iter()
+                .filter(|state| state.ends_with(" streaming"))
+                .count()
+                == 2
+        },
+    );
     cluster.settle();
     assert_ne!(cluster.primary(), primary);
     writer.verify();

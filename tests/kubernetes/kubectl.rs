@@ -39,7 +39,12 @@ pub(crate) fn text_with_input(command: &mut Command, input: &str) -> String {
 
 pub(crate) fn complaint(output: &Output) -> String {
     let words = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    format!("{}\n{}\n{}", output.status, words(&output.stdout), words(&output.stderr))
+    format!(
+        "{}\n{}\n{}",
+        output.status,
+        words(&output.stdout),
+        words(&output.stderr)
+    )
 }
 
 /// For arguments.

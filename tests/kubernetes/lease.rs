@@ -23,16 +23,31 @@ pub(crate) const GROUP: Group = Group {
     },
     tests: &[
         ("row_75_all_started_at_once_and_there_is_one_primary", row_75),
-        ("row_37_and_43_the_services_lead_to_the_primary_and_to_every_standby", row_43),
+        (
+            "row_37_and_43_the_services_lead_to_the_primary_and_to_every_standby",
+            row_43,
+        ),
         ("the_role_label_and_events_follow_the_primary", labels),
         ("the_token_is_not_where_sql_runs", token),
-        ("a_primary_deleted_by_force_is_replaced_and_nothing_is_lost", forced),
+        (
+            "a_primary_deleted_by_force_is_replaced_and_nothing_is_lost",
+            forced,
+        ),
         ("a_primary_deleted_gracefully_hands_over", graceful),
         ("a_switchover_is_one_command_in_a_pod", switchover),
-        ("row_44_a_standby_that_does_not_stream_leaves_the_services_and_comes_back", row_44),
-        ("row_46_an_evicted_member_returns_and_the_budget_allows_one_at_a_time", row_46),
+        (
+            "row_44_a_standby_that_does_not_stream_leaves_the_services_and_comes_back",
+            row_44,
+        ),
+        (
+            "row_46_an_evicted_member_returns_and_the_budget_allows_one_at_a_time",
+            row_46,
+        ),
         ("a_bad_image_stops_at_one_member_and_is_rolled_back", bad_image),
-        ("row_38_and_41_the_todo_list_is_shown_while_nothing_can_be_written", todo),
+        (
+            "row_38_and_41_the_todo_list_is_shown_while_nothing_can_be_written",
+            todo,
+        ),
         ("row_61_pods_deleted_at_random_under_load_lose_nothing", chaos),
         ("row_20_all_pods_off_and_on_again", all_off),
     ],
@@ -42,56 +57,101 @@ const OUTAGE_LIMIT: Duration = Duration::from_secs(10);
 
 fn row_75(cluster: &Cluster) {
     let states = states(&cluster.status());
-    assert_eq!(states.iter().filter(|state| state.contains(" primary ")).count(), 1, "{states:?}");
+    assert_eq!(
+        states.iter().filter(|state| state.contains(" primary ")).count(),
+        1,
+        "{states:?}"
+    );
     let lease: Lease = cluster.get("pg").expect("the Lease");
-    let holder = lease.spec.and_then(|spec| spec.holder_identity).expect("a holder");
+    let holder = lease
+        .spec
+        .and_then(|spec| spec.holder_identity)
+        .expect("a holder");
     let primary = cluster.primary();
-    assert!(holder.contains(&cluster.pod(&primary).uid), "{holder} is not {primary}'s");
+    assert!(
+        holder.contains(&cluster.pod(&primary).uid),
+        "{holder} is not {primary}'s"
+    );
     assert_eq!(cluster.sql(&primary, "SELECT pg_is_in_recovery()"), "f");
 }
 
 fn row_43(cluster: &Cluster) {
     let primary = cluster.primary();
-    cluster.sql_by("pg-rw", "CREATE TABLE IF NOT EXISTS routed AS SELECT 1 AS one").expect("written");
-    let address = |pod: &str| cluster.sql(pod, "SELECT 1").len();
-    assert_eq!(address(&primary), 1);
-    assert_eq!(cluster.sql_by("pg-rw", "SELECT pg_is_in_recovery()").as_deref(), Ok("f"));
-    let mut answered = std::collections::BTreeSet::new();
+    cluster
+        .sql_by("pg-rw", "CREATE TABLE IF NOT EXISTS routed AS SELECT 1 AS one")
+        .expect("written");
+    assert_eq!(
+        cluster.sql_by("pg-rw", "SELECT pg_is_in_recovery()").as_deref(),
+        Ok("f")
+    );
+    let answered = std::cell::RefCell::new(std::collections::BTreeSet::new());
     until(
         "both standbys answer",
-        || {
-            answered_by(cluster)
-        },
+        || answered_by(cluster),
         |name| {
             assert_ne!(*name, primary, "reads go to standbys while there are any");
-            answered.insert(name.clone());
-            answered.len() == 2
+            answered.borrow_mut().insert(name.clone());
+            answered.borrow().len() == 2
         },
     );
 }
 
 /// Which member answers on the read-only Service: a standby's slot bears its name.
 fn answered_by(cluster: &Cluster) -> String {
-    let slot = cluster.sql_by("pg-ro", "SELECT current_setting('primary_slot_name')").expect("a read");
-    slot.replace('_', "-")
+    let slot = cluster
+        .sql_by("pg-ro", "SELECT current_setting('primary_slot_name')")
+        .expect("a read");
+    slot.trim_start_matches("podgres_").replace('_', "-")
 }
 
 fn labels(cluster: &Cluster) {
     let labelled = |role: &str| -> Vec<String> {
         let selector = ListParams::default().labels(&format!("podgres.dev/role={role}"));
-        let found = cluster.world.now(cluster.api::<Pod>().list(&selector)).expect("pods");
-        found.items.into_iter().filter_map(|pod| pod.metadata.name).collect()
+        let found = cluster
+            .world
+            .now(cluster.api::<Pod>().list(&selector))
+            .expect("pods");
+        found
+            .items
+            .into_iter()
+            .filter_map(|pod| pod.metadata.name)
+            .collect()
     };
     let primary = cluster.primary();
-    until("one pod is labelled primary", || labelled("primary"), |names| *names == [primary.clone()]);
-    until("two are labelled standby", || labelled("standby").len(), |count| *count == 2);
-    until("the Service follows", || cluster.sql_by("pg-primary", "SELECT pg_is_in_recovery()"), |answer| answer.as_deref() == Ok("f"));
-    let events = cluster.kubectl(&["get", "events", "--field-selector", &format!("involvedObject.name={primary}")]);
+    until(
+        "one pod is labelled primary",
+        || labelled("primary"),
+        |names| *names == [primary.clone()],
+    );
+    until(
+        "two are labelled standby",
+        || labelled("standby").len(),
+        |count| *count == 2,
+    );
+    until(
+        "the Service follows",
+        || cluster.sql_by("pg-primary", "SELECT pg_is_in_recovery()"),
+        |answer| answer.as_deref() == Ok("f"),
+    );
+    let events = cluster.kubectl(&[
+        "get",
+        "events",
+        "--field-selector",
+        &format!("involvedObject.name={primary}"),
+    ]);
     assert!(events.contains("Primary"), "{events}");
 }
 
 fn token(cluster: &Cluster) {
-    let found = cluster.try_kubectl(&["exec", "pg-0", "-c", "postgres", "--", "ls", "/var/run/secrets/kubernetes.io"]);
+    let found = cluster.try_kubectl(&[
+        "exec",
+        "pg-0",
+        "-c",
+        "postgres",
+        "--",
+        "ls",
+        "/var/run/secrets/kubernetes.io",
+    ]);
     found.expect_err("no token in the PostgreSQL container");
 }
 
@@ -125,7 +185,17 @@ fn graceful(cluster: &Cluster) {
 
 fn switchover(cluster: &Cluster) {
     let to = cluster.standby();
-    let said = cluster.kubectl(&["exec", &to, "-c", "sidecar", "--", "podgres", "switchover", "--to", &to]);
+    let said = cluster.kubectl(&[
+        "exec",
+        &to,
+        "-c",
+        "sidecar",
+        "--",
+        "podgres",
+        "switchover",
+        "--to",
+        &to,
+    ]);
     println!("    {}", said.trim());
     assert_eq!(cluster.primary(), to);
     let table = cluster.kubectl(&["exec", &to, "-c", "sidecar", "--", "podgres", "status"]);
@@ -150,14 +220,22 @@ fn row_46(cluster: &Cluster) {
     assert_eq!(evict(cluster, &first), 201, "one may go");
     let again = evict(cluster, &second);
     assert_eq!(again, 429, "the next one has to wait");
-    until("it is back", || cluster.pods(), |pods| pods.get(&first).is_some_and(|pod| pod.uid != before));
+    until(
+        "it is back",
+        || cluster.pods(),
+        |pods| pods.get(&first).is_some_and(|pod| pod.uid != before),
+    );
     cluster.settle();
     assert_eq!(cluster.primary(), second);
 }
 
 /// The status that the API answers an eviction with.
 fn evict(cluster: &Cluster, pod: &str) -> u16 {
-    let version = if cluster.world.minor < 22 { "policy/v1beta1" } else { "policy/v1" };
+    let version = if cluster.world.minor < 22 {
+        "policy/v1beta1"
+    } else {
+        "policy/v1"
+    };
     let body = json!({"apiVersion": version, "kind": "Eviction", "metadata": {"name": pod, "namespace": cluster.namespace}});
     let uri = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", cluster.namespace);
     let request = hyper::Request::builder()
@@ -177,11 +255,24 @@ fn bad_image(cluster: &Cluster) {
     let writer = Writer::start(cluster);
     let before = cluster.pods();
     cluster.kubectl(&["set", "image", "statefulset/pg", "postgres=localhost/nowhere:1"]);
-    let waiting = || cluster.kubectl(&["get", "pod", "pg-2", "-o", "jsonpath={.status.containerStatuses[*].state.waiting.reason}"]);
-    until("the image cannot be had", waiting, |reason| reason.contains("Image"));
+    let waiting = || {
+        cluster.kubectl(&[
+            "get",
+            "pod",
+            "pg-2",
+            "-o",
+            "jsonpath={.status.containerStatuses[*].state.waiting.reason}",
+        ])
+    };
+    until("the image cannot be had", waiting, |reason| {
+        reason.contains("Image")
+    });
     let now = cluster.pods();
     for other in ["pg-0", "pg-1"] {
-        assert_eq!(now[other].uid, before[other].uid, "the update stops at the first member that does not become ready");
+        assert_eq!(
+            now[other].uid, before[other].uid,
+            "the update stops at the first member that does not become ready"
+        );
     }
     writer.progress(100);
     cluster.kubectl(&["rollout", "undo", "statefulset/pg"]);
@@ -198,20 +289,35 @@ fn todo(cluster: &Cluster) {
     until("the page", page, |page| page.contains("<form"));
     cluster.sql_by("pg-rw", "CREATE TABLE IF NOT EXISTS todo (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, text text NOT NULL); \
         INSERT INTO todo (text) VALUES ('buy milk')").expect("written");
-    until("the item is listed", page, |page| page.contains("buy milk") && !page.contains("Read-only for the moment"));
+    until("the item is listed", page, |page| {
+        page.contains("buy milk") && !page.contains("Read-only for the moment")
+    });
     // With no quorum there is no primary: one standby is left, and it goes on reading.
     cluster.kubectl(&["scale", "statefulset/pg", "--replicas=1"]);
     until("one pod", || cluster.pods().len(), |count| *count == 1);
-    let (_, shown) = until("the list with the banner", page, |page| page.contains("Read-only for the moment"));
-    assert!(shown.contains("buy milk") && shown.contains("<fieldset disabled>"), "{shown}");
+    let (_, shown) = until("the list with the banner", page, |page| {
+        page.contains("Read-only for the moment")
+    });
+    assert!(
+        shown.contains("buy milk") && shown.contains("<fieldset disabled>"),
+        "{shown}"
+    );
     cluster.scale(3);
-    until("writes are back", page, |page| page.contains("buy milk") && !page.contains("Read-only for the moment"));
+    until("writes are back", page, |page| {
+        page.contains("buy milk") && !page.contains("Read-only for the moment")
+    });
     todo.remove();
 }
 
 fn chaos(cluster: &Cluster) {
-    let seconds = std::env::var("PODGRES_CHAOS_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(45);
-    let seed = std::env::var("PODGRES_CHAOS_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    let seconds = std::env::var("PODGRES_CHAOS_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(45);
+    let seed = std::env::var("PODGRES_CHAOS_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| fastrand::u64(..));
     let mut random = fastrand::Rng::with_seed(seed);
     let writer = Writer::start(cluster);
     let end = std::time::Instant::now() + Duration::from_secs(seconds);
@@ -219,7 +325,13 @@ fn chaos(cluster: &Cluster) {
     while std::time::Instant::now() < end {
         let (pod, force) = (format!("pg-{}", random.u8(0..3)), random.bool());
         let there: Api<Pod> = cluster.api();
-        if cluster.world.now(there.get_opt(&pod)).ok().flatten().is_some_and(|pod| pod.metadata.deletion_timestamp.is_none()) {
+        if cluster
+            .world
+            .now(there.get_opt(&pod))
+            .ok()
+            .flatten()
+            .is_some_and(|pod| pod.metadata.deletion_timestamp.is_none())
+        {
             cluster.delete_pod(&pod, force);
             deleted.push(format!("{pod}{}", if force { " by force" } else { "" }));
         }
@@ -232,15 +344,27 @@ fn chaos(cluster: &Cluster) {
     let count = |pod: &str| cluster.sql(pod, "SELECT count(*), sum(number) FROM steady");
     writer.remove();
     let primary = cluster.primary();
-    wait::within(Duration::from_secs(60), "all have the same rows", || ["pg-0", "pg-1", "pg-2"].map(count), |counts| {
-        counts.iter().all(|found| *found == count(&primary))
-    });
+    wait::within(
+        Duration::from_secs(60),
+        "all have the same rows",
+        || ["pg-0", "pg-1", "pg-2"].map(count),
+        |counts| counts.iter().all(|found| *found == count(&primary)),
+    );
 }
 
 fn all_off(cluster: &Cluster) {
-    cluster.sql(&cluster.primary(), "CREATE TABLE IF NOT EXISTS slept AS SELECT 5 AS number");
+    cluster.sql(
+        &cluster.primary(),
+        "CREATE TABLE IF NOT EXISTS slept AS SELECT 5 AS number",
+    );
     cluster.scale(0);
     cluster.scale(3);
     assert_eq!(cluster.sql(&cluster.primary(), "SELECT number FROM slept"), "5");
-    assert_eq!(cluster.kubectl(&["get", "pods", "-l", SELECTOR, "-o", "name"]).lines().count(), 3);
+    assert_eq!(
+        cluster
+            .kubectl(&["get", "pods", "-l", SELECTOR, "-o", "name"])
+            .lines()
+            .count(),
+        3
+    );
 }

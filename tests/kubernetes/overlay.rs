@@ -47,14 +47,19 @@ impl Overlay {
             self.name
         );
         let older = [("classic-sidecar", 29), ("older-apis", 21)];
-        let needed = older.iter().filter(|(_, from)| world.minor < *from).map(|(name, _)| *name);
+        let needed = older
+            .iter()
+            .filter(|(_, from)| world.minor < *from)
+            .map(|(name, _)| *name);
         for component in self.components.iter().copied().chain(needed) {
             text.push_str(&format!("  - {k8s}/components/{component}\n"));
         }
         text.push_str("images:\n");
         for (name, variable, default) in IMAGES {
             let (repository, tag) = split(image(variable, default));
-            text.push_str(&format!("  - {{name: {name}, newName: \"{repository}\", newTag: \"{tag}\"}}\n"));
+            text.push_str(&format!(
+                "  - {{name: {name}, newName: \"{repository}\", newTag: \"{tag}\"}}\n"
+            ));
         }
         text.push_str("patches:\n");
         for (key, value) in &self.settings {
@@ -73,7 +78,8 @@ impl Overlay {
 }
 
 pub(crate) const PODGRES_IMAGE: (&str, &str) = ("PODGRES_TEST_IMAGE", "localhost/podgres:test");
-pub(crate) const EXAMPLES_IMAGE: (&str, &str) = ("PODGRES_TEST_EXAMPLES_IMAGE", "localhost/podgres-examples:test");
+pub(crate) const EXAMPLES_IMAGE: (&str, &str) =
+    ("PODGRES_TEST_EXAMPLES_IMAGE", "localhost/podgres-examples:test");
 const IMAGES: [(&str, &str, &str); 2] = [
     ("podgres", PODGRES_IMAGE.0, PODGRES_IMAGE.1),
     ("postgres", "PODGRES_TEST_POSTGRES_IMAGE", "localhost/postgres:17"),
@@ -92,8 +98,15 @@ fn split(image: String) -> (String, String) {
 fn relative(from: &Path, to: &Path) -> String {
     let from = from.canonicalize().expect("a folder");
     let to = to.canonicalize().expect("a folder");
-    let common = from.components().zip(to.components()).take_while(|(a, b)| a == b).count();
+    let common = from
+        .components()
+        .zip(to.components())
+        .take_while(|(a, b)| a == b)
+        .count();
     let up = from.components().skip(common).map(|_| "..".into());
-    let down = to.components().skip(common).map(|part| PathBuf::from(part.as_os_str()));
+    let down = to
+        .components()
+        .skip(common)
+        .map(|part| PathBuf::from(part.as_os_str()));
     up.chain(down).collect::<PathBuf>().display().to_string()
 }

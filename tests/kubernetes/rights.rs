@@ -24,12 +24,13 @@ pub(crate) const GROUP: Group = Group {
 
 fn nothing_else(cluster: &Cluster) {
     let user = format!("--as=system:serviceaccount:{}:pg", cluster.namespace);
-    let can = |verb: &str, what: &str| {
-        cluster.try_kubectl(&["auth", "can-i", verb, what, &user]).is_ok()
-    };
+    let can = |verb: &str, what: &str| cluster.try_kubectl(&["auth", "can-i", verb, what, &user]).is_ok();
     for verb in ["get", "list", "watch", "update"] {
         assert!(can(verb, "leases.coordination.k8s.io/pg"), "{verb}");
-        assert!(!can(verb, "leases.coordination.k8s.io/other"), "{verb} another Lease");
+        assert!(
+            !can(verb, "leases.coordination.k8s.io/other"),
+            "{verb} another Lease"
+        );
     }
     for (verb, what) in [
         ("delete", "leases.coordination.k8s.io/pg"),
@@ -50,16 +51,31 @@ fn nothing_else(cluster: &Cluster) {
 fn denied(cluster: &Cluster, verb: &str) {
     let role: Role = cluster.get("pg").expect("the Role");
     set_rules(cluster, &without(role.rules.clone().unwrap_or_default(), verb));
-    let pod = if verb == "update" { cluster.primary() } else { cluster.standby() };
+    let pod = if verb == "update" {
+        cluster.primary()
+    } else {
+        cluster.standby()
+    };
     if verb != "update" {
         cluster.delete_pod(&pod, true);
     }
-    let complaint = format!("could not {verb} lease \"pg\" in namespace \"{}\"", cluster.namespace);
+    let complaint = format!(
+        "could not {verb} lease \"pg\" in namespace \"{}\"",
+        cluster.namespace
+    );
     let hint = format!("Grant the verb \"{verb}\" on \"leases\"");
     let said = || {
-        ["bootstrap", "sidecar"].map(|container| cluster.try_kubectl(&["logs", &pod, "-c", container]).unwrap_or_default()).concat()
+        ["bootstrap", "sidecar"]
+            .map(|container| {
+                cluster
+                    .try_kubectl(&["logs", &pod, "-c", container])
+                    .unwrap_or_default()
+            })
+            .concat()
     };
-    let (after, _) = until("it says which verb is missing", said, |log| log.contains(&complaint) && log.contains(&hint));
+    let (after, _) = until("it says which verb is missing", said, |log| {
+        log.contains(&complaint) && log.contains(&hint)
+    });
     println!("    said after {after:.1?}");
     set_rules(cluster, &role.rules.unwrap_or_default());
 }
@@ -67,15 +83,32 @@ fn denied(cluster: &Cluster, verb: &str) {
 /// A Lease that was deleted is made again, where that is allowed.
 fn create(cluster: &Cluster) {
     let role: Role = cluster.get("pg").expect("the Role");
-    set_rules(cluster, &without(role.rules.clone().unwrap_or_default(), "create"));
-    let deleted = cluster.world.now(cluster.api::<Lease>().delete("pg", &DeleteParams::default()));
+    set_rules(
+        cluster,
+        &without(role.rules.clone().unwrap_or_default(), "create"),
+    );
+    let deleted = cluster
+        .world
+        .now(cluster.api::<Lease>().delete("pg", &DeleteParams::default()));
     deleted.expect("deleted").map_left(drop);
     let said = || {
-        ["pg-0", "pg-1", "pg-2"].map(|pod| cluster.try_kubectl(&["logs", pod, "-c", "sidecar"]).unwrap_or_default()).concat()
+        ["pg-0", "pg-1", "pg-2"]
+            .map(|pod| {
+                cluster
+                    .try_kubectl(&["logs", pod, "-c", "sidecar"])
+                    .unwrap_or_default()
+            })
+            .concat()
     };
-    until("it says which verb is missing", said, |log| log.contains("Grant the verb \"create\" on \"leases\""));
+    until("it says which verb is missing", said, |log| {
+        log.contains("Grant the verb \"create\" on \"leases\"")
+    });
     set_rules(cluster, &role.rules.unwrap_or_default());
-    until("the Lease is there again", || cluster.get::<Lease>("pg").is_some(), |there| *there);
+    until(
+        "the Lease is there again",
+        || cluster.get::<Lease>("pg").is_some(),
+        |there| *there,
+    );
 }
 
 fn without(mut rules: Vec<PolicyRule>, verb: &str) -> Vec<PolicyRule> {
@@ -88,6 +121,8 @@ fn without(mut rules: Vec<PolicyRule>, verb: &str) -> Vec<PolicyRule> {
 
 fn set_rules(cluster: &Cluster, rules: &[PolicyRule]) {
     let patch = Patch::Merge(json!({ "rules": rules }));
-    let patched = cluster.world.now(cluster.api::<Role>().patch("pg", &PatchParams::default(), &patch));
+    let patched = cluster
+        .world
+        .now(cluster.api::<Role>().patch("pg", &PatchParams::default(), &patch));
     patched.expect("the Role is changed");
 }

@@ -28,7 +28,10 @@ struct Tally {
 /// Runs what the arguments select; all without arguments.
 pub(crate) fn run(groups: &[Group]) -> ExitCode {
     // What `cargo test` hands to every test binary is of no use here.
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let words: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with("--"))
+        .collect();
     let selected = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
     let world = World::open();
     let mut tally = Tally::default();
@@ -43,7 +46,11 @@ pub(crate) fn run(groups: &[Group]) -> ExitCode {
             run_group(&world, group, &tests, &mut tally);
         }
     }
-    let result = if tally.failed.is_empty() && tally.passed > 0 { "ok" } else { "FAILED" };
+    let result = if tally.failed.is_empty() && tally.passed > 0 {
+        "ok"
+    } else {
+        "FAILED"
+    };
     println!(
         "\ntest result: {result}. {} passed; {} failed; finished in {:.1?}",
         tally.passed,
@@ -59,7 +66,9 @@ pub(crate) fn run(groups: &[Group]) -> ExitCode {
 fn run_group(world: &World, group: &Group, tests: &[&Test], tally: &mut Tally) {
     println!("\ngroup {} ({} tests)", group.name, tests.len());
     let begun = Instant::now();
-    let started = catch_unwind(AssertUnwindSafe(|| Cluster::start(world, group.name, (group.overlay)())));
+    let started = catch_unwind(AssertUnwindSafe(|| {
+        Cluster::start(world, group.name, (group.overlay)())
+    }));
     let Ok(cluster) = started else {
         println!("group {} could not be set up", group.name);
         tally.failed.extend(tests.iter().map(|(name, _)| *name));
@@ -73,7 +82,11 @@ fn run_group(world: &World, group: &Group, tests: &[&Test], tally: &mut Tally) {
             test(&cluster);
         }));
         let word = if outcome.is_ok() { "ok" } else { "FAILED" };
-        println!("test {} :: {name} ... {word} ({:.1?})", group.name, begun.elapsed());
+        println!(
+            "test {} :: {name} ... {word} ({:.1?})",
+            group.name,
+            begun.elapsed()
+        );
         if outcome.is_ok() {
             tally.passed += 1;
         } else {

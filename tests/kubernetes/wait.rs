@@ -8,7 +8,11 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(90);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Looks until `enough` says so; how long it took, and what was seen then.
-pub(crate) fn until<T: Debug>(what: &str, look: impl Fn() -> T, enough: impl Fn(&T) -> bool) -> (Duration, T) {
+pub(crate) fn until<T: Debug>(
+    what: &str,
+    look: impl Fn() -> T,
+    enough: impl Fn(&T) -> bool,
+) -> (Duration, T) {
     within(LIMIT, what, look, enough)
 }
 
@@ -25,7 +29,10 @@ pub(crate) fn within<T: Debug>(
         if enough(&seen) {
             return (begun.elapsed(), seen);
         }
-        assert!(begun.elapsed() < limit, "not within {limit:?}: {what}; last seen: {seen:#?}");
+        assert!(
+            begun.elapsed() < limit,
+            "not within {limit:?}: {what}; last seen: {seen:#?}"
+        );
         std::thread::sleep(PAUSE);
     }
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, Client};
-use k8s_openapi::api::core::v1::Namespace;
 use tokio::runtime::Runtime;
 
 use crate::wait;
@@ -58,7 +58,9 @@ impl World {
     pub(crate) fn now<T>(&self, request: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
         self.runtime.block_on(async {
             let answer = tokio::time::timeout(ANSWER_LIMIT, request);
-            answer.await.unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into())))
+            answer
+                .await
+                .unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into())))
         })
     }
 

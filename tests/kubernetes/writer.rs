@@ -31,10 +31,18 @@ impl<'a> Example<'a> {
         let mut apply = kubectl::kubectl();
         apply.args(["-n", &cluster.namespace, "apply", "-f", "-"]);
         kubectl::text_with_input(&mut apply, &manifest);
-        cluster.kubectl(&["rollout", "status", &format!("deployment/{name}"), "--timeout=60s"]);
+        cluster.kubectl(&[
+            "rollout",
+            "status",
+            &format!("deployment/{name}"),
+            "--timeout=60s",
+        ]);
         let ours = ListParams::default().labels(&format!("app.kubernetes.io/name={name}"));
         let pods = cluster.world.now(cluster.api::<Pod>().list(&ours)).expect("pods");
-        let running = pods.items.iter().find(|pod| pod.metadata.deletion_timestamp.is_none());
+        let running = pods
+            .items
+            .iter()
+            .find(|pod| pod.metadata.deletion_timestamp.is_none());
         let pod = running.and_then(|pod| pod.metadata.name.clone()).expect("a pod");
         Self { cluster, name, pod }
     }
@@ -45,7 +53,12 @@ impl<'a> Example<'a> {
 
     pub(crate) fn remove(&self) {
         let name = self.name;
-        self.cluster.kubectl(&["delete", &format!("deployment/{name}"), &format!("service/{name}"), "--wait=false"]);
+        self.cluster.kubectl(&[
+            "delete",
+            &format!("deployment/{name}"),
+            &format!("service/{name}"),
+            "--wait=false",
+        ]);
     }
 }
 
@@ -68,9 +81,15 @@ impl<'a> Writer<'a> {
     /// Waits until so many more rows are acknowledged.
     pub(crate) fn progress(&self, more: u64) {
         let before = self.report()["acknowledged"].as_u64().unwrap_or_default();
-        until("rows are acknowledged", || self.report(), |report| {
-            report["acknowledged"].as_u64().is_some_and(|now| now >= before + more)
-        });
+        until(
+            "rows are acknowledged",
+            || self.report(),
+            |report| {
+                report["acknowledged"]
+                    .as_u64()
+                    .is_some_and(|now| now >= before + more)
+            },
+        );
     }
 
     /// The longest time without an acknowledgement that a fault costs.
@@ -78,7 +97,11 @@ impl<'a> Writer<'a> {
         self.0.request("POST", "/reset").expect("reset");
         fault();
         // The fault may take a moment to bite: writing must have gone on for a while.
-        wait::until("writing goes on", || (self.calm(), self.report()), |(calm, _)| *calm);
+        wait::until(
+            "writing goes on",
+            || (self.calm(), self.report()),
+            |(calm, _)| *calm,
+        );
         let longest = self.report()["longest_gap_ms"].as_u64().unwrap_or_default();
         Duration::from_millis(longest)
     }
@@ -94,9 +117,17 @@ impl<'a> Writer<'a> {
 
     /// Everything that was acknowledged is there.
     pub(crate) fn verify(&self) {
-        let (_, text) = until("the writer reads back", || self.0.request("GET", "/verify"), Option::is_some);
+        let (_, text) = until(
+            "the writer reads back",
+            || self.0.request("GET", "/verify"),
+            Option::is_some,
+        );
         let verified: Value = serde_json::from_str(&text.expect("an answer")).expect("JSON");
-        assert_eq!(verified["missing"].as_array().map(Vec::len), Some(0), "acknowledged and lost: {verified}");
+        assert_eq!(
+            verified["missing"].as_array().map(Vec::len),
+            Some(0),
+            "acknowledged and lost: {verified}"
+        );
         assert!(verified["acknowledged"].as_u64() > Some(0), "{verified}");
     }
 

@@ -23,7 +23,8 @@ impl Database {
         let host = std::env::var(host_variable).with_context(|| format!("{host_variable} is not set"))?;
         let or = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
         let file = or("DATABASE_PASSWORD_FILE", "/etc/database/password");
-        let password = std::fs::read_to_string(&file).with_context(|| format!("could not read \"{file}\""))?;
+        let password =
+            std::fs::read_to_string(&file).with_context(|| format!("could not read \"{file}\""))?;
         let mut config = Config::new();
         config
             .host(&host)
@@ -67,7 +68,13 @@ impl Database {
     async fn connect(&self) -> anyhow::Result<Client> {
         let connected = timeout(LIMIT, self.config.connect(NoTls)).await;
         let (client, connection) = connected
-            .with_context(|| format!("\"{}\" took no connection within {} s", self.host, LIMIT.as_secs()))?
+            .with_context(|| {
+                format!(
+                    "\"{}\" took no connection within {} s",
+                    self.host,
+                    LIMIT.as_secs()
+                )
+            })?
             .with_context(|| format!("could not connect to \"{}\"", self.host))?;
         // Ends with its client; what ended it is seen there.
         tokio::spawn(async move { drop(connection.await) });

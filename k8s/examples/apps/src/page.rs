@@ -9,7 +9,10 @@ pub(crate) struct Item {
 /// The list, the form, and why the form is closed if it is.
 pub(crate) fn page(items: &[Item], closed: Option<&str>) -> String {
     let banner = closed.map_or_else(String::new, |reason| {
-        format!("<p class=\"banner\">Read-only for the moment: {}</p>", escaped(reason))
+        format!(
+            "<p class=\"banner\">Read-only for the moment: {}</p>",
+            escaped(reason)
+        )
     });
     let rows: String = items
         .iter()
@@ -43,9 +46,18 @@ mod tests {
             text: "<script>&\"".to_owned(),
         };
         let open = page(&[item], None);
-        assert!(open.contains("<li value=\"7\">&lt;script&gt;&amp;&quot;</li>"), "{open}");
-        assert!(!open.contains("banner\">") && !open.contains("<fieldset disabled>"), "{open}");
+        assert!(
+            open.contains("<li value=\"7\">&lt;script&gt;&amp;&quot;</li>"),
+            "{open}"
+        );
+        assert!(
+            !open.contains("banner\">") && !open.contains("<fieldset disabled>"),
+            "{open}"
+        );
         let closed = page(&[], Some("a < b"));
-        assert!(closed.contains("moment: a &lt; b</p>") && closed.contains("<fieldset disabled>"), "{closed}");
+        assert!(
+            closed.contains("moment: a &lt; b</p>") && closed.contains("<fieldset disabled>"),
+            "{closed}"
+        );
     }
 }

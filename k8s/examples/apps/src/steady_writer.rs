@@ -18,7 +18,8 @@ use crate::database::Database;
 const PAUSE: Duration = Duration::from_millis(20);
 /// A longer time without any acknowledgement is listed.
 const NOTABLE_GAP: Duration = Duration::from_millis(200);
-const TABLE: &str = "CREATE TABLE IF NOT EXISTS steady (writer bigint, number bigint, PRIMARY KEY (writer, number))";
+const TABLE: &str =
+    "CREATE TABLE IF NOT EXISTS steady (writer bigint, number bigint, PRIMARY KEY (writer, number))";
 
 #[derive(Default)]
 struct Book {
@@ -35,13 +36,20 @@ struct Writer {
 }
 
 pub(crate) fn router() -> anyhow::Result<Router> {
-    let connections: i64 = std::env::var("WRITERS").ok().map_or(Ok(1), |text| text.parse()).context("WRITERS")?;
+    let connections: i64 = std::env::var("WRITERS")
+        .ok()
+        .map_or(Ok(1), |text| text.parse())
+        .context("WRITERS")?;
     let writer = Arc::new(Writer {
         book: Mutex::default(),
         reader: Database::from_environment("DATABASE_HOST")?,
     });
     for index in 0..connections {
-        tokio::spawn(write(Arc::clone(&writer), index, Database::from_environment("DATABASE_HOST")?));
+        tokio::spawn(write(
+            Arc::clone(&writer),
+            index,
+            Database::from_environment("DATABASE_HOST")?,
+        ));
     }
     Ok(Router::new()
         .route("/", get(report))
@@ -60,7 +68,9 @@ async fn write(writer: Arc<Writer>, index: i64, database: Database) {
                 if number == 1 {
                     client.batch_execute(TABLE).await?;
                 }
-                client.execute("INSERT INTO steady VALUES ($1, $2)", &[&index, &number]).await
+                client
+                    .execute("INSERT INTO steady VALUES ($1, $2)", &[&index, &number])
+                    .await
             })
             .await;
         match written {
@@ -84,7 +94,11 @@ impl Writer {
 impl Book {
     fn acknowledged(&mut self, writer: i64, number: i64) {
         self.acknowledged.insert((writer, number));
-        if let Some(gap) = self.last.map(|last| last.elapsed()).filter(|gap| *gap > NOTABLE_GAP) {
+        if let Some(gap) = self
+            .last
+            .map(|last| last.elapsed())
+            .filter(|gap| *gap > NOTABLE_GAP)
+        {
             self.gaps_ms.push(gap.as_millis());
         }
         self.last = Some(Instant::now());
@@ -118,9 +132,15 @@ async fn reset(State(writer): State<Arc<Writer>>) -> &'static str {
 /// Which acknowledged rows are not there; none, or something is very wrong.
 async fn verify(State(writer): State<Arc<Writer>>) -> Result<Json<Value>, (StatusCode, String)> {
     let acknowledged = writer.book().acknowledged.clone();
-    let read = writer.reader.with(async |client: &Client| client.query("SELECT writer, number FROM steady", &[]).await);
-    let rows = read.await.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}\n")))?;
+    let read = writer
+        .reader
+        .with(async |client: &Client| client.query("SELECT writer, number FROM steady", &[]).await);
+    let rows = read
+        .await
+        .map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}\n")))?;
     let found: BTreeSet<(i64, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let missing: Vec<_> = acknowledged.difference(&found).collect();
-    Ok(Json(json!({"acknowledged": acknowledged.len(), "rows": found.len(), "missing": missing})))
+    Ok(Json(
+        json!({"acknowledged": acknowledged.len(), "rows": found.len(), "missing": missing}),
+    ))
 }

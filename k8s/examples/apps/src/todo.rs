@@ -49,7 +49,9 @@ async fn add(State(todo): State<Arc<Todo>>, Form(item): Form<NewItem>) -> Respon
         .all
         .with(async |client: &Client| {
             client.batch_execute(TABLE).await?;
-            client.execute("INSERT INTO todo (text) VALUES ($1)", &[&item.text]).await
+            client
+                .execute("INSERT INTO todo (text) VALUES ($1)", &[&item.text])
+                .await
         })
         .await;
     match added {
@@ -65,8 +67,7 @@ async fn add(State(todo): State<Arc<Todo>>, Form(item): Form<NewItem>) -> Respon
     }
 }
 
-const TABLE: &str =
-    "CREATE TABLE IF NOT EXISTS todo (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, text text NOT NULL)";
+const TABLE: &str = "CREATE TABLE IF NOT EXISTS todo (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, text text NOT NULL)";
 const SWITCHED: &str = "the database takes no changes. Your list is safe.";
 const NO_PRIMARY: &str = "the database that takes changes cannot be reached. Your list is safe.";
 
@@ -81,8 +82,12 @@ impl Todo {
 }
 
 async fn items(client: &Client) -> Result<(Vec<Item>, bool), tokio_postgres::Error> {
-    let setting = client.query_one("SELECT current_setting('transaction_read_only') = 'on'", &[]).await?;
-    let made = client.query_one("SELECT to_regclass('todo') IS NOT NULL", &[]).await?;
+    let setting = client
+        .query_one("SELECT current_setting('transaction_read_only') = 'on'", &[])
+        .await?;
+    let made = client
+        .query_one("SELECT to_regclass('todo') IS NOT NULL", &[])
+        .await?;
     let rows = if made.get(0) {
         client.query("SELECT id, text FROM todo ORDER BY id", &[]).await?
     } else {
