@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Event, Namespace, PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::core::NamespaceResourceScope;
@@ -25,7 +24,6 @@ pub(crate) const SELECTOR: &str = "app.kubernetes.io/name=podgres";
 pub(crate) struct Cluster<'a> {
     pub(crate) world: &'a World,
     pub(crate) namespace: String,
-    pub(crate) overlay: Overlay,
     replicas: Cell<u32>,
     folder: TempDir,
 }
@@ -42,7 +40,7 @@ pub(crate) struct PodFacts {
 
 impl<'a> Cluster<'a> {
     /// Applies the overlay in a new namespace, with a password, and waits until all stream.
-    pub(crate) fn start(world: &'a World, name: &str, overlay: Overlay) -> Self {
+    pub(crate) fn start(world: &'a World, name: &str, overlay: &Overlay) -> Self {
         let cluster = Self::prepare(world, name, overlay);
         cluster.apply();
         cluster.settle();
@@ -50,8 +48,8 @@ impl<'a> Cluster<'a> {
     }
 
     /// All but applying it.
-    pub(crate) fn prepare(world: &'a World, name: &str, overlay: Overlay) -> Self {
-        let namespace = format!("podgres-test-{name}");
+    pub(crate) fn prepare(world: &'a World, name: &str, overlay: &Overlay) -> Self {
+        let namespace = format!("podgres-test-{name}-{:04x}", fastrand::u16(..));
         let object: Namespace = serde_json::from_value(json!({
             "metadata": {"name": namespace, "labels": {
                 "podgres.dev/test": "kubernetes",
@@ -66,7 +64,6 @@ impl<'a> Cluster<'a> {
         let cluster = Self {
             world,
             namespace,
-            overlay,
             replicas: Cell::new(3),
             folder,
         };
@@ -320,10 +317,6 @@ impl<'a> Cluster<'a> {
                 .delete(&self.namespace, &DeleteParams::default()),
         );
         removed.expect("the namespace goes").map_left(drop);
-    }
-
-    pub(crate) fn statefulset(&self) -> StatefulSet {
-        self.get("pg").expect("the StatefulSet")
     }
 }
 

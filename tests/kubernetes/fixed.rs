@@ -38,6 +38,10 @@ pub(crate) const GROUP: Group = Group {
             "row_05_25_29_and_33_scaling_adds_and_removes_the_highest_and_keeps_volumes",
             row_05,
         ),
+        (
+            "row_38_and_41_the_todo_list_is_shown_while_nothing_can_be_written",
+            todo,
+        ),
         ("row_20_ping_pong_counts_on_after_all_pods_were_off", row_20),
         ("row_34_and_36_volumes_outlive_the_set", row_34),
     ],
@@ -165,7 +169,7 @@ fn row_26(cluster: &Cluster) {
         "2"
     );
     for pod in ["pg-1", "pg-2"] {
-        until(
+        let _ = until(
             "the row is there",
             || cluster.try_sql(pod, ("127.0.0.1", 5432), "SELECT answer FROM seen"),
             |seen| seen.as_deref() == Ok("42"),
@@ -297,6 +301,35 @@ fn row_05(cluster: &Cluster) {
     let log = cluster.logs("pg-2", "bootstrap", &[]);
     assert!(!log.contains("cloning"), "its old volume was used: {log}");
 }
+
+/// The first member's node takes no pods: its pod waits, and with fixed leadership nobody else writes.
+fn todo(cluster: &Cluster) {
+    let todo = Example::deploy(cluster, "todo");
+    let page = || todo.request("GET", "/").unwrap_or_default();
+    let open = |page: &String| page.contains("<form") && !page.contains(CLOSED);
+    until("the page", page, open);
+    cluster.sql(
+        FIRST,
+        "CREATE TABLE todo (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, text text NOT NULL)",
+    );
+    cluster.sql(FIRST, "INSERT INTO todo (text) VALUES ('buy milk')");
+    until("the item is listed", page, |page| page.contains("buy milk"));
+    let node = cluster.pod(FIRST).node;
+    cluster.world_kubectl(&["cordon", &node]);
+    cluster.delete_pod(FIRST, false);
+    let (_, shown) = until("the banner", page, |page| page.contains(CLOSED));
+    cluster.world_kubectl(&["uncordon", &node]);
+    assert!(
+        shown.contains("buy milk") && shown.contains("<fieldset disabled>"),
+        "{shown}"
+    );
+    until("writes are back", page, |page| {
+        page.contains("buy milk") && open(page)
+    });
+    todo.remove();
+}
+
+const CLOSED: &str = "Read-only for the moment";
 
 fn row_20(cluster: &Cluster) {
     let example = Example::deploy(cluster, "ping-pong");

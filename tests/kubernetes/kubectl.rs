@@ -2,7 +2,6 @@
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 const LIMIT_SECONDS: &str = "120";
 
@@ -23,6 +22,11 @@ pub(crate) fn text(command: &mut Command) -> String {
 
 /// Gives it something to read.
 pub(crate) fn text_with_input(command: &mut Command, input: &str) -> String {
+    try_with_input(command, input).unwrap_or_else(|complaint| panic!("{command:?}: {complaint}"))
+}
+
+/// As [`text_with_input`]; `Err` with what it complained about.
+pub(crate) fn try_with_input(command: &mut Command, input: &str) -> Result<String, String> {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -33,8 +37,11 @@ pub(crate) fn text_with_input(command: &mut Command, input: &str) -> String {
     stdin.write_all(input.as_bytes()).expect("kubectl reads");
     drop(stdin);
     let output = child.wait_with_output().expect("kubectl ends");
-    assert!(output.status.success(), "{command:?}: {}", complaint(&output));
-    String::from_utf8(output.stdout).expect("UTF-8")
+    if output.status.success() {
+        Ok(String::from_utf8(output.stdout).expect("UTF-8"))
+    } else {
+        Err(complaint(&output))
+    }
 }
 
 pub(crate) fn complaint(output: &Output) -> String {
@@ -45,9 +52,4 @@ pub(crate) fn complaint(output: &Output) -> String {
         words(&output.stdout),
         words(&output.stderr)
     )
-}
-
-/// For arguments.
-pub(crate) fn seconds(duration: Duration) -> String {
-    format!("{}s", duration.as_secs())
 }

@@ -11,8 +11,6 @@ use crate::world::{World, image};
 pub(crate) struct Overlay {
     pub(crate) name: &'static str,
     pub(crate) components: Vec<&'static str>,
-    /// Settings of podgres, as the ConfigMap `pg-settings` has them.
-    pub(crate) settings: Vec<(&'static str, &'static str)>,
     /// Further patches, as kustomize has them.
     pub(crate) patches: Vec<String>,
 }
@@ -22,18 +20,12 @@ impl Overlay {
         Self {
             name,
             components: Vec::new(),
-            settings: Vec::new(),
             patches: Vec::new(),
         }
     }
 
     pub(crate) fn with(mut self, component: &'static str) -> Self {
         self.components.push(component);
-        self
-    }
-
-    pub(crate) fn set(mut self, key: &'static str, value: &'static str) -> Self {
-        self.settings.push((key, value));
         self
     }
 
@@ -62,11 +54,6 @@ impl Overlay {
             ));
         }
         text.push_str("patches:\n");
-        for (key, value) in &self.settings {
-            text.push_str(&format!(
-                "  - target: {{kind: ConfigMap, name: pg-settings}}\n    patch: '[{{op: add, path: /data/{key}, value: \"{value}\"}}]'\n"
-            ));
-        }
         // Three servers on a small machine, and volumes that it can make.
         text.push_str(SMALL);
         for patch in &self.patches {

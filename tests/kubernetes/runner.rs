@@ -10,7 +10,7 @@ use crate::world::World;
 
 /// Tests that share a StatefulSet.
 pub(crate) struct Group {
-    /// Part of the namespace's name.
+    /// Part of the namespace's name; `-- NAME` runs all its tests.
     pub(crate) name: &'static str,
     pub(crate) overlay: fn() -> Overlay,
     pub(crate) tests: &'static [Test],
@@ -67,7 +67,7 @@ fn run_group(world: &World, group: &Group, tests: &[&Test], tally: &mut Tally) {
     println!("\ngroup {} ({} tests)", group.name, tests.len());
     let begun = Instant::now();
     let started = catch_unwind(AssertUnwindSafe(|| {
-        Cluster::start(world, group.name, (group.overlay)())
+        Cluster::start(world, group.name, &(group.overlay)())
     }));
     let Ok(cluster) = started else {
         println!("group {} could not be set up", group.name);

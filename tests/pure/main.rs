@@ -8,6 +8,7 @@
 mod decision_table;
 mod enumeration;
 mod exhaustive;
+mod kustomize;
 mod layers;
 mod lease_enumeration;
 mod lease_exhaustive;

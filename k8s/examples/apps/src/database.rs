@@ -40,7 +40,8 @@ impl Database {
         })
     }
 
-    /// Does something with the connection, a new one if the last has ended. An error, or no answer in time, ends it.
+    /// Does something with the connection, a new one if the last has ended. An error, or no answer in time, ends it: the next may
+    /// lead to another server.
     pub(crate) async fn with<T>(
         &self,
         work: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
@@ -55,12 +56,7 @@ impl Database {
                 *kept = Some(client);
                 Ok(value)
             }
-            Ok(Err(error)) => {
-                if !client.is_closed() && error.as_db_error().is_some() {
-                    *kept = Some(client);
-                }
-                Err(error).with_context(|| format!("\"{}\" refused", self.host))
-            }
+            Ok(Err(error)) => Err(error).with_context(|| format!("\"{}\" refused", self.host)),
             Err(_) => bail!("\"{}\" did not answer within {} s", self.host, LIMIT.as_secs()),
         }
     }

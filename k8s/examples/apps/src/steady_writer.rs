@@ -60,26 +60,39 @@ pub(crate) fn router() -> anyhow::Result<Router> {
 }
 
 async fn write(writer: Arc<Writer>, index: i64, database: Database) {
-    let mut number = 0;
+    let mut number = first_number(&writer, index, &database).await;
     loop {
-        number += 1;
-        let written = database
-            .with(async |client: &Client| {
-                if number == 1 {
-                    client.batch_execute(TABLE).await?;
-                }
-                client
-                    .execute("INSERT INTO steady VALUES ($1, $2)", &[&index, &number])
-                    .await
-            })
-            .await;
-        match written {
+        let written = database.with(async |client: &Client| {
+            client
+                .execute("INSERT INTO steady VALUES ($1, $2)", &[&index, &number])
+                .await
+        });
+        match written.await {
             Ok(_) => writer.book().acknowledged(index, number),
-            Err(error) => {
-                writer.book().failed(&error);
-                // Before the table is made nothing else can succeed.
-                number -= i64::from(number == 1);
-            }
+            Err(error) => writer.book().failed(&error),
+        }
+        // Never the same again: it may have arrived though nobody said so.
+        number += 1;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Makes the table; goes on after what an earlier run of this writer has left.
+async fn first_number(writer: &Writer, index: i64, database: &Database) -> i64 {
+    const NEXT: &str = "SELECT coalesce(max(number), 0) + 1 FROM steady WHERE writer = $1";
+    loop {
+        let found = database.with(async |client: &Client| {
+            // Two that make one table at the same time trip over each other.
+            client
+                .batch_execute(&format!(
+                    "BEGIN; SELECT pg_advisory_xact_lock(1); {TABLE}; COMMIT"
+                ))
+                .await?;
+            Ok(client.query_one(NEXT, &[&index]).await?.get(0))
+        });
+        match found.await {
+            Ok(number) => return number,
+            Err(error) => writer.book().failed(&error),
         }
         tokio::time::sleep(PAUSE).await;
     }
