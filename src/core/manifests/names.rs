@@ -49,7 +49,7 @@ pub(super) fn check(workload: &Workload<'_>, objects: &[Object<'_>], note: &mut 
     }
     let asked = workload
         .variable("PODGRES_SERVICE")
-        .unwrap_or_else(|| workload.object.name);
+        .unwrap_or(workload.object.name);
     if asked != name {
         note(
             format!("podgres looks for the members in Service \"{asked}\", their names are in \"{name}\""),
