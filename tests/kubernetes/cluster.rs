@@ -39,15 +39,13 @@ pub(crate) struct PodFacts {
 }
 
 impl<'a> Cluster<'a> {
-    /// Applies the overlay in a new namespace, with a password, and waits until all stream.
-    pub(crate) fn start(world: &'a World, name: &str, overlay: &Overlay) -> Self {
-        let cluster = Self::prepare(world, name, overlay);
-        cluster.apply();
-        cluster.settle();
-        cluster
+    /// Applies the overlay and waits until all stream.
+    pub(crate) fn start(&self) {
+        self.apply();
+        self.settle();
     }
 
-    /// All but applying it.
+    /// A new namespace with a password, in which nothing runs.
     pub(crate) fn prepare(world: &'a World, name: &str, overlay: &Overlay) -> Self {
         let namespace = format!("podgres-test-{name}-{:04x}", fastrand::u16(..));
         let object: Namespace = serde_json::from_value(json!({

@@ -15,6 +15,7 @@ use crate::writer::Writer;
 pub(crate) const GROUP: Group = Group {
     name: "faults",
     overlay: || Overlay::new("lease").with("parallel"),
+    begin: |cluster| cluster.start(),
     tests: &[
         (
             "the_api_server_is_down_for_a_minute_and_writing_goes_on",

@@ -12,6 +12,7 @@ use crate::writer::Example;
 pub(crate) const GROUP: Group = Group {
     name: "fixed",
     overlay: || Overlay::new("fixed"),
+    begin: |cluster| cluster.start(),
     tests: &[
         ("row_02_a_pods_host_name_is_its_name", row_02),
         (

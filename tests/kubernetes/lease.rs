@@ -5,12 +5,11 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
-use serde_json::json;
 
-use crate::cluster::{Cluster, SELECTOR, states};
-use crate::kubectl;
+use crate::cluster::{Cluster, states};
 use crate::overlay::Overlay;
 use crate::runner::Group;
+use crate::upkeep;
 use crate::wait::{self, until};
 use crate::writer::Writer;
 
@@ -22,6 +21,7 @@ pub(crate) const GROUP: Group = Group {
             .with("role-label")
             .with("events")
     },
+    begin: |cluster| cluster.start(),
     tests: &[
         ("row_75_all_started_at_once_and_there_is_one_primary", row_75),
         (
@@ -38,15 +38,23 @@ pub(crate) const GROUP: Group = Group {
         ("a_switchover_is_one_command_in_a_pod", switchover),
         (
             "row_44_a_standby_that_does_not_stream_leaves_the_services_and_comes_back",
-            row_44,
+            upkeep::row_44,
         ),
         (
             "row_46_an_evicted_member_returns_and_the_budget_allows_one_at_a_time",
-            row_46,
+            upkeep::row_46,
         ),
-        ("a_bad_image_stops_at_one_member_and_is_rolled_back", bad_image),
+        (
+            "a_changed_password_is_taken_up_without_a_restart",
+            upkeep::password,
+        ),
+        ("podgres_check_looks_at_the_live_objects", upkeep::check_live),
+        (
+            "a_bad_image_stops_at_one_member_and_is_rolled_back",
+            upkeep::bad_image,
+        ),
         ("row_61_pods_deleted_at_random_under_load_lose_nothing", chaos),
-        ("row_20_all_pods_off_and_on_again", all_off),
+        ("row_20_all_pods_off_and_on_again", upkeep::all_off),
     ],
 };
 
@@ -199,79 +207,6 @@ fn switchover(cluster: &Cluster) {
     assert!(table.contains(&to) && table.contains("primary"), "{table}");
 }
 
-fn row_44(cluster: &Cluster) {
-    let standby = cluster.standby();
-    let ready = || cluster.pod(&standby).ready;
-    cluster.sql(&standby, "ALTER SYSTEM SET primary_conninfo = 'host=127.0.0.9'");
-    cluster.sql(&standby, "SELECT pg_reload_conf()");
-    let frozen = until("it is not ready", ready, |ready| !ready).0;
-    cluster.sql(&standby, "ALTER SYSTEM RESET primary_conninfo");
-    cluster.sql(&standby, "SELECT pg_reload_conf()");
-    let back = until("it is ready", ready, |ready| *ready).0;
-    println!("    not ready after {frozen:.1?}, ready again after {back:.1?}");
-}
-
-fn row_46(cluster: &Cluster) {
-    let (first, second) = (cluster.standby(), cluster.primary());
-    let before = cluster.pod(&first).uid;
-    evict(cluster, &first).expect("one may go");
-    let again = evict(cluster, &second).expect_err("the next one has to wait");
-    assert!(again.contains("disruption budget"), "{again}");
-    until(
-        "it is back",
-        || cluster.pods(),
-        |pods| pods.get(&first).is_some_and(|pod| pod.uid != before),
-    );
-    cluster.settle();
-    assert_eq!(cluster.primary(), second);
-}
-
-/// Asks for an eviction as `kubectl drain` does, and does not ask again if it is refused.
-fn evict(cluster: &Cluster, pod: &str) -> Result<String, String> {
-    let version = if cluster.world.minor < 22 {
-        "policy/v1beta1"
-    } else {
-        "policy/v1"
-    };
-    let eviction = json!({"apiVersion": version, "kind": "Eviction", "metadata": {"name": pod, "namespace": cluster.namespace}});
-    let path = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", cluster.namespace);
-    let mut create = kubectl::kubectl();
-    create.args(["create", "--raw", &path, "-f", "-"]);
-    kubectl::try_with_input(&mut create, &eviction.to_string())
-}
-
-fn bad_image(cluster: &Cluster) {
-    let writer = Writer::start(cluster);
-    let before = cluster.pods();
-    cluster.kubectl(&["set", "image", "statefulset/pg", "postgres=localhost/nowhere:1"]);
-    let waiting = || {
-        cluster.kubectl(&[
-            "get",
-            "pod",
-            "pg-2",
-            "-o",
-            "jsonpath={.status.containerStatuses[*].state.waiting.reason}",
-        ])
-    };
-    until("the image cannot be had", waiting, |reason| {
-        reason.contains("Image")
-    });
-    let now = cluster.pods();
-    for other in ["pg-0", "pg-1"] {
-        assert_eq!(
-            now[other].uid, before[other].uid,
-            "the update stops at the first member that does not become ready"
-        );
-    }
-    writer.progress(100);
-    cluster.kubectl(&["rollout", "undo", "statefulset/pg"]);
-    // A StatefulSet does not replace a pod that never became ready.
-    cluster.delete_pod("pg-2", false);
-    cluster.settle();
-    writer.verify();
-    writer.remove();
-}
-
 fn chaos(cluster: &Cluster) {
     let seconds = std::env::var("PODGRES_CHAOS_SECONDS")
         .ok()
@@ -312,22 +247,5 @@ fn chaos(cluster: &Cluster) {
         "all have the same rows",
         || ["pg-0", "pg-1", "pg-2"].map(count),
         |counts| counts.iter().all(|found| *found == count(&primary)),
-    );
-}
-
-fn all_off(cluster: &Cluster) {
-    cluster.sql(
-        &cluster.primary(),
-        "CREATE TABLE IF NOT EXISTS slept AS SELECT 5 AS number",
-    );
-    cluster.scale(0);
-    cluster.scale(3);
-    assert_eq!(cluster.sql(&cluster.primary(), "SELECT number FROM slept"), "5");
-    assert_eq!(
-        cluster
-            .kubectl(&["get", "pods", "-l", SELECTOR, "-o", "name"])
-            .lines()
-            .count(),
-        3
     );
 }

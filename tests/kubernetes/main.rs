@@ -10,14 +10,21 @@
     reason = "clippy takes a test's helpers for code that ships"
 )]
 
+#[path = "../support/authority.rs"]
+mod authority;
 mod cluster;
 mod faults;
 mod fixed;
 mod kubectl;
 mod lease;
+mod moving;
 mod overlay;
 mod rights;
 mod runner;
+mod tls;
+mod upkeep;
+#[path = "../support/user.rs"]
+mod user;
 mod wait;
 mod world;
 mod writer;
@@ -25,5 +32,12 @@ mod writer;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    runner::run(&[fixed::GROUP, lease::GROUP, faults::GROUP, rights::GROUP])
+    runner::run(&[
+        fixed::GROUP,
+        moving::GROUP,
+        lease::GROUP,
+        rights::GROUP,
+        tls::GROUP,
+        faults::GROUP,
+    ])
 }

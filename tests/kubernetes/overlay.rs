@@ -67,6 +67,7 @@ impl Overlay {
 pub(crate) const PODGRES_IMAGE: (&str, &str) = ("PODGRES_TEST_IMAGE", "localhost/podgres:test");
 pub(crate) const EXAMPLES_IMAGE: (&str, &str) =
     ("PODGRES_TEST_EXAMPLES_IMAGE", "localhost/podgres-examples:test");
+pub(crate) const POSTGRES_IMAGE: (&str, &str) = ("PODGRES_TEST_POSTGRES_IMAGE", "localhost/postgres:17");
 const IMAGES: [(&str, &str, &str); 2] = [
     ("podgres", PODGRES_IMAGE.0, PODGRES_IMAGE.1),
     ("postgres", "PODGRES_TEST_POSTGRES_IMAGE", "localhost/postgres:17"),

@@ -13,6 +13,7 @@ use crate::wait::until;
 pub(crate) const GROUP: Group = Group {
     name: "rights",
     overlay: || Overlay::new("lease").with("parallel"),
+    begin: |cluster| cluster.start(),
     tests: &[
         ("nothing_but_the_lease_may_be_touched", nothing_else),
         ("a_denied_list_is_named", |cluster| denied(cluster, "list")),

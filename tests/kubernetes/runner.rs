@@ -13,6 +13,8 @@ pub(crate) struct Group {
     /// Part of the namespace's name; `-- NAME` runs all its tests.
     pub(crate) name: &'static str,
     pub(crate) overlay: fn() -> Overlay,
+    /// What is done before the first test: usually the overlay is applied, and all members wait to be ready.
+    pub(crate) begin: fn(&Cluster),
     pub(crate) tests: &'static [Test],
 }
 
@@ -66,19 +68,21 @@ pub(crate) fn run(groups: &[Group]) -> ExitCode {
 fn run_group(world: &World, group: &Group, tests: &[&Test], tally: &mut Tally) {
     println!("\ngroup {} ({} tests)", group.name, tests.len());
     let begun = Instant::now();
-    let started = catch_unwind(AssertUnwindSafe(|| {
-        Cluster::start(world, group.name, &(group.overlay)())
-    }));
-    let Ok(cluster) = started else {
+    let cluster = Cluster::prepare(world, group.name, &(group.overlay)());
+    if catch_unwind(AssertUnwindSafe(|| (group.begin)(&cluster))).is_err() {
         println!("group {} could not be set up", group.name);
+        cluster.show();
         tally.failed.extend(tests.iter().map(|(name, _)| *name));
-        return;
-    };
+        return cluster.remove();
+    }
     println!("    set up in {:.1?}", begun.elapsed());
-    for (name, test) in tests {
+    for (index, (name, test)) in tests.iter().enumerate() {
         let begun = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            cluster.settle();
+            // As the one before should have left it.
+            if index > 0 {
+                cluster.settle();
+            }
             test(&cluster);
         }));
         let word = if outcome.is_ok() { "ok" } else { "FAILED" };

@@ -51,13 +51,18 @@ impl<'a> Example<'a> {
         self.cluster.http(method, &self.pod, PORT, path)
     }
 
+    /// Waits for its end: another one of that name must be another pod.
     pub(crate) fn remove(&self) {
-        let name = self.name;
+        let (deployment, service) = (
+            format!("deployment/{}", self.name),
+            format!("service/{}", self.name),
+        );
         self.cluster.kubectl(&[
             "delete",
-            &format!("deployment/{name}"),
-            &format!("service/{name}"),
-            "--wait=false",
+            &deployment,
+            &service,
+            "--cascade=foreground",
+            "--timeout=60s",
         ]);
     }
 }
