@@ -8,9 +8,12 @@ SHELL := /bin/bash
 target := $(or $(CARGO_TARGET_DIR),target)
 static_target := $(shell uname -m)-unknown-linux-musl
 cargo_deny_version := 0.20.2
+# The image's name, and what else images/build takes: IMAGE=registry.example/podgres:1 make image BUILDER=podman
+IMAGE ?= podgres:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+architecture := $(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(shell uname -m)))
 # Each test of the cluster runs three PostgreSQL servers and more.
 test_threads := 2
-shell_scripts := .ci/run benches/run tests/sim/mutants/check tests/tools/need tests/tools/postgresql
+shell_scripts := .ci/run benches/run images/build images/sbom tests/kubernetes/machines tests/sim/mutants/check tests/tools/need tests/tools/postgresql
 
 .PHONY: help
 help: ## this list
@@ -28,6 +31,7 @@ test: fmt clippy deny doc proof ## everything that must hold: style, dependencie
 	@postgresql=$$(tests/tools/postgresql test)
 	eval "$$postgresql"
 	cargo test --no-fail-fast -- --test-threads=$(test_threads)
+	cargo test --package podgres-examples
 
 .PHONY: chaos
 chaos: compiler ## faults at random on a cluster under load: MINUTES=10, LEADERSHIP=lease or fixed, SEED=… repeats their order
@@ -71,6 +75,7 @@ fmt: ## is the code formatted?
 .PHONY: clippy
 clippy: compiler ## lints, in tests too
 	cargo clippy --all-targets -- -D warnings
+	cargo clippy --all-targets --package podgres-examples -- -D warnings
 
 .PHONY: deny
 deny: compiler ## crates that may come in: bans, licences, sources (.deny.toml)
@@ -100,6 +105,23 @@ static: compiler ## the release binary without any shared library, for the image
 	export CC_$(subst -,_,$(static_target))=musl-gcc
 	cargo build --release --target $(static_target)
 	ls -l $(target)/$(static_target)/release/podgres
+
+.PHONY: image
+image: static ## the image as target/image/podgres.tar, with docker, podman or buildah, or without any of them: IMAGE=NAME:TAG BUILDER=archive
+	images/build -n $(IMAGE) $(if $(BUILDER),-b $(BUILDER)) $(architecture)=$(target)/$(static_target)/release/podgres
+
+.PHONY: examples-image
+examples-image: compiler ## the image of the examples' small clients, target/image/podgres-examples.tar
+	@tests/tools/need musl-gcc musl-tools
+	export CC_$(subst -,_,$(static_target))=musl-gcc
+	cargo build --release --target $(static_target) --package podgres-examples
+	images/build -p podgres-examples -n $(or $(EXAMPLES_IMAGE),podgres-examples:test) \
+		$(architecture)=$(target)/$(static_target)/release/podgres-examples
+
+.PHONY: test-kubernetes
+test-kubernetes: compiler ## all on the cluster that KUBECONFIG names, which must have the images: NAMES="row_08 rights" for some (docs/kubernetes.md)
+	@tests/tools/need kubectl kubernetes-client
+	cargo test --test kubernetes -- $(NAMES)
 
 .PHONY: shellcheck
 shellcheck: ## lints the shell scripts

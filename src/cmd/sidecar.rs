@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::agent::{self, Agent, AgentError, Published, Until};
 use crate::config::pod::{Pod, PodArguments, RouteArguments};
+use crate::config::report::ReportArguments;
 use crate::config::server::ServerArguments;
 use crate::core::cluster::ClusterView;
 use crate::core::routing::RouteMode;
@@ -18,6 +19,7 @@ use crate::core::situation::Situation;
 use crate::http::serve::ListenError;
 use crate::proxy::{Limits, Listener, RouteStats, SessionCounts};
 
+use super::report::report;
 use super::serve::{Route, http_listeners, serve_http};
 use super::{ExitStatus, Failure, status_of, wiring};
 
@@ -29,6 +31,8 @@ pub struct Arguments {
     pub server: ServerArguments,
     #[command(flatten)]
     pub routes: RouteArguments,
+    #[command(flatten)]
+    pub report: ReportArguments,
 }
 
 /// `podgres init` of the same pod may still answer on the port; how often and how long the sidecar asks for it.
@@ -61,6 +65,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         ..wiring::agent_settings(&pod, arguments.server.tls_directory())
     };
     let (agent, published) = Agent::start(settings).map_err(|error| agent_failure(&error))?;
+    if let Some(reporter) = arguments.report.reporter(&pod) {
+        tokio::spawn(report(reporter, arguments.report, published.view.clone()));
+    }
     let stats: Vec<Route> = routes.iter().map(|(name, ..)| (*name, Arc::default())).collect();
     let sessions = Arc::new(SessionCounts::default());
     let mut listening = JoinSet::new();

@@ -6,6 +6,7 @@
 
 pub mod lease;
 pub mod pod;
+pub mod report;
 pub mod server;
 pub mod units;
 

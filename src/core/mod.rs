@@ -9,6 +9,7 @@ pub mod data_directory;
 pub mod decide;
 pub mod decision;
 pub mod lease;
+pub mod manifests;
 pub mod member;
 pub mod observation;
 pub mod operate;

@@ -5,6 +5,7 @@
     reason = "clippy takes a test's helpers for code that ships"
 )]
 
+mod kustomize;
 mod layers;
 mod links;
 mod manifests;

@@ -1,93 +1,42 @@
-//! `podgres check`: names each thing in a pod's environment that cannot work, before anything depends on it.
+//! What in this pod's environment cannot work: its user, folders, settings, and its name in DNS.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use clap::Args;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
-use crate::config::pod::{Pod, PodArguments};
+use crate::config::pod::Pod;
 use crate::config::server::ServerArguments;
 use crate::dns::Resolver;
 use crate::postgres::error::JobError;
 use crate::postgres::{ServerSettings, staging};
 
-use super::{ExitStatus, Failure, wiring};
-
-#[derive(Args, Debug)]
-pub struct Arguments {
-    #[command(flatten)]
-    pub pod: PodArguments,
-    #[command(flatten)]
-    pub server: ServerArguments,
-}
-
-/// One finding: what cannot work, and what to do.
-struct Finding {
-    problem: String,
-    hint: String,
-}
-
-impl Finding {
-    fn new(problem: impl Into<String>, hint: &str) -> Self {
-        Self {
-            problem: problem.into(),
-            hint: hint.to_owned(),
-        }
-    }
-}
+use super::super::wiring;
+use super::Finding;
 
 const DNS_LIMIT: Duration = Duration::from_secs(10);
 
-/// Prints each finding with a hint; exit code 64 if there is any.
-pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let pod = arguments.pod.resolve()?;
+/// All findings.
+pub(super) async fn findings(pod: &Pod, server: &ServerArguments) -> Vec<Finding> {
     let mut findings = Vec::new();
     user(&mut findings);
-    run_directory(&pod, &mut findings);
-    match wiring::server_settings(&pod, &arguments.server).await {
+    run_directory(pod, &mut findings);
+    match wiring::server_settings(pod, server).await {
         Ok(settings) => data_directory(&settings, &mut findings),
         Err(failure) => {
             let problem = match &failure.detail {
                 Some(detail) => format!("{}: {detail}", failure.message),
                 None => failure.message,
             };
-            findings.push(Finding::new(
-                problem,
-                failure
-                    .hint
-                    .as_deref()
-                    .unwrap_or("the postgres container needs it"),
-            ));
+            let hint = failure
+                .hint
+                .as_deref()
+                .unwrap_or("the postgres container needs it");
+            findings.push(Finding::new(problem, hint));
         }
     }
-    names(&pod, &mut findings).await;
-    print(&pod, &findings)?;
-    match findings.len() {
-        0 => Ok(()),
-        1 => Err(Failure::new(ExitStatus::Settings, "one thing cannot work")),
-        many => Err(Failure::new(
-            ExitStatus::Settings,
-            format!("{many} things cannot work"),
-        )),
-    }
-}
-
-fn print(pod: &Pod, findings: &[Finding]) -> Result<(), Failure> {
-    let mut text = String::new();
-    for Finding { problem, hint } in findings {
-        writeln!(text, "{problem}\n    hint: {hint}")
-            .map_err(|error| Failure::from_error(ExitStatus::Bug, &error))?;
-    }
-    if findings.is_empty() {
-        text = format!("{}: nothing found that cannot work\n", pod.name);
-    }
-    std::io::stdout()
-        .lock()
-        .write_all(text.as_bytes())
-        .map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))
+    names(pod, &mut findings).await;
+    findings
 }
 
 fn user(findings: &mut Vec<Finding>) {
