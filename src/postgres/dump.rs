@@ -52,29 +52,45 @@ impl Client {
     pub fn dump(&self, database: &str, snapshot: &str) -> Result<Dump, ProgramError> {
         let mut pg_dump = self.program("pg_dump");
         pg_dump.args(["--format=custom", "--no-password", "--lock-wait-timeout=60s"]);
-        pg_dump.arg(format!("--snapshot={snapshot}")).arg("-d").arg(self.conninfo(database));
+        pg_dump
+            .arg(format!("--snapshot={snapshot}"))
+            .arg("-d")
+            .arg(self.conninfo(database));
         stream(pg_dump)
     }
 
     /// `pg_dumpall --globals-only`: roles with their password verifiers, and tablespaces.
     pub fn dump_globals(&self) -> Result<Dump, ProgramError> {
         let mut pg_dumpall = self.program("pg_dumpall");
-        pg_dumpall.args(["--globals-only", "--no-password"]).arg("-d").arg(self.conninfo("postgres"));
+        pg_dumpall
+            .args(["--globals-only", "--no-password"])
+            .arg("-d")
+            .arg(self.conninfo("postgres"));
         stream(pg_dumpall)
     }
 
-    /// Loads a dump into an empty database with as many jobs.
-    pub async fn load(&self, database: &str, dump: &Path, jobs: usize) -> Result<(), ProgramError> {
+    /// Loads a dump as the database it was made of, which is dropped first if it is there.
+    pub async fn load_new(&self, maintenance_database: &str, dump: &Path) -> Result<(), ProgramError> {
         let mut pg_restore = self.program("pg_restore");
-        pg_restore.args(["--exit-on-error", "--no-password"]).arg(format!("--jobs={jobs}"));
-        pg_restore.arg("-d").arg(self.conninfo(database)).arg(dump);
+        pg_restore.args([
+            "--exit-on-error",
+            "--no-password",
+            "--create",
+            "--clean",
+            "--if-exists",
+        ]);
+        pg_restore
+            .arg("-d")
+            .arg(self.conninfo(maintenance_database))
+            .arg(dump);
         program::run(pg_restore, LOAD_LIMIT).await.map(drop)
     }
 
     /// Runs a script by psql; without `stop` errors are passed over, as a role that is there already.
     pub async fn script(&self, database: &str, script: &Path, stop: bool) -> Result<(), ProgramError> {
         let mut psql = self.program("psql");
-        psql.args(["-X", "-q", "--no-password"]).arg(format!("-vON_ERROR_STOP={}", u8::from(stop)));
+        psql.args(["-X", "-q", "--no-password"])
+            .arg(format!("-vON_ERROR_STOP={}", u8::from(stop)));
         psql.arg("-d").arg(self.conninfo(database)).arg("-f").arg(script);
         program::run(psql, LOAD_LIMIT).await.map(drop)
     }
@@ -83,7 +99,10 @@ impl Client {
     pub async fn check_relations(&self, jobs: usize) -> Result<(), ProgramError> {
         let mut pg_amcheck = self.program("pg_amcheck");
         pg_amcheck.args(["--all", "--install-missing", "--heapallindexed", "--no-password"]);
-        pg_amcheck.arg(format!("--jobs={jobs}")).arg("--maintenance-db").arg(self.conninfo("postgres"));
+        pg_amcheck
+            .arg(format!("--jobs={jobs}"))
+            .arg("--maintenance-db")
+            .arg(self.conninfo("postgres"));
         program::run(pg_amcheck, LOAD_LIMIT).await.map(drop)
     }
 
@@ -96,13 +115,26 @@ impl Client {
         let path = |path: &Path| quoted(&path.to_string_lossy());
         let mut words = match &self.address {
             Address::Tcp { host, address, port } => {
-                vec![format!("host={}", quoted(host)), format!("hostaddr={address}"), format!("port={port}")]
+                vec![
+                    format!("host={}", quoted(host)),
+                    format!("hostaddr={address}"),
+                    format!("port={port}"),
+                ]
             }
-            Address::Socket { folder, port } => vec![format!("host={}", path(folder)), format!("port={port}")],
+            Address::Socket { folder, port } => {
+                vec![format!("host={}", path(folder)), format!("port={port}")]
+            }
         };
         words.push(format!("dbname={} user={}", quoted(database), quoted(&self.user)));
-        words.push(format!("application_name={} gssencmode=disable", quoted(&self.application_name)));
-        words.extend(self.passfile.iter().map(|file| format!("passfile={}", path(file))));
+        words.push(format!(
+            "application_name={} gssencmode=disable",
+            quoted(&self.application_name)
+        ));
+        words.extend(
+            self.passfile
+                .iter()
+                .map(|file| format!("passfile={}", path(file))),
+        );
         words.push(self.authority.as_ref().map_or_else(
             || "sslmode=prefer".to_owned(),
             |authority| format!("sslmode=verify-full sslrootcert={}", path(authority)),
@@ -135,7 +167,10 @@ mod tests {
     fn names_cannot_leave_their_quotes() {
         let client = Client {
             program_directory: PathBuf::new(),
-            address: Address::Socket { folder: PathBuf::from("/run/a b"), port: 5432 },
+            address: Address::Socket {
+                folder: PathBuf::from("/run/a b"),
+                port: 5432,
+            },
             user: "o'b\\".to_owned(),
             passfile: Some(PathBuf::from("/run/pass")),
             authority: None,

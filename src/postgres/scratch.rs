@@ -41,7 +41,10 @@ pub struct Scratch {
 impl Scratch {
     #[must_use]
     pub fn address(&self) -> Address {
-        Address::Socket { folder: self.run_directory.clone(), port: PORT }
+        Address::Socket {
+            folder: self.run_directory.clone(),
+            port: PORT,
+        }
     }
 
     /// For programs that connect to it.
@@ -63,7 +66,14 @@ impl Scratch {
     /// What `initdb` said.
     pub async fn initdb(&self) -> Result<(), ProgramError> {
         let mut initdb = command(&self.program_directory.join("initdb"), Locale::C, Signal::KILL);
-        initdb.args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--no-locale", "-U", &self.superuser]);
+        initdb.args([
+            "--no-sync",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--no-locale",
+            "-U",
+            &self.superuser,
+        ]);
         initdb.arg("-D").arg(&self.data_directory);
         super::program::run(initdb, STOP_LIMIT).await.map(drop)
     }
@@ -81,18 +91,27 @@ impl Scratch {
         option.push(&config_file);
         let mut postgres = command(&self.program_directory.join("postgres"), Locale::C, Signal::QUIT);
         postgres.arg("-D").arg(&self.data_directory).arg("-c").arg(option);
-        let mut server = ScratchServer { program: Program::spawn_server(postgres)?, scratch: self };
+        let mut server = ScratchServer {
+            program: Program::spawn_server(postgres)?,
+            scratch: self,
+        };
         server.ready().await?;
         Ok(server)
     }
 
     fn configuration(&self) -> Result<String, JobError> {
         let mut text = String::new();
-        let own = [self.data_directory.join("postgresql.conf"), self.data_directory.join("postgresql.auto.conf")];
+        let own = [
+            self.data_directory.join("postgresql.conf"),
+            self.data_directory.join("postgresql.auto.conf"),
+        ];
         for file in own {
             // A setting that a restored cluster needs to start at all.
             let found = std::fs::read_to_string(file).unwrap_or_default();
-            let preload = found.lines().rev().find(|line| line.trim_start().starts_with("shared_preload_libraries"));
+            let preload = found
+                .lines()
+                .rev()
+                .find(|line| line.trim_start().starts_with("shared_preload_libraries"));
             if let Some(line) = preload {
                 // Writing to a String cannot fail.
                 writeln!(text, "{line}").ok();
@@ -105,7 +124,10 @@ impl Scratch {
             ("ident_file", display(&self.run_directory.join("pg_ident.conf"))),
             ("listen_addresses", String::new()),
             ("port", PORT.to_string()),
-            ("unix_socket_directories", conf::socket_directories(std::slice::from_ref(&self.run_directory))),
+            (
+                "unix_socket_directories",
+                conf::socket_directories(std::slice::from_ref(&self.run_directory)),
+            ),
             ("fsync", "off".to_owned()),
             ("full_page_writes", "off".to_owned()),
             ("archive_mode", "off".to_owned()),
@@ -154,12 +176,19 @@ impl ScratchServer {
     /// # Errors
     /// It did not end well, or not within half an hour.
     pub async fn stop(mut self) -> Result<(), ProgramError> {
-        let pid = self.program.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        let pid = self
+            .program
+            .id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .and_then(Pid::from_raw);
         if let Some(pid) = pid {
             // If it has ended by itself, the wait below says how.
             kill_process(pid, Signal::INT).ok();
         }
-        let late = ProgramError::Timeout { program: "postgres".into(), limit_s: STOP_LIMIT.as_secs() };
+        let late = ProgramError::Timeout {
+            program: "postgres".into(),
+            limit_s: STOP_LIMIT.as_secs(),
+        };
         timeout(STOP_LIMIT, self.program.end()).await.unwrap_or(Err(late))
     }
 
@@ -182,7 +211,10 @@ impl ScratchServer {
                 }
             }
         }
-        Err(ProgramError::Timeout { program: "postgres".into(), limit_s: SILENCE_LIMIT.as_secs() })
+        Err(ProgramError::Timeout {
+            program: "postgres".into(),
+            limit_s: SILENCE_LIMIT.as_secs(),
+        })
     }
 
     fn keep_running(&self, event: Event) -> Result<(), ProgramError> {

@@ -25,7 +25,11 @@ const LOOK_PAUSE: Duration = Duration::from_millis(100);
 /// Where a server listens.
 #[derive(Clone, Debug)]
 pub enum Address {
-    Tcp { host: String, address: IpAddr, port: u16 },
+    Tcp {
+        host: String,
+        address: IpAddr,
+        port: u16,
+    },
     /// The folder of its socket.
     Socket { folder: PathBuf, port: u16 },
 }
@@ -34,9 +38,15 @@ pub enum Address {
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     #[error("could not connect to database \"{database}\"")]
-    Connect { database: String, source: tokio_postgres::Error },
+    Connect {
+        database: String,
+        source: tokio_postgres::Error,
+    },
     #[error("could not {action}")]
-    Query { action: &'static str, source: tokio_postgres::Error },
+    Query {
+        action: &'static str,
+        source: tokio_postgres::Error,
+    },
     #[error("could not {action} within {} s", limit.as_secs())]
     TimedOut { action: &'static str, limit: Duration },
 }
@@ -48,7 +58,9 @@ impl SessionError {
         let (Self::Query { source, .. } | Self::Connect { source, .. }) = self else {
             return false;
         };
-        source.as_db_error().is_some_and(|error| matches!(error.code().code(), "40001" | "40P01" | "57P01"))
+        source
+            .as_db_error()
+            .is_some_and(|error| matches!(error.code().code(), "40001" | "40P01" | "57P01"))
     }
 }
 
@@ -76,26 +88,41 @@ impl Drop for Session {
 impl Session {
     /// Connects within `limit`.
     pub async fn connect(access: &Access<'_>, database: &str, limit: Duration) -> Result<Self, SessionError> {
-        let failed = |source| SessionError::Connect { database: database.to_owned(), source };
-        let late = |_| SessionError::TimedOut { action: "connect", limit };
+        let failed = |source| SessionError::Connect {
+            database: database.to_owned(),
+            source,
+        };
+        let late = |_| SessionError::TimedOut {
+            action: "connect",
+            limit,
+        };
         let config = config(access, database);
         match access.tls {
             None => {
                 let connected = tokio::time::timeout(limit, config.connect(NoTls)).await;
                 let (client, connection) = connected.map_err(late)?.map_err(failed)?;
-                Ok(Self { client, driver: tokio::spawn(async { drop(connection.await) }) })
+                Ok(Self {
+                    client,
+                    driver: tokio::spawn(async { drop(connection.await) }),
+                })
             }
             Some(tls) => {
                 let connected = tokio::time::timeout(limit, config.connect(tls.postgres_connector())).await;
                 let (client, connection) = connected.map_err(late)?.map_err(failed)?;
-                Ok(Self { client, driver: tokio::spawn(async { drop(connection.await) }) })
+                Ok(Self {
+                    client,
+                    driver: tokio::spawn(async { drop(connection.await) }),
+                })
             }
         }
     }
 
     /// Runs statements that yield nothing.
     pub async fn execute(&self, action: &'static str, sql: &str) -> Result<(), SessionError> {
-        self.client.batch_execute(sql).await.map_err(|source| SessionError::Query { action, source })
+        self.client
+            .batch_execute(sql)
+            .await
+            .map_err(|source| SessionError::Query { action, source })
     }
 
     pub(super) async fn rows(
@@ -104,19 +131,28 @@ impl Session {
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, SessionError> {
-        self.client.query(sql, parameters).await.map_err(|source| SessionError::Query { action, source })
+        self.client
+            .query(sql, parameters)
+            .await
+            .map_err(|source| SessionError::Query { action, source })
     }
 
     /// The one text that a query yields.
     pub async fn text(&self, action: &'static str, sql: &str) -> Result<String, SessionError> {
-        let row = self.client.query_one(sql, &[]).await.map_err(|source| SessionError::Query { action, source })?;
-        row.try_get(0).map_err(|source| SessionError::Query { action, source })
+        let row = self
+            .client
+            .query_one(sql, &[])
+            .await
+            .map_err(|source| SessionError::Query { action, source })?;
+        row.try_get(0)
+            .map_err(|source| SessionError::Query { action, source })
     }
 
     /// Begins a transaction that sees one moment, and gives the name under which others can see the same.
     pub async fn export_snapshot(&self) -> Result<String, SessionError> {
         let action = "take a snapshot";
-        self.execute(action, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        self.execute(action, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            .await?;
         self.text(action, "SELECT pg_export_snapshot()").await
     }
 
@@ -136,7 +172,10 @@ impl Session {
             }
             Ok(())
         };
-        let late = SessionError::TimedOut { action: "see the primary's newest WAL replayed", limit };
+        let late = SessionError::TimedOut {
+            action: "see the primary's newest WAL replayed",
+            limit,
+        };
         tokio::time::timeout(limit, replayed).await.unwrap_or(Err(late))
     }
 }
@@ -149,7 +188,11 @@ fn config(access: &Access<'_>, database: &str) -> Config {
         .dbname(database)
         .application_name(access.application_name)
         .options(OPTIONS)
-        .ssl_mode(if access.tls.is_some() { SslMode::Require } else { SslMode::Disable });
+        .ssl_mode(if access.tls.is_some() {
+            SslMode::Require
+        } else {
+            SslMode::Disable
+        });
     match access.address {
         Address::Tcp { host, address, port } => config.host(host.as_str()).hostaddr(*address).port(*port),
         Address::Socket { folder, port } => config.host_path(folder).port(*port),

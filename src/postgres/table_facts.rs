@@ -27,7 +27,10 @@ pub struct Look {
 /// The databases that a client may connect to, `template1` and its kin aside.
 pub async fn databases(session: &Session) -> Result<Vec<String>, SessionError> {
     let rows = session.rows("list the databases", DATABASES, &[]).await?;
-    rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(unreadable)
+    rows.iter()
+        .map(|row| row.try_get(0))
+        .collect::<Result<_, _>>()
+        .map_err(unreadable)
 }
 
 /// Looks at the tables of a database, the smallest first, as long as their sizes come to no more than `*budget_bytes`,
@@ -93,9 +96,14 @@ async fn look_at(session: &Session, database: &str, table: String) -> Result<Opt
 }
 
 fn gone(error: &tokio_postgres::Error) -> bool {
-    error.as_db_error().is_some_and(|error| matches!(error.code().code(), "42P01" | "3F000" | "XX000"))
+    error
+        .as_db_error()
+        .is_some_and(|error| matches!(error.code().code(), "42P01" | "3F000" | "XX000"))
 }
 
 fn unreadable(source: tokio_postgres::Error) -> SessionError {
-    SessionError::Query { action: "read the server's answer", source }
+    SessionError::Query {
+        action: "read the server's answer",
+        source,
+    }
 }

@@ -21,8 +21,16 @@ pub async fn verify_backup(
     directory: &Path,
     manifest: &Path,
 ) -> Result<(), ProgramError> {
-    let mut verify = command(&program_directory.join("pg_verifybackup"), Locale::C, Signal::KILL);
-    verify.arg("--manifest-path").arg(manifest).arg("--quiet").arg(directory);
+    let mut verify = command(
+        &program_directory.join("pg_verifybackup"),
+        Locale::C,
+        Signal::KILL,
+    );
+    verify
+        .arg("--manifest-path")
+        .arg(manifest)
+        .arg("--quiet")
+        .arg(directory);
     program::run(verify, LIMIT).await.map(drop)
 }
 
@@ -35,7 +43,11 @@ pub async fn combine_backups(
     chain: &[PathBuf],
     into: &Path,
 ) -> Result<(), ProgramError> {
-    let mut combine = command(&program_directory.join("pg_combinebackup"), Locale::C, Signal::KILL);
+    let mut combine = command(
+        &program_directory.join("pg_combinebackup"),
+        Locale::C,
+        Signal::KILL,
+    );
     combine.arg("--no-sync").arg("--output").arg(into).args(chain);
     program::run(combine, LIMIT).await.map(drop)
 }

@@ -11,8 +11,8 @@ use hyper_util::client::legacy::connect::HttpConnector as TcpConnector;
 use hyper_util::rt::TokioExecutor;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody,
-    HttpService,
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse,
+    HttpResponseBody, HttpService,
 };
 use object_store::{ClientOptions, RetryConfig};
 use rustls::pki_types::CertificateDer;
@@ -37,19 +37,32 @@ pub(super) fn bucket(settings: &StoreSettings) -> Result<AmazonS3, object_store:
     };
     let mut builder = AmazonS3Builder::new().with_bucket_name(bucket);
     let mut endpoint_in_clear = false;
-    for (key, value) in settings.aws.iter().map(|(key, value)| (key.as_str(), value)).chain(
-        credentials(settings.credentials_file.as_deref())?.iter().map(|(key, value)| (key.as_str(), value)),
-    ) {
+    for (key, value) in settings
+        .aws
+        .iter()
+        .map(|(key, value)| (key.as_str(), value))
+        .chain(
+            credentials(settings.credentials_file.as_deref())?
+                .iter()
+                .map(|(key, value)| (key.as_str(), value)),
+        )
+    {
         endpoint_in_clear |= key.contains("endpoint") && value.starts_with("http://");
         if let Ok(key) = key.parse::<AmazonS3ConfigKey>() {
             builder = builder.with_config(key, value);
         }
     }
-    let connector = Connector { client: client(settings.authority_file.as_deref())? };
+    let connector = Connector {
+        client: client(settings.authority_file.as_deref())?,
+    };
     builder
         .with_allow_http(endpoint_in_clear)
         .with_http_connector(connector)
-        .with_retry(RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_LIMIT, ..RetryConfig::default() })
+        .with_retry(RetryConfig {
+            max_retries: RETRIES,
+            retry_timeout: RETRY_LIMIT,
+            ..RetryConfig::default()
+        })
         .build()
 }
 
@@ -64,7 +77,10 @@ fn credentials(file: Option<&Path>) -> Result<Vec<(String, String)>, object_stor
 }
 
 fn profile(text: &str) -> Vec<(String, String)> {
-    let mut lines = text.lines().map(str::trim).skip_while(|line| line.is_empty() || line.starts_with(['[', '#']));
+    let mut lines = text
+        .lines()
+        .map(str::trim)
+        .skip_while(|line| line.is_empty() || line.starts_with(['[', '#']));
     let mut found = Vec::new();
     for line in lines.by_ref().take_while(|line| !line.starts_with('[')) {
         if let Some((key, value)) = line.split_once('=').filter(|_| !line.starts_with('#')) {
@@ -83,7 +99,9 @@ struct Connector {
 
 impl HttpConnector for Connector {
     fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(Service { client: self.client.clone() }))
+        Ok(HttpClient::new(Service {
+            client: self.client.clone(),
+        }))
     }
 }
 
@@ -96,9 +114,15 @@ struct Service {
 impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let answer = tokio::time::timeout(ANSWER_LIMIT, self.client.request(request));
-        let answer = answer.await.map_err(|late| HttpError::new(HttpErrorKind::Timeout, late))?.map_err(refused)?;
+        let answer = answer
+            .await
+            .map_err(|late| HttpError::new(HttpErrorKind::Timeout, late))?
+            .map_err(refused)?;
         let (head, body) = answer.into_parts();
-        let body = Unsilent { body: Box::pin(body), silence: Box::pin(tokio::time::sleep(SILENCE_LIMIT)) };
+        let body = Unsilent {
+            body: Box::pin(body),
+            silence: Box::pin(tokio::time::sleep(SILENCE_LIMIT)),
+        };
         Ok(HttpResponse::from_parts(head, HttpResponseBody::new(body)))
     }
 }
@@ -120,10 +144,14 @@ impl hyper::body::Body for Unsilent {
         use std::task::Poll;
         match self.body.as_mut().poll_frame(context) {
             Poll::Ready(frame) => {
-                self.silence.as_mut().reset(tokio::time::Instant::now() + SILENCE_LIMIT);
-                Poll::Ready(frame.map(|frame| {
-                    frame.map_err(|error| HttpError::new(HttpErrorKind::Interrupted, error))
-                }))
+                self.silence
+                    .as_mut()
+                    .reset(tokio::time::Instant::now() + SILENCE_LIMIT);
+                Poll::Ready(
+                    frame.map(|frame| {
+                        frame.map_err(|error| HttpError::new(HttpErrorKind::Interrupted, error))
+                    }),
+                )
             }
             Poll::Pending => {
                 std::task::ready!(self.silence.as_mut().poll(context));
@@ -135,7 +163,11 @@ impl hyper::body::Body for Unsilent {
 }
 
 fn refused(error: hyper_util::client::legacy::Error) -> HttpError {
-    let kind = if error.is_connect() { HttpErrorKind::Connect } else { HttpErrorKind::Interrupted };
+    let kind = if error.is_connect() {
+        HttpErrorKind::Connect
+    } else {
+        HttpErrorKind::Interrupted
+    };
     HttpError::new(kind, error)
 }
 
@@ -155,7 +187,9 @@ fn client(authority_file: Option<&Path>) -> Result<Requests, object_store::Error
         .https_or_http()
         .enable_http1()
         .wrap_connector(tcp);
-    Ok(Client::builder(TokioExecutor::new()).pool_idle_timeout(SILENCE_LIMIT).build(https))
+    Ok(Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(SILENCE_LIMIT)
+        .build(https))
 }
 
 /// Those of the machine, and those of the file.
@@ -163,7 +197,8 @@ fn authorities(file: Option<&Path>) -> Result<RootCertStore, object_store::Error
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(file) = file {
-        let unusable = |error: &dyn std::fmt::Display| failed(format!("could not use \"{}\": {error}", file.display()));
+        let unusable =
+            |error: &dyn std::fmt::Display| failed(format!("could not use \"{}\": {error}", file.display()));
         let opened = std::fs::File::open(file).map_err(|error| unusable(&error))?;
         for certificate in CertificateDer::pem_reader_iter(BufReader::new(opened)) {
             let certificate = certificate.map_err(|error| unusable(&error))?;
@@ -174,7 +209,10 @@ fn authorities(file: Option<&Path>) -> Result<RootCertStore, object_store::Error
 }
 
 fn failed(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> object_store::Error {
-    object_store::Error::Generic { store: "S3", source: why.into() }
+    object_store::Error::Generic {
+        store: "S3",
+        source: why.into(),
+    }
 }
 
 #[cfg(test)]
@@ -183,8 +221,12 @@ mod tests {
 
     #[test]
     fn the_first_profile_of_a_credentials_file() {
-        let text = "# note\n[default]\naws_access_key_id = AK\nAWS_SECRET_ACCESS_KEY=s=e/c\n\n[other]\nregion=x\n";
+        let text =
+            "# note\n[default]\naws_access_key_id = AK\nAWS_SECRET_ACCESS_KEY=s=e/c\n\n[other]\nregion=x\n";
         let expected = [("aws_access_key_id", "AK"), ("aws_secret_access_key", "s=e/c")];
-        assert_eq!(profile(text), expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        assert_eq!(
+            profile(text),
+            expected.map(|(key, value)| (key.to_owned(), value.to_owned()))
+        );
     }
 }

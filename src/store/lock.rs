@@ -23,7 +23,10 @@ pub enum LockError {
     #[error("could not lock destination \"{destination}\"")]
     Store { destination: String, source: StoreError },
     #[error("could not lock \"{}\"", path.display())]
-    File { path: std::path::PathBuf, source: std::io::Error },
+    File {
+        path: std::path::PathBuf,
+        source: std::io::Error,
+    },
 }
 
 /// The lock, until it is dropped.
@@ -44,7 +47,9 @@ impl Lock {
     pub async fn take(store: &Store, who: &str) -> Result<Self, LockError> {
         match store.folder() {
             Some(folder) => flock(folder, who, &store.to_string()).map(|file| Self(Kind::File(file))),
-            None => Heartbeat::take(store, who).await.map(|heartbeat| Self(Kind::Heartbeat(heartbeat))),
+            None => Heartbeat::take(store, who)
+                .await
+                .map(|heartbeat| Self(Kind::Heartbeat(heartbeat))),
         }
     }
 
@@ -66,16 +71,30 @@ impl Lock {
 
 fn flock(folder: &Path, who: &str, destination: &str) -> Result<File, LockError> {
     let path = folder.join(FILE_NAME);
-    let failed = |source| LockError::File { path: path.clone(), source };
-    let mut file = File::options().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed)?;
+    let failed = |source| LockError::File {
+        path: path.clone(),
+        source,
+    };
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(failed)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let holder = std::fs::read_to_string(&path).unwrap_or_default();
-            return Err(LockError::Held { destination: destination.to_owned(), holder: holder.trim().to_owned() });
+            return Err(LockError::Held {
+                destination: destination.to_owned(),
+                holder: holder.trim().to_owned(),
+            });
         }
         Err(error) => return Err(failed(error.into())),
     }
-    file.set_len(0).and_then(|()| writeln!(file, "{who}")).map_err(failed)?;
+    file.set_len(0)
+        .and_then(|()| writeln!(file, "{who}"))
+        .map_err(failed)?;
     Ok(file)
 }

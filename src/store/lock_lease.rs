@@ -53,7 +53,11 @@ impl Heartbeat {
             path: store.place(FILE_NAME),
             destination: store.to_string(),
         };
-        let mut content = Content { who: who.to_owned(), token: fastrand::u64(..), beat: 0 };
+        let mut content = Content {
+            who: who.to_owned(),
+            token: fastrand::u64(..),
+            beat: 0,
+        };
         let version = place.acquire(&content).await?;
         let (lost_sender, lost) = watch::channel(false);
         let (stop, stop_receiver) = watch::channel(false);
@@ -86,7 +90,10 @@ impl Drop for Heartbeat {
 impl Place {
     fn error(&self, action: &'static str, source: object_store::Error) -> LockError {
         let source = StoreError::new(action, FILE_NAME, source);
-        LockError::Store { destination: self.destination.clone(), source }
+        LockError::Store {
+            destination: self.destination.clone(),
+            source,
+        }
     }
 
     async fn acquire(&self, content: &Content) -> Result<UpdateVersion, LockError> {
@@ -94,7 +101,8 @@ impl Place {
         loop {
             match self.write(content, PutMode::Create).await {
                 Ok(version) => return Ok(version),
-                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {}
+                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                }
                 Err(error) => return Err(self.error("write", error)),
             }
             let Some((found, version)) = self.look().await? else {
@@ -110,7 +118,10 @@ impl Place {
                     }
                 }
                 Some(_) => {
-                    return Err(LockError::Held { destination: self.destination.clone(), holder: found.who });
+                    return Err(LockError::Held {
+                        destination: self.destination.clone(),
+                        holder: found.who,
+                    });
                 }
                 None => seen = Some((found, Instant::now())),
             }
@@ -124,10 +135,20 @@ impl Place {
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(self.error("read", error)),
         };
-        let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+        let version = UpdateVersion {
+            e_tag: found.meta.e_tag.clone(),
+            version: found.meta.version.clone(),
+        };
         let bytes = found.bytes().await.map_err(|error| self.error("read", error))?;
-        let unreadable = || Content { who: "somebody unknown".to_owned(), token: 0, beat: 0 };
-        Ok(Some((serde_json::from_slice(&bytes).unwrap_or_else(|_| unreadable()), version)))
+        let unreadable = || Content {
+            who: "somebody unknown".to_owned(),
+            token: 0,
+            beat: 0,
+        };
+        Ok(Some((
+            serde_json::from_slice(&bytes).unwrap_or_else(|_| unreadable()),
+            version,
+        )))
     }
 
     /// Beats until it may be lost or is to stop; then the object is deleted.
@@ -140,7 +161,12 @@ impl Place {
             }
             content.beat += 1;
             let sent = Instant::now();
-            match timeout(LOST_AFTER - BEAT, self.write(content, PutMode::Update(version.clone()))).await {
+            match timeout(
+                LOST_AFTER - BEAT,
+                self.write(content, PutMode::Update(version.clone())),
+            )
+            .await
+            {
                 Ok(Ok(next)) => (version, last) = (next, sent),
                 // Another one has it, or a write of ours has come through whose answer was lost.
                 Ok(Err(object_store::Error::Precondition { .. })) => match self.look().await {
@@ -155,7 +181,13 @@ impl Place {
     async fn write(&self, content: &Content, mode: PutMode) -> Result<UpdateVersion, object_store::Error> {
         // Plain data: this cannot fail.
         let text = serde_json::to_vec(content).unwrap_or_default();
-        let written = self.objects.put_opts(&self.path, PutPayload::from(text), mode.into()).await?;
-        Ok(UpdateVersion { e_tag: written.e_tag, version: written.version })
+        let written = self
+            .objects
+            .put_opts(&self.path, PutPayload::from(text), mode.into())
+            .await?;
+        Ok(UpdateVersion {
+            e_tag: written.e_tag,
+            version: written.version,
+        })
     }
 }

@@ -63,14 +63,23 @@ impl Store {
         match &settings.destination {
             Destination::Folder(folder) => Self::open_folder(folder, name),
             Destination::S3 { prefix, .. } => {
-                let bucket = http::bucket(settings).map_err(|source| StoreError::new("open", &name, source))?;
-                Ok(Self { objects: Arc::new(bucket), prefix: path::Path::from(prefix.as_str()), folder: None, name })
+                let bucket =
+                    http::bucket(settings).map_err(|source| StoreError::new("open", &name, source))?;
+                Ok(Self {
+                    objects: Arc::new(bucket),
+                    prefix: path::Path::from(prefix.as_str()),
+                    folder: None,
+                    name,
+                })
             }
         }
     }
 
     fn open_folder(folder: &Path, name: String) -> Result<Self, StoreError> {
-        let failed = |source| StoreError::Folder { path: folder.to_owned(), source };
+        let failed = |source| StoreError::Folder {
+            path: folder.to_owned(),
+            source,
+        };
         match std::fs::create_dir(folder) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(error)),
             _ => {}
@@ -79,7 +88,12 @@ impl Store {
         let objects = LocalFileSystem::new_with_prefix(&folder)
             .map_err(|source| StoreError::new("open", &name, source))?
             .with_fsync(true);
-        Ok(Self { objects: Arc::new(objects), prefix: path::Path::default(), folder: Some(folder), name })
+        Ok(Self {
+            objects: Arc::new(objects),
+            prefix: path::Path::default(),
+            folder: Some(folder),
+            name,
+        })
     }
 
     /// The folder that it is; `None` for a bucket.
@@ -90,14 +104,22 @@ impl Store {
 
     /// Writes a small object, over one that is there.
     pub async fn put(&self, path: &str, content: Bytes) -> Result<(), StoreError> {
-        let put = self.objects.put(&self.place(path), PutPayload::from_bytes(content)).await;
-        put.map(drop).map_err(|source| StoreError::new("write", path, source))
+        let put = self
+            .objects
+            .put(&self.place(path), PutPayload::from_bytes(content))
+            .await;
+        put.map(drop)
+            .map_err(|source| StoreError::new("write", path, source))
     }
 
     /// Writes an object unless there is one already; says whether it did.
     pub async fn put_new(&self, path: &str, content: Bytes) -> Result<bool, StoreError> {
         let payload = PutPayload::from_bytes(content);
-        match self.objects.put_opts(&self.place(path), payload, PutMode::Create.into()).await {
+        match self
+            .objects
+            .put_opts(&self.place(path), payload, PutMode::Create.into())
+            .await
+        {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
             Err(source) => Err(StoreError::new("write", path, source)),
@@ -115,7 +137,10 @@ impl Store {
     }
 
     /// A large object, piece by piece; an interrupted download goes on where it stopped.
-    pub async fn read(&self, path: &str) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
+    pub async fn read(
+        &self,
+        path: &str,
+    ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
         let name = path.to_owned();
         let failed = move |source| StoreError::new("read", &name, source);
         let found = self.objects.get(&self.place(path)).await.map_err(&failed)?;
@@ -132,9 +157,17 @@ impl Store {
     /// Every object below a folder of the destination, in order.
     pub async fn list(&self, below: &str) -> Result<Vec<Found>, StoreError> {
         let found = self.objects.list(Some(&self.place(below)));
-        let found: Vec<_> = found.try_collect().await.map_err(|source| StoreError::new("list", below, source))?;
-        let mut found: Vec<Found> =
-            found.iter().map(|meta| Found { path: self.below(&meta.location), bytes: meta.size }).collect();
+        let found: Vec<_> = found
+            .try_collect()
+            .await
+            .map_err(|source| StoreError::new("list", below, source))?;
+        let mut found: Vec<Found> = found
+            .iter()
+            .map(|meta| Found {
+                path: self.below(&meta.location),
+                bytes: meta.size,
+            })
+            .collect();
         found.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(found)
     }
@@ -175,7 +208,9 @@ impl Store {
     }
 
     fn place(&self, path: &str) -> path::Path {
-        path.split('/').filter(|part| !part.is_empty()).fold(self.prefix.clone(), |place, part| place.join(part))
+        path.split('/')
+            .filter(|part| !part.is_empty())
+            .fold(self.prefix.clone(), |place, part| place.join(part))
     }
 
     fn below(&self, place: &path::Path) -> String {

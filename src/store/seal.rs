@@ -53,7 +53,10 @@ impl SealKey {
         let mut text = b"podgres key fingerprint".to_vec();
         text.extend_from_slice(&self.0);
         let digest = ring::digest::digest(&ring::digest::SHA256, &text);
-        digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+        digest.as_ref()[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     fn derive(&self, salt: &[u8]) -> io::Result<LessSafeKey> {
@@ -90,10 +93,17 @@ impl<W: Write> Sealer<W> {
     /// The machine has no randomness, or `inner` fails.
     pub fn new(mut inner: W, key: &SealKey) -> io::Result<Self> {
         let mut salt = [0; SALT_BYTES];
-        SystemRandom::new().fill(&mut salt).map_err(|_| broken("no randomness"))?;
+        SystemRandom::new()
+            .fill(&mut salt)
+            .map_err(|_| broken("no randomness"))?;
         inner.write_all(MAGIC)?;
         inner.write_all(&salt)?;
-        Ok(Self { inner, key: key.derive(&salt)?, segment: 0, buffer: Vec::with_capacity(SEGMENT_BYTES + TAG_BYTES) })
+        Ok(Self {
+            inner,
+            key: key.derive(&salt)?,
+            segment: 0,
+            buffer: Vec::with_capacity(SEGMENT_BYTES + TAG_BYTES),
+        })
     }
 
     /// Writes the last segment, without which nothing opens.
@@ -107,7 +117,9 @@ impl<W: Write> Sealer<W> {
 
     fn seal(&mut self, last: bool) -> io::Result<()> {
         let nonce = nonce(self.segment, last);
-        let sealed = self.key.seal_in_place_append_tag(nonce, Aad::empty(), &mut self.buffer);
+        let sealed = self
+            .key
+            .seal_in_place_append_tag(nonce, Aad::empty(), &mut self.buffer);
         sealed.map_err(|_| broken("could not encrypt"))?;
         self.inner.write_all(&self.buffer)?;
         self.buffer.clear();
@@ -157,7 +169,15 @@ impl<R: Read> Opener<R> {
             return Err(broken("it is not encrypted by podgres"));
         }
         let key = key.derive(salt)?;
-        Ok(Self { inner, key, segment: 0, sealed: Vec::new(), clear: Vec::new(), at: 0, ended: false })
+        Ok(Self {
+            inner,
+            key,
+            segment: 0,
+            sealed: Vec::new(),
+            clear: Vec::new(),
+            at: 0,
+            ended: false,
+        })
     }
 
     fn open(&mut self) -> io::Result<()> {
@@ -165,9 +185,17 @@ impl<R: Read> Opener<R> {
         let wanted = (whole + 1 - self.sealed.len()) as u64;
         (&mut self.inner).take(wanted).read_to_end(&mut self.sealed)?;
         let last = self.sealed.len() <= whole;
-        let next = if last { Vec::new() } else { self.sealed.split_off(whole) };
-        let opened = self.key.open_in_place(nonce(self.segment, last), Aad::empty(), &mut self.sealed);
-        let length = opened.map_err(|_| broken("it cannot be decrypted: another key, or changed"))?.len();
+        let next = if last {
+            Vec::new()
+        } else {
+            self.sealed.split_off(whole)
+        };
+        let opened = self
+            .key
+            .open_in_place(nonce(self.segment, last), Aad::empty(), &mut self.sealed);
+        let length = opened
+            .map_err(|_| broken("it cannot be decrypted: another key, or changed"))?
+            .len();
         self.sealed.truncate(length);
         self.clear = std::mem::replace(&mut self.sealed, next);
         (self.at, self.ended) = (0, last);
@@ -212,9 +240,22 @@ mod tests {
 
     #[test]
     fn what_was_sealed_opens() {
-        for bytes in [0, 1, SEGMENT_BYTES - 1, SEGMENT_BYTES, SEGMENT_BYTES + 1, 3 * SEGMENT_BYTES] {
-            let clear: Vec<u8> = (0..bytes).map(|at| u8::try_from(at % 251).expect("a byte")).collect();
-            assert_eq!(opened(&sealed(&clear), &key("a")).expect("opens"), clear, "{bytes} bytes");
+        for bytes in [
+            0,
+            1,
+            SEGMENT_BYTES - 1,
+            SEGMENT_BYTES,
+            SEGMENT_BYTES + 1,
+            3 * SEGMENT_BYTES,
+        ] {
+            let clear: Vec<u8> = (0..bytes)
+                .map(|at| u8::try_from(at % 251).expect("a byte"))
+                .collect();
+            assert_eq!(
+                opened(&sealed(&clear), &key("a")).expect("opens"),
+                clear,
+                "{bytes} bytes"
+            );
         }
     }
 

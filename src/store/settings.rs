@@ -26,14 +26,20 @@ impl FromStr for Destination {
     type Err = InvalidDestination;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let invalid = || InvalidDestination { text: text.to_owned() };
+        let invalid = || InvalidDestination {
+            text: text.to_owned(),
+        };
         if let Some(rest) = text.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-            let letters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.' || b == b'_';
+            let letters =
+                |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.' || b == b'_';
             if bucket.len() < 3 || !bucket.bytes().all(letters) {
                 return Err(invalid());
             }
-            return Ok(Self::S3 { bucket: bucket.to_owned(), prefix: prefix.trim_matches('/').to_owned() });
+            return Ok(Self::S3 {
+                bucket: bucket.to_owned(),
+                prefix: prefix.trim_matches('/').to_owned(),
+            });
         }
         let path = text.strip_prefix("file://").unwrap_or(text);
         if path.is_empty() || path.contains("://") {
@@ -86,7 +92,12 @@ impl StoreSettings {
     /// A destination that needs nothing more.
     #[must_use]
     pub fn new(destination: Destination) -> Self {
-        Self { destination, aws: BTreeMap::new(), credentials_file: None, authority_file: None }
+        Self {
+            destination,
+            aws: BTreeMap::new(),
+            credentials_file: None,
+            authority_file: None,
+        }
     }
 }
 
@@ -111,7 +122,12 @@ mod tests {
             ("s3://bucket", "s3://bucket"),
             ("s3://bucket/a/b/", "s3://bucket/a/b"),
         ] {
-            assert_eq!(text.parse().map(|found: Destination| found.to_string()).as_deref(), Ok(shown));
+            assert_eq!(
+                text.parse()
+                    .map(|found: Destination| found.to_string())
+                    .as_deref(),
+                Ok(shown)
+            );
         }
         for text in ["", "s3://", "s3://B", "gs://bucket", "https://x/y"] {
             assert!(text.parse::<Destination>().is_err(), "{text:?} was taken");
@@ -121,7 +137,9 @@ mod tests {
     #[test]
     fn secrets_are_not_shown() {
         let mut settings = StoreSettings::new("s3://bucket".parse().expect("valid"));
-        settings.aws.insert("aws_secret_access_key".to_owned(), "geheim".to_owned());
+        settings
+            .aws
+            .insert("aws_secret_access_key".to_owned(), "geheim".to_owned());
         assert!(!format!("{settings:?}").contains("geheim"));
     }
 }

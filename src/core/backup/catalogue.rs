@@ -22,15 +22,36 @@ pub struct Listing<'a> {
 /// One line a backup: name, kind, size, age, source, timeline, verified, what it can be restored to.
 #[must_use]
 pub fn table(listing: &Listing<'_>) -> String {
-    let mut rows = vec![["NAME", "KIND", "SIZE", "STORED", "AGE", "SOURCE", "TIMELINE", "VERIFIED", "RESTORABLE"].map(str::to_owned)];
+    let mut rows = vec![
+        [
+            "NAME",
+            "KIND",
+            "SIZE",
+            "STORED",
+            "AGE",
+            "SOURCE",
+            "TIMELINE",
+            "VERIFIED",
+            "RESTORABLE",
+        ]
+        .map(str::to_owned),
+    ];
     rows.extend(listing.entries.iter().map(|entry| row(listing, entry)));
     let widths: Vec<usize> = (0..rows[0].len())
-        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .map(|column| {
+            rows.iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     let mut text = String::new();
     for row in rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         // Writing to a String cannot fail.
         writeln!(text, "{}", cells.join("  ").trim_end()).ok();
     }
@@ -106,9 +127,17 @@ mod tests {
     #[test]
     fn the_list_as_people_read_it() {
         let mut verified = entry(3, 1_795_281_330);
-        verified.verification = Some(Verification { at: 1_795_281_340, differences: Vec::new(), checks: Vec::new() });
+        verified.verification = Some(Verification {
+            at: 1_795_281_340,
+            differences: Vec::new(),
+            checks: Vec::new(),
+        });
         let entries = [entry(1, 1_795_000_000), failed(entry(2, 1_795_200_000)), verified];
-        let listing = Listing { entries: &entries, now: 1_795_281_390, archive: true };
+        let listing = Listing {
+            entries: &entries,
+            now: 1_795_281_390,
+            archive: true,
+        };
         insta::assert_snapshot!(table(&listing));
         let value = json(&listing);
         assert_eq!(value["backups"][1]["good"], false);

@@ -31,7 +31,11 @@ pub enum ChooseError {
     #[error("backup \"{name}\" failed its verification: {first}")]
     Bad { name: String, first: String },
     #[error("no backup ends before {target}: the oldest, \"{oldest}\", ends at {ends}")]
-    TooEarly { target: String, oldest: String, ends: String },
+    TooEarly {
+        target: String,
+        oldest: String,
+        ends: String,
+    },
     #[error("backup \"{name}\" was taken on a branch that timeline {timeline} does not contain")]
     Forked { name: String, timeline: u32 },
     #[error("{0}")]
@@ -57,12 +61,19 @@ pub fn choose<'a>(entries: &'a [Entry], wish: &Wish<'_>) -> Result<&'a Entry, Ch
     if let Some(name) = wish.name {
         return named(entries, name, wish);
     }
-    let none = ChooseError::None { kind: wish.kind.as_str() };
-    let mut fit: Vec<&Entry> =
-        entries.iter().filter(|entry| entry.record.kind == wish.kind && entry.good()).collect();
+    let none = ChooseError::None {
+        kind: wish.kind.as_str(),
+    };
+    let mut fit: Vec<&Entry> = entries
+        .iter()
+        .filter(|entry| entry.record.kind == wish.kind && entry.good())
+        .collect();
     fit.sort_by_key(|entry| entry.record.sequence);
     let oldest = *fit.first().ok_or(none.clone())?;
-    let on_the_way: Vec<&Entry> = fit.into_iter().filter(|entry| !forked(entry, wish.history)).collect();
+    let on_the_way: Vec<&Entry> = fit
+        .into_iter()
+        .filter(|entry| !forked(entry, wish.history))
+        .collect();
     if on_the_way.is_empty() {
         return Err(fork(oldest, wish));
     }
@@ -76,11 +87,22 @@ pub fn choose<'a>(entries: &'a [Entry], wish: &Wish<'_>) -> Result<&'a Entry, Ch
 }
 
 fn named<'a>(entries: &'a [Entry], name: &str, wish: &Wish<'_>) -> Result<&'a Entry, ChooseError> {
-    let unknown = || ChooseError::Unknown { name: name.to_owned() };
-    let entry = entries.iter().find(|entry| entry.record.name == name).ok_or_else(unknown)?;
-    let difference = entry.verification.as_ref().and_then(|verification| verification.differences.first());
+    let unknown = || ChooseError::Unknown {
+        name: name.to_owned(),
+    };
+    let entry = entries
+        .iter()
+        .find(|entry| entry.record.name == name)
+        .ok_or_else(unknown)?;
+    let difference = entry
+        .verification
+        .as_ref()
+        .and_then(|verification| verification.differences.first());
     if let Some(first) = difference {
-        return Err(ChooseError::Bad { name: name.to_owned(), first: first.clone() });
+        return Err(ChooseError::Bad {
+            name: name.to_owned(),
+            first: first.clone(),
+        });
     }
     if forked(entry, wish.history) {
         return Err(fork(entry, wish));
@@ -92,14 +114,20 @@ fn named<'a>(entries: &'a [Entry], name: &str, wish: &Wish<'_>) -> Result<&'a En
 }
 
 fn forked(entry: &Entry, history: Option<&TimelineHistory>) -> bool {
-    let position = WalPosition { timeline: entry.record.timeline, lsn: entry.record.stop_lsn };
+    let position = WalPosition {
+        timeline: entry.record.timeline,
+        lsn: entry.record.stop_lsn,
+    };
     entry.record.kind == Kind::Physical
         && history.is_some_and(|history| history.relation(position, Lsn(u64::MAX)) != Relation::Contained)
 }
 
 fn fork(entry: &Entry, wish: &Wish<'_>) -> ChooseError {
     let timeline = wish.history.map_or(0, |history| history.timeline.0);
-    ChooseError::Forked { name: entry.record.name.clone(), timeline }
+    ChooseError::Forked {
+        name: entry.record.name.clone(),
+        timeline,
+    }
 }
 
 fn ends_before(entry: &Entry, target: &Target) -> Result<bool, ChooseError> {
@@ -112,11 +140,18 @@ fn ends_before(entry: &Entry, target: &Target) -> Result<bool, ChooseError> {
 
 fn too_early(oldest: &Entry, target: &Target) -> ChooseError {
     let (target, ends) = match target {
-        Target::Time(text) => (text.clone(), format!("{} UTC", Utc::from_unix(oldest.record.finished_at).text())),
+        Target::Time(text) => (
+            text.clone(),
+            format!("{} UTC", Utc::from_unix(oldest.record.finished_at).text()),
+        ),
         Target::Lsn(lsn) => (lsn.to_string(), oldest.record.stop_lsn.to_string()),
         Target::Backup | Target::Latest | Target::Name(_) => ("its end".to_owned(), String::new()),
     };
-    ChooseError::TooEarly { target, oldest: oldest.record.name.clone(), ends }
+    ChooseError::TooEarly {
+        target,
+        oldest: oldest.record.name.clone(),
+        ends,
+    }
 }
 
 #[cfg(test)]
@@ -126,7 +161,12 @@ mod tests {
     use crate::core::wal::TimelineId;
 
     fn wish<'a>(target: &'a Target, history: Option<&'a TimelineHistory>) -> Wish<'a> {
-        Wish { kind: Kind::Physical, name: None, target, history }
+        Wish {
+            kind: Kind::Physical,
+            name: None,
+            target,
+            history,
+        }
     }
 
     fn chosen(entries: &[Entry], target: &Target) -> Result<u64, ChooseError> {
@@ -137,7 +177,10 @@ mod tests {
     fn the_newest_that_ends_before_the_target() {
         let entries = [entry(1, 1_000), entry(2, 2_000), entry(3, 3_000)];
         assert_eq!(chosen(&entries, &Target::Latest), Ok(3));
-        assert_eq!(chosen(&entries, &Target::Time("1970-01-01 00:33:20".to_owned())), Ok(2));
+        assert_eq!(
+            chosen(&entries, &Target::Time("1970-01-01 00:33:20".to_owned())),
+            Ok(2)
+        );
         assert_eq!(chosen(&entries, &Target::Lsn(Lsn(0x200_1000))), Ok(2));
         assert_eq!(chosen(&entries, &Target::Lsn(Lsn(0x200_0FFF))), Ok(1));
         let error = chosen(&entries, &Target::Time("1970-01-01 00:00:01".to_owned())).expect_err("too early");
@@ -146,7 +189,10 @@ mod tests {
             "no backup ends before 1970-01-01 00:00:01: the oldest, \"000001-19700101T001640Z-physical\", ends at \
              1970-01-01 00:16:40 UTC"
         );
-        assert!(matches!(chosen(&entries, &Target::Time("soon".to_owned())), Err(ChooseError::Time(_))));
+        assert!(matches!(
+            chosen(&entries, &Target::Time("soon".to_owned())),
+            Err(ChooseError::Time(_))
+        ));
     }
 
     #[test]
@@ -154,7 +200,10 @@ mod tests {
         let entries = [entry(1, 1_000), failed(entry(2, 2_000))];
         assert_eq!(chosen(&entries, &Target::Latest), Ok(1));
         let name = Some(entries[1].record.name.as_str());
-        let wish = Wish { name, ..wish(&Target::Latest, None) };
+        let wish = Wish {
+            name,
+            ..wish(&Target::Latest, None)
+        };
         assert!(matches!(choose(&entries, &wish), Err(ChooseError::Bad { .. })));
     }
 
@@ -163,14 +212,23 @@ mod tests {
         // Timeline 2 left timeline 1 at 0/2800000; backup 3 was made by the deposed primary after that.
         let history = TimelineHistory::parse(TimelineId(2), "1\t0/2800000\tx").expect("history");
         let entries = [entry(2, 2_000), entry(3, 3_000)];
-        let found = choose(&entries, &wish(&Target::Latest, Some(&history))).map(|entry| entry.record.sequence);
+        let found =
+            choose(&entries, &wish(&Target::Latest, Some(&history))).map(|entry| entry.record.sequence);
         assert_eq!(found, Ok(2));
         let error = choose(&entries[1..], &wish(&Target::Latest, Some(&history))).expect_err("forked");
-        assert!(error.to_string().ends_with("on a branch that timeline 2 does not contain"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with("on a branch that timeline 2 does not contain"),
+            "{error}"
+        );
     }
 
     #[test]
     fn where_there_is_nothing_it_is_said() {
-        assert_eq!(chosen(&[], &Target::Latest).expect_err("none").to_string(), "there is no physical backup at the destination");
+        assert_eq!(
+            chosen(&[], &Target::Latest).expect_err("none").to_string(),
+            "there is no physical backup at the destination"
+        );
     }
 }

@@ -63,6 +63,8 @@ pub struct Record {
     pub source: String,
     /// `primary` or `standby`.
     pub source_role: String,
+    /// `wal_segment_size`.
+    pub wal_segment_bytes: u64,
     /// `server_version`, e.g. `16.14`.
     pub postgres_version: String,
     pub podgres_version: String,
@@ -186,6 +188,7 @@ pub(crate) mod fixtures {
                 finished_at,
                 source: "pg-1".to_owned(),
                 source_role: "standby".to_owned(),
+                wal_segment_bytes: 16 << 20,
                 postgres_version: "16.14".to_owned(),
                 podgres_version: "0.1.0".to_owned(),
                 parent: None,

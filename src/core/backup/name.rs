@@ -27,7 +27,11 @@ impl Utc {
             (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let shifted_month = (5 * day_of_year + 2) / 153;
-        let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+        let month = if shifted_month < 10 {
+            shifted_month + 3
+        } else {
+            shifted_month - 9
+        };
         Self {
             year: year_of_era + era * 400 + u64::from(month <= 2),
             month,
@@ -41,7 +45,14 @@ impl Utc {
     /// `2026-11-21 17:15:30`.
     #[must_use]
     pub fn text(self) -> String {
-        let Self { year, month, day, hour, minute, second } = self;
+        let Self {
+            year,
+            month,
+            day,
+            hour,
+            minute,
+            second,
+        } = self;
         format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
     }
 }
@@ -49,7 +60,14 @@ impl Utc {
 /// The name of a backup.
 #[must_use]
 pub fn name(sequence: u64, started_at: u64, kind: Kind) -> String {
-    let Utc { year, month, day, hour, minute, second } = Utc::from_unix(started_at);
+    let Utc {
+        year,
+        month,
+        day,
+        hour,
+        minute,
+        second,
+    } = Utc::from_unix(started_at);
     let kind = kind.as_str();
     format!("{sequence:06}-{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z-{kind}")
 }
@@ -70,13 +88,20 @@ pub fn parse_moment(text: &str) -> Result<u64, String> {
     let text_only = text.trim().trim_end_matches("UTC").trim();
     let (date, rest) = text_only.split_once([' ', 'T']).ok_or_else(invalid)?;
     let offset_at = rest.find(['+', '-', 'Z']).unwrap_or(rest.len());
-    let (time, offset) = (rest[..offset_at].trim(), rest[offset_at..].trim_start_matches('Z'));
+    let (time, offset) = (
+        rest[..offset_at].trim(),
+        rest[offset_at..].trim_start_matches('Z'),
+    );
     let numbers = |text: &str, separator| -> Option<Vec<u64>> {
         text.split(separator).map(|part| part.parse().ok()).collect()
     };
-    let date = numbers(date, '-').filter(|date| date.len() == 3).ok_or_else(invalid)?;
+    let date = numbers(date, '-')
+        .filter(|date| date.len() == 3)
+        .ok_or_else(invalid)?;
     let whole = time.split('.').next().unwrap_or(time);
-    let time = numbers(whole, ':').filter(|time| (2..=3).contains(&time.len())).ok_or_else(invalid)?;
+    let time = numbers(whole, ':')
+        .filter(|time| (2..=3).contains(&time.len()))
+        .ok_or_else(invalid)?;
     let second = time.get(2).copied().unwrap_or(0);
     let in_range = (1970..=9999).contains(&date[0])
         && (1..=12).contains(&date[1])
@@ -84,7 +109,9 @@ pub fn parse_moment(text: &str) -> Result<u64, String> {
         && time[0] < 24
         && time[1] < 60
         && second <= 60;
-    let days = days_since_1970(date[0], date[1], date[2]).filter(|_| in_range).ok_or_else(invalid)?;
+    let days = days_since_1970(date[0], date[1], date[2])
+        .filter(|_| in_range)
+        .ok_or_else(invalid)?;
     let local = days * DAY_SECONDS + time[0] * 3_600 + time[1] * 60 + second;
     let shift = offset_seconds(offset).ok_or_else(invalid)?;
     local.checked_add_signed(-shift).ok_or_else(invalid)
@@ -130,7 +157,14 @@ mod tests {
 
     #[test]
     fn the_calendar_goes_both_ways() {
-        for seconds in [0, 951_782_400, 951_868_799, 1_795_281_330, 4_102_444_799, 253_402_300_799] {
+        for seconds in [
+            0,
+            951_782_400,
+            951_868_799,
+            1_795_281_330,
+            4_102_444_799,
+            253_402_300_799,
+        ] {
             assert_eq!(parse_moment(&Utc::from_unix(seconds).text()), Ok(seconds));
         }
         assert_eq!(Utc::from_unix(951_782_400).text(), "2000-02-29 00:00:00");
@@ -149,7 +183,14 @@ mod tests {
         ] {
             assert_eq!(parse_moment(text), Ok(noon), "{text}");
         }
-        for text in ["", "yesterday", "2026-11-21", "2026-13-01 00:00:00", "2026-11-21 25:00:00", "2026-11-21 12:00:00+x"] {
+        for text in [
+            "",
+            "yesterday",
+            "2026-11-21",
+            "2026-13-01 00:00:00",
+            "2026-11-21 25:00:00",
+            "2026-11-21 12:00:00+x",
+        ] {
             assert!(parse_moment(text).is_err(), "{text:?} was taken");
         }
     }

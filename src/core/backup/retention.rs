@@ -20,7 +20,12 @@ pub enum Keep {
     /// Those of so many days before the newest one.
     Days(u64),
     /// The newest of each of so many days, weeks, months and years (grandfather, father, son).
-    Calendar { daily: usize, weekly: usize, monthly: usize, yearly: usize },
+    Calendar {
+        daily: usize,
+        weekly: usize,
+        monthly: usize,
+        yearly: usize,
+    },
 }
 
 impl FromStr for Keep {
@@ -28,7 +33,9 @@ impl FromStr for Keep {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || {
-            format!("\"{text}\" is no rule; write e.g. 7, 30d or daily=7,weekly=4,monthly=12 (at least one stays)")
+            format!(
+                "\"{text}\" is no rule; write e.g. 7, 30d or daily=7,weekly=4,monthly=12 (at least one stays)"
+            )
         };
         let positive = |digits: &str| digits.parse::<u64>().ok().filter(|number| *number > 0);
         if text.contains('=') {
@@ -53,7 +60,12 @@ fn calendar(text: &str) -> Option<Keep> {
     }
     let of = |name| numbers.get(name).copied().unwrap_or(0_usize);
     let (daily, weekly, monthly, yearly) = (of("daily"), of("weekly"), of("monthly"), of("yearly"));
-    (daily + weekly + monthly + yearly > 0).then_some(Keep::Calendar { daily, weekly, monthly, yearly })
+    (daily + weekly + monthly + yearly > 0).then_some(Keep::Calendar {
+        daily,
+        weekly,
+        monthly,
+        yearly,
+    })
 }
 
 /// The names of the backups that may be deleted, oldest first.
@@ -66,32 +78,59 @@ pub fn expired(entries: &[Entry], keep: Keep) -> Vec<String> {
         kept.extend(chosen(&of_kind, keep).into_iter().map(|entry| &entry.record.name));
         let last_good = of_kind.iter().find(|entry| entry.good());
         let last_verified = of_kind.iter().find(|entry| entry.verified());
-        kept.extend(last_good.into_iter().chain(last_verified).map(|entry| &entry.record.name));
+        kept.extend(
+            last_good
+                .into_iter()
+                .chain(last_verified)
+                .map(|entry| &entry.record.name),
+        );
         // The one just made, which nobody has looked at yet.
         kept.extend(of_kind.first().map(|entry| &entry.record.name));
     }
-    let by_name: BTreeMap<&String, &Entry> = entries.iter().map(|entry| (&entry.record.name, entry)).collect();
+    let by_name: BTreeMap<&String, &Entry> =
+        entries.iter().map(|entry| (&entry.record.name, entry)).collect();
     let mut needed: Vec<&String> = kept.iter().copied().collect();
     while let Some(name) = needed.pop() {
         let parent = by_name.get(name).and_then(|entry| entry.record.parent.as_ref());
         needed.extend(parent.filter(|parent| kept.insert(parent)));
     }
-    let mut gone: Vec<&Entry> = entries.iter().filter(|entry| !kept.contains(&entry.record.name)).collect();
+    let mut gone: Vec<&Entry> = entries
+        .iter()
+        .filter(|entry| !kept.contains(&entry.record.name))
+        .collect();
     gone.sort_by_key(|entry| entry.record.sequence);
     gone.into_iter().map(|entry| entry.record.name.clone()).collect()
 }
 
 /// What the rule itself keeps of entries of one kind, newest first. Bad ones take nobody's place.
 fn chosen<'a>(newest_first: &[&'a Entry], keep: Keep) -> Vec<&'a Entry> {
-    let good: Vec<&Entry> = newest_first.iter().copied().filter(|entry| entry.good()).collect();
+    let good: Vec<&Entry> = newest_first
+        .iter()
+        .copied()
+        .filter(|entry| entry.good())
+        .collect();
     match keep {
-        Keep::Count(count) => good.into_iter().take(usize::try_from(count).unwrap_or(usize::MAX)).collect(),
+        Keep::Count(count) => good
+            .into_iter()
+            .take(usize::try_from(count).unwrap_or(usize::MAX))
+            .collect(),
         Keep::Days(days) => {
-            let newest = good.iter().map(|entry| entry.record.finished_at).max().unwrap_or(0);
+            let newest = good
+                .iter()
+                .map(|entry| entry.record.finished_at)
+                .max()
+                .unwrap_or(0);
             let since = newest.saturating_sub(days.saturating_mul(DAY_SECONDS));
-            good.into_iter().filter(|entry| entry.record.finished_at >= since).collect()
+            good.into_iter()
+                .filter(|entry| entry.record.finished_at >= since)
+                .collect()
         }
-        Keep::Calendar { daily, weekly, monthly, yearly } => {
+        Keep::Calendar {
+            daily,
+            weekly,
+            monthly,
+            yearly,
+        } => {
             let day = |entry: &Entry| entry.record.finished_at / DAY_SECONDS;
             // 1 January 1970 was a Thursday.
             let week = |entry: &Entry| (day(entry) + 3) / 7;
@@ -109,9 +148,16 @@ fn chosen<'a>(newest_first: &[&'a Entry], keep: Keep) -> Vec<&'a Entry> {
     }
 }
 
-fn newest_of_each<'a>(newest_first: &[&'a Entry], periods: usize, period: impl Fn(&Entry) -> u64) -> Vec<&'a Entry> {
+fn newest_of_each<'a>(
+    newest_first: &[&'a Entry],
+    periods: usize,
+    period: impl Fn(&Entry) -> u64,
+) -> Vec<&'a Entry> {
     let mut seen = BTreeSet::new();
-    let first_of_its_period = newest_first.iter().copied().filter(|entry| seen.insert(period(entry)));
+    let first_of_its_period = newest_first
+        .iter()
+        .copied()
+        .filter(|entry| seen.insert(period(entry)));
     first_of_its_period.take(periods).collect()
 }
 
@@ -146,9 +192,25 @@ mod tests {
     fn rules_as_people_write_them() {
         assert_eq!("7".parse(), Ok(Keep::Count(7)));
         assert_eq!("30d".parse(), Ok(Keep::Days(30)));
-        let calendar = Keep::Calendar { daily: 7, weekly: 4, monthly: 0, yearly: 0 };
+        let calendar = Keep::Calendar {
+            daily: 7,
+            weekly: 4,
+            monthly: 0,
+            yearly: 0,
+        };
         assert_eq!("daily=7, weekly=4".parse(), Ok(calendar));
-        for text in ["", "0", "0d", "-1", "d", "7w", "daily=0", "daily=x", "hourly=3", "daily=1,daily=2"] {
+        for text in [
+            "",
+            "0",
+            "0d",
+            "-1",
+            "d",
+            "7w",
+            "daily=0",
+            "daily=x",
+            "hourly=3",
+            "daily=1,daily=2",
+        ] {
             assert!(text.parse::<Keep>().is_err(), "{text:?} was taken");
         }
     }
@@ -165,7 +227,11 @@ mod tests {
         let mut entries = daily(10);
         entries.push(entry(11, NOON + 10 * DAY + 3_600));
         assert_eq!(gone(&entries, "daily=2"), [1, 2, 3, 4, 5, 6, 7, 8, 10]);
-        assert_eq!(gone(&entries, "daily=1,weekly=2"), [1, 2, 3, 4, 5, 6, 8, 9, 10], "7 is a Sunday");
+        assert_eq!(
+            gone(&entries, "daily=1,weekly=2"),
+            [1, 2, 3, 4, 5, 6, 8, 9, 10],
+            "7 is a Sunday"
+        );
         let entries: Vec<Entry> = (1..=40).map(|n| entry(n, NOON + n * 10 * DAY)).collect();
         assert_eq!(entries.len() - gone(&entries, "monthly=12,yearly=3").len(), 13);
     }
@@ -175,9 +241,17 @@ mod tests {
         let mut entries = daily(5);
         entries[3] = failed(entries[3].clone());
         entries[4] = failed(entries[4].clone());
-        assert_eq!(gone(&entries, "1"), [1, 2, 4], "3 is the last good one, 5 the newest");
+        assert_eq!(
+            gone(&entries, "1"),
+            [1, 2, 4],
+            "3 is the last good one, 5 the newest"
+        );
         let mut entries = daily(4);
-        entries[0].verification = Some(Verification { at: NOON, differences: Vec::new(), checks: Vec::new() });
+        entries[0].verification = Some(Verification {
+            at: NOON,
+            differences: Vec::new(),
+            checks: Vec::new(),
+        });
         assert_eq!(gone(&entries, "1"), [2, 3], "1 is the only one that is proven");
     }
 
@@ -203,7 +277,11 @@ mod tests {
         entries[3] = entry(4, NOON - 365 * DAY);
         entries[4] = entry(5, NOON - 364 * DAY);
         assert_eq!(gone(&entries, "2"), [1, 2, 3]);
-        assert_eq!(gone(&entries, "7d"), [4], "5 is the newest, whatever its clock said");
+        assert_eq!(
+            gone(&entries, "7d"),
+            [4],
+            "5 is the newest, whatever its clock said"
+        );
     }
 
     #[test]

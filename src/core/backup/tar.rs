@@ -42,18 +42,29 @@ impl Member {
             return Ok(None);
         }
         let stored = number(&block[148..156])?;
-        let blank = block.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { b' ' } else { *byte });
+        let blank = block
+            .iter()
+            .enumerate()
+            .map(|(at, byte)| if (148..156).contains(&at) { b' ' } else { *byte });
         if blank.map(u64::from).sum::<u64>() != stored {
             return Err(InvalidHeader::new("the checksum differs"));
         }
         let kind = match block[156] {
-            b'0' | 0 => MemberKind::File { bytes: number(&block[124..136])? },
+            b'0' | 0 => MemberKind::File {
+                bytes: number(&block[124..136])?,
+            },
             b'5' => MemberKind::Directory,
-            b'2' => MemberKind::Link { target: text(&block[157..257])? },
+            b'2' => MemberKind::Link {
+                target: text(&block[157..257])?,
+            },
             other => return Err(InvalidHeader::new(format!("unknown type {other}"))),
         };
         let mode = u32::try_from(number(&block[100..108])? & 0o7777).unwrap_or(0o600);
-        Ok(Some(Self { path: inner_path(&text(&block[..100])?)?, mode, kind }))
+        Ok(Some(Self {
+            path: inner_path(&text(&block[..100])?)?,
+            mode,
+            kind,
+        }))
     }
 
     /// Bytes after the header until the next one.
@@ -72,9 +83,14 @@ fn text(field: &[u8]) -> Result<String, InvalidHeader> {
 }
 
 fn inner_path(path: &str) -> Result<String, InvalidHeader> {
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    let parts: Vec<&str> = path
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect();
     if path.starts_with('/') || parts.contains(&"..") {
-        return Err(InvalidHeader::new(format!("\"{path}\" leads out of the directory")));
+        return Err(InvalidHeader::new(format!(
+            "\"{path}\" leads out of the directory"
+        )));
     }
     Ok(parts.join("/"))
 }
@@ -83,12 +99,15 @@ fn inner_path(path: &str) -> Result<String, InvalidHeader> {
 fn number(field: &[u8]) -> Result<u64, InvalidHeader> {
     if let Some((0x80, rest)) = field.split_first() {
         return rest.iter().try_fold(0_u64, |sum, byte| {
-            let shifted = sum.checked_mul(256).ok_or_else(|| InvalidHeader::new("a number is too large"))?;
+            let shifted = sum
+                .checked_mul(256)
+                .ok_or_else(|| InvalidHeader::new("a number is too large"))?;
             Ok(shifted + u64::from(*byte))
         });
     }
     let text = text(field)?;
-    u64::from_str_radix(text.trim(), 8).map_err(|_| InvalidHeader::new(format!("\"{text}\" is no octal number")))
+    u64::from_str_radix(text.trim(), 8)
+        .map_err(|_| InvalidHeader::new(format!("\"{text}\" is no octal number")))
 }
 
 /// Finds places to cut an archive between two members, once a piece is large enough.
@@ -103,7 +122,12 @@ pub struct Cutter {
 impl Cutter {
     #[must_use]
     pub fn new(piece_limit_bytes: u64) -> Self {
-        Self { piece_limit_bytes, piece_bytes: 0, body_left: 0, header: Vec::with_capacity(BLOCK_BYTES) }
+        Self {
+            piece_limit_bytes,
+            piece_bytes: 0,
+            body_left: 0,
+            header: Vec::with_capacity(BLOCK_BYTES),
+        }
     }
 
     /// Goes on through `data`. `Some(n)`: a new piece begins after its first `n` bytes; call again with the rest.
@@ -170,7 +194,9 @@ mod tests {
 
     #[test]
     fn headers() {
-        let member = Member::parse(&header("./base/1/2619", b'0', 8192)).expect("valid").expect("a member");
+        let member = Member::parse(&header("./base/1/2619", b'0', 8192))
+            .expect("valid")
+            .expect("a member");
         assert_eq!((member.path.as_str(), member.mode), ("base/1/2619", 0o600));
         assert_eq!(member.kind, MemberKind::File { bytes: 8192 });
         assert_eq!(Member::parse(&[0; BLOCK_BYTES]), Ok(None));

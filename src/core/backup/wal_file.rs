@@ -9,11 +9,21 @@ use crate::core::wal::{Lsn, TimelineId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WalFile {
     /// `0000000100000000000000A2`; `partial`: the last one of a timeline that was left.
-    Segment { timeline: TimelineId, high: u32, low: u32, partial: bool },
+    Segment {
+        timeline: TimelineId,
+        high: u32,
+        low: u32,
+        partial: bool,
+    },
     /// `00000002.history`.
     History { timeline: TimelineId },
     /// `0000000100000000000000A2.00000028.backup`.
-    Label { timeline: TimelineId, high: u32, low: u32, offset: u32 },
+    Label {
+        timeline: TimelineId,
+        high: u32,
+        low: u32,
+        offset: u32,
+    },
 }
 
 /// A name that PostgreSQL gives to no file it archives.
@@ -25,7 +35,9 @@ impl WalFile {
     #[must_use]
     pub fn timeline(self) -> TimelineId {
         match self {
-            Self::Segment { timeline, .. } | Self::History { timeline } | Self::Label { timeline, .. } => timeline,
+            Self::Segment { timeline, .. } | Self::History { timeline } | Self::Label { timeline, .. } => {
+                timeline
+            }
         }
     }
 
@@ -43,7 +55,12 @@ impl WalFile {
     /// The segment after this one.
     #[must_use]
     pub fn next(self, segment_bytes: u64) -> Option<Self> {
-        let Self::Segment { timeline, partial: false, .. } = self else {
+        let Self::Segment {
+            timeline,
+            partial: false,
+            ..
+        } = self
+        else {
             return None;
         };
         let position = self.end(segment_bytes)?.0;
@@ -59,12 +76,22 @@ impl WalFile {
 impl fmt::Display for WalFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Segment { timeline, high, low, partial } => {
+            Self::Segment {
+                timeline,
+                high,
+                low,
+                partial,
+            } => {
                 let suffix = if *partial { ".partial" } else { "" };
                 write!(f, "{:08X}{high:08X}{low:08X}{suffix}", timeline.0)
             }
             Self::History { timeline } => write!(f, "{:08X}.history", timeline.0),
-            Self::Label { timeline, high, low, offset } => {
+            Self::Label {
+                timeline,
+                high,
+                low,
+                offset,
+            } => {
                 write!(f, "{:08X}{high:08X}{low:08X}.{offset:08X}.backup", timeline.0)
             }
         }
@@ -79,7 +106,9 @@ impl FromStr for WalFile {
         let (digits, suffix) = text.split_once('.').unwrap_or((text, ""));
         let number = |digits: Option<&str>| {
             let upper = |b: u8| b.is_ascii_digit() || (b'A'..=b'F').contains(&b);
-            let digits = digits.filter(|digits| digits.len() == 8 && digits.bytes().all(upper)).ok_or_else(invalid)?;
+            let digits = digits
+                .filter(|digits| digits.len() == 8 && digits.bytes().all(upper))
+                .ok_or_else(invalid)?;
             u32::from_str_radix(digits, 16).map_err(|_| invalid())
         };
         let timeline = TimelineId(number(digits.get(..8))?);
@@ -88,12 +117,20 @@ impl FromStr for WalFile {
         }
         let (high, low) = (number(digits.get(8..16))?, number(digits.get(16..))?);
         match suffix {
-            "" | "partial" if !text.ends_with('.') => {
-                Ok(Self::Segment { timeline, high, low, partial: suffix == "partial" })
-            }
+            "" | "partial" if !text.ends_with('.') => Ok(Self::Segment {
+                timeline,
+                high,
+                low,
+                partial: suffix == "partial",
+            }),
             _ => {
                 let offset = number(suffix.strip_suffix(".backup"))?;
-                Ok(Self::Label { timeline, high, low, offset })
+                Ok(Self::Label {
+                    timeline,
+                    high,
+                    low,
+                    offset,
+                })
             }
         }
     }
@@ -113,7 +150,10 @@ mod tests {
             "0000000100000000000000A2.00000028.backup",
             "0000000B.history",
         ] {
-            assert_eq!(text.parse::<WalFile>().map(|file| file.to_string()).as_deref(), Ok(text));
+            assert_eq!(
+                text.parse::<WalFile>().map(|file| file.to_string()).as_deref(),
+                Ok(text)
+            );
         }
         for text in [
             "",

@@ -60,7 +60,10 @@ impl ReplicationClient {
     /// Among others: no walsender or slot is left, or the server is older than 15.
     pub async fn base_backup(mut self, request: &BaseBackupRequest) -> Result<BaseBackup, UpstreamError> {
         let slot = super::quoted_slot(&request.slot)?;
-        self.exchange(&format!("CREATE_REPLICATION_SLOT {slot} TEMPORARY PHYSICAL (RESERVE_WAL)")).await?;
+        self.exchange(&format!(
+            "CREATE_REPLICATION_SLOT {slot} TEMPORARY PHYSICAL (RESERVE_WAL)"
+        ))
+        .await?;
         if let Some(manifest) = &request.incremental_to {
             self.upload_manifest(manifest).await?;
         }
@@ -69,9 +72,16 @@ impl ReplicationClient {
         frontend::query(&command, self.wire.outgoing()).map_err(|error| UpstreamError::protocol(&error))?;
         self.wire.send().await?;
         let head = tokio::time::timeout(CHECKPOINT_LIMIT, self.backup_head());
-        let (start, estimate_bytes) =
-            head.await.unwrap_or(Err(UpstreamError::TimedOut { limit: CHECKPOINT_LIMIT }))?;
-        Ok(BaseBackup { client: self, start, estimate_bytes, data_ended: false, stop: None })
+        let (start, estimate_bytes) = head.await.unwrap_or(Err(UpstreamError::TimedOut {
+            limit: CHECKPOINT_LIMIT,
+        }))?;
+        Ok(BaseBackup {
+            client: self,
+            start,
+            estimate_bytes,
+            data_ended: false,
+            stop: None,
+        })
     }
 
     /// The start position, the tablespaces with their sizes, and `CopyOutResponse`.
@@ -82,7 +92,8 @@ impl ReplicationClient {
             match self.wire.receive().await? {
                 Message::DataRow(body) if start.is_none() => start = Some(position(&wire::cells(&body)?)?),
                 Message::DataRow(body) => {
-                    estimate_kilobytes += required::<u64>(&wire::cells(&body)?, 2, "tablespace size").unwrap_or(0);
+                    estimate_kilobytes +=
+                        required::<u64>(&wire::cells(&body)?, 2, "tablespace size").unwrap_or(0);
                 }
                 Message::CopyOutResponse(_) => {
                     let start = start.ok_or_else(UpstreamError::unexpected_message)?;
@@ -110,7 +121,9 @@ impl ReplicationClient {
             match message.unwrap_or(Err(UpstreamError::TimedOut { limit: SILENCE_LIMIT }))? {
                 Message::CopyInResponse(_) if !sent => {
                     for chunk in manifest.chunks(64 << 10) {
-                        frontend::CopyData::new(chunk).map_err(protocol)?.write(self.wire.outgoing());
+                        frontend::CopyData::new(chunk)
+                            .map_err(protocol)?
+                            .write(self.wire.outgoing());
                         self.wire.send().await?;
                     }
                     frontend::copy_done(self.wire.outgoing());
@@ -145,7 +158,10 @@ fn command(request: &BaseBackupRequest) -> String {
 
 fn position(row: &Row) -> Result<WalPosition, UpstreamError> {
     let lsn: Lsn = required(row, 0, "WAL position")?;
-    Ok(WalPosition { timeline: TimelineId(required(row, 1, "timeline")?), lsn })
+    Ok(WalPosition {
+        timeline: TimelineId(required(row, 1, "timeline")?),
+        lsn,
+    })
 }
 
 impl BaseBackup {
@@ -190,13 +206,18 @@ fn piece(mut body: Bytes) -> Result<Option<Piece>, UpstreamError> {
         b'm' => Ok(Some(Piece::Manifest)),
         b'p' => Ok(None),
         b'n' => {
-            let mut texts = body.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned());
+            let mut texts = body
+                .split(|byte| *byte == 0)
+                .map(|text| String::from_utf8_lossy(text).into_owned());
             let name = texts.next().ok_or_else(unexpected)?;
             let location = texts.next().unwrap_or_default();
             if location.is_empty() {
                 return Ok(Some(Piece::Archive(None)));
             }
-            let oid = name.strip_suffix(".tar").and_then(|oid| oid.parse().ok()).ok_or_else(unexpected)?;
+            let oid = name
+                .strip_suffix(".tar")
+                .and_then(|oid| oid.parse().ok())
+                .ok_or_else(unexpected)?;
             Ok(Some(Piece::Archive(Some((oid, location)))))
         }
         _ => Err(unexpected()),
@@ -215,7 +236,10 @@ mod tests {
             ..BaseBackupRequest::default()
         };
         let command = command(&request);
-        assert!(command.starts_with("BASE_BACKUP (LABEL 'it''s'', WAL false', PROGRESS"), "{command}");
+        assert!(
+            command.starts_with("BASE_BACKUP (LABEL 'it''s'', WAL false', PROGRESS"),
+            "{command}"
+        );
         assert!(command.ends_with("MAX_RATE 1024)"), "{command}");
     }
 
