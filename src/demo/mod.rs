@@ -41,6 +41,7 @@ pub use controller::run;
 pub use dsn::{Target, dsn};
 pub use layout::run_directories;
 pub use state::DemoState;
+pub use user::pod_user;
 
 /// In which order pods are made (StatefulSet, `.spec.podManagementPolicy`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,6 +6,7 @@ pub mod catalogue;
 pub mod choose;
 pub mod name;
 pub mod retention;
+pub mod source;
 pub mod tar;
 pub mod wal_file;
 
