@@ -9,9 +9,9 @@ use rustix::process::{Gid, Uid};
 use crate::backup::BackupError;
 use crate::config::backup::StoreArguments;
 use crate::config::{Environment as _, ProcessEnvironment};
-use crate::demo;
+use crate::demo::{self, PodUser};
 use crate::postgres::find;
-use crate::store::{Store, StoreError, StoreSettings};
+use crate::store::{Destination, Store, StoreError, StoreSettings};
 
 use super::{ExitStatus, Failure};
 
@@ -30,6 +30,31 @@ pub(super) fn open(
     let settings = arguments.settings(flag, destination, &ProcessEnvironment)?;
     let store = Store::open(&settings).map_err(|error| failure(error.into()))?;
     Ok(Opened { store, settings })
+}
+
+/// As [`open`], for a command that starts PostgreSQL's programs or writes: root goes on as another user, who owns what
+/// is written, and is given a new folder.
+pub(super) fn open_unprivileged(
+    arguments: &StoreArguments,
+    flag: &str,
+    destination: Option<&str>,
+) -> Result<Opened, Failure> {
+    let settings = arguments.settings(flag, destination, &ProcessEnvironment)?;
+    let user = demo::pod_user().map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?;
+    if let Some(user) = user {
+        if let Destination::Folder(folder) = &settings.destination {
+            give_new_folder(folder, &user);
+        }
+        become_user(&user)?;
+    }
+    open(arguments, flag, destination)
+}
+
+/// What cannot be made or given is told by whoever then uses it.
+fn give_new_folder(folder: &Path, user: &PodUser) {
+    if std::fs::create_dir(folder).is_ok() {
+        std::os::unix::fs::chown(folder, Some(user.uid), Some(user.gid)).ok();
+    }
 }
 
 impl From<BackupError> for Failure {
@@ -67,11 +92,7 @@ pub(super) async fn program_directory(flag: Option<&Path>) -> Result<PathBuf, Fa
 /// PostgreSQL refuses root: whoever runs as root goes on as `postgres`, or `nobody`, for good.
 ///
 /// Called before any thread is made: threads that come later have the same user.
-pub(super) fn leave_root() -> Result<(), Failure> {
-    let user = demo::pod_user().map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?;
-    let Some(user) = user else {
-        return Ok(());
-    };
+fn become_user(user: &PodUser) -> Result<(), Failure> {
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     rustix::thread::set_thread_groups(&[])
         .and_then(|()| rustix::thread::set_thread_res_gid(gid, gid, gid))
@@ -82,8 +103,28 @@ pub(super) fn leave_root() -> Result<(), Failure> {
                 format!("could not become \"{}\": {error}", user.name),
             )
         })?;
-    tracing::info!(user = user.name, "going on as a user that PostgreSQL accepts");
+    tracing::debug!(user = user.name, "going on as a user that PostgreSQL accepts");
     Ok(())
+}
+
+/// Writes a file that only its owner reads.
+pub(super) fn write_private(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let opened = std::fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path);
+    opened
+        .and_then(|mut file| file.write_all(content))
+        .map_err(|error| {
+            Failure::new(
+                super::status_of(&error),
+                format!("could not write \"{}\": {error}", path.display()),
+            )
+        })
 }
 
 /// A folder of this process' own, which goes with it.

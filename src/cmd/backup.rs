@@ -77,7 +77,7 @@ pub enum KindArgument {
 
 /// Makes a backup and says what it made.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let opened = backing::open(&arguments.store, "--to", arguments.to.as_deref())?;
+    let opened = backing::open_unprivileged(&arguments.store, "--to", arguments.to.as_deref())?;
     let run_directory = RunDirectory::create()?;
     let logins = logins(&arguments.place)?;
     let mut options = options(&arguments, &logins, &run_directory).await?;
@@ -213,7 +213,7 @@ async fn options(arguments: &Arguments, logins: &Logins, run: &RunDirectory) -> 
     };
     let passfile = run.path().join("passfile");
     let Login { user, password } = &logins.superuser;
-    write_private(&passfile, &passfile_line(user, password.expose().as_bytes()))?;
+    backing::write_private(&passfile, &passfile_line(user, password.expose().as_bytes()))?;
     Ok(Options {
         kind: if logical { Kind::Logical } else { Kind::Physical },
         databases: arguments.databases.clone(),
@@ -228,24 +228,6 @@ async fn options(arguments: &Arguments, logins: &Logins, run: &RunDirectory) -> 
         cluster: String::new(),
         term: 0,
     })
-}
-
-fn write_private(path: &std::path::Path, content: &[u8]) -> Result<(), Failure> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let opened = std::fs::File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path);
-    opened
-        .and_then(|mut file| file.write_all(content))
-        .map_err(|error| {
-            Failure::new(
-                super::status_of(&error),
-                format!("could not write \"{}\": {error}", path.display()),
-            )
-        })
 }
 
 fn told(outcome: &Outcome) -> String {

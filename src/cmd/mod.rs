@@ -20,6 +20,7 @@ pub mod sidecar;
 pub mod status;
 pub mod verify;
 pub mod wal_fetch;
+pub mod wal_push;
 mod wiring;
 
 use std::process::ExitCode;
@@ -77,6 +78,8 @@ pub enum Verb {
     Verify(Box<verify::Arguments>),
     /// Make a new data directory from a backup, up to a moment
     Restore(Box<restore::Arguments>),
+    /// Archive a WAL file (archive_command)
+    WalPush(Box<wal_push::Arguments>),
     /// Fetch an archived WAL file (restore_command)
     WalFetch(Box<wal_fetch::Arguments>),
     /// Name what in the environment cannot work
@@ -220,6 +223,7 @@ pub fn run(verb: Verb) -> Result<(), Failure> {
             Verb::Backups(arguments) => backups::run(*arguments).await,
             Verb::Verify(arguments) => Box::pin(verify::run(*arguments)).await,
             Verb::Restore(arguments) => Box::pin(restore::run(*arguments)).await,
+            Verb::WalPush(arguments) => wal_push::run(*arguments).await,
             Verb::WalFetch(arguments) => wal_fetch::run(*arguments).await,
             Verb::Check(arguments) => check::run(*arguments).await,
             Verb::Replay(arguments) => replay::run(&arguments),

@@ -92,8 +92,7 @@ fn timeline(text: &str) -> Result<String, String> {
 
 /// Restores, and says what it restored.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    backing::leave_root()?;
-    let opened = backing::open(&arguments.from.store, "--from", arguments.from.from.as_deref())?;
+    let opened = backing::open_unprivileged(&arguments.from.store, "--from", arguments.from.from.as_deref())?;
     let run_directory = RunDirectory::create()?;
     let mut options = options(&arguments.from, &opened, &run_directory).await?;
     options.name = arguments.backup;

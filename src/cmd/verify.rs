@@ -33,8 +33,7 @@ pub struct Arguments {
 
 /// Verifies one after the other; fails if anything differs.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    backing::leave_root()?;
-    let opened = backing::open(&arguments.from.store, "--from", arguments.from.from.as_deref())?;
+    let opened = backing::open_unprivileged(&arguments.from.store, "--from", arguments.from.from.as_deref())?;
     let run_directory = RunDirectory::create()?;
     let mut options = options(&arguments.from, &opened, &run_directory).await?;
     options.timeline = "current".to_owned();

@@ -50,7 +50,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
 
 async fn fetch(arguments: Arguments) -> Result<bool, Failure> {
     let settings = match &arguments.settings {
-        Some(path) => read(path)?,
+        Some(path) => super::wal_push::read_settings(path)?,
         None => FetchSettings {
             destination: arguments.store.settings(
                 "--from",
@@ -75,15 +75,4 @@ async fn fetch(arguments: Arguments) -> Result<bool, Failure> {
         &arguments.path,
     )
     .await?)
-}
-
-fn read(path: &Path) -> Result<FetchSettings, Failure> {
-    let unusable = |problem: String| {
-        Failure::new(
-            ExitStatus::Settings,
-            format!("could not use \"{}\": {problem}", path.display()),
-        )
-    };
-    let text = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
-    serde_json::from_slice(&text).map_err(|error| unusable(error.to_string()))
 }

@@ -123,6 +123,8 @@ pub struct ServerSettings {
     pub stop_timeout: Duration,
     /// `leadership=lease`: commits wait for the commit gate, also in a server that somebody else has promoted.
     pub gated: bool,
+    /// `archive_command`; nothing is archived if `None`.
+    pub archive_command: Option<String>,
 }
 
 impl ServerSettings {
