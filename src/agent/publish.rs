@@ -1,8 +1,10 @@
 //! From an observation and its decision to what others see: pure, but for the process id.
 
+use std::collections::BTreeSet;
+
 use crate::core::cluster::{ClusterView, PeerEntry};
 use crate::core::data_directory::{DataDirectory, SystemIdentifier};
-use crate::core::decision::Decision;
+use crate::core::decision::{Decision, PostgresAction};
 use crate::core::lease::{LeadershipReport, LeaseRecord};
 use crate::core::observation::Observation;
 use crate::core::policy::Leadership;
@@ -19,6 +21,7 @@ pub(super) struct Known<'a> {
     pub(super) running: Option<&'a ServerStatus>,
     pub(super) clones_total: u64,
     pub(super) was_streaming: bool,
+    pub(super) routes_left: Option<&'a BTreeSet<String>>,
 }
 
 /// This member's own status after a turn.
@@ -36,6 +39,7 @@ pub(super) fn member_status(
         running,
         clones_total,
         was_streaming,
+        ..
     } = known;
     let sentence = decision.situation.sentence();
     MemberStatus {
@@ -68,6 +72,9 @@ pub(super) fn member_status(
         clones_total,
         no_reads: settings.no_reads,
         leadership: decision.report.clone(),
+        leaving: decision.situation == Situation::HandingOver
+            && decision.postgres != Some(PostgresAction::Checkpoint),
+        routes_left: known.routes_left.cloned(),
     }
 }
 
@@ -193,6 +200,8 @@ pub(super) fn first_view(settings: &Settings) -> ClusterView {
         clones_total: 0,
         no_reads: settings.no_reads,
         leadership: None,
+        leaving: false,
+        routes_left: None,
     };
     view(settings, None, me, Vec::new())
 }

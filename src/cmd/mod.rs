@@ -11,6 +11,7 @@ pub mod orders;
 pub mod place;
 pub mod postgres;
 pub mod replay;
+mod routes;
 mod serve;
 pub mod sidecar;
 pub mod status;

@@ -6,8 +6,9 @@
 
 pub mod lease;
 pub mod pod;
+pub mod routes;
 pub mod server;
-pub mod units;
+pub use crate::core::units;
 
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -21,4 +21,5 @@ pub mod status;
 pub mod supervision;
 pub mod sync;
 pub mod synchronous_names;
+pub mod units;
 pub mod wal;

@@ -27,6 +27,8 @@ pub fn route_table(view: &ClusterView) -> RouteTable {
     RouteTable {
         servers: servers.collect(),
         members: std::iter::once(&view.me).chain(everybody).map(address).collect(),
+        read_only: view.read_only,
+        orphaned,
     }
 }
 
@@ -66,11 +68,14 @@ fn server(view: &ClusterView, member: &MemberStatus, orphaned: bool) -> Option<S
     Some(Server {
         name: member.name.clone(),
         address: address(member),
+        http_address: SocketAddr::new(member.host, member.http_port),
         role,
         answering: member.accepting,
         streaming,
         lag_bytes,
-        incarnation: incarnation(member, role),
+        staleness_ms: None,
+        leaving: member.leaving,
+        incarnation: incarnation(member),
     })
 }
 
@@ -78,13 +83,13 @@ fn address(member: &MemberStatus) -> SocketAddr {
     SocketAddr::new(member.host, member.postgres_port)
 }
 
-/// One number for "this server process in this role": FNV-1a over what identifies it.
-fn incarnation(member: &MemberStatus, role: Role) -> u64 {
+/// One number for "this server process": FNV-1a over what identifies it.
+fn incarnation(member: &MemberStatus) -> u64 {
     let start_time = member
         .server
         .as_ref()
         .map_or("", |server| server.postmaster_start_time.as_str());
-    let words = [member.uid.as_str(), start_time, role.as_str()];
+    let words = [member.uid.as_str(), start_time];
     words
         .iter()
         .flat_map(|word| word.bytes().chain([0]))

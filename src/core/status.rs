@@ -3,6 +3,7 @@
 //! Names follow `pg_stat_replication`, `pg_stat_wal_receiver`, `pg_replication_slots` and Patroni's
 //! `/cluster`. The same value is streamed to the peers, shown by `podgres status` and used for routing.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -201,6 +202,12 @@ pub struct MemberStatus {
     /// With `leadership=lease`.
     #[serde(default)]
     pub leadership: Option<LeadershipReport>,
+    /// PostgreSQL is about to be stopped for a planned move: routes end their sessions and begin none.
+    #[serde(default)]
+    pub leaving: bool,
+    /// The leaving servers that this member's routes have left altogether; `None` where nothing routes.
+    #[serde(default)]
+    pub routes_left: Option<BTreeSet<String>>,
 }
 
 impl MemberStatus {

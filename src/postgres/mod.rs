@@ -32,6 +32,7 @@ pub mod rewind;
 mod rewind_source;
 mod rewinding;
 pub mod roles;
+pub mod routed;
 mod scram;
 pub mod signal_file;
 pub mod slots;

@@ -125,6 +125,8 @@ fn member(ordinal: u32, role: Role, state: MemberState, situation: &str) -> Memb
         clones_total: u64::from(role == Role::Standby),
         no_reads: false,
         leadership: None,
+        leaving: false,
+        routes_left: None,
     }
 }
 
