@@ -14,10 +14,12 @@ mod names;
 mod observe;
 mod office;
 mod operator;
+mod outside;
 mod positions;
 mod publish;
 mod run;
 mod supervisor;
+mod switch;
 mod upstream;
 
 use std::collections::BTreeSet;
@@ -42,6 +44,7 @@ pub use freshness::follow_freshness;
 pub use journal::Journal;
 pub use office::Requests;
 pub use operator::{Operator, member_key};
+pub use outside::{Outside, OutsideSettings};
 pub use positions::Positions;
 pub use run::{Agent, AgentError};
 
@@ -53,6 +56,8 @@ pub struct Settings {
     /// Changes with each incarnation of the pod.
     pub uid: String,
     pub supervisor_socket: PathBuf,
+    /// Shared by the pod's containers.
+    pub run_directory: PathBuf,
     /// Where this pod's own clients reach PostgreSQL.
     pub server_address: SocketAddr,
     /// Where others reach this pod.

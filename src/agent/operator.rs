@@ -24,6 +24,7 @@ use crate::postgres::ReadLogins;
 use crate::postgres::routed::RoutedServer;
 
 use super::Requests;
+use super::switch::Switchboard;
 
 const SWITCHOVER_LIMIT: Duration = Duration::from_secs(30);
 /// The Lease may have to run out first.
@@ -45,6 +46,8 @@ pub struct Operator {
     pub(super) member: MemberName,
     /// The local server, for what the routes order.
     pub(super) routed: RoutedServer,
+    /// Without a Lease.
+    pub(super) switch: Switchboard,
 }
 
 impl Operator {
@@ -254,16 +257,18 @@ impl Operator {
 
     /// Turns the read-only switch, and waits until this member knows.
     async fn read_only(&self, on: bool, reason: String, by: String) -> Result<Answer, Answer> {
-        let Some(store) = self.lease.as_ref() else {
-            return Err(Answer::new(Outcome::NotPossible, "not yet"));
-        };
         let switch = on.then(|| ReadOnlySwitch {
             by,
             at: time_of_day(),
             reason,
         });
-        let written = store.update(|record| record.read_only = switch.clone()).await;
-        written.map_err(|error| unwritten(&error))?;
+        match &self.lease {
+            Some(store) => {
+                let written = store.update(|record| record.read_only = switch.clone()).await;
+                written.map_err(|error| unwritten(&error))?;
+            }
+            None => self.switch.turn(switch),
+        }
         let deadline = Instant::now() + PAUSE_LIMIT;
         self.comes(deadline, |view| view.read_only == on).await;
         let message = if on {

@@ -36,6 +36,7 @@ use super::office::{self, Office, Requests};
 use super::operator::Operator;
 use super::positions::Positions;
 use super::supervisor::Supervisor;
+use super::switch::Switchboard;
 use super::upstream::{Access, Wanted};
 use super::{Published, Settings, names, publish, upstream};
 
@@ -89,6 +90,7 @@ pub struct Agent {
     pub(super) memory: Memory,
     /// The leaving servers that the routes of this process have left; `None` where nothing routes.
     pub(super) routes_left: watch::Receiver<Option<BTreeSet<String>>>,
+    pub(super) switch: Switchboard,
     pub(super) recorder: Recorder,
     outlets: Outlets,
 }
@@ -125,7 +127,8 @@ impl Agent {
         let supervisor = Supervisor::follow(settings.supervisor_socket.clone());
         let office = office(&settings)?;
         let requests = Requests::default();
-        let (outlets, published, journal) = outlets(&settings, office.as_ref(), &requests);
+        let switch = Switchboard::open(settings.run_directory.clone());
+        let (outlets, published, journal) = outlets(&settings, office.as_ref(), &requests, &switch);
         let agent = Self {
             office,
             requests,
@@ -167,6 +170,7 @@ impl Agent {
             lease_failing: false,
             memory: Memory::default(),
             routes_left: published.routes_left.subscribe(),
+            switch,
             recorder: Recorder::new(journal),
             outlets,
             settings,
@@ -245,11 +249,14 @@ impl Agent {
             self.was_streaming = false;
         }
         let routes_left = self.routes_left.borrow_and_update().clone();
+        self.switch.listen(&peers);
+        let switch = self.switch.position();
         let known = publish::Known {
             running: self.running_server(observation),
             clones_total: self.clones.total,
             was_streaming: self.was_streaming,
             routes_left: routes_left.as_ref(),
+            switch: &switch,
         };
         let status = publish::member_status(&self.settings, observation, decision, known);
         let view = publish::view(
@@ -344,6 +351,7 @@ impl Agent {
             _ = self.supervisor_status.changed() => {}
             _ = self.names.changed() => {}
             Ok(()) = self.routes_left.changed() => {}
+            () = self.switch.turned() => {}
             _ = self.upstream.changed() => {}
             () = self.peers.changed() => {}
             () = tokio::time::sleep(limit) => {}
@@ -367,6 +375,7 @@ fn outlets(
     settings: &Settings,
     office: Option<&Office>,
     requests: &Requests,
+    switch: &Switchboard,
 ) -> (Outlets, Published, Journal) {
     let (view, view_receiver) = watch::channel(Arc::new(publish::first_view(settings)));
     let (routes, routes_receiver) = watch::channel(Arc::new(RouteTable::default()));
@@ -377,6 +386,7 @@ fn outlets(
     let positions = Positions::new([routed(), routed()], view_receiver.clone(), right);
     let operator = Operator {
         routed: routed(),
+        switch: switch.clone(),
         view: view_receiver.clone(),
         lease: office.map(Office::store),
         requests: requests.clone(),

@@ -10,7 +10,9 @@ mod lease_orders;
 pub mod orders;
 pub mod place;
 pub mod postgres;
+pub mod read_only;
 pub mod replay;
+pub mod route;
 mod routes;
 mod serve;
 pub mod sidecar;
@@ -44,6 +46,8 @@ pub enum Verb {
     Postgres(Box<postgres::Arguments>),
     /// Observe, decide, act; health probes, metrics and routing endpoints
     Sidecar(Box<sidecar::Arguments>),
+    /// The routing endpoints alone, beside an application or as a Deployment
+    Route(Box<route::Arguments>),
     /// Run the whole cluster on this machine
     Demo(Box<demo::Arguments>),
     /// Show the cluster
@@ -60,6 +64,8 @@ pub enum Verb {
     Pause(orders::ClusterArguments),
     /// End a pause
     Resume(orders::ClusterArguments),
+    /// The read-only switch: take routed clients off the primary, or let them write again
+    ReadOnly(read_only::Arguments),
     /// Stop and start PostgreSQL of one member
     Restart(orders::MemberArguments),
     /// Clone a standby afresh
@@ -185,6 +191,7 @@ pub fn run(verb: Verb) -> Result<(), Failure> {
             Verb::Init(arguments) => Box::pin(init::run(*arguments)).await,
             Verb::Postgres(arguments) => postgres::run(*arguments).await,
             Verb::Sidecar(arguments) => Box::pin(sidecar::run(*arguments)).await,
+            Verb::Route(arguments) => Box::pin(route::run(*arguments)).await,
             Verb::Demo(arguments) => demo::run(*arguments).await,
             Verb::Status(arguments) => status::run(arguments).await,
             Verb::History(arguments) => history::run(arguments).await,
@@ -193,6 +200,7 @@ pub fn run(verb: Verb) -> Result<(), Failure> {
             Verb::Failover(arguments) => orders::failover(arguments).await,
             Verb::Pause(arguments) => orders::pause(arguments, true).await,
             Verb::Resume(arguments) => orders::pause(arguments, false).await,
+            Verb::ReadOnly(arguments) => read_only::run(arguments).await,
             Verb::Restart(arguments) => orders::restart(arguments).await,
             Verb::Reinit(arguments) => orders::reinit(arguments).await,
             Verb::Check(arguments) => check::run(*arguments).await,

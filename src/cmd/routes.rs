@@ -15,9 +15,9 @@ use crate::config::routes::RouteArguments;
 use crate::core::operate::{Answer, Order};
 use crate::core::routing::RouteMode;
 use crate::core::routing::listen::Listen;
+use crate::core::signature::MemberKey;
 use crate::peers::{send_signed_order, wait_for_replay};
-use crate::postgres::ReadLogins;
-use crate::proxy::{EndIdle, Knowledge, Limits, Listener, RouteStats, SessionCounts, WaitForReplay, Workers};
+use crate::proxy::{EndIdle, Knowledge, Limits, Listener, Network, RouteStats, SessionCounts, WaitForReplay, Workers};
 
 use super::serve::Route;
 use super::{ExitStatus, Failure, status_of, wiring};
@@ -33,6 +33,7 @@ const END_BATCH: usize = 1000;
 
 /// Bound and not served yet.
 pub(super) struct Endpoints {
+    trusted_proxies: Vec<Network>,
     bound: Vec<(Listen, Limits, TcpListener, Arc<RouteStats>)>,
 }
 
@@ -53,7 +54,8 @@ impl Endpoints {
             let limits = arguments.limits(&listen);
             bound.push((listen, limits, socket, Arc::default()));
         }
-        Ok(Self { bound })
+        let trusted_proxies = arguments.trusted_proxies.clone();
+        Ok(Self { trusted_proxies, bound })
     }
 
     /// By the endpoints' names.
@@ -87,6 +89,7 @@ impl Endpoints {
                 socket,
                 policy: listen.policy,
                 limits,
+                trusted_proxies: self.trusted_proxies.clone(),
                 knowledge: knowledge.clone(),
                 sessions: Arc::clone(sessions),
                 stats,
@@ -107,11 +110,12 @@ impl Endpoints {
 /// What the endpoints of a pod know and whom they ask.
 pub(super) fn knowledge(published: &Published, pod: &Pod, ask_pause: Duration) -> Knowledge {
     let own = Some(Arc::clone(&published.positions));
+    let (logins, cluster) = (wiring::read_logins(), pod.name.cluster.clone());
     Knowledge {
         table: published.routes.clone(),
         freshness: Some(follow_freshness(published.view.clone(), own, ask_pause)),
         wait_for_replay: Some(replay_waiter()),
-        end_idle: Some(idle_ender(wiring::read_logins(), pod.name.cluster.clone())),
+        end_idle: Some(idle_ender(Arc::new(move || member_key(&logins, &cluster)))),
     }
 }
 
@@ -148,9 +152,9 @@ pub(super) fn replay_waiter() -> WaitForReplay {
 }
 
 /// Members take the order only signed.
-pub(super) fn idle_ender(logins: ReadLogins, cluster: String) -> EndIdle {
+pub(super) fn idle_ender(key: Arc<dyn Fn() -> Option<MemberKey> + Send + Sync>) -> EndIdle {
     Arc::new(move |address, clients| {
-        let key = member_key(&logins, &cluster);
+        let key = key();
         Box::pin(async move {
             let key = key.ok_or("the replication password is not known")?;
             let mut ended = Vec::new();

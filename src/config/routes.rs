@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use super::{InvalidSetting, units};
 use crate::core::routing::listen::{Listen, on_primary_loss};
 use crate::core::routing::{OnPrimaryLoss, ReadOnlyFallback, RouteMode, RoutePolicy};
-use crate::proxy::Limits;
+use crate::proxy::{Limits, Network};
 
 /// Flags of the routing endpoints.
 #[derive(Args, Clone, Debug)]
@@ -43,6 +43,9 @@ pub struct RouteArguments {
     /// Connections of one client address per routing endpoint [default: no limit]
     #[arg(long, env = "PODGRES_MAX_CONNECTIONS_PER_CLIENT")]
     pub max_connections_per_client: Option<usize>,
+    /// Networks of balancers that may tell the client's address by the PROXY protocol
+    #[arg(long, env = "PODGRES_TRUSTED_PROXIES", value_delimiter = ',', value_name = "ADDRESS/BITS")]
+    pub trusted_proxies: Vec<Network>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -20,6 +20,7 @@ pub mod situation;
 pub mod status;
 pub mod supervision;
 pub mod sync;
+pub mod switch;
 pub mod synchronous_names;
 pub mod units;
 pub mod wal;

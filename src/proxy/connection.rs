@@ -14,6 +14,8 @@ use crate::core::routing::options::SessionOptions;
 use crate::core::routing::{RouteMode, RoutePolicy, Stay};
 
 use super::client::{Client, End};
+use super::clients::{ClientCounts, ClientPlace};
+use super::forwarded::Network;
 use super::knowledge::Knowledge;
 use super::refusal::Refusal;
 use super::relay::Relay;
@@ -21,7 +23,7 @@ use super::session::{Entered, Sessions};
 use super::startup::{SessionStartup, Startup, StartupError};
 use super::stats::{RouteStats, SessionCounts, count_one};
 use super::upstream::{Opening, Upstream, Wish, say_startup};
-use super::{Limits, socket};
+use super::Limits;
 
 const SSL: &str = "SSL request";
 const GSSAPI: &str = "GSSAPI encryption request";
@@ -31,6 +33,8 @@ const GSSAPI: &str = "GSSAPI encryption request";
 pub(super) struct Endpoint {
     pub(super) policy: Arc<RoutePolicy>,
     pub(super) limits: Limits,
+    pub(super) trusted_proxies: Vec<Network>,
+    pub(super) clients: Arc<ClientCounts>,
     pub(super) knowledge: Knowledge,
     /// Who is in and out just now, by the server's name.
     pub(super) memberships: Mutex<BTreeMap<String, Membership>>,
@@ -43,8 +47,12 @@ pub(super) struct Endpoint {
     pub(super) stopping: watch::Receiver<bool>,
 }
 
-/// A place among the sessions of a listener.
-type Slot = OwnedSemaphorePermit;
+/// A place among the sessions of a listener, and among those of the client.
+#[derive(Debug)]
+struct Slot {
+    _among_all: OwnedSemaphorePermit,
+    _of_client: ClientPlace,
+}
 
 /// Where the talk before a session has got to.
 #[derive(Debug, Default)]
@@ -82,10 +90,9 @@ impl Drop for Occupied {
 impl Endpoint {
     /// Serves one accepted client: to its end, or until its session is relayed. `open` is its place among all.
     pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, open: OwnedSemaphorePermit) {
-        if socket::prepare(&stream).is_err() {
+        let Ok(mut client) = Client::new(stream, self.limits.startup_timeout) else {
             return;
-        }
-        let mut client = Client::new(stream, self.limits.startup_timeout);
+        };
         let mut stopping = self.stopping.clone();
         let outcome = tokio::select! {
             biased;
@@ -101,6 +108,7 @@ impl Endpoint {
                 if let End::Refused(refusal) | End::RefusedInTls(refusal) = &end {
                     self.stats.count_refusal(refusal.reason());
                     tracing::debug!(
+                        client = %client.address,
                         reason = refusal.reason().as_str(),
                         "refused a routed connection: {refusal}"
                     );
@@ -142,6 +150,9 @@ impl Endpoint {
     }
 
     async fn negotiate(&self, client: &mut Client) -> Result<Outcome, End> {
+        if self.trusted_proxies.iter().any(|network| network.contains(client.address)) {
+            client.read_forwarded().await?;
+        }
         let mut talk = Talk::default();
         loop {
             let (startup, bytes) = client.read_startup().await?;
@@ -252,9 +263,15 @@ impl Endpoint {
         waits_for: Option<&'static str>,
     ) -> Result<(Upstream, Slot), End> {
         let max_connections = self.limits.max_connections;
-        let slot = Arc::clone(&self.slots)
+        let among_all = Arc::clone(&self.slots)
             .try_acquire_owned()
             .map_err(|_| Refusal::TooManyConnections { max_connections })?;
+        let max_connections = self.limits.max_connections_per_client;
+        let of_client = self.clients.enter(client.address, max_connections);
+        let slot = Slot {
+            _among_all: among_all,
+            _of_client: of_client.ok_or(Refusal::TooManyOfClient { max_connections })?,
+        };
         let upstream = tokio::select! {
             biased;
             end = client.leaves(waits_for) => return Err(end),

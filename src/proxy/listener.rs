@@ -15,6 +15,7 @@ use crate::core::routing::RoutePolicy;
 use super::Limits;
 use super::cancel::MAX_CANCELS;
 use super::connection::Endpoint;
+use super::forwarded::Network;
 use super::knowledge::Knowledge;
 use super::stats::{RouteStats, SessionCounts};
 use super::workers::Workers;
@@ -30,6 +31,8 @@ pub struct Listener {
     pub socket: TcpListener,
     pub policy: RoutePolicy,
     pub limits: Limits,
+    /// Balancers that may tell the client's address by the PROXY protocol.
+    pub trusted_proxies: Vec<Network>,
     pub knowledge: Knowledge,
     /// Shared by the listeners of one process, so that they balance together.
     pub sessions: Arc<SessionCounts>,
@@ -96,6 +99,8 @@ impl Listener {
             cancels: semaphore(MAX_CANCELS),
             policy: Arc::new(self.policy),
             limits: self.limits,
+            trusted_proxies: self.trusted_proxies,
+            clients: Arc::default(),
             knowledge: self.knowledge,
             memberships: Mutex::default(),
             relayed: Arc::default(),

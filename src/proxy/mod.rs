@@ -8,9 +8,11 @@
 mod cancel;
 mod causal;
 mod client;
+mod clients;
 mod connection;
 mod direction;
 mod drain;
+mod forwarded;
 mod knowledge;
 mod listener;
 mod pipes;
@@ -27,6 +29,7 @@ mod workers;
 
 use std::time::Duration;
 
+pub use forwarded::{InvalidHeader, Network};
 pub use knowledge::{EndIdle, Knowledge, WaitForReplay};
 pub use listener::{Listener, ListenerError};
 pub use refusal::{Refusal, RefusalReason};

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::core::routing::options::InvalidOption;
 use crate::core::wal::Lsn;
 
+use super::forwarded::InvalidHeader;
 use super::startup::StartupError;
 use super::unavailable::Unavailable;
 
@@ -27,6 +28,10 @@ pub enum Refusal {
     Replication,
     #[error("sorry, too many clients already")]
     TooManyConnections { max_connections: usize },
+    #[error("sorry, too many clients already from this address")]
+    TooManyOfClient { max_connections: usize },
+    #[error(transparent)]
+    ProxyHeader(#[from] InvalidHeader),
     #[error("too many connections wait for a server already")]
     TooManyHeld { max_held: usize },
     #[error(transparent)]
@@ -48,6 +53,8 @@ pub enum RefusalReason {
     InvalidOption,
     Replication,
     TooManyConnections,
+    TooManyOfClient,
+    ProxyHeader,
     TooManyHeld,
     NoServer,
     SeveralPrimaries,
@@ -56,7 +63,7 @@ pub enum RefusalReason {
 }
 
 impl RefusalReason {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::ProtocolViolation,
         Self::UnsupportedProtocol,
         Self::StartupTimeout,
@@ -64,6 +71,8 @@ impl RefusalReason {
         Self::InvalidOption,
         Self::Replication,
         Self::TooManyConnections,
+        Self::TooManyOfClient,
+        Self::ProxyHeader,
         Self::TooManyHeld,
         Self::NoServer,
         Self::SeveralPrimaries,
@@ -81,6 +90,8 @@ impl RefusalReason {
             Self::InvalidOption => "invalid_option",
             Self::Replication => "replication",
             Self::TooManyConnections => "too_many_connections",
+            Self::TooManyOfClient => "too_many_of_client",
+            Self::ProxyHeader => "proxy_header",
             Self::TooManyHeld => "too_many_held",
             Self::NoServer => "no_server",
             Self::SeveralPrimaries => "several_primaries",
@@ -101,6 +112,8 @@ impl Refusal {
             Self::InvalidOption(_) => RefusalReason::InvalidOption,
             Self::Replication => RefusalReason::Replication,
             Self::TooManyConnections { .. } => RefusalReason::TooManyConnections,
+            Self::TooManyOfClient { .. } => RefusalReason::TooManyOfClient,
+            Self::ProxyHeader(_) => RefusalReason::ProxyHeader,
             Self::TooManyHeld { .. } => RefusalReason::TooManyHeld,
             Self::Unavailable(Unavailable::NoServer { .. }) => RefusalReason::NoServer,
             Self::Unavailable(Unavailable::SeveralPrimaries { .. }) => RefusalReason::SeveralPrimaries,
@@ -113,11 +126,14 @@ impl Refusal {
     #[must_use]
     pub fn sqlstate(&self) -> &'static str {
         match self.reason() {
-            RefusalReason::ProtocolViolation | RefusalReason::StartupTimeout | RefusalReason::EarlyData => {
-                "08P01"
-            }
+            RefusalReason::ProtocolViolation
+            | RefusalReason::StartupTimeout
+            | RefusalReason::EarlyData
+            | RefusalReason::ProxyHeader => "08P01",
             RefusalReason::UnsupportedProtocol | RefusalReason::Replication => "0A000",
-            RefusalReason::TooManyConnections | RefusalReason::TooManyHeld => "53300",
+            RefusalReason::TooManyConnections
+            | RefusalReason::TooManyOfClient
+            | RefusalReason::TooManyHeld => "53300",
             RefusalReason::InvalidOption => "22023",
             RefusalReason::NoServer
             | RefusalReason::SeveralPrimaries
@@ -144,6 +160,10 @@ impl Refusal {
             Self::TooManyConnections { max_connections } => {
                 format!("This endpoint relays at most {max_connections} sessions.")
             }
+            Self::TooManyOfClient { max_connections } => {
+                format!("This endpoint relays at most {max_connections} sessions of one client address.")
+            }
+            Self::ProxyHeader(_) => "The balancer in front has sent one that is of neither version.".into(),
             Self::TooManyHeld { max_held } => format!("At most {max_held} connections are held."),
             Self::Unavailable(unavailable) => unavailable.detail(),
             Self::NotReplayed { .. } => {
@@ -161,7 +181,8 @@ impl Refusal {
             }
             Self::InvalidOption(invalid) => invalid.hint,
             Self::Replication => "Connect to the read-write endpoint, or to a server itself.",
-            Self::TooManyConnections { .. } => {
+            Self::ProxyHeader(_) => "Check what the balancer in front sends: PROXY protocol 1 or 2 over TCP.",
+            Self::TooManyConnections { .. } | Self::TooManyOfClient { .. } => {
                 "Close sessions, use a connection pool, or raise the limit of the endpoint."
             }
             Self::TooManyHeld { .. } => "Connect again once the cluster has a server that fits.",
@@ -228,6 +249,8 @@ mod tests {
             .into(),
             Refusal::Replication,
             Refusal::TooManyConnections { max_connections: 1 },
+            Refusal::TooManyOfClient { max_connections: 1 },
+            InvalidHeader.into(),
             Refusal::TooManyHeld { max_held: 1 },
             of_table(RouteTable::default()).into(),
             of_table(split).into(),

@@ -52,6 +52,7 @@ pub(crate) fn view(me: MemberStatus, peers: Vec<PeerEntry>) -> ClusterView {
         term: 1,
         lease_holder: None,
         read_only: false,
+        read_only_switch: None,
         paused: false,
         lease: None,
         me,
@@ -127,6 +128,8 @@ fn member(ordinal: u32, role: Role, state: MemberState, situation: &str) -> Memb
         leadership: None,
         leaving: false,
         routes_left: None,
+        switch: crate::core::switch::SwitchPosition::default(),
+        read_only: false,
     }
 }
 

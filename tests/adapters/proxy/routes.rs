@@ -72,6 +72,7 @@ impl Route {
             socket,
             policy: RoutePolicy::new(mode),
             limits,
+            trusted_proxies: vec![],
             knowledge: Knowledge::of_table(receiver),
             sessions: Arc::clone(&sessions),
             stats: Arc::clone(&stats),
