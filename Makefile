@@ -96,6 +96,10 @@ bench: compiler ## measures podgres beside Patroni and pg_basebackup; options in
 	cargo build --release
 	benches/run --podgres $(target)/release/podgres $(ARGS)
 
+.PHONY: bench-route
+bench-route: ## what the routes cost beside HAProxy: pgbench, connects, COPY, memory
+	@$(MAKE) bench ARGS="--only route $(ARGS)"
+
 .PHONY: static
 static: compiler ## the release binary without any shared library, for the image
 	@tests/tools/need musl-gcc musl-tools

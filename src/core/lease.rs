@@ -78,7 +78,7 @@ impl Durability {
 }
 
 /// The operator's read-only switch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ReadOnlySwitch {
     pub by: String,
     pub at: String,

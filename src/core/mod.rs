@@ -21,6 +21,8 @@ pub mod signature;
 pub mod situation;
 pub mod status;
 pub mod supervision;
+pub mod switch;
 pub mod sync;
 pub mod synchronous_names;
+pub mod units;
 pub mod wal;

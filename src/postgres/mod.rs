@@ -33,6 +33,7 @@ pub mod rewind;
 mod rewind_source;
 mod rewinding;
 pub mod roles;
+pub mod routed;
 mod scram;
 pub mod scratch;
 pub mod session;

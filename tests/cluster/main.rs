@@ -34,6 +34,7 @@ mod relay;
 mod repair;
 mod reviewed;
 mod rotation;
+mod routing;
 mod scaling;
 mod smoke;
 mod steady;

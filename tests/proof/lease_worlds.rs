@@ -681,6 +681,7 @@ pub(crate) fn observed(choice: &Choice) -> Observation {
     }
     let supervisor = (choice.get(Of::Blind) == 0).then(|| supervised(choice));
     Observation {
+        drained: true,
         at_ms: NOW_MS,
         dns_answered: choice.get(Of::Peers) < 4,
         server: server_status(choice),
