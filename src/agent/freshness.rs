@@ -87,7 +87,12 @@ impl Drop for Asked {
 fn members(view: &ClusterView) -> BTreeMap<String, SocketAddr> {
     let peers = view.peers.iter().filter_map(|peer| peer.status.as_ref());
     peers
-        .map(|status| (status.name.clone(), SocketAddr::new(status.host, status.http_port)))
+        .map(|status| {
+            (
+                status.name.clone(),
+                SocketAddr::new(status.host, status.http_port),
+            )
+        })
         .collect()
 }
 

@@ -64,7 +64,9 @@ async fn follow(
     let mut peers = Peers::new(&settings.topology.cluster, settings.peer_timeout);
     loop {
         let members = names.borrow_and_update().members.clone();
-        let targets = members.into_iter().map(|(ordinal, addresses)| (ordinal, addresses, settings.http_port));
+        let targets = members
+            .into_iter()
+            .map(|(ordinal, addresses)| (ordinal, addresses, settings.http_port));
         peers.set_targets(targets.collect());
         let now = Instant::now();
         let entries: Vec<PeerEntry> = peers
@@ -97,7 +99,10 @@ fn seen(settings: &OutsideSettings, peers: Vec<PeerEntry>) -> ClusterView {
     let told: Vec<&MemberStatus> = peers.iter().filter_map(PeerEntry::live_status).collect();
     // The primary's word counts; while there is none, anybody's.
     let primary = told.iter().find(|member| member.role == Some(Role::Primary));
-    let read_only = primary.map_or_else(|| told.iter().any(|member| member.read_only), |primary| primary.read_only);
+    let read_only = primary.map_or_else(
+        || told.iter().any(|member| member.read_only),
+        |primary| primary.read_only,
+    );
     ClusterView {
         cluster: cluster.clone(),
         leadership: String::new(),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::core::cluster::moves;
-use crate::core::lease::{ReadOnlySwitch, LeaseRecord, MoveRequest, StoredLease};
+use crate::core::lease::{LeaseRecord, MoveRequest, ReadOnlySwitch, StoredLease};
 use crate::core::operate::{Answer, Outcome};
 use crate::kube::{LeaseClient, LeaseError, Reach, time_of_day};
 
@@ -77,7 +77,11 @@ impl ClusterLease {
     pub(super) async fn read_only(&self, on: bool, reason: String, by: String) -> Answer {
         let at = time_of_day();
         let switch = on.then_some(ReadOnlySwitch { by, at, reason });
-        match self.client.update(|record| record.read_only = switch.clone()).await {
+        match self
+            .client
+            .update(|record| record.read_only = switch.clone())
+            .await
+        {
             Ok(_) if on => Answer::new(Outcome::Done, "the cluster is read-only"),
             Ok(_) => Answer::new(Outcome::Done, "the cluster takes writes again"),
             Err(error) => unwritten(&error),

@@ -40,7 +40,12 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     if let Some(lease) = cluster.kubernetes.lease()? {
         return told(&lease.read_only(on, reason, by).await);
     }
-    give(&cluster.place, &cluster.token, &Order::ReadOnly { on, reason, by }).await
+    give(
+        &cluster.place,
+        &cluster.token,
+        &Order::ReadOnly { on, reason, by },
+    )
+    .await
 }
 
 fn whoever() -> String {

@@ -56,13 +56,19 @@ pub struct Arguments {
 
 /// Runs until TERM or INT.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let listens = arguments.routes.listeners(arguments.read_write_port, arguments.read_only_port)?;
+    let listens = arguments
+        .routes
+        .listeners(arguments.read_write_port, arguments.read_only_port)?;
     let address = |port| SocketAddr::new(arguments.listen_address, port);
     let endpoints = Endpoints::bind(listens, &arguments.routes, address).await?;
     let outside = Outside::follow(outside_settings(&arguments)).map_err(|error| agent_failure(&error))?;
     let secret = server::replication_secret(&ProcessEnvironment)?;
     let cluster = arguments.cluster.clone();
-    let key = move || secret.as_ref().map(|secret| MemberKey::derive(&cluster, secret.expose()));
+    let key = move || {
+        secret
+            .as_ref()
+            .map(|secret| MemberKey::derive(&cluster, secret.expose()))
+    };
     let knowledge = Knowledge {
         freshness: Some(follow_freshness(outside.view, None, endpoints.ask_pause())),
         table: outside.routes,

@@ -1,5 +1,6 @@
 //! The routing endpoints of a process: bound, fed with what is known, served on threads of their own.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,9 @@ use crate::core::routing::RouteMode;
 use crate::core::routing::listen::Listen;
 use crate::core::signature::MemberKey;
 use crate::peers::{send_signed_order, wait_for_replay};
-use crate::proxy::{EndIdle, Knowledge, Limits, Listener, Network, RouteStats, SessionCounts, WaitForReplay, Workers};
+use crate::proxy::{
+    EndIdle, Knowledge, Limits, Listener, Network, RouteStats, SessionCounts, WaitForReplay, Workers,
+};
 
 use super::serve::Route;
 use super::{ExitStatus, Failure, status_of, wiring};
@@ -55,7 +58,10 @@ impl Endpoints {
             bound.push((listen, limits, socket, Arc::default()));
         }
         let trusted_proxies = arguments.trusted_proxies.clone();
-        Ok(Self { trusted_proxies, bound })
+        Ok(Self {
+            trusted_proxies,
+            bound,
+        })
     }
 
     /// By the endpoints' names.
@@ -68,7 +74,10 @@ impl Endpoints {
 
     /// How often members are asked, so that the strictest bound can be kept.
     pub(super) fn ask_pause(&self) -> Duration {
-        let reads = self.bound.iter().filter(|(listen, ..)| listen.policy.mode == RouteMode::ReadOnly);
+        let reads = self
+            .bound
+            .iter()
+            .filter(|(listen, ..)| listen.policy.mode == RouteMode::ReadOnly);
         let strictest = reads.map(|(listen, ..)| listen.policy.max_staleness_ms).min();
         let [most, least] = ASK_PAUSES;
         strictest.map_or(most, |ms| Duration::from_millis(ms / 20).clamp(least, most))
@@ -84,10 +93,16 @@ impl Endpoints {
         let workers = Workers::start().map_err(|error| Failure::from_error(ExitStatus::Bug, &error))?;
         let workers = Arc::new(workers);
         let mut listening = JoinSet::new();
+        let named: BTreeMap<_, _> = self
+            .bound
+            .iter()
+            .map(|(listen, ..)| (listen.name.clone(), listen.policy.clone()))
+            .collect();
         for (listen, limits, socket, stats) in self.bound {
             let listener = Listener {
                 socket,
                 policy: listen.policy,
+                named_policies: named.clone(),
                 limits,
                 trusted_proxies: self.trusted_proxies.clone(),
                 knowledge: knowledge.clone(),
@@ -130,7 +145,11 @@ pub(super) async fn tell_left(published: Published, sessions: Arc<SessionCounts>
             let leaving = table.servers.iter().filter(|server| server.leaving);
             leaving.map(|server| server.name.clone()).collect()
         };
-        let left = leaving.iter().filter(|name| sessions.of(name) == 0).cloned().collect();
+        let left = leaving
+            .iter()
+            .filter(|name| sessions.of(name) == 0)
+            .cloned()
+            .collect();
         let waiting = !leaving.is_empty();
         published.routes_left.send_if_modified(|known| {
             let left = Some(left);

@@ -29,7 +29,12 @@ pub struct RouteArguments {
     pub degrade: DegradeArgument,
     /// A further endpoint: PORT,name=…,mode=read-only|read-write,max_staleness=…,max_lag=…,fallback=primary|none,
     /// on_primary_loss=…,degrade=…,max_connections=…,max_connections_per_client=…
-    #[arg(long, env = "PODGRES_LISTEN", value_delimiter = ';', value_name = "PORT,KEY=VALUE,…")]
+    #[arg(
+        long,
+        env = "PODGRES_LISTEN",
+        value_delimiter = ';',
+        value_name = "PORT,KEY=VALUE,…"
+    )]
     pub listen: Vec<String>,
     /// How long a new connection waits for a server
     #[arg(long, env = "PODGRES_HOLD", value_parser = units::duration, default_value = "10s")]
@@ -44,7 +49,12 @@ pub struct RouteArguments {
     #[arg(long, env = "PODGRES_MAX_CONNECTIONS_PER_CLIENT")]
     pub max_connections_per_client: Option<usize>,
     /// Networks of balancers that may tell the client's address by the PROXY protocol
-    #[arg(long, env = "PODGRES_TRUSTED_PROXIES", value_delimiter = ',', value_name = "ADDRESS/BITS")]
+    #[arg(
+        long,
+        env = "PODGRES_TRUSTED_PROXIES",
+        value_delimiter = ',',
+        value_name = "ADDRESS/BITS"
+    )]
     pub trusted_proxies: Vec<Network>,
 }
 
@@ -83,7 +93,11 @@ impl RouteArguments {
     ///
     /// # Errors
     /// A listener that cannot be read, or whose port or name another one has.
-    pub fn listeners(&self, read_write_port: u16, read_only_port: u16) -> Result<Vec<Listen>, InvalidSetting> {
+    pub fn listeners(
+        &self,
+        read_write_port: u16,
+        read_only_port: u16,
+    ) -> Result<Vec<Listen>, InvalidSetting> {
         let standard = |port, name: &str, mode| Listen {
             port,
             name: name.to_owned(),
@@ -142,12 +156,21 @@ mod tests {
     fn listeners(words: &[&str]) -> Result<Vec<Listen>, String> {
         let words = std::iter::once(&"route").chain(words);
         let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
-        line.routes.listeners(6432, 6433).map_err(|error| error.to_string())
+        line.routes
+            .listeners(6432, 6433)
+            .map_err(|error| error.to_string())
     }
 
     #[test]
     fn further_endpoints_begin_with_the_defaults() {
-        let words = ["--max-lag", "1MB", "--listen", "7000,fallback=none", "--listen", "7001,mode=read-write"];
+        let words = [
+            "--max-lag",
+            "1MB",
+            "--listen",
+            "7000,fallback=none",
+            "--listen",
+            "7001,mode=read-write",
+        ];
         let found = listeners(&words).expect("valid");
         let ports: Vec<u16> = found.iter().map(|listen| listen.port).collect();
         assert_eq!(ports, [6432, 6433, 7000, 7001]);

@@ -122,7 +122,9 @@ impl Order {
                 by: body.by.unwrap_or_default(),
             }),
             "/sessions/end-idle" => Ok(Self::EndIdle {
-                clients: body.clients.ok_or("which sessions: {\"clients\": [\"ADDRESS:PORT\"]}")?,
+                clients: body
+                    .clients
+                    .ok_or("which sessions: {\"clients\": [\"ADDRESS:PORT\"]}")?,
             }),
             "/config" => Ok(Self::Pause {
                 paused: body.pause.ok_or("cannot change any setting but \"pause\"")?,

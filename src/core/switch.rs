@@ -49,7 +49,10 @@ mod tests {
         let start = SwitchPosition::default();
         let on = start.turned(by("alice"));
         let off = on.turned(None);
-        assert_eq!(SwitchPosition::newest([&off, &start, &on].into_iter()), Some(&off));
+        assert_eq!(
+            SwitchPosition::newest([&off, &start, &on].into_iter()),
+            Some(&off)
+        );
         let rival = start.turned(by("bob"));
         let one_way = SwitchPosition::newest([&on, &rival].into_iter());
         assert_eq!(one_way, SwitchPosition::newest([&rival, &on].into_iter()));

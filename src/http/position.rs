@@ -42,7 +42,8 @@ pub(super) async fn wait(State(state): State<HttpState>, query: Pairs) -> Respon
     let (lsn, timeout) = match read(&query) {
         Ok(read) => read,
         Err(error) => {
-            let hint = "Ask e.g. /wait?lsn=0/3000060&timeout=2s, with what pg_current_wal_insert_lsn() returned.";
+            let hint =
+                "Ask e.g. /wait?lsn=0/3000060&timeout=2s, with what pg_current_wal_insert_lsn() returned.";
             return refusal(StatusCode::BAD_REQUEST, &error, hint);
         }
     };
@@ -57,7 +58,12 @@ pub(super) async fn wait(State(state): State<HttpState>, query: Pairs) -> Respon
 
 fn read(query: &Pairs) -> Result<(Lsn, Duration), String> {
     let pairs = query.as_ref().map_err(|rejection| rejection.body_text())?;
-    let value = |key: &str| pairs.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
+    let value = |key: &str| {
+        pairs
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
+    };
     let lsn = value("lsn").ok_or("\"lsn\" is missing")?;
     let lsn = lsn.parse().map_err(|error| format!("{error}"))?;
     let timeout = value("timeout").map(units::duration).transpose()?;
@@ -71,16 +77,28 @@ mod tests {
     use super::*;
 
     fn query(pairs: &[(&str, &str)]) -> Pairs {
-        let owned = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let owned = pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Ok(Query(owned.collect()))
     }
 
     #[test]
     fn the_wait_has_a_bound_whatever_is_asked() {
         let read = |pairs: &[(&str, &str)]| read(&query(pairs));
-        assert_eq!(read(&[("lsn", "0/3000060")]), Ok((Lsn(0x300_0060), DEFAULT_TIMEOUT)));
-        assert_eq!(read(&[("lsn", "0/1"), ("timeout", "1h")]), Ok((Lsn(1), MAX_TIMEOUT)));
-        for bad in [vec![], vec![("lsn", "7")], vec![("lsn", "0/1"), ("timeout", "soon")]] {
+        assert_eq!(
+            read(&[("lsn", "0/3000060")]),
+            Ok((Lsn(0x300_0060), DEFAULT_TIMEOUT))
+        );
+        assert_eq!(
+            read(&[("lsn", "0/1"), ("timeout", "1h")]),
+            Ok((Lsn(1), MAX_TIMEOUT))
+        );
+        for bad in [
+            vec![],
+            vec![("lsn", "7")],
+            vec![("lsn", "0/1"), ("timeout", "soon")],
+        ] {
             assert!(read(&bad).is_err(), "{bad:?}");
         }
     }

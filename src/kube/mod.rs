@@ -84,5 +84,7 @@ impl LeaseSettings {
 #[must_use]
 pub fn time_of_day() -> String {
     let now = k8s_openapi::jiff::Timestamp::now();
-    now.round(k8s_openapi::jiff::Unit::Second).unwrap_or(now).to_string()
+    now.round(k8s_openapi::jiff::Unit::Second)
+        .unwrap_or(now)
+        .to_string()
 }

@@ -55,10 +55,12 @@ async fn ask(
     let mut connection = match open {
         Some(connection) => connection,
         None => {
-            let socket = TcpStream::connect(address).await.map_err(|source| RequestError::Connect {
-                target: target.clone(),
-                source,
-            })?;
+            let socket = TcpStream::connect(address)
+                .await
+                .map_err(|source| RequestError::Connect {
+                    target: target.clone(),
+                    source,
+                })?;
             Connection::start(socket, &target).await?
         }
     };

@@ -44,10 +44,7 @@ impl Endpoint {
         let wait = wish.options.wait();
         match self.first_to_reach(&fit, written_end(token), wait).await {
             Some(server) => Ok(vec![server]),
-            None => fall_back(wish.policy, seen).ok_or(Refusal::NotReplayed {
-                min_lsn: token,
-                wait,
-            }),
+            None => fall_back(wish.policy, seen).ok_or(Refusal::NotReplayed { min_lsn: token, wait }),
         }
     }
 

@@ -59,7 +59,10 @@ mod tests {
         let counts = Arc::new(ClientCounts::default());
         let address = |text: &str| -> IpAddr { text.parse().expect("address") };
         let first = counts.enter(address("192.0.2.1"), 1).expect("free");
-        assert!(counts.enter(address("::ffff:192.0.2.1"), 1).is_none(), "the same client");
+        assert!(
+            counts.enter(address("::ffff:192.0.2.1"), 1).is_none(),
+            "the same client"
+        );
         assert!(counts.enter(address("192.0.2.2"), 1).is_some());
         drop(first);
         assert!(counts.enter(address("192.0.2.1"), 1).is_some());

@@ -64,9 +64,14 @@ async fn round(endpoint: &Endpoint, sessions: &[Arc<Session>]) {
     }
     let mut by_server: BTreeMap<SocketAddr, Vec<Arc<Session>>> = BTreeMap::new();
     for session in sessions.iter().filter(|session| session.is_settled()) {
-        by_server.entry(session.http_address).or_default().push(Arc::clone(session));
+        by_server
+            .entry(session.http_address)
+            .or_default()
+            .push(Arc::clone(session));
     }
-    let asked = by_server.into_iter().map(|(address, sessions)| end_idle(endpoint, address, sessions));
+    let asked = by_server
+        .into_iter()
+        .map(|(address, sessions)| end_idle(endpoint, address, sessions));
     futures_util::future::join_all(asked).await;
     drop(frozen);
 }
@@ -78,10 +83,14 @@ async fn end_idle(endpoint: &Endpoint, address: SocketAddr, sessions: Vec<Arc<Se
     let clients = sessions.iter().map(|session| session.local).collect();
     match timeout(ANSWER_TIMEOUT, end_idle(address, clients)).await {
         Ok(Ok(ended)) => {
-            let (ended, busy): (Vec<_>, Vec<_>) =
-                sessions.into_iter().partition(|session| ended.contains(&session.local));
+            let (ended, busy): (Vec<_>, Vec<_>) = sessions
+                .into_iter()
+                .partition(|session| ended.contains(&session.local));
             busy.iter().for_each(|session| session.command(Order::Run));
-            endpoint.stats.drained_total.fetch_add(ended.len() as u64, Ordering::Relaxed);
+            endpoint
+                .stats
+                .drained_total
+                .fetch_add(ended.len() as u64, Ordering::Relaxed);
             // Their clients are to hear of it before they are read from again.
             let _in_time = timeout(GONE_TIMEOUT, gone(endpoint, &ended)).await;
         }

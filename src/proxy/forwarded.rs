@@ -28,7 +28,9 @@ impl FromStr for Network {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("\"{text}\" is no network: write e.g. 10.0.0.0/8");
-        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        let (address, bits) = text
+            .split_once('/')
+            .map_or((text, None), |(address, bits)| (address, Some(bits)));
         let address: IpAddr = address.parse().map_err(|_| wrong())?;
         let most = if address.is_ipv4() { 32 } else { 128 };
         let prefix_bits = bits.map_or(Ok(most), str::parse).map_err(|_| wrong())?;
@@ -122,7 +124,9 @@ fn line(bytes: &[u8]) -> Result<Forwarded, InvalidHeader> {
     source_port.parse::<u16>().map_err(|_| InvalidHeader)?;
     let source: IpAddr = source.parse().map_err(|_| InvalidHeader)?;
     match (family, source) {
-        (Some("TCP4"), IpAddr::V4(_)) | (Some("TCP6"), IpAddr::V6(_)) => Ok(Forwarded::From(source.to_canonical())),
+        (Some("TCP4"), IpAddr::V4(_)) | (Some("TCP6"), IpAddr::V6(_)) => {
+            Ok(Forwarded::From(source.to_canonical()))
+        }
         _ => Err(InvalidHeader),
     }
 }
@@ -131,7 +135,11 @@ fn body_length(header: &[u8]) -> Result<usize, InvalidHeader> {
     match header {
         [signature @ .., version, _family, high, low] if *signature == SIGNATURE && version >> 4 == 2 => {
             let length = usize::from(u16::from_be_bytes([*high, *low]));
-            if length > MAX_BODY_BYTES { Err(InvalidHeader) } else { Ok(length) }
+            if length > MAX_BODY_BYTES {
+                Err(InvalidHeader)
+            } else {
+                Ok(length)
+            }
         }
         _ => Err(InvalidHeader),
     }
@@ -145,12 +153,20 @@ fn binary(header: &[u8], body: &[u8]) -> Result<Forwarded, InvalidHeader> {
     match (version & 0x0f, family) {
         (0, _) | (1, 0x00) => Ok(Forwarded::Unknown),
         (1, 0x11) => {
-            let (source, _) = body.split_first_chunk::<4>().filter(|_| body.len() >= 12).ok_or(InvalidHeader)?;
+            let (source, _) = body
+                .split_first_chunk::<4>()
+                .filter(|_| body.len() >= 12)
+                .ok_or(InvalidHeader)?;
             Ok(Forwarded::From(Ipv4Addr::from(*source).into()))
         }
         (1, 0x21) => {
-            let (source, _) = body.split_first_chunk::<16>().filter(|_| body.len() >= 36).ok_or(InvalidHeader)?;
-            Ok(Forwarded::From(IpAddr::from(Ipv6Addr::from(*source)).to_canonical()))
+            let (source, _) = body
+                .split_first_chunk::<16>()
+                .filter(|_| body.len() >= 36)
+                .ok_or(InvalidHeader)?;
+            Ok(Forwarded::From(
+                IpAddr::from(Ipv6Addr::from(*source)).to_canonical(),
+            ))
         }
         _ => Err(InvalidHeader),
     }
@@ -163,7 +179,9 @@ mod tests {
     use super::*;
 
     fn read(bytes: &[u8]) -> (Result<Option<Forwarded>, InvalidHeader>, usize) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("runtime");
         let mut rest = bytes;
         let read = runtime.block_on(read_header(&mut rest));
         (read, rest.len())
@@ -186,20 +204,37 @@ mod tests {
         let mut six = [0_u8; 36];
         six[..16].copy_from_slice(&Ipv6Addr::LOCALHOST.octets());
         for (bytes, expected) in [
-            (b"PROXY TCP4 192.0.2.1 192.0.2.2 40000 5432\r\n".to_vec(), from("192.0.2.1")),
-            (b"PROXY TCP6 2001:db8::1 ::1 40000 5432\r\n".to_vec(), from("2001:db8::1")),
-            (b"PROXY TCP6 ::ffff:192.0.2.1 ::1 40000 5432\r\n".to_vec(), from("192.0.2.1")),
+            (
+                b"PROXY TCP4 192.0.2.1 192.0.2.2 40000 5432\r\n".to_vec(),
+                from("192.0.2.1"),
+            ),
+            (
+                b"PROXY TCP6 2001:db8::1 ::1 40000 5432\r\n".to_vec(),
+                from("2001:db8::1"),
+            ),
+            (
+                b"PROXY TCP6 ::ffff:192.0.2.1 ::1 40000 5432\r\n".to_vec(),
+                from("192.0.2.1"),
+            ),
             (b"PROXY UNKNOWN\r\n".to_vec(), unknown),
             (b"PROXY UNKNOWN whatever else\r\n".to_vec(), unknown),
             (version_2(1, 0x11, &four), from("192.0.2.1")),
-            (version_2(1, 0x11, &[&four[..], &[3, 0, 1, 7]].concat()), from("192.0.2.1")),
+            (
+                version_2(1, 0x11, &[&four[..], &[3, 0, 1, 7]].concat()),
+                from("192.0.2.1"),
+            ),
             (version_2(1, 0x21, &six), from("::1")),
             (version_2(0, 0x11, &four), unknown),
             (version_2(1, 0x00, &[]), unknown),
         ] {
             let length = bytes.len();
             let followed = [&bytes[..], b"\0\0\0\x08"].concat();
-            assert_eq!(read(&followed), (expected, 4), "{:?}", String::from_utf8_lossy(&bytes));
+            assert_eq!(
+                read(&followed),
+                (expected, 4),
+                "{:?}",
+                String::from_utf8_lossy(&bytes)
+            );
             assert_eq!(read(&bytes[..length - 1]).0, Ok(None), "cut off");
         }
     }
@@ -217,7 +252,12 @@ mod tests {
             version_2(1, 0x31, &[0; 216]),
             [&SIGNATURE[..], &[0x21, 0x11, 0xff, 0xff]].concat(),
         ] {
-            assert_eq!(read(&bytes).0, Err(InvalidHeader), "{:?}", String::from_utf8_lossy(&bytes));
+            assert_eq!(
+                read(&bytes).0,
+                Err(InvalidHeader),
+                "{:?}",
+                String::from_utf8_lossy(&bytes)
+            );
         }
     }
 
@@ -241,7 +281,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_end(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0..3) {
+        fn any_bytes_end(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0..3_usize) {
             let start: &[u8] = [&b""[..], b"PROXY ", &SIGNATURE[..]][kind];
             let _read = read(&[start, &bytes].concat());
         }

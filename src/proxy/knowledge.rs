@@ -19,8 +19,9 @@ pub type WaitForReplay = Arc<dyn Fn(SocketAddr, Lsn, Duration) -> BoxFuture<'sta
 
 /// Asks the member at the first (HTTP) address to end those of its server's sessions that are idle, outside of a transaction. They
 /// are told by the client's address as the server sees it; gives those that were ended.
-pub type EndIdle =
-    Arc<dyn Fn(SocketAddr, Vec<SocketAddr>) -> BoxFuture<'static, Result<Vec<SocketAddr>, String>> + Send + Sync>;
+pub type EndIdle = Arc<
+    dyn Fn(SocketAddr, Vec<SocketAddr>) -> BoxFuture<'static, Result<Vec<SocketAddr>, String>> + Send + Sync,
+>;
 
 /// What is known, and who can be asked.
 #[derive(Clone)]
@@ -35,7 +36,9 @@ pub struct Knowledge {
 
 impl fmt::Debug for Knowledge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Knowledge").field("table", &self.table).finish_non_exhaustive()
+        f.debug_struct("Knowledge")
+            .field("table", &self.table)
+            .finish_non_exhaustive()
     }
 }
 
@@ -56,7 +59,10 @@ impl Knowledge {
         let mut table = RouteTable::clone(&self.table.borrow());
         if let Some(freshness) = &self.freshness {
             let (freshness, now_ms) = (freshness.borrow(), boottime_ms());
-            let standbys = table.servers.iter_mut().filter(|server| server.role == Role::Standby);
+            let standbys = table
+                .servers
+                .iter_mut()
+                .filter(|server| server.role == Role::Standby);
             for server in standbys {
                 server.staleness_ms = freshness.staleness_ms(&server.name, now_ms);
                 server.lag_bytes = freshness.lag_bytes(&server.name).or(server.lag_bytes);

@@ -105,11 +105,9 @@ impl Session {
 
     /// A cut is for good.
     pub(super) fn command(&self, order: Order) {
-        let changed = self
-            .order
-            .try_update(Ordering::AcqRel, Ordering::Acquire, |now| {
-                (now != Order::Cut as u8).then_some(order as u8)
-            });
+        let changed = self.order.try_update(Ordering::AcqRel, Ordering::Acquire, |now| {
+            (now != Order::Cut as u8).then_some(order as u8)
+        });
         if changed.is_ok() {
             self.report.fetch_and(!FROZEN, Ordering::AcqRel);
             self.waker.wake();

@@ -53,7 +53,10 @@ impl<'a> Wish<'a> {
             min_lsn: None,
             wait: None,
         };
-        Self { policy, options: NONE }
+        Self {
+            policy,
+            options: NONE,
+        }
     }
 }
 
@@ -124,9 +127,8 @@ impl Endpoint {
     pub(super) fn still_serves(&self, wish: &Wish<'_>, upstream: &Upstream) -> bool {
         let seen = self.knowledge.now();
         let fit = self.fit(wish, &seen);
-        let fits = |server: &&Server| {
-            server.name == upstream.server && server.incarnation == upstream.incarnation
-        };
+        let fits =
+            |server: &&Server| server.name == upstream.server && server.incarnation == upstream.incarnation;
         wish.options.min_lsn.is_none() && fit.iter().any(fits)
     }
 
@@ -152,12 +154,17 @@ impl Endpoint {
         let draws = [fastrand::usize(..), fastrand::usize(..), fastrand::usize(..)];
         let mut failures = Vec::new();
         for server in choose(servers, &sessions, &warm, draws) {
+            let begun = Instant::now();
             let opened = tokio::select! {
                 opened = self.open(server, opening) => opened.map(Some),
                 () = self.stops_fitting(policy, server) => Ok(None),
             };
             let cause = match opened {
-                Ok(Some(upstream)) if self.keeps(policy, server) => return Ok(upstream),
+                Ok(Some(upstream)) if self.keeps(policy, server) => {
+                    self.stats
+                        .count_opened(&server.name, begun.elapsed(), server.staleness_ms);
+                    return Ok(upstream);
+                }
                 Ok(_) => "it has just left, or its role has changed".to_owned(),
                 Err(error) => error.to_string(),
             };

@@ -27,7 +27,10 @@ impl Endpoint {
             if leave.is_empty() {
                 draining = None;
             } else if draining.is_none() {
-                draining = Some(Box::pin(drain(&self, Arc::new(|session| self.verdict(session) == Stay::Drain))));
+                draining = Some(Box::pin(drain(
+                    &self,
+                    Arc::new(|session| self.verdict(session) == Stay::Drain),
+                )));
             }
             let drained = async {
                 match &mut draining {

@@ -2,6 +2,7 @@
 
 mod clients;
 mod fresh;
+mod languages;
 mod moved;
 mod switched;
 
@@ -37,7 +38,9 @@ fn verb(demo: &Demo, words: &[&str]) -> Output {
 
 /// The name of the primary.
 fn primary(status: &Value) -> String {
-    let mut found = members(status).iter().filter(|member| member["role"] == "primary");
+    let mut found = members(status)
+        .iter()
+        .filter(|member| member["role"] == "primary");
     let name = found.next().and_then(|member| member["name"].as_str());
     name.expect("a primary").to_owned()
 }

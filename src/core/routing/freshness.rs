@@ -125,7 +125,10 @@ impl Freshness {
             self.timeline = position.timeline;
             self.marks.clear();
         }
-        let lsn = self.marks.back().map_or(position.lsn, |last| last.lsn.max(position.lsn));
+        let lsn = self
+            .marks
+            .back()
+            .map_or(position.lsn, |last| last.lsn.max(position.lsn));
         let mark = Mark { at_ms, lsn };
         match self.marks.back_mut() {
             Some(last) if last.at_ms >= at_ms => return,

@@ -24,7 +24,11 @@ fn an_idle_pair_is_fresh_and_one_that_is_cut_off_grows_old() {
     let mut seen = Freshness::default();
     assert_eq!(seen.staleness_ms("s", 0), None);
     seen.heard("s", standby(100), 900);
-    assert_eq!(seen.staleness_ms("s", 1_000), None, "nobody has told what there is");
+    assert_eq!(
+        seen.staleness_ms("s", 1_000),
+        None,
+        "nobody has told what there is"
+    );
     seen.heard("p", primary(100), 1_000);
     assert_eq!(seen.staleness_ms("s", 1_050), Some(50));
     // Idle: the position stays, the knowledge is renewed though the standby says nothing.
@@ -41,7 +45,10 @@ fn an_idle_pair_is_fresh_and_one_that_is_cut_off_grows_old() {
     seen.heard("s", standby(4_500), 9_100);
     assert_eq!(seen.staleness_ms("s", 9_100), Some(5_100));
     seen.heard("s", standby(9_000), 9_200);
-    assert_eq!((seen.staleness_ms("s", 9_200), seen.lag_bytes("s")), (Some(200), Some(0)));
+    assert_eq!(
+        (seen.staleness_ms("s", 9_200), seen.lag_bytes("s")),
+        (Some(200), Some(0))
+    );
 }
 
 #[test]
@@ -64,7 +71,10 @@ fn another_timeline_says_nothing_of_this_one() {
         ..standby(95)
     };
     seen.heard("s", followed, 2_200);
-    assert_eq!((seen.staleness_ms("s", 2_200), seen.lag_bytes("s")), (Some(200), Some(0)));
+    assert_eq!(
+        (seen.staleness_ms("s", 2_200), seen.lag_bytes("s")),
+        (Some(200), Some(0))
+    );
 }
 
 #[test]

@@ -77,7 +77,9 @@ pub fn on_primary_loss(value: &str) -> Result<OnPrimaryLoss, String> {
         "serve" => Ok(OnPrimaryLoss::Serve),
         "refuse" => Ok(OnPrimaryLoss::Refuse),
         _ => {
-            let limit = value.strip_prefix("serve-for").map(|rest| rest.trim_start_matches([':', ' ']));
+            let limit = value
+                .strip_prefix("serve-for")
+                .map(|rest| rest.trim_start_matches([':', ' ']));
             let limit = limit.ok_or_else(|| format!("\"{value}\" is none of serve, serve-for:5m, refuse"))?;
             Ok(OnPrimaryLoss::ServeFor {
                 ms: milliseconds(limit)?,
@@ -100,7 +102,9 @@ fn name(value: &str) -> Result<String, String> {
     if (1..=63).contains(&value.len()) && value.bytes().all(plain) {
         Ok(value.to_owned())
     } else {
-        Err(format!("\"{value}\" is no name: write lower-case letters, digits and -"))
+        Err(format!(
+            "\"{value}\" is no name: write lower-case letters, digits and -"
+        ))
     }
 }
 
@@ -162,7 +166,10 @@ mod tests {
         let plain = read("7000").expect("a port alone");
         assert_eq!((plain.port, plain.name.as_str()), (7000, "port_7000"));
         assert_eq!(plain.policy, RoutePolicy::new(RouteMode::ReadOnly));
-        assert_eq!(on_primary_loss("serve-for 5m"), Ok(OnPrimaryLoss::ServeFor { ms: 300_000 }));
+        assert_eq!(
+            on_primary_loss("serve-for 5m"),
+            Ok(OnPrimaryLoss::ServeFor { ms: 300_000 })
+        );
     }
 
     #[test]
@@ -173,10 +180,19 @@ mod tests {
             ("70000", "\"70000\" is no port"),
             ("7000,fast", "\"fast\" is not KEY=VALUE"),
             ("7000,mode=rw", "\"rw\" is neither read-only nor read-write"),
-            ("7000,name=Ünfit", "\"Ünfit\" is no name: write lower-case letters, digits and -"),
+            (
+                "7000,name=Ünfit",
+                "\"Ünfit\" is no name: write lower-case letters, digits and -",
+            ),
             ("7000,fallback=standby", "\"standby\" is neither primary nor none"),
-            ("7000,on_primary_loss=pray", "\"pray\" is none of serve, serve-for:5m, refuse"),
-            ("7000,max_connections=many", "\"many\" is no number of connections"),
+            (
+                "7000,on_primary_loss=pray",
+                "\"pray\" is none of serve, serve-for:5m, refuse",
+            ),
+            (
+                "7000,max_connections=many",
+                "\"many\" is no number of connections",
+            ),
         ] {
             assert_eq!(read(text), Err(said.to_owned()), "{text}");
         }

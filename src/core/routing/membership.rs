@@ -20,8 +20,12 @@ const RETURN_DIVISOR: u64 = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Membership {
     /// `returned_at_ms`: it was out before, until then.
-    In { returned_at_ms: Option<u64> },
-    Out { since_ms: u64 },
+    In {
+        returned_at_ms: Option<u64>,
+    },
+    Out {
+        since_ms: u64,
+    },
 }
 
 impl Membership {
@@ -34,12 +38,11 @@ impl Membership {
         server: &Server,
         now_ms: u64,
     ) -> Self {
-        let fits = |policy: &RoutePolicy| server.role == Role::Primary || unfit(policy, table, server).is_none();
+        let fits =
+            |policy: &RoutePolicy| server.role == Role::Primary || unfit(policy, table, server).is_none();
         match before {
             Some(Self::In { .. }) | None if !fits(policy) => Self::Out { since_ms: now_ms },
-            None => Self::In {
-                returned_at_ms: None,
-            },
+            None => Self::In { returned_at_ms: None },
             Some(Self::Out { since_ms })
                 if now_ms.saturating_sub(since_ms) >= DWELL_MS && fits(&to_return(policy)) =>
             {

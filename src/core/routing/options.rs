@@ -39,9 +39,7 @@ impl SessionOptions {
     ///
     /// # Errors
     /// The first setting of podgres' that cannot be read.
-    pub fn read<'a>(
-        parameters: impl Iterator<Item = (&'a [u8], &'a [u8])>,
-    ) -> Result<Self, InvalidOption> {
+    pub fn read<'a>(parameters: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<Self, InvalidOption> {
         let mut read = Self::default();
         for (name, value) in parameters {
             let name = String::from_utf8_lossy(name);
@@ -180,9 +178,14 @@ mod tests {
             "-c podgres.max_staleness=1h -c work_mem=1MB -c podgres.max_staleness=500ms",
             "-c podgres.max_staleness=500\\ ms",
         ] {
-            assert_eq!(read(options).map(|read| read.max_staleness_ms), Ok(Some(500)), "{options}");
+            assert_eq!(
+                read(options).map(|read| read.max_staleness_ms),
+                Ok(Some(500)),
+                "{options}"
+            );
         }
-        let all = "-c podgres.max_lag=1MB -c podgres.min_lsn=0/3000060 -c podgres.wait=3s -c podgres.fallback=none";
+        let all =
+            "-c podgres.max_lag=1MB -c podgres.min_lsn=0/3000060 -c podgres.wait=3s -c podgres.fallback=none";
         let expected = SessionOptions {
             max_staleness_ms: None,
             max_lag_bytes: Some(1 << 20),
@@ -191,7 +194,13 @@ mod tests {
             wait: Some(Duration::from_secs(3)),
         };
         assert_eq!(read(all), Ok(expected));
-        for nothing in ["", "-c", "-c work_mem=1MB", "podgres.max_staleness=1s", "-c podgres.max_staleness"] {
+        for nothing in [
+            "",
+            "-c",
+            "-c work_mem=1MB",
+            "podgres.max_staleness=1s",
+            "-c podgres.max_staleness",
+        ] {
             assert_eq!(read(nothing), Ok(SessionOptions::default()), "{nothing}");
         }
         let parameter = [(&b"podgres.max_lag"[..], &b"2kB"[..])];
@@ -211,7 +220,10 @@ mod tests {
         ] {
             let error = read(options).expect_err(options);
             assert_eq!(error.name, name);
-            assert_eq!(error.to_string(), format!("invalid value for parameter \"{name}\""));
+            assert_eq!(
+                error.to_string(),
+                format!("invalid value for parameter \"{name}\"")
+            );
         }
     }
 

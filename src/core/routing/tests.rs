@@ -105,9 +105,8 @@ fn candidates_by_table() {
 #[test]
 fn the_reason_names_what_is_missing() {
     let table = table(vec![primary("p"), standby("s", 101), stopped("t")]);
-    let reason = |policy: &RoutePolicy, at: usize| {
-        unfit(policy, &table, &table.servers[at]).map(|r| r.to_string())
-    };
+    let reason =
+        |policy: &RoutePolicy, at: usize| unfit(policy, &table, &table.servers[at]).map(|r| r.to_string());
     assert_eq!(reason(&read_write(), 0), None);
     assert_eq!(reason(&read_write(), 1).as_deref(), Some("is a standby"));
     let none = read_only(ReadOnlyFallback::None);
@@ -140,7 +139,12 @@ fn the_less_used_of_two_comes_first_and_nobody_is_left_out() {
         ([4 + 2, 3], "c a d b"),
     ] {
         assert_eq!(
-            names(&choose(&[&a, &b, &c, &d], &used, &|_| 100, [draws[0], draws[1], 50])),
+            names(&choose(
+                &[&a, &b, &c, &d],
+                &used,
+                &|_| 100,
+                [draws[0], draws[1], 50]
+            )),
             expected,
             "{draws:?}"
         );

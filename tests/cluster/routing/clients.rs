@@ -94,7 +94,10 @@ impl Clients {
 /// Any pod's route.
 pub(super) fn config(directory: &Path, target: Target) -> Config {
     let state = DemoState::load(directory).expect("demo.json").expect("a demo");
-    dsn(&state, target).expect("dsn").parse().expect("connection string")
+    dsn(&state, target)
+        .expect("dsn")
+        .parse()
+        .expect("connection string")
 }
 
 async fn run(config: Config, work: Work, counts: Arc<Counts>, stop: Arc<AtomicBool>) {

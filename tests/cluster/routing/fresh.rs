@@ -52,14 +52,22 @@ fn served_by_standby(demo: &Demo, options: &str) -> Option<bool> {
 fn a_standby_that_falls_silent_is_left_within_the_bound_and_comes_back_by_itself() {
     let demo = pair();
     let strict = "-c podgres.max_staleness=2s";
-    let fresh = wait_for(Duration::from_secs(10), || served_by_standby(&demo, strict) == Some(true));
+    let fresh = wait_for(Duration::from_secs(10), || {
+        served_by_standby(&demo, strict) == Some(true)
+    });
     assert!(fresh, "an idle standby is fresh");
 
     let frozen = Frozen::receiver(&demo);
     demo.sql(&["--member", "0"], "INSERT INTO work VALUES (1)");
     let began = Instant::now();
-    let left = wait_for(Duration::from_secs(10), || served_by_standby(&demo, strict) == Some(false));
-    assert!(left && began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    let left = wait_for(Duration::from_secs(10), || {
+        served_by_standby(&demo, strict) == Some(false)
+    });
+    assert!(
+        left && began.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        began.elapsed()
+    );
     let state = demo.sql(&["--member", "1"], "SELECT status FROM pg_stat_wal_receiver");
     assert_eq!(state, "streaming", "PostgreSQL itself does not see it");
     assert_eq!(
@@ -67,20 +75,28 @@ fn a_standby_that_falls_silent_is_left_within_the_bound_and_comes_back_by_itself
         None,
         "without a fallback there is nobody"
     );
-    assert_eq!(served_by_standby(&demo, "-c podgres.max_staleness=1h"), Some(true));
+    assert_eq!(
+        served_by_standby(&demo, "-c podgres.max_staleness=1h"),
+        Some(true)
+    );
 
     drop(frozen);
-    let back = wait_for(Duration::from_secs(10), || served_by_standby(&demo, strict) == Some(true));
+    let back = wait_for(Duration::from_secs(10), || {
+        served_by_standby(&demo, strict) == Some(true)
+    });
     assert!(back, "it comes back by itself");
 }
 
 #[test]
 fn a_token_finds_every_own_write_on_a_slow_standby() {
     let demo = pair();
-    demo.sql(&["--member", "1"], "ALTER SYSTEM SET recovery_min_apply_delay = '20ms'");
+    demo.sql(
+        &["--member", "1"],
+        "ALTER SYSTEM SET recovery_min_apply_delay = '500ms'",
+    );
     demo.sql(&["--member", "1"], "SELECT pg_reload_conf()");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let tries = 60;
+    let tries = 15;
     let (missed_without, missed_with) = runtime.expect("runtime").block_on(async {
         let write = config(&demo.directory, Target::ReadWrite);
         let read = config(&demo.directory, Target::ReadOnly);
@@ -90,7 +106,9 @@ fn a_token_finds_every_own_write_on_a_slow_standby() {
         for n in 0..tries {
             let insert = format!("INSERT INTO work VALUES ({n})");
             writer.batch_execute(&insert).await.expect("insert");
-            let row = writer.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await;
+            let row = writer
+                .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
+                .await;
             let token: String = row.expect("token").get(0);
             for with in [false, true] {
                 let mut read = read.clone();
@@ -120,7 +138,9 @@ fn a_token_finds_every_own_write_on_a_slow_standby() {
 
     // The same for pooled clients, over HTTP.
     let token = demo.sql(&["--member", "0"], "SELECT pg_current_wal_insert_lsn()");
-    let (code, body) = demo.get(1, &format!("/wait?lsn={token}&timeout=5s")).expect("an answer");
+    let (code, body) = demo
+        .get(1, &format!("/wait?lsn={token}&timeout=5s"))
+        .expect("an answer");
     assert_eq!(code, 200, "{body}");
     let (code, body) = demo.get(1, "/wait?lsn=FF/0&timeout=100ms").expect("an answer");
     assert_eq!(code, 503, "{body}");

@@ -28,7 +28,10 @@ fn a_switchover_breaks_no_transaction() {
         assert_eq!(Counts::get(&counts.refused), 0, "{counts:?}");
         assert_eq!(Counts::get(&counts.read_only), 0, "{counts:?}");
     }
-    assert!(Counts::get(&writers.between) >= 8, "sessions were ended: {writers:?}");
+    assert!(
+        Counts::get(&writers.between) >= 8,
+        "sessions were ended: {writers:?}"
+    );
     // Every acknowledged insert is there, once.
     let there = demo.sql(&[], "SELECT count(*) FROM work");
     assert_eq!(there, Counts::get(&writers.done).to_string());
@@ -48,7 +51,10 @@ fn clients_of_a_lost_primary_hear_at_once_and_find_the_next_one() {
     });
     assert!(moved, "{lost} is still the primary");
     let counts = writers.stop();
-    let there: u64 = demo.sql(&[], "SELECT count(*) FROM work").parse().expect("a number");
+    let there: u64 = demo
+        .sql(&[], "SELECT count(*) FROM work")
+        .parse()
+        .expect("a number");
     // A commit whose answer was lost may be there too.
     let done = Counts::get(&counts.done);
     assert!((done..=done + 4).contains(&there), "{there} of {counts:?}");

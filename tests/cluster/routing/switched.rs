@@ -37,18 +37,33 @@ fn there_and_back(demo: &Demo) {
     verb(demo, &["read-only", "on", "--reason", "a migration"]);
     let began = Instant::now();
     let left = wait_for(Duration::from_secs(5), || clients_on(demo, &first) == "0");
-    assert!(left, "row 39: {} clients are on the primary", clients_on(demo, &first));
+    assert!(
+        left,
+        "row 39: {} clients are on the primary",
+        clients_on(demo, &first)
+    );
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     let refused = insert(demo).expect_err("row 38: writing is disabled");
     assert!(refused.contains("25006"), "row 78: {refused}");
-    assert!(demo.sql(&[], "SELECT count(*) FROM work WHERE n = 7") == "1", "row 38: old items");
+    assert!(
+        demo.sql(&[], "SELECT count(*) FROM work WHERE n = 7") == "1",
+        "row 38: old items"
+    );
     assert_eq!(demo.sql(&[], "SELECT pg_is_in_recovery()"), "t");
     readers.wait_for_more(50);
     let status = demo.wait("the switch in the status", |status| status["read_only"] == true);
     assert_eq!(status["read_only_switch"]["reason"], "a migration");
-    assert!(status["read_only_switch"]["by"].as_str().is_some_and(|by| by.contains('@')));
-    let standbys = ["demo-0", "demo-1", "demo-2"].into_iter().filter(|name| *name != first);
-    let seen = standbys.map(|name| clients_on(demo, name)).filter(|count| count != "0");
+    assert!(
+        status["read_only_switch"]["by"]
+            .as_str()
+            .is_some_and(|by| by.contains('@'))
+    );
+    let standbys = ["demo-0", "demo-1", "demo-2"]
+        .into_iter()
+        .filter(|name| *name != first);
+    let seen = standbys
+        .map(|name| clients_on(demo, name))
+        .filter(|count| count != "0");
     assert!(seen.count() > 0, "row 40: client sessions are on the standbys");
 
     verb(demo, &["read-only", "off"]);
@@ -80,7 +95,10 @@ fn row_37_to_42_the_switch_with_a_fixed_primary() {
         let output = demo.try_sql(&[], "SELECT pg_is_in_recovery()");
         output.status.success()
     });
-    assert!(turned, "the switch serves reads while the primary does not answer");
+    assert!(
+        turned,
+        "the switch serves reads while the primary does not answer"
+    );
     demo.ask(&["thaw", "0"]);
     verb(&demo, &["read-only", "off"]);
     let writable = wait_for(Duration::from_secs(10), || insert(&demo).is_ok());

@@ -62,8 +62,16 @@ pub(super) fn while_running(mut turn: Turn<'_>, standing: &Standing, record: &Le
 
 /// How long after the request sessions are waited for, the checkpoint's time included.
 fn drain_limit_ms(turn: &Turn<'_>) -> u64 {
-    let since_ms = turn.memory.lease.handing_over.map_or(0, |handing_over| handing_over.since_ms);
-    let checkpoint_ms = turn.observation.checkpointed_at_ms.unwrap_or(0).saturating_sub(since_ms);
+    let since_ms = turn
+        .memory
+        .lease
+        .handing_over
+        .map_or(0, |handing_over| handing_over.since_ms);
+    let checkpoint_ms = turn
+        .observation
+        .checkpointed_at_ms
+        .unwrap_or(0)
+        .saturating_sub(since_ms);
     checkpoint_ms.saturating_add(turn.policy.times.drain_timeout_ms)
 }
 
