@@ -154,12 +154,17 @@ impl Endpoint {
         let draws = [fastrand::usize(..), fastrand::usize(..), fastrand::usize(..)];
         let mut failures = Vec::new();
         for server in choose(servers, &sessions, &warm, draws) {
+            let begun = Instant::now();
             let opened = tokio::select! {
                 opened = self.open(server, opening) => opened.map(Some),
                 () = self.stops_fitting(policy, server) => Ok(None),
             };
             let cause = match opened {
-                Ok(Some(upstream)) if self.keeps(policy, server) => return Ok(upstream),
+                Ok(Some(upstream)) if self.keeps(policy, server) => {
+                    self.stats
+                        .count_opened(&server.name, begun.elapsed(), server.staleness_ms);
+                    return Ok(upstream);
+                }
                 Ok(_) => "it has just left, or its role has changed".to_owned(),
                 Err(error) => error.to_string(),
             };
