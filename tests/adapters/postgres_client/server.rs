@@ -202,6 +202,8 @@ impl TestServer {
             replication: replication(),
             database: "postgres".to_owned(),
             initdb_arguments: Vec::new(),
+            archive_command: None,
+            restore_program: None,
             host_auth_method: "scram-sha-256".to_owned(),
             initdb_scripts: PathBuf::new(),
             user_configuration: None,
