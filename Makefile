@@ -13,7 +13,7 @@ IMAGE ?= podgres:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -
 architecture := $(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(shell uname -m)))
 # Each test of the cluster runs three PostgreSQL servers and more.
 test_threads := 2
-shell_scripts := .ci/run benches/run images/build images/sbom tests/kubernetes/machines tests/sim/mutants/check tests/tools/need tests/tools/postgresql
+shell_scripts := .ci/run benches/run images/build images/sbom tests/kubernetes/machines tests/sim/mutants/check tests/tools/need tests/tools/postgresql tests/tools/s3
 
 .PHONY: help
 help: ## this list
@@ -27,10 +27,9 @@ demo: compiler ## a replicated PostgreSQL on this machine, until Ctrl-C; options
 	exec $(target)/release/podgres demo $(ARGS)
 
 .PHONY: test
-test: fmt clippy deny doc ## everything that must hold: style, dependencies, documentation, all tests
+test: fmt clippy deny doc proof ## everything that must hold: style, dependencies, documentation, all tests
 	@postgresql=$$(tests/tools/postgresql test)
 	eval "$$postgresql"
-	CARGO_TARGET_DIR=$(abspath $(target))/sim cargo test --release --manifest-path tests/sim/core/Cargo.toml --test proof
 	cargo test --no-fail-fast -- --test-threads=$(test_threads)
 	cargo test --package podgres-examples
 
@@ -48,7 +47,13 @@ sim: compiler ## the failover logic against simulated time, on all cores: SCHEDU
 	@export CARGO_TARGET_DIR=$(abspath $(target))/sim
 	if [ -n "$(SEED)" ]; then export PODGRES_SIM_SEED=$(SEED); else export PODGRES_SIM_SCHEDULES=$(or $(SCHEDULES),10000); fi
 	export PODGRES_SIM_FIRST=$(or $(FIRST),1)
-	cargo test --release --manifest-path tests/sim/core/Cargo.toml --test sim $(if $(SEED),one_seed,a_range) -- --nocapture
+	cargo test --release --manifest-path tests/core/Cargo.toml --test sim $(if $(SEED),one_seed,a_range) -- --nocapture
+
+.PHONY: proof
+proof: compiler ## every enumerated decision against the rules, the model of takeover, the simulator's fixed schedules
+	@export CARGO_TARGET_DIR=$(abspath $(target))/sim
+	cargo clippy --manifest-path tests/core/Cargo.toml --test sim --test proof -- -D warnings
+	cargo test --release --manifest-path tests/core/Cargo.toml --test sim --test proof
 
 .PHONY: mutants
 mutants: compiler ## plants known bugs in the failover logic; the simulator must find each: NAMES="…" for some
@@ -60,11 +65,12 @@ check: fmt clippy ## the quick round while writing: style and the tests that nee
 
 .PHONY: table
 table: ## rewrite docs/decision-table.md from the code; review the difference
-	PODGRES_UPDATE_GOLDEN=1 cargo test --test pure decision_table
+	PODGRES_UPDATE_GOLDEN=1 CARGO_TARGET_DIR=$(abspath $(target))/sim cargo test --release --manifest-path tests/core/Cargo.toml --test proof decision_table
 
 .PHONY: fmt
 fmt: ## is the code formatted?
-	cargo fmt --all --check
+	@cargo fmt --all --check
+	cargo fmt --manifest-path tests/core/Cargo.toml --check
 
 .PHONY: clippy
 clippy: compiler ## lints, in tests too
@@ -89,6 +95,10 @@ bench: compiler ## measures podgres beside Patroni and pg_basebackup; options in
 	eval "$$postgresql"
 	cargo build --release
 	benches/run --podgres $(target)/release/podgres $(ARGS)
+
+.PHONY: bench-route
+bench-route: ## what the routes cost beside HAProxy: pgbench, connects, COPY, memory
+	@$(MAKE) bench ARGS="--only route $(ARGS)"
 
 .PHONY: static
 static: compiler ## the release binary without any shared library, for the image

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::core::cluster::moves;
-use crate::core::lease::{LeaseRecord, MoveRequest, StoredLease};
+use crate::core::lease::{LeaseRecord, MoveRequest, ReadOnlySwitch, StoredLease};
 use crate::core::operate::{Answer, Outcome};
-use crate::kube::{LeaseClient, LeaseError, Reach};
+use crate::kube::{LeaseClient, LeaseError, Reach, time_of_day};
 
 use super::{ExitStatus, Failure};
 
@@ -77,6 +77,21 @@ impl ClusterLease {
         match self.client.update(|record| record.paused = paused).await {
             Ok(_) if paused => Answer::new(Outcome::Done, "the cluster is paused"),
             Ok(_) => Answer::new(Outcome::Done, "the cluster is not paused any more"),
+            Err(error) => unwritten(&error),
+        }
+    }
+
+    /// Turns the read-only switch.
+    pub(super) async fn read_only(&self, on: bool, reason: String, by: String) -> Answer {
+        let at = time_of_day();
+        let switch = on.then_some(ReadOnlySwitch { by, at, reason });
+        match self
+            .client
+            .update(|record| record.read_only = switch.clone())
+            .await
+        {
+            Ok(_) if on => Answer::new(Outcome::Done, "the cluster is read-only"),
+            Ok(_) => Answer::new(Outcome::Done, "the cluster takes writes again"),
             Err(error) => unwritten(&error),
         }
     }

@@ -14,7 +14,7 @@ use crate::core::supervision::FailureKind;
 use crate::postgres::{ReadLogins, ServerSettings, find};
 use crate::supervisor::{SupervisorError, SupervisorOptions};
 
-use super::{ExitStatus, Failure};
+use super::{ExitStatus, Failure, wal_push};
 
 pub(super) const ROOT: &str = "this container runs as root, which PostgreSQL refuses";
 pub(super) const ROOT_HINT: &str =
@@ -39,7 +39,12 @@ pub(super) async fn server_settings(
         program_directory: programs,
         major_version,
     };
-    Ok(server::resolve(inputs, &environment)?)
+    let settings = server::resolve(inputs, &environment)?;
+    let archive_command = wal_push::prepare(arguments, &settings)?;
+    Ok(ServerSettings {
+        archive_command,
+        ..settings
+    })
 }
 
 /// The agent's settings.
@@ -51,6 +56,7 @@ pub(super) fn agent_settings(pod: &Pod, tls: Option<PathBuf>) -> agent::Settings
         member: pod.name.clone(),
         uid: pod.uid.clone(),
         supervisor_socket: pod.supervisor_socket(),
+        run_directory: arguments.run_dir.clone(),
         server_address: SocketAddr::new(pod.local_address, arguments.postgres_port),
         host: pod.host,
         postgres_port: arguments.postgres_port,

@@ -58,6 +58,7 @@ impl LeaseArguments {
             retry_period_ms: ms(self.retry_period),
             peer_timeout_ms: ms(peer_timeout),
             stop_timeout_ms: ms(stop_timeout),
+            drain_timeout_ms: LeaseTimes::default().drain_timeout_ms,
             recovery_timeout_ms: ms(self.recovery_timeout),
         }
     }

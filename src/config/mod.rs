@@ -4,11 +4,13 @@
 //! Kubernetes downward API keep their names. A bad value ends with exit code 64, the key, the value
 //! and what would be right.
 
+pub mod backup;
 pub mod lease;
 pub mod pod;
 pub mod report;
+pub mod routes;
 pub mod server;
-pub mod units;
+pub use crate::core::units;
 
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]

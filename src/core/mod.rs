@@ -4,6 +4,7 @@
 //! decision that podgres takes is a function in this room, so that it can be tested by
 //! table, enumerated, simulated and replayed.
 
+pub mod backup;
 pub mod cluster;
 pub mod data_directory;
 pub mod decide;
@@ -20,6 +21,8 @@ pub mod signature;
 pub mod situation;
 pub mod status;
 pub mod supervision;
+pub mod switch;
 pub mod sync;
 pub mod synchronous_names;
+pub mod units;
 pub mod wal;

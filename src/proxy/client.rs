@@ -2,12 +2,15 @@
 //!
 //! Reads not one byte more than the packet that it reads, and never waits without a limit.
 
+use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::forwarded::{Forwarded, InvalidHeader, begins_header, read_header};
 use super::refusal::Refusal;
 use super::startup::{Parsed, Startup, parse};
 
@@ -38,17 +41,36 @@ impl From<Refusal> for End {
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) stream: TcpStream,
+    /// Its own, or what a balancer told.
+    pub(super) address: IpAddr,
     limit: Duration,
     left: Duration,
 }
 
 impl Client {
-    pub(super) fn new(stream: TcpStream, startup_timeout: Duration) -> Self {
-        Self {
+    pub(super) fn new(stream: TcpStream, startup_timeout: Duration) -> io::Result<Self> {
+        super::socket::prepare(&stream)?;
+        Ok(Self {
+            address: stream.peer_addr()?.ip(),
             stream,
             limit: startup_timeout,
             left: startup_timeout,
+        })
+    }
+
+    /// The header that a balancer in front sends first, if it does.
+    pub(super) async fn read_forwarded(&mut self) -> Result<(), End> {
+        let begun = Instant::now();
+        let read = timeout_at(begun + self.left, read_forwarded(&mut self.stream)).await;
+        self.left = self.left.saturating_sub(begun.elapsed());
+        match read {
+            Ok(Ok(Some(Forwarded::From(address)))) => self.address = address,
+            Ok(Ok(Some(Forwarded::Unknown))) => {}
+            Ok(Ok(None)) => return Err(End::Gone),
+            Ok(Err(invalid)) => return Err(Refusal::from(invalid).into()),
+            Err(_elapsed) => return Err(Refusal::StartupTimeout { limit: self.limit }.into()),
         }
+        Ok(())
     }
 
     /// The next startup packet; for direct TLS with the bytes that were read of it.
@@ -99,6 +121,15 @@ impl Client {
             tokio::io::copy(&mut stream.take(FAREWELL_BYTES), &mut tokio::io::sink()).await
         })
         .await;
+    }
+}
+
+async fn read_forwarded(stream: &mut TcpStream) -> Result<Option<Forwarded>, InvalidHeader> {
+    let mut first = [0];
+    match stream.peek(&mut first).await {
+        Ok(0) | Err(_) => Ok(None),
+        Ok(_) if begins_header(first[0]) => read_header(stream).await,
+        Ok(_) => Ok(Some(Forwarded::Unknown)),
     }
 }
 

@@ -22,8 +22,12 @@ pub struct RouteStats {
     pub held_microseconds_total: AtomicU64,
     /// Cancel requests that were forwarded.
     pub cancels_total: AtomicU64,
-    /// Sessions cut because their server no longer fits, or because the endpoint stops.
+    /// Sessions cut because their server is lost, or did not come to the end of a transaction in time.
     pub cut_total: AtomicU64,
+    /// Sessions ended between two transactions because their server no longer fits, or because the endpoint stops.
+    pub drained_total: AtomicU64,
+    pub bytes_to_server_total: AtomicU64,
+    pub bytes_to_client_total: AtomicU64,
     /// Attempts to reach a candidate that failed.
     pub connect_failures_total: AtomicU64,
     refused_total: [AtomicU64; RefusalReason::ALL.len()],

@@ -7,6 +7,7 @@
 
 #[path = "../support/authority.rs"]
 mod authority;
+mod backup;
 mod chaos;
 mod chaos_lease;
 mod containers;
@@ -33,6 +34,7 @@ mod relay;
 mod repair;
 mod reviewed;
 mod rotation;
+mod routing;
 mod scaling;
 mod smoke;
 mod steady;

@@ -5,8 +5,10 @@ use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use podgres::core::routing::{ReadOnlyFallback, RouteMode, RoutePolicy, RouteTable, Server};
-use podgres::proxy::{Limits, Listener, ListenerError, RefusalReason, RouteStats, SessionCounts};
+use podgres::core::routing::{RouteMode, RoutePolicy, RouteTable, Server};
+use podgres::proxy::{
+    Knowledge, Limits, Listener, ListenerError, RefusalReason, RouteStats, SessionCounts, Workers,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
@@ -30,7 +32,11 @@ pub(super) struct Route {
 
 pub(super) fn table(servers: Vec<Server>) -> RouteTable {
     let members = servers.iter().map(|server| server.address).collect();
-    RouteTable { servers, members }
+    RouteTable {
+        servers,
+        members,
+        ..RouteTable::default()
+    }
 }
 
 pub(super) fn short_hold() -> Limits {
@@ -64,15 +70,13 @@ impl Route {
         let (stats, sessions) = (Arc::<RouteStats>::default(), Arc::<SessionCounts>::default());
         let listener = Listener {
             socket,
-            policy: RoutePolicy {
-                mode,
-                max_lag_bytes: 16 << 20,
-                fallback: ReadOnlyFallback::Primary,
-            },
+            policy: RoutePolicy::new(mode),
             limits,
-            table: receiver,
+            trusted_proxies: vec![],
+            knowledge: Knowledge::of_table(receiver),
             sessions: Arc::clone(&sessions),
             stats: Arc::clone(&stats),
+            workers: Arc::new(Workers::here()),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(listener.run(async move {

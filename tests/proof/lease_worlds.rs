@@ -11,12 +11,12 @@ use podgres::core::lease::{
     Durability, FinalPosition, HistoryEntry, Identity, Incarnation, LeadershipReport, LeaseRecord, LeaseView,
     MoveRequest, Office, Renewal, StoredLease, SynchronousSet,
 };
-use podgres::core::member::Ordinal;
+use podgres::core::member::{Ordinal, slot_name};
 use podgres::core::observation::{
     Barrier, MemberRequest, NameState, Observation, PeerView, ProbeState, UpstreamFacts, UpstreamView,
 };
 use podgres::core::policy::{Leadership, Policy};
-use podgres::core::status::{HeldData, ReplicationStatus, ServerStatus};
+use podgres::core::status::{HeldData, ReplicationStatus, ServerStatus, SlotStatus};
 use podgres::core::supervision::{
     CloneReason, FailureKind, JobKind, JobProgress, JobState, JobStatus, Licence, Postmaster, PostmasterExit,
     ServerRole, StopMode, SupervisorStatus, Terms,
@@ -432,7 +432,15 @@ fn server_status(choice: &Choice) -> Option<ServerStatus> {
             }
         }
     };
-    Some(status)
+    let slot = |member| SlotStatus {
+        slot_name: slot_name("pg", member),
+        active: true,
+        restart_lsn: Some(HERE),
+        lost: false,
+        safe_wal_size_bytes: None,
+    };
+    let slots = vec![slot(choice.other()), slot(Ordinal(2))];
+    Some(ServerStatus { slots, ..status })
 }
 
 fn job(choice: &Choice) -> Option<JobStatus> {
@@ -673,6 +681,7 @@ pub(crate) fn observed(choice: &Choice) -> Observation {
     }
     let supervisor = (choice.get(Of::Blind) == 0).then(|| supervised(choice));
     Observation {
+        drained: true,
         at_ms: NOW_MS,
         dns_answered: choice.get(Of::Peers) < 4,
         server: server_status(choice),

@@ -161,6 +161,7 @@ pub(crate) fn ready(facts: UpstreamFacts) -> UpstreamView {
 
 pub(crate) fn observation(ordinal: u32, supervisor: SupervisorStatus) -> Observation {
     Observation {
+        drained: true,
         at_ms: 1_000,
         supervisor: Some(supervisor),
         supervisor_error: None,
