@@ -210,7 +210,6 @@ impl TestServer {
             tls: None,
             stop_timeout: Duration::from_secs(3),
             gated: false,
-            archive_command: None,
         }
     }
 
