@@ -31,6 +31,11 @@ pub struct Kubernetes {
     pub kubeconfig: Option<PathBuf>,
 }
 
+/// Where kubectl looks, too.
+pub(super) fn standard_kubeconfig() -> Option<PathBuf> {
+    std::env::home_dir().map(|home| home.join(".kube").join("config"))
+}
+
 /// One cluster's Lease.
 pub(super) struct ClusterLease {
     cluster: String,
@@ -43,10 +48,13 @@ impl Kubernetes {
         let Some(cluster) = self.cluster.clone() else {
             return Ok(None);
         };
-        let home = || std::env::home_dir().map(|home| home.join(".kube").join("config"));
-        let path = self.kubeconfig.clone().or_else(home).ok_or_else(|| {
-            Failure::new(ExitStatus::Settings, "no kubeconfig file is known").hint("Give --kubeconfig.")
-        })?;
+        let path = self
+            .kubeconfig
+            .clone()
+            .or_else(standard_kubeconfig)
+            .ok_or_else(|| {
+                Failure::new(ExitStatus::Settings, "no kubeconfig file is known").hint("Give --kubeconfig.")
+            })?;
         let context = self.context.clone();
         let client = LeaseClient::new(Reach::Kubeconfig { path, context }, &self.namespace, &cluster);
         Ok(Some(ClusterLease { cluster, client }))

@@ -1,5 +1,8 @@
 //! The command line: one thin file per verb, and what every verb shares: exit codes and how an error is shown.
 
+mod backing;
+pub mod backup;
+pub mod backups;
 pub mod check;
 pub mod demo;
 pub mod explain;
@@ -12,11 +15,16 @@ pub mod place;
 pub mod postgres;
 pub mod read_only;
 pub mod replay;
+mod report;
+pub mod restore;
 pub mod route;
 mod routes;
 mod serve;
 pub mod sidecar;
 pub mod status;
+pub mod verify;
+pub mod wal_fetch;
+pub mod wal_push;
 mod wiring;
 
 use std::process::ExitCode;
@@ -70,6 +78,18 @@ pub enum Verb {
     Restart(orders::MemberArguments),
     /// Clone a standby afresh
     Reinit(orders::MemberArguments),
+    /// Make a backup of the cluster, in a folder or a bucket
+    Backup(Box<backup::Arguments>),
+    /// List the backups at a destination
+    Backups(Box<backups::Arguments>),
+    /// Prove that backups can be restored
+    Verify(Box<verify::Arguments>),
+    /// Make a new data directory from a backup, up to a moment
+    Restore(Box<restore::Arguments>),
+    /// Archive a WAL file (archive_command)
+    WalPush(Box<wal_push::Arguments>),
+    /// Fetch an archived WAL file (restore_command)
+    WalFetch(Box<wal_fetch::Arguments>),
     /// Name what in the environment cannot work
     Check(Box<check::Arguments>),
     /// Read a recorded observation, print the decision
@@ -91,6 +111,10 @@ pub enum ExitStatus {
     Bug,
     /// No permission.
     Permission,
+    /// `wal-fetch`: the archive does not have the file.
+    NotThere,
+    /// `wal-fetch --strict`: the recovery must not go on.
+    EndRecovery,
 }
 
 impl From<ExitStatus> for ExitCode {
@@ -101,6 +125,8 @@ impl From<ExitStatus> for ExitCode {
             ExitStatus::Overdue => 69,
             ExitStatus::Bug => 70,
             ExitStatus::Permission => 77,
+            ExitStatus::NotThere => 1,
+            ExitStatus::EndRecovery => 126,
         })
     }
 }
@@ -203,6 +229,12 @@ pub fn run(verb: Verb) -> Result<(), Failure> {
             Verb::ReadOnly(arguments) => read_only::run(arguments).await,
             Verb::Restart(arguments) => orders::restart(arguments).await,
             Verb::Reinit(arguments) => orders::reinit(arguments).await,
+            Verb::Backup(arguments) => Box::pin(backup::run(*arguments)).await,
+            Verb::Backups(arguments) => backups::run(*arguments).await,
+            Verb::Verify(arguments) => Box::pin(verify::run(*arguments)).await,
+            Verb::Restore(arguments) => Box::pin(restore::run(*arguments)).await,
+            Verb::WalPush(arguments) => wal_push::run(*arguments).await,
+            Verb::WalFetch(arguments) => wal_fetch::run(*arguments).await,
             Verb::Check(arguments) => check::run(*arguments).await,
             Verb::Replay(arguments) => replay::run(&arguments),
             Verb::Install(arguments) => install::run(&arguments),

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::agent::{self, Agent, AgentError, Published, Until};
 use crate::config::pod::{Pod, PodArguments};
+use crate::config::report::ReportArguments;
 use crate::config::routes::RouteArguments;
 use crate::config::server::ServerArguments;
 use crate::core::cluster::ClusterView;
@@ -18,6 +19,7 @@ use crate::http::serve::ListenError;
 
 use crate::proxy::SessionCounts;
 
+use super::report::report;
 use super::routes::{self, Endpoints};
 use super::serve::{http_listeners, serve_http};
 use super::{ExitStatus, Failure, wiring};
@@ -30,6 +32,8 @@ pub struct Arguments {
     pub server: ServerArguments,
     #[command(flatten)]
     pub routes: RouteArguments,
+    #[command(flatten)]
+    pub report: ReportArguments,
 }
 
 /// `podgres init` of the same pod may still answer on the port; how often and how long the sidecar asks for it.
@@ -65,6 +69,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     };
     settings.policy.times.drain_timeout_ms = milliseconds(arguments.routes.drain_timeout);
     let (agent, published) = Agent::start(settings).map_err(|error| agent_failure(&error))?;
+    if let Some(reporter) = arguments.report.reporter(&pod) {
+        tokio::spawn(report(reporter, arguments.report, published.view.clone()));
+    }
     let stats = endpoints.stats();
     let knowledge = routes::knowledge(&published, &pod, endpoints.ask_pause());
     let (stop, stopped) = watch::channel(false);

@@ -14,7 +14,7 @@ use crate::core::supervision::FailureKind;
 use crate::postgres::{ReadLogins, ServerSettings, find};
 use crate::supervisor::{SupervisorError, SupervisorOptions};
 
-use super::{ExitStatus, Failure};
+use super::{ExitStatus, Failure, wal_push};
 
 pub(super) const ROOT: &str = "this container runs as root, which PostgreSQL refuses";
 pub(super) const ROOT_HINT: &str =
@@ -39,7 +39,12 @@ pub(super) async fn server_settings(
         program_directory: programs,
         major_version,
     };
-    Ok(server::resolve(inputs, &environment)?)
+    let settings = server::resolve(inputs, &environment)?;
+    let archive_command = wal_push::prepare(arguments, &settings)?;
+    Ok(ServerSettings {
+        archive_command,
+        ..settings
+    })
 }
 
 /// The agent's settings.

@@ -4,8 +4,10 @@
 //! Kubernetes downward API keep their names. A bad value ends with exit code 64, the key, the value
 //! and what would be right.
 
+pub mod backup;
 pub mod lease;
 pub mod pod;
+pub mod report;
 pub mod routes;
 pub mod server;
 pub use crate::core::units;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::backup::StoreArguments;
 use super::pod::{LeadershipArgument, Pod, variable};
 use super::{Environment, InvalidSetting};
 use crate::postgres::{Login, Secret, ServerSettings};
@@ -27,6 +28,11 @@ pub struct ServerArguments {
     /// Mounted folder with tls.crt, tls.key and ca.crt
     #[arg(long, env = "PODGRES_TLS_DIR", default_value = "/etc/podgres/tls")]
     pub tls_dir: PathBuf,
+    /// Where WAL is archived: a folder, or s3://bucket/prefix [default: nowhere]
+    #[arg(long, env = "PODGRES_ARCHIVE_DESTINATION")]
+    pub archive_destination: Option<String>,
+    #[command(flatten)]
+    pub store: StoreArguments,
 }
 
 impl ServerArguments {
@@ -99,6 +105,7 @@ pub fn resolve(
         tls: arguments.tls_directory(),
         stop_timeout: pod.arguments.stop_timeout,
         gated: pod.arguments.leadership == LeadershipArgument::Lease,
+        archive_command: None,
         data_directory,
     })
 }

@@ -4,11 +4,13 @@
 //! decision that podgres takes is a function in this room, so that it can be tested by
 //! table, enumerated, simulated and replayed.
 
+pub mod backup;
 pub mod cluster;
 pub mod data_directory;
 pub mod decide;
 pub mod decision;
 pub mod lease;
+pub mod manifests;
 pub mod member;
 pub mod observation;
 pub mod operate;

@@ -40,7 +40,8 @@ use crate::core::policy::Leadership;
 pub use controller::run;
 pub use dsn::{Target, dsn};
 pub use layout::run_directories;
-pub use state::DemoState;
+pub use state::{DemoState, PodUser};
+pub use user::pod_user;
 
 /// In which order pods are made (StatefulSet, `.spec.podManagementPolicy`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

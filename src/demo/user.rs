@@ -13,7 +13,7 @@ const CANDIDATES: [&str; 2] = ["postgres", "nobody"];
 ///
 /// # Errors
 /// Root on a machine without any of the users: PostgreSQL refuses to run as root.
-pub(super) fn pod_user() -> Result<Option<PodUser>, DemoError> {
+pub fn pod_user() -> Result<Option<PodUser>, DemoError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }

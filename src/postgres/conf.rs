@@ -49,6 +49,9 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("log_line_prefix", "%m [%p] %q%u@%d "),
 ];
 
+/// With an archive: how much at most is lost with the volume of a quiet server. May be overruled by the user.
+const ARCHIVE_TIMEOUT: (&str, &str) = ("archive_timeout", "60s");
+
 /// How soon a standby tries again: under a Lease a new primary is worth being found at once.
 const RETRY_INTERVAL: &str = "1s";
 const GATED_RETRY_INTERVAL: &str = "200ms";
@@ -105,6 +108,9 @@ fn text(
         RETRY_INTERVAL
     };
     text.push_str(&line("wal_retrieve_retry_interval", retry_interval)?);
+    if settings.archive_command.is_some() {
+        text.push_str(&line(ARCHIVE_TIMEOUT.0, ARCHIVE_TIMEOUT.1)?);
+    }
     let volume = staging::total_bytes(&settings.data_directory)?;
     for (name, megabytes) in volume_defaults(volume) {
         text.push_str(&line(name, &format!("{megabytes}MB"))?);
@@ -167,6 +173,12 @@ fn owned(
             synchronous_standby_names(settings, role),
         ),
     ];
+    if let Some(command) = &settings.archive_command {
+        lines.extend([
+            ("archive_mode", "on".to_owned()),
+            ("archive_command", command.clone()),
+        ]);
+    }
     if let Some(tls) = tls {
         lines.extend([
             ("ssl", "on".to_owned()),

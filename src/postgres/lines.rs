@@ -20,6 +20,11 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         }
     }
 
+    /// The stream itself, if no line was read from it.
+    pub(super) fn take(&mut self) -> Option<R> {
+        self.reader.take()
+    }
+
     /// `None` at the end of the stream. May be dropped half way without losing a byte.
     pub(super) async fn next(&mut self) -> Option<String> {
         loop {

@@ -10,6 +10,7 @@ pub mod conf;
 pub mod conninfo;
 pub mod data_directory;
 pub mod diverged;
+pub mod dump;
 pub mod error;
 mod files;
 pub mod find;
@@ -34,15 +35,20 @@ mod rewinding;
 pub mod roles;
 pub mod routed;
 mod scram;
+pub mod scratch;
+pub mod session;
 pub mod signal_file;
 pub mod slots;
 pub mod staging;
 mod status_query;
+pub mod table_facts;
 mod tablespaces;
 mod temporary_server;
 pub mod terms;
+pub mod timelines;
 pub mod tls;
 mod tls_files;
+pub mod verify;
 mod waldump;
 
 use std::net::IpAddr;
@@ -119,6 +125,8 @@ pub struct ServerSettings {
     pub stop_timeout: Duration,
     /// `leadership=lease`: commits wait for the commit gate, also in a server that somebody else has promoted.
     pub gated: bool,
+    /// `archive_command`; nothing is archived if `None`.
+    pub archive_command: Option<String>,
 }
 
 impl ServerSettings {

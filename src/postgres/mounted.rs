@@ -94,6 +94,7 @@ mod tests {
             tls: Some(folder.join("tls")),
             stop_timeout: Duration::from_secs(3),
             gated: false,
+            archive_command: None,
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::ServerSettings;
 use super::error::{FileContext as _, FileError};
@@ -37,6 +37,13 @@ pub struct PostmasterPid {
 #[must_use]
 pub fn read_postmaster_pid(settings: &ServerSettings) -> Option<PostmasterPid> {
     parse(&fs::read_to_string(path(settings)).ok()?)
+}
+
+/// Whether the server of a data directory is shutting down, for a program that knows no more than its place.
+#[must_use]
+pub fn is_stopping(data_directory: &Path) -> bool {
+    let text = fs::read_to_string(data_directory.join("postmaster.pid")).unwrap_or_default();
+    parse(&text).is_some_and(|read| read.status == PostmasterStatus::Stopping)
 }
 
 /// Removes a `postmaster.pid` whose process id now belongs to a program that is not PostgreSQL: the

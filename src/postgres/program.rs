@@ -76,6 +76,11 @@ impl Program {
         })
     }
 
+    /// The standard output for the caller to read, as bytes.
+    pub(super) fn take_stdout(&mut self) -> Option<ChildStdout> {
+        self.stdout.take()
+    }
+
     pub(super) fn id(&self) -> Option<u32> {
         self.child.id()
     }

@@ -4,6 +4,7 @@
 //! `SSLRequest`, SCRAM-SHA-256 without channel binding. Trusts nothing that the other side sends: every frame,
 //! exchange and wait is bounded. Never sends a password other than through SCRAM.
 
+pub mod base_backup;
 mod error;
 mod frames;
 mod login;

@@ -74,6 +74,14 @@ pub fn read(settings: &ServerSettings) -> Result<Terms, TermsError> {
     Ok(terms)
 }
 
+/// The term in which the server of a data directory is primary, for a program that knows no more than its place; 0 if
+/// nothing is written there.
+#[must_use]
+pub fn held_beside(data_directory: &Path) -> u64 {
+    let text = fs::read(with_suffix(data_directory, SUFFIX)).unwrap_or_default();
+    serde_json::from_slice::<Terms>(&text).map_or(0, |terms| terms.held)
+}
+
 /// Writes them down durably. Blocks.
 ///
 /// # Errors

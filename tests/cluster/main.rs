@@ -7,6 +7,7 @@
 
 #[path = "../support/authority.rs"]
 mod authority;
+mod backup;
 mod chaos;
 mod chaos_lease;
 mod containers;

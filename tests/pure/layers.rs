@@ -23,7 +23,6 @@ enum Floor {
 /// Every room, by the first segment of its path in the crate.
 const ROOMS: &[(&str, Floor)] = &[
     ("core", Floor::Core),
-    ("backup", Floor::Adapter),
     ("clock", Floor::Clock),
     ("dns", Floor::Adapter),
     ("http", Floor::Adapter),
@@ -32,8 +31,10 @@ const ROOMS: &[(&str, Floor)] = &[
     ("postgres", Floor::Adapter),
     ("proxy", Floor::Adapter),
     ("signal", Floor::Adapter),
+    ("store", Floor::Adapter),
     ("supervisor_client", Floor::Adapter),
     ("agent", Floor::Middle),
+    ("backup", Floor::Middle),
     ("demo", Floor::Middle),
     ("supervisor", Floor::Middle),
     ("cmd", Floor::Top),

@@ -17,6 +17,9 @@ const FRAME_LIMIT_BYTES: usize = 1 << 20;
 
 const READ_BYTES: usize = 8 << 10;
 
+/// While a base backup comes.
+const BULK_READ_BYTES: usize = 256 << 10;
+
 /// The answer to `START_REPLICATION`, which [`Message`] does not know.
 const COPY_BOTH_RESPONSE_TAG: u8 = b'W';
 
@@ -43,6 +46,7 @@ pub(super) struct Wire {
     incoming: BytesMut,
     outgoing: BytesMut,
     frame_limit_bytes: usize,
+    read_bytes: usize,
 }
 
 impl Wire {
@@ -52,12 +56,18 @@ impl Wire {
             incoming: BytesMut::new(),
             outgoing: BytesMut::new(),
             frame_limit_bytes: LOGIN_FRAME_LIMIT_BYTES,
+            read_bytes: READ_BYTES,
         }
     }
 
     /// The server has shown that it knows us: larger frames from now on.
     pub(super) fn logged_in(&mut self) {
         self.frame_limit_bytes = FRAME_LIMIT_BYTES;
+    }
+
+    /// Much is to come: larger reads from now on.
+    pub(super) fn bulk(&mut self) {
+        self.read_bytes = BULK_READ_BYTES;
     }
 
     /// Where `frontend` functions write what [`Wire::send`] then sends.
@@ -104,7 +114,7 @@ impl Wire {
     /// Waits until a whole frame has been received.
     async fn fill(&mut self) -> Result<(), UpstreamError> {
         while !self.frame_complete()? {
-            self.incoming.reserve(READ_BYTES);
+            self.incoming.reserve(self.read_bytes);
             let received = self.stream.read_buf(&mut self.incoming).await;
             if received.map_err(|error| broken(&error))? == 0 {
                 return Err(UpstreamError::Closed);

@@ -208,6 +208,7 @@ impl TestServer {
             tls: None,
             stop_timeout: Duration::from_secs(3),
             gated: false,
+            archive_command: None,
         }
     }
 

@@ -90,6 +90,7 @@ impl Lab {
             tls: None,
             stop_timeout: Duration::from_secs(3),
             gated: false,
+            archive_command: None,
             member,
         }
     }

@@ -238,6 +238,7 @@ fn named(
     next.renewals += 1;
     next.request = None;
     next.released_by = None;
+    next.timeline = record.next_timeline(facts.timeline);
     next.synchronous = witnesses(turn, record, facts.position(), to.0);
     next.remember(HistoryEntry {
         term: next.term,

@@ -1,0 +1,160 @@
+//! Why a backup, a restore or a verification did not come about.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::core::backup::choose::ChooseError;
+use crate::core::backup::tar::InvalidHeader;
+use crate::core::backup::wal_file::InvalidWalFile;
+use crate::postgres::error::{FileError, JobError, ProgramError};
+use crate::postgres::replication::UpstreamError;
+use crate::postgres::session::SessionError;
+use crate::store::{LockError, StoreError};
+
+/// Everything that can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("the lock of the destination was lost")]
+    LockLost,
+    #[error("could not stream a base backup from \"{server}\"")]
+    Upstream { server: String, source: UpstreamError },
+    #[error("could not ask server \"{server}\"")]
+    Session { server: String, source: SessionError },
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    #[error(transparent)]
+    Job(#[from] JobError),
+    #[error("could not {verb} \"{}\"", path.display())]
+    File {
+        verb: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Choose(#[from] ChooseError),
+    #[error(transparent)]
+    WalFile(#[from] InvalidWalFile),
+    #[error(transparent)]
+    Tar(#[from] InvalidHeader),
+    /// An object is not what was written.
+    #[error("object \"{path}\" is damaged: {detail}")]
+    Damaged { path: String, detail: String },
+    #[error("backup record \"{path}\" cannot be read: {detail}")]
+    Record { path: String, detail: String },
+    #[error("destination \"{destination}\" holds backups of system identifier {found}, not of {expected}")]
+    ForeignDestination {
+        destination: String,
+        found: String,
+        expected: String,
+    },
+    #[error("backup \"{name}\" is encrypted with key {expected}{}", found.as_ref().map_or(String::new(), |found| format!(", not with key {found}")))]
+    Key {
+        name: String,
+        expected: String,
+        found: Option<String>,
+    },
+    #[error("data directory \"{}\" is not empty: {found}", path.display())]
+    NotEmpty { path: PathBuf, found: String },
+    #[error("restored directory has system identifier {found}, but the backup {expected}")]
+    ForeignDirectory { found: String, expected: String },
+    #[error(
+        "WAL file \"{file}\" is already archived with other content, written by \"{writer}\" in term {term}"
+    )]
+    OtherContent { file: String, writer: String, term: u64 },
+    #[error("WAL file \"{file}\" of system identifier {found} cannot be archived for {expected}")]
+    ForeignWal {
+        file: String,
+        found: String,
+        expected: String,
+    },
+    /// A bug: a task panicked or was dropped.
+    #[error("a part of the work ended unexpectedly")]
+    Broken,
+}
+
+impl BackupError {
+    /// Another try on another member may succeed.
+    #[must_use]
+    pub fn retriable(&self) -> bool {
+        match self {
+            Self::Upstream { .. } => true,
+            Self::Session { source, .. } => {
+                source.conflict() || matches!(source, SessionError::Connect { .. })
+            }
+            Self::Program(ProgramError::Failed { program, output, .. }) => {
+                program == "pg_dump"
+                    && [
+                        "conflict with recovery",
+                        "terminating connection",
+                        "connection to server",
+                    ]
+                    .iter()
+                    .any(|part| output.contains(part))
+            }
+            _ => false,
+        }
+    }
+
+    /// Going on would endanger data, or hide that something is wrong.
+    #[must_use]
+    pub fn refused(&self) -> bool {
+        matches!(
+            self,
+            Self::Lock(LockError::Held { .. })
+                | Self::Damaged { .. }
+                | Self::Record { .. }
+                | Self::ForeignDestination { .. }
+                | Self::Key { .. }
+                | Self::NotEmpty { .. }
+                | Self::ForeignDirectory { .. }
+                | Self::OtherContent { .. }
+                | Self::ForeignWal { .. }
+                | Self::Choose(_)
+        )
+    }
+
+    /// What the operator can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Lock(LockError::Held { .. }) => {
+                "Wait until it has ended; a run that died lets go by itself."
+            }
+            Self::ForeignDestination { .. } => "Give every cluster a destination of its own.",
+            Self::Key { .. } => "Give --key-file the key that the backup was made with.",
+            Self::NotEmpty { .. } => "Restore into a new directory, or move this one away first.",
+            Self::OtherContent { .. } => {
+                "Two servers have written the same part of one timeline: one of them is not this cluster's primary, \
+                 or a restored copy archives to the original's destination."
+            }
+            Self::Choose(ChooseError::TooEarly { .. }) => "Look at `podgres backups` for what is there.",
+            Self::Upstream { source, .. } => return source.hint(),
+            _ => return None,
+        })
+    }
+}
+
+/// Says which file an [`io::Error`] is about.
+pub(super) trait FileContext<T> {
+    fn file(self, verb: &'static str, path: &Path) -> Result<T, BackupError>;
+}
+
+impl<T, E: Into<io::Error>> FileContext<T> for Result<T, E> {
+    fn file(self, verb: &'static str, path: &Path) -> Result<T, BackupError> {
+        self.map_err(|source| BackupError::File {
+            verb,
+            path: path.to_owned(),
+            source: source.into(),
+        })
+    }
+}
+
+impl From<FileError> for BackupError {
+    fn from(error: FileError) -> Self {
+        Self::Job(JobError::File(error))
+    }
+}

@@ -1,0 +1,167 @@
+//! A logical backup: `pg_dump` of every database, each as of one snapshot, and the globals.
+//!
+//! On a standby replay would cancel a long dump when the primary removes rows that it still reads. So a session on the
+//! primary holds an older snapshot meanwhile, without reading anything, and the standby's is taken once it has replayed
+//! the WAL up to there: then no row that the dump can see is removed. It ends with the dump.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt as _;
+
+use super::facts::{APPLICATION_NAME, session_error};
+use super::pipeline::{ObjectWriter, Shape};
+use super::{BackupError, Server};
+use crate::core::backup::{Content, StoredObject, TableFacts};
+use crate::core::wal::Lsn;
+use crate::postgres::dump::{Client, Dump};
+use crate::postgres::session::Session;
+use crate::postgres::table_facts;
+use crate::store::Store;
+
+const HORIZON_NAME: &str = "podgres_backup_horizon";
+/// For a standby that streams and has nothing in the way of its replay.
+const CATCH_UP_LIMIT: Duration = Duration::from_mins(2);
+const READ_BYTES: usize = 64 << 10;
+
+/// What is dumped, and how.
+pub(super) struct Wish<'a> {
+    /// All if empty.
+    pub databases: &'a [String],
+    /// Where the older snapshot is held; `None` if the dump reads the primary itself.
+    pub primary: Option<&'a Server>,
+    pub program_directory: &'a Path,
+    /// Holds the superuser's password; `None` where none is asked.
+    pub passfile: Option<PathBuf>,
+    /// How much of the tables is read for what verification compares.
+    pub facts_bytes: u64,
+}
+
+pub(super) struct Dumped {
+    pub objects: Vec<StoredObject>,
+    pub tables: Vec<TableFacts>,
+    /// What the oldest snapshot had reached.
+    pub position: Lsn,
+}
+
+/// Dumps into `folder` of the destination.
+pub(super) async fn dump(
+    server: &Server,
+    store: &Store,
+    folder: &str,
+    shape: &Shape,
+    wish: &Wish<'_>,
+) -> Result<Dumped, BackupError> {
+    let failed = |source| session_error(server, source);
+    let session = server
+        .session("postgres", APPLICATION_NAME)
+        .await
+        .map_err(failed)?;
+    let horizon = match wish.primary {
+        Some(primary) => Some(hold_horizon(primary, &session, server).await?),
+        None => None,
+    };
+    let client = client(server, wish);
+    let position = session.position().await.map_err(failed)?;
+    let mut dumped = Dumped {
+        objects: Vec::new(),
+        tables: Vec::new(),
+        position,
+    };
+    let globals = client.dump_globals()?;
+    let path = "globals.sql.zst".to_owned();
+    dumped.objects.push(
+        store_dump(
+            globals,
+            ObjectWriter::begin(store, folder, path, Content::Globals, shape),
+        )
+        .await?,
+    );
+    let all = table_facts::databases(&session).await.map_err(failed)?;
+    let wanted = if wish.databases.is_empty() {
+        &all
+    } else {
+        wish.databases
+    };
+    let mut budget_bytes = wish.facts_bytes;
+    for (number, database) in wanted.iter().enumerate() {
+        let session = server.session(database, APPLICATION_NAME).await.map_err(failed)?;
+        let snapshot = session.export_snapshot().await.map_err(failed)?;
+        tracing::info!(source = server.name, role = server.role, database, "dump begins");
+        let content = Content::Dump {
+            database: database.clone(),
+        };
+        let path = format!("{:03}-{}.dump", number + 1, file_name(database));
+        let writer = ObjectWriter::begin(store, folder, path, content, shape);
+        dumped
+            .objects
+            .push(store_dump(client.dump(database, &snapshot)?, writer).await?);
+        let looks = table_facts::look(&session, database, &mut budget_bytes)
+            .await
+            .map_err(failed)?;
+        dumped.tables.extend(looks.into_iter().map(|look| look.facts));
+    }
+    drop(horizon);
+    Ok(dumped)
+}
+
+async fn hold_horizon(primary: &Server, standby: &Session, server: &Server) -> Result<Session, BackupError> {
+    let failed = |source| session_error(primary, source);
+    let session = primary.session("postgres", HORIZON_NAME).await.map_err(failed)?;
+    session.export_snapshot().await.map_err(failed)?;
+    let position = session.position().await.map_err(failed)?;
+    standby
+        .wait_for(position, CATCH_UP_LIMIT)
+        .await
+        .map_err(|source| session_error(server, source))?;
+    Ok(session)
+}
+
+async fn store_dump(mut dump: Dump, mut writer: ObjectWriter) -> Result<StoredObject, BackupError> {
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(READ_BYTES);
+        match dump.output.read_buf(&mut buffer).await {
+            Ok(bytes) if bytes > 0 => writer.write(buffer.split().freeze()).await?,
+            _ => break,
+        }
+    }
+    // Only a program that ended well has written all of it.
+    dump.end().await?;
+    writer.finish().await
+}
+
+fn client(server: &Server, wish: &Wish<'_>) -> Client {
+    Client {
+        program_directory: wish.program_directory.to_owned(),
+        address: server.address(),
+        user: server.superuser.user.clone(),
+        passfile: wish.passfile.clone(),
+        authority: server.authority.clone(),
+        application_name: APPLICATION_NAME.to_owned(),
+    }
+}
+
+/// A database's name as far as it is good for a file's; the record has the whole.
+fn file_name(database: &str) -> String {
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() || c == '_' || c == '-' {
+            c
+        } else {
+            '_'
+        }
+    };
+    database.chars().map(plain).take(63).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_never_leads_out_of_the_folder() {
+        assert_eq!(file_name("../a b/é"), "___a_b__");
+        assert_eq!(file_name("app-1"), "app-1");
+    }
+}

@@ -1,0 +1,416 @@
+//! One object on its way: compressed, encrypted and hashed by a thread, sent or received by the runtime.
+//!
+//! Bounded everywhere, so that the slowest part sets the pace and memory does not grow. A writer that is dropped leaves no
+//! object behind.
+
+use std::io::{self, Read, Write};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use ring::digest::{Context, SHA256};
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::BackupError;
+use crate::core::backup::{Content, StoredObject};
+use crate::store::seal::{Opener, SealKey, Sealer};
+use crate::store::{Store, StoreError};
+
+const CHUNK_BYTES: usize = 1 << 20;
+/// Pieces of input that wait for the thread; they come in some 32 KiB each.
+const WAITING_INPUTS: usize = 64;
+const WAITING_CHUNKS: usize = 2;
+
+/// How objects are made.
+#[derive(Clone, Debug)]
+pub(super) struct Shape {
+    pub key: Option<SealKey>,
+    /// Of zstd.
+    pub level: i32,
+    /// Threads that compress.
+    pub threads: u32,
+    /// Bytes a second to the destination.
+    pub max_rate_bytes: Option<u64>,
+}
+
+/// An object that is being written.
+pub(super) struct ObjectWriter {
+    path: String,
+    content: Content,
+    input: mpsc::Sender<Step<Bytes>>,
+    thread: JoinHandle<io::Result<Sums>>,
+    upload: JoinHandle<Result<(), StoreError>>,
+}
+
+enum Step<T> {
+    More(T),
+    End,
+}
+
+struct Sums {
+    bytes: u64,
+    stored_bytes: u64,
+    sha256: String,
+}
+
+impl ObjectWriter {
+    /// `path` is below `folder`, which is below the destination.
+    pub(super) fn begin(store: &Store, folder: &str, path: String, content: Content, shape: &Shape) -> Self {
+        let (input, inputs) = mpsc::channel(WAITING_INPUTS);
+        let (chunk_sender, chunks) = mpsc::channel(WAITING_CHUNKS);
+        let compressed = !matches!(content, Content::Dump { .. });
+        let for_thread = shape.clone();
+        let thread =
+            tokio::task::spawn_blocking(move || transform(inputs, chunk_sender, compressed, &for_thread));
+        let writer = store.writer(&format!("{folder}/{path}"));
+        let upload = tokio::spawn(upload(
+            writer,
+            chunks,
+            format!("{folder}/{path}"),
+            shape.max_rate_bytes,
+        ));
+        Self {
+            path,
+            content,
+            input,
+            thread,
+            upload,
+        }
+    }
+
+    pub(super) async fn write(&mut self, data: Bytes) -> Result<(), BackupError> {
+        if self.input.send(Step::More(data)).await.is_ok() {
+            return Ok(());
+        }
+        // The thread has ended, because it or the upload failed.
+        Err(self.failure().await)
+    }
+
+    /// The object is there, whole and durable, when this returns.
+    pub(super) async fn finish(mut self) -> Result<StoredObject, BackupError> {
+        if self.input.send(Step::End).await.is_err() {
+            return Err(self.failure().await);
+        }
+        (&mut self.upload).await.map_err(|_| BackupError::Broken)??;
+        let sums = (&mut self.thread).await.map_err(|_| BackupError::Broken)?;
+        let sums = sums.map_err(|error| self.damaged(&error))?;
+        Ok(StoredObject {
+            path: self.path,
+            content: self.content,
+            bytes: sums.bytes,
+            stored_bytes: sums.stored_bytes,
+            sha256: sums.sha256,
+        })
+    }
+
+    async fn failure(&mut self) -> BackupError {
+        match (&mut self.upload).await {
+            Ok(Err(error)) => error.into(),
+            Ok(Ok(())) => match (&mut self.thread).await {
+                Ok(Err(error)) => self.damaged(&error),
+                _ => BackupError::Broken,
+            },
+            Err(_) => BackupError::Broken,
+        }
+    }
+
+    fn damaged(&self, error: &io::Error) -> BackupError {
+        BackupError::Damaged {
+            path: self.path.clone(),
+            detail: error.to_string(),
+        }
+    }
+}
+
+async fn upload(
+    mut writer: object_store::buffered::BufWriter,
+    mut chunks: mpsc::Receiver<Step<Bytes>>,
+    path: String,
+    max_rate_bytes: Option<u64>,
+) -> Result<(), StoreError> {
+    let failed = |source| StoreError::written(&path, source);
+    let begun = tokio::time::Instant::now();
+    let mut sent = 0_u64;
+    loop {
+        match chunks.recv().await {
+            Some(Step::More(chunk)) => {
+                sent += chunk.len() as u64;
+                if let Err(error) = writer.put(chunk).await {
+                    // The parts that are there already are of no use.
+                    writer.abort().await.ok();
+                    return Err(failed(error));
+                }
+                if let Some(due) = max_rate_bytes.and_then(|rate| (sent * 1_000).checked_div(rate)) {
+                    tokio::time::sleep_until(begun + std::time::Duration::from_millis(due)).await;
+                }
+            }
+            Some(Step::End) => {
+                let ended = writer.shutdown().await;
+                return ended.map_err(|error| {
+                    failed(object_store::Error::Generic {
+                        store: "destination",
+                        source: error.into(),
+                    })
+                });
+            }
+            None => {
+                writer.abort().await.ok();
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The thread's work.
+fn transform(
+    mut inputs: mpsc::Receiver<Step<Bytes>>,
+    chunks: mpsc::Sender<Step<Bytes>>,
+    compressed: bool,
+    shape: &Shape,
+) -> io::Result<Sums> {
+    let chunker = Chunker {
+        chunks,
+        buffer: BytesMut::new(),
+        digest: Context::new(&SHA256),
+        stored_bytes: 0,
+    };
+    let sealed = match &shape.key {
+        Some(key) => Sealed::Yes(Sealer::new(chunker, key)?),
+        None => Sealed::No(chunker),
+    };
+    let mut bytes = 0;
+    let mut pour = |into: &mut dyn Write| loop {
+        match inputs.blocking_recv() {
+            Some(Step::More(data)) => {
+                bytes += data.len() as u64;
+                into.write_all(&data)?;
+            }
+            Some(Step::End) => return Ok(()),
+            None => return Err(io::Error::from(io::ErrorKind::Interrupted)),
+        }
+    };
+    let sealed = if compressed {
+        let mut encoder = zstd::Encoder::new(sealed, shape.level)?;
+        encoder.multithread(shape.threads)?;
+        encoder.include_checksum(true)?;
+        pour(&mut encoder)?;
+        encoder.finish()?
+    } else {
+        let mut sealed = sealed;
+        pour(&mut sealed)?;
+        sealed
+    };
+    let mut chunker = match sealed {
+        Sealed::Yes(sealer) => sealer.finish()?,
+        Sealed::No(chunker) => chunker,
+    };
+    chunker.send_buffer()?;
+    let Chunker {
+        chunks,
+        digest,
+        stored_bytes,
+        ..
+    } = chunker;
+    chunks
+        .blocking_send(Step::End)
+        .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+    Ok(Sums {
+        bytes,
+        stored_bytes,
+        sha256: hex(digest.finish().as_ref()),
+    })
+}
+
+enum Sealed {
+    Yes(Sealer<Chunker>),
+    No(Chunker),
+}
+
+impl Write for Sealed {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Yes(sealer) => sealer.write(data),
+            Self::No(chunker) => chunker.write(data),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Hashes, and hands on in chunks.
+struct Chunker {
+    chunks: mpsc::Sender<Step<Bytes>>,
+    buffer: BytesMut,
+    digest: Context,
+    stored_bytes: u64,
+}
+
+impl Chunker {
+    fn send_buffer(&mut self) -> io::Result<()> {
+        let chunk = self.buffer.split().freeze();
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        self.chunks
+            .blocking_send(Step::More(chunk))
+            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    }
+}
+
+impl Write for Chunker {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.digest.update(data);
+        self.stored_bytes += data.len() as u64;
+        self.buffer.reserve(CHUNK_BYTES);
+        self.buffer.extend_from_slice(data);
+        if self.buffer.len() >= CHUNK_BYTES {
+            self.send_buffer()?;
+        }
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads an object through `consume`, which runs on a thread of its own, and checks that it is what was written.
+///
+/// # Errors
+/// The store's, the consumer's, or [`BackupError::Damaged`].
+pub(super) async fn read_object<T, F>(
+    store: &Store,
+    folder: &str,
+    object: &StoredObject,
+    key: Option<&SealKey>,
+    consume: F,
+) -> Result<T, BackupError>
+where
+    T: Send + 'static,
+    F: FnOnce(&mut dyn Read) -> Result<T, BackupError> + Send + 'static,
+{
+    let path = format!("{folder}/{}", object.path);
+    let damaged = |detail: String| BackupError::Damaged {
+        path: path.clone(),
+        detail,
+    };
+    let mut pieces = store.read(&path).await.map_err(|error| match error.missing() {
+        true => damaged("it is gone".to_owned()),
+        false => error.into(),
+    })?;
+    let (sender, receiver) = mpsc::channel::<Bytes>(WAITING_CHUNKS * 2);
+    let (compressed, key) = (!matches!(object.content, Content::Dump { .. }), key.cloned());
+    let thread =
+        tokio::task::spawn_blocking(move || unpack(Pieces::new(receiver), compressed, key.as_ref(), consume));
+    let mut failure = None;
+    while let Some(piece) = pieces.next().await {
+        match piece {
+            Ok(piece) => {
+                // The consumer has failed, and says why below.
+                if sender.send(piece).await.is_err() {
+                    break;
+                }
+            }
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
+        }
+    }
+    drop(sender);
+    let (result, sha256, bytes) = thread.await.map_err(|_| BackupError::Broken)?;
+    if let Some(error) = failure {
+        return Err(error.into());
+    }
+    match result {
+        // What is not as it was written explains whatever the consumer says.
+        _ if sha256 != object.sha256 => Err(damaged(format!(
+            "{bytes} bytes with SHA-256 {sha256}, expected {} with {}",
+            object.stored_bytes, object.sha256
+        ))),
+        Ok(result) => Ok(result),
+        Err(Unpacked::Consumer(error)) => Err(error),
+        Err(Unpacked::Input(error)) => Err(damaged(error.to_string())),
+    }
+}
+
+enum Unpacked {
+    Input(io::Error),
+    Consumer(BackupError),
+}
+
+fn unpack<T>(
+    mut pieces: Pieces,
+    compressed: bool,
+    key: Option<&SealKey>,
+    consume: impl FnOnce(&mut dyn Read) -> Result<T, BackupError>,
+) -> (Result<T, Unpacked>, String, u64) {
+    let result = open(&mut pieces, compressed, key, consume);
+    // To the end, for the sum.
+    io::copy(&mut pieces, &mut io::sink()).ok();
+    (result, hex(pieces.digest.finish().as_ref()), pieces.bytes)
+}
+
+fn open<T>(
+    pieces: &mut Pieces,
+    compressed: bool,
+    key: Option<&SealKey>,
+    consume: impl FnOnce(&mut dyn Read) -> Result<T, BackupError>,
+) -> Result<T, Unpacked> {
+    let mut opened: Box<dyn Read + '_> = match key {
+        Some(key) => Box::new(Opener::new(pieces, key).map_err(Unpacked::Input)?),
+        None => Box::new(pieces),
+    };
+    if compressed {
+        let mut decoder = zstd::Decoder::new(opened).map_err(Unpacked::Input)?;
+        let result = consume(&mut decoder).map_err(Unpacked::Consumer)?;
+        // The frame's end holds its checksum.
+        io::copy(&mut decoder, &mut io::sink()).map_err(Unpacked::Input)?;
+        return Ok(result);
+    }
+    consume(&mut opened).map_err(Unpacked::Consumer)
+}
+
+/// What comes from the store, as a stream of bytes for a thread.
+struct Pieces {
+    receiver: mpsc::Receiver<Bytes>,
+    current: Bytes,
+    digest: Context,
+    bytes: u64,
+}
+
+impl Pieces {
+    fn new(receiver: mpsc::Receiver<Bytes>) -> Self {
+        Self {
+            receiver,
+            current: Bytes::new(),
+            digest: Context::new(&SHA256),
+            bytes: 0,
+        }
+    }
+}
+
+impl Read for Pieces {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(piece) => {
+                    self.digest.update(&piece);
+                    self.bytes += piece.len() as u64;
+                    self.current = piece;
+                }
+                None => return Ok(0),
+            }
+        }
+        let taken = into.len().min(self.current.len());
+        into[..taken].copy_from_slice(&self.current.split_to(taken));
+        Ok(taken)
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

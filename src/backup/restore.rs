@@ -1,0 +1,241 @@
+//! A new data directory from a physical backup: extracted beside its name, replayed to the target, then given the name.
+//!
+//! The replay is podgres' own, in a scratch server: what stands under the name is a cleanly stopped primary on a
+//! timeline of its own, which any PostgreSQL of that version starts. A kill at any moment leaves no such name, and the next
+//! try goes on.
+
+use std::path::{Path, PathBuf};
+
+use super::extract;
+use super::files::{self, blocking, with_suffix};
+use super::repository::{Repository, catalogue};
+use super::wal::{self, FetchSettings};
+use super::{BackupError, facts};
+use crate::core::backup::choose::{Target, Wish, choose};
+use crate::core::backup::{Kind, Record};
+use crate::postgres::Login;
+use crate::postgres::Secret;
+use crate::postgres::scratch::{Scratch, ScratchServer};
+use crate::postgres::session::{Access, Session, SessionError};
+use crate::store::seal::SealKey;
+use crate::store::{Store, StoreSettings};
+
+const STAGING: &str = ".podgres-restore";
+
+/// How a directory is restored.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub destination: StoreSettings,
+    /// This backup; else the one that fits the target.
+    pub name: Option<String>,
+    pub target: Target,
+    /// `latest`, `current`, or a number.
+    pub timeline: String,
+    pub key: Option<SealKey>,
+    pub key_file: Option<PathBuf>,
+    pub program_directory: PathBuf,
+    /// For the scratch server's configuration and socket.
+    pub run_directory: PathBuf,
+    /// This binary, for `restore_command`.
+    pub binary: PathBuf,
+    pub superuser: String,
+}
+
+/// Restores into `directory`, which is absent or empty.
+///
+/// # Errors
+/// Whatever is in the way; `directory` is then as it was.
+pub async fn restore(store: &Store, options: &Options, directory: &Path) -> Result<Record, BackupError> {
+    files::check_empty(directory)?;
+    let found = catalogue(store).await?;
+    let record = pick(store, &found, options).await?;
+    check_key(&record, options.key.as_ref())?;
+    let staging = with_suffix(directory, STAGING);
+    tracing::info!(name = record.name, directory = %directory.display(), "restore begins");
+    let place = staging.clone();
+    let replaying = with_suffix(&staging, ".replaying");
+    // A directory that a server has written to is no longer what was extracted.
+    if replaying.exists() {
+        blocking(move || extract::clear(&place)).await?;
+        files::remove_file(&replaying)?;
+    }
+    extract::physical(store, &record, options.key.as_ref(), &staging).await?;
+    files::write_whole(&replaying, b"")?;
+    let server = replay(&record, options, &staging, &options.target).await?;
+    server.stop().await?;
+    let (from, to) = (staging.clone(), directory.to_owned());
+    blocking(move || {
+        strip(&from)?;
+        files::check_empty(&to)?;
+        files::publish(&from, &to)?;
+        extract::forget(&from)
+    })
+    .await?;
+    files::remove_file(&replaying)?;
+    Ok(record)
+}
+
+/// The record to restore, by the pure rules.
+async fn pick(store: &Store, found: &Repository, options: &Options) -> Result<Record, BackupError> {
+    let newest = found
+        .entries
+        .iter()
+        .rev()
+        .find(|entry| entry.record.kind == Kind::Physical);
+    let history = match (options.timeline.as_str(), newest) {
+        ("current", _) | (_, None) => None,
+        (timeline, Some(entry)) => {
+            let wanted = timeline.parse().ok();
+            wal::history(
+                store,
+                entry.record.system_identifier,
+                options.key.as_ref(),
+                wanted,
+            )
+            .await?
+        }
+    };
+    let wish = Wish {
+        kind: Kind::Physical,
+        name: options.name.as_deref(),
+        target: &options.target,
+        history: history.as_ref(),
+    };
+    Ok(choose(&found.entries, &wish)?.record.clone())
+}
+
+pub(super) fn check_key(record: &Record, key: Option<&SealKey>) -> Result<(), BackupError> {
+    let found = key.map(SealKey::fingerprint);
+    match &record.key {
+        Some(expected) if Some(expected) != found.as_ref() => Err(BackupError::Key {
+            name: record.name.clone(),
+            expected: expected.clone(),
+            found,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Replays to `target` and leaves the server running, out of recovery.
+pub(super) async fn replay(
+    record: &Record,
+    options: &Options,
+    directory: &Path,
+    target: &Target,
+) -> Result<ScratchServer, BackupError> {
+    files::create_private(&options.run_directory)?;
+    strip(directory)?;
+    let fetch = FetchSettings {
+        destination: options.destination.clone(),
+        key_file: options.key_file.clone(),
+        system_identifier: record.system_identifier,
+    };
+    let fetch_file = options.run_directory.join("fetch.json");
+    files::write_whole(&fetch_file, &serde_json::to_vec(&fetch).unwrap_or_default())?;
+    files::write_whole(&directory.join("recovery.signal"), b"")?;
+    let mut settings = vec![
+        ("restore_command", restore_command(&options.binary, &fetch_file)),
+        ("recovery_target_timeline", options.timeline.clone()),
+        ("recovery_target_action", "promote".to_owned()),
+    ];
+    settings.extend(match target {
+        Target::Backup => Some(("recovery_target", "immediate".to_owned())),
+        Target::Latest => None,
+        Target::Time(time) => Some(("recovery_target_time", time.clone())),
+        Target::Lsn(lsn) => Some(("recovery_target_lsn", lsn.to_string())),
+        Target::Name(name) => Some(("recovery_target_name", name.clone())),
+    });
+    let scratch = Scratch {
+        program_directory: options.program_directory.clone(),
+        data_directory: directory.to_owned(),
+        run_directory: options.run_directory.clone(),
+        superuser: options.superuser.clone(),
+        settings,
+    };
+    let mut server = scratch.start().await?;
+    check_identity(record, &mut server).await?;
+    Ok(server)
+}
+
+async fn check_identity(record: &Record, server: &mut ScratchServer) -> Result<(), BackupError> {
+    let scratch = server.scratch().clone();
+    let asked = async {
+        let session = connect(&scratch, "template1").await?;
+        session
+            .text(
+                "ask for the system identifier",
+                "SELECT system_identifier::text FROM pg_control_system()",
+            )
+            .await
+    };
+    let found = server.during(asked).await?.map_err(scratch_error)?;
+    let expected = record.system_identifier.to_string();
+    if found == expected {
+        return Ok(());
+    }
+    Err(BackupError::ForeignDirectory { found, expected })
+}
+
+/// Logs in to a scratch server.
+pub(super) async fn connect(scratch: &Scratch, database: &str) -> Result<Session, SessionError> {
+    let address = scratch.address();
+    let login = Login {
+        user: scratch.superuser.clone(),
+        password: Secret::new(String::new()),
+    };
+    let access = Access {
+        address: &address,
+        login: &login,
+        tls: None,
+        application_name: facts::APPLICATION_NAME,
+    };
+    Session::connect(&access, database, super::CONNECT_LIMIT).await
+}
+
+pub(super) fn scratch_error(source: SessionError) -> BackupError {
+    BackupError::Session {
+        server: "the scratch server".to_owned(),
+        source,
+    }
+}
+
+/// `'…/podgres' wal-fetch --strict --settings '…' '%f' '%p'`, as the shell reads it and `%` as PostgreSQL does.
+fn restore_command(binary: &Path, settings: &Path) -> String {
+    let quoted = |path: &Path| {
+        format!(
+            "'{}'",
+            path.to_string_lossy().replace('\'', "'\\''").replace('%', "%%")
+        )
+    };
+    format!(
+        "{} wal-fetch --strict --settings {} '%f' '%p'",
+        quoted(binary),
+        quoted(settings)
+    )
+}
+
+/// Removes what belongs to the server that was copied and not to the copy.
+fn strip(directory: &Path) -> Result<(), BackupError> {
+    for name in [
+        "standby.signal",
+        "recovery.signal",
+        "postmaster.pid",
+        "postmaster.opts",
+    ] {
+        files::remove_file(&directory.join(name))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_mean_themselves_to_the_shell_and_to_postgresql() {
+        assert_eq!(
+            restore_command(Path::new("/a'b/podgres"), Path::new("/run/50%/fetch.json")),
+            "'/a'\\''b/podgres' wal-fetch --strict --settings '/run/50%%/fetch.json' '%f' '%p'"
+        );
+    }
+}

@@ -1,0 +1,180 @@
+//! The proof of a backup: restore it where nobody sees it, start it, and compare.
+//!
+//! Physical: `pg_verifybackup` (every byte against PostgreSQL's manifest), replay to the backup's end, the recorded tables,
+//! `pg_amcheck`. Logical: all dumps into an empty server, the recorded tables. What was found is remembered at the
+//! destination; a backup that failed is neither restored by default nor counted by retention.
+
+use std::path::{Path, PathBuf};
+
+use super::files::{self, blocking, with_suffix};
+use super::repository::remember;
+use super::restore::{self, check_key, connect, replay, scratch_error};
+use super::{BackupError, extract, facts, now};
+use crate::core::backup::choose::Target;
+use crate::core::backup::{Content, Kind, Record, Verification};
+use crate::postgres::error::{JobError, ProgramError};
+use crate::postgres::scratch::{Scratch, ScratchServer};
+use crate::postgres::verify::verify_backup;
+use crate::store::Store;
+
+const JOBS: usize = 2;
+
+/// What was done and found so far.
+#[derive(Default)]
+struct Findings {
+    checks: Vec<String>,
+    differences: Vec<String>,
+}
+
+/// Verifies one backup in `scratch_directory`, which is removed afterwards, and remembers the result.
+///
+/// # Errors
+/// It could not be found out: the destination or this machine is at fault, not the backup.
+pub async fn verify(
+    store: &Store,
+    record: &Record,
+    options: &restore::Options,
+    scratch_directory: &Path,
+) -> Result<Verification, BackupError> {
+    check_key(record, options.key.as_ref())?;
+    let mut findings = Findings::default();
+    let place = scratch_directory.join(format!("podgres-verify-{}", std::process::id()));
+    let result = match record.kind {
+        Kind::Physical => physical(store, record, options, &place, &mut findings).await,
+        Kind::Logical => logical(store, record, options, &place, &mut findings).await,
+    };
+    let gone = place.clone();
+    blocking(move || extract::clear(&gone)).await?;
+    match result {
+        Ok(()) => {}
+        Err(error) => findings.differences.push(blame(error)?),
+    }
+    let verification = Verification {
+        at: now(),
+        differences: findings.differences,
+        checks: findings.checks,
+    };
+    remember(store, &record.name, &verification).await?;
+    Ok(verification)
+}
+
+/// Whether an error speaks against the backup; the sentence if it does.
+fn blame(error: BackupError) -> Result<String, BackupError> {
+    match error {
+        BackupError::Damaged { .. } | BackupError::ForeignDirectory { .. } | BackupError::Tar(_) => {
+            Ok(error.to_string())
+        }
+        BackupError::Program(ProgramError::Failed { .. }) if !full(&error) => Ok(error.to_string()),
+        BackupError::Job(JobError::Program(ProgramError::Failed { .. })) if !full(&error) => {
+            Ok(error.to_string())
+        }
+        other => Err(other),
+    }
+}
+
+fn full(error: &BackupError) -> bool {
+    error.to_string().contains("No space left on device")
+}
+
+async fn physical(
+    store: &Store,
+    record: &Record,
+    options: &restore::Options,
+    directory: &PathBuf,
+    findings: &mut Findings,
+) -> Result<(), BackupError> {
+    extract::physical(store, record, options.key.as_ref(), directory).await?;
+    findings.checks.push(format!(
+        "{} objects have the recorded SHA-256",
+        record.objects.len()
+    ));
+    let manifest = with_suffix(directory, extract::MANIFEST);
+    verify_backup(&options.program_directory, directory, &manifest).await?;
+    findings
+        .checks
+        .push("pg_verifybackup found every file as in the manifest".to_owned());
+    let mut server = replay(record, options, directory, &Target::Backup).await?;
+    findings
+        .checks
+        .push(format!("replay reached the backup's end, {}", record.stop_lsn));
+    compare(record, &mut server, findings).await?;
+    server.stop().await?;
+    Ok(())
+}
+
+async fn logical(
+    store: &Store,
+    record: &Record,
+    options: &restore::Options,
+    directory: &Path,
+    findings: &mut Findings,
+) -> Result<(), BackupError> {
+    let mut server = empty_server(options, directory).await?;
+    load(store, record, options, directory, &mut server).await?;
+    findings.checks.push(format!(
+        "{} objects have the recorded SHA-256 and were loaded",
+        record.objects.len()
+    ));
+    compare(record, &mut server, findings).await?;
+    server.stop().await?;
+    Ok(())
+}
+
+async fn empty_server(options: &restore::Options, directory: &Path) -> Result<ScratchServer, BackupError> {
+    files::create_private(&options.run_directory)?;
+    files::create_private(directory)?;
+    let scratch = Scratch {
+        program_directory: options.program_directory.clone(),
+        data_directory: directory.join("data"),
+        run_directory: options.run_directory.clone(),
+        superuser: options.superuser.clone(),
+        settings: Vec::new(),
+    };
+    scratch.initdb().await?;
+    Ok(scratch.start().await?)
+}
+
+/// Loads the globals and every dump.
+async fn load(
+    store: &Store,
+    record: &Record,
+    options: &restore::Options,
+    directory: &Path,
+    server: &mut ScratchServer,
+) -> Result<(), BackupError> {
+    let client = server.scratch().client();
+    for object in &record.objects {
+        let path = directory.join(&object.path);
+        extract::file(store, record, object, options.key.as_ref(), path.clone()).await?;
+        match &object.content {
+            Content::Globals => server.during(client.script("template1", &path, false)).await??,
+            Content::Dump { .. } => server.during(client.load_new("template1", &path)).await??,
+            Content::Base | Content::Tablespace { .. } | Content::Manifest => {}
+        }
+        files::remove_file(&path)?;
+    }
+    Ok(())
+}
+
+async fn compare(
+    record: &Record,
+    server: &mut ScratchServer,
+    findings: &mut Findings,
+) -> Result<(), BackupError> {
+    let scratch = server.scratch().clone();
+    let compared = facts::differences(&record.tables, async |database: &str| {
+        connect(&scratch, database).await
+    });
+    let differences = server.during(compared).await?.map_err(scratch_error)?;
+    if differences.is_empty() {
+        findings.checks.push(format!(
+            "{} tables have the recorded rows and checksums",
+            record.tables.len()
+        ));
+    }
+    findings.differences.extend(differences);
+    let client = scratch.client();
+    server.during(client.check_relations(JOBS)).await??;
+    findings.checks.push("pg_amcheck found nothing wrong".to_owned());
+    Ok(())
+}

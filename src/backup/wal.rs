@@ -1,0 +1,220 @@
+//! Archived WAL: `archive_command` and `restore_command`, and what may go.
+//!
+//! An object is never overwritten: a file that is there already must be the same, else somebody else has written
+//! that part of the timeline.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::BackupError;
+use super::error::FileContext as _;
+use super::files::{blocking, write_whole};
+use super::wal_object::{Tag, pack, sha256, unpack};
+use crate::core::backup::Entry;
+use crate::core::backup::wal_file::WalFile;
+use crate::core::data_directory::SystemIdentifier;
+use crate::core::wal::{Lsn, TimelineHistory, TimelineId};
+use crate::store::seal::SealKey;
+use crate::store::{Store, StoreSettings};
+
+const WAL: &str = "wal";
+const SUFFIX: &str = ".zst";
+
+/// What `wal-fetch` needs to know, as a file that only its owner reads.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FetchSettings {
+    pub destination: StoreSettings,
+    pub key_file: Option<PathBuf>,
+    pub system_identifier: SystemIdentifier,
+}
+
+/// Who archives.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    pub member: String,
+    pub term: u64,
+    pub key: Option<SealKey>,
+}
+
+/// What became of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    New,
+    /// It was there, and is the same.
+    Known,
+}
+
+fn folder(system_identifier: SystemIdentifier) -> String {
+    format!("{WAL}/{system_identifier}")
+}
+
+fn path(system_identifier: SystemIdentifier, file: WalFile) -> String {
+    format!("{}/{file}{SUFFIX}", folder(system_identifier))
+}
+
+/// The number that stands first in `global/pg_control` of a data directory, in the machine's byte order.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn system_identifier(data_directory: &Path) -> Result<SystemIdentifier, BackupError> {
+    let path = data_directory.join("global/pg_control");
+    let mut bytes = [0; 8];
+    let mut file = fs::File::open(&path).file("open file", &path)?;
+    file.read_exact(&mut bytes).file("read file", &path)?;
+    Ok(SystemIdentifier(u64::from_ne_bytes(bytes)))
+}
+
+/// Archives one file of `pg_wal`.
+///
+/// # Errors
+/// The store's, or [`BackupError::OtherContent`].
+pub async fn push(
+    store: &Store,
+    writer: &Writer,
+    system_identifier: SystemIdentifier,
+    source: &Path,
+) -> Result<Pushed, BackupError> {
+    let name = source.file_name().unwrap_or_default().to_string_lossy();
+    let file: WalFile = name.parse()?;
+    let (source, writer_copy) = (source.to_owned(), writer.clone());
+    let (content, packed) = blocking(move || {
+        let content = fs::read(&source).file("read file", &source)?;
+        let tag = Tag {
+            file: file.to_string(),
+            system_identifier,
+            member: writer_copy.member,
+            term: writer_copy.term,
+            bytes: content.len() as u64,
+            sha256: sha256(&content),
+        };
+        let packed = pack(&tag, &content, writer_copy.key.as_ref()).file("compress file", &source)?;
+        Ok((content, packed))
+    })
+    .await?;
+    let path = path(system_identifier, file);
+    if store.put_new(&path, Bytes::from(packed)).await? {
+        return Ok(Pushed::New);
+    }
+    let known = store.get(&path).await?.unwrap_or_default();
+    let (tag, archived) = read(&path, &known, writer.key.as_ref())?;
+    if archived == content {
+        return Ok(Pushed::Known);
+    }
+    Err(BackupError::OtherContent {
+        file: file.to_string(),
+        writer: tag.member,
+        term: tag.term,
+    })
+}
+
+fn read(path: &str, object: &[u8], key: Option<&SealKey>) -> Result<(Tag, Vec<u8>), BackupError> {
+    unpack(object, key).map_err(|error| BackupError::Damaged {
+        path: path.to_owned(),
+        detail: error.to_string(),
+    })
+}
+
+/// Brings a file back under `into`; false if it was never archived.
+///
+/// # Errors
+/// The store's, or the object is damaged.
+pub async fn fetch(
+    store: &Store,
+    system_identifier: SystemIdentifier,
+    key: Option<&SealKey>,
+    file: WalFile,
+    into: &Path,
+) -> Result<bool, BackupError> {
+    let path = path(system_identifier, file);
+    let Some(object) = store.get(&path).await? else {
+        return Ok(false);
+    };
+    let (tag, content) = read(&path, &object, key)?;
+    if tag.system_identifier != system_identifier {
+        return Err(BackupError::ForeignWal {
+            file: file.to_string(),
+            found: tag.system_identifier.to_string(),
+            expected: system_identifier.to_string(),
+        });
+    }
+    let into = into.to_owned();
+    blocking(move || write_whole(&into, &content)).await?;
+    Ok(true)
+}
+
+/// The history of a timeline, or of the newest one; `None` if there is no archive.
+///
+/// # Errors
+/// The store's, or there is no such timeline.
+pub async fn history(
+    store: &Store,
+    system_identifier: SystemIdentifier,
+    key: Option<&SealKey>,
+    wanted: Option<u32>,
+) -> Result<Option<TimelineHistory>, BackupError> {
+    let archived = archived(store, system_identifier).await?;
+    let newest = archived.iter().map(|(file, _)| file.timeline()).max();
+    let Some(timeline) = wanted.map(TimelineId).or(newest) else {
+        return Ok(None);
+    };
+    let file = WalFile::History { timeline };
+    let path = path(system_identifier, file);
+    let text = match store.get(&path).await? {
+        Some(object) => String::from_utf8_lossy(&read(&path, &object, key)?.1).into_owned(),
+        None if timeline <= TimelineId(1) => String::new(),
+        None => return Ok(None),
+    };
+    let parsed = TimelineHistory::parse(timeline, &text);
+    parsed.map(Some).map_err(|error| BackupError::Damaged {
+        path,
+        detail: error.to_string(),
+    })
+}
+
+async fn archived(
+    store: &Store,
+    system_identifier: SystemIdentifier,
+) -> Result<Vec<(WalFile, String)>, BackupError> {
+    let found = store.list(&folder(system_identifier)).await?;
+    let named = found.into_iter().filter_map(|found| {
+        let name = found
+            .path
+            .rsplit('/')
+            .next()?
+            .strip_suffix(SUFFIX)?
+            .parse()
+            .ok()?;
+        Some((name, found.path))
+    });
+    Ok(named.collect())
+}
+
+/// Whether anything is archived for the clusters that have backups here.
+///
+/// # Errors
+/// The store's.
+pub async fn any(store: &Store) -> Result<bool, BackupError> {
+    Ok(!store.folders(WAL).await?.is_empty())
+}
+
+/// Deletes WAL that ends before `needed_from`, and tells how many files that were. Histories stay.
+pub(super) async fn prune(store: &Store, kept: &[Entry], needed_from: Lsn) -> Result<usize, BackupError> {
+    let Some(record) = kept.last().map(|entry| &entry.record) else {
+        return Ok(0);
+    };
+    let mut deleted = 0;
+    for (file, path) in archived(store, record.system_identifier).await? {
+        if file
+            .end(record.wal_segment_bytes)
+            .is_some_and(|end| end <= needed_from)
+        {
+            store.delete(&path).await?;
+            deleted += 1;
+        }
+    }
+    Ok(deleted)
+}

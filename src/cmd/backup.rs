@@ -1,0 +1,258 @@
+//! `podgres backup`: a backup of the cluster to a folder or a bucket.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use crate::backup::run::{Options, Outcome, Source, locked_backup};
+use crate::backup::{BackupError, Server};
+use crate::config::backup::StoreArguments;
+use crate::config::{Environment as _, ProcessEnvironment, server, units};
+use crate::core::backup::Kind;
+use crate::core::backup::retention::Keep;
+use crate::core::backup::source::{self, Candidate, From};
+use crate::core::cluster::table::size_text;
+use crate::demo::dsn::passfile_line;
+use crate::postgres::tls::{AUTHORITY_FILE, ClientTls};
+use crate::postgres::{Login, Secret};
+use crate::store::Store;
+
+use super::backing::{self, RunDirectory};
+use super::place::Place;
+use super::{ExitStatus, Failure};
+
+/// Members that are tried, one after the other, when one fails in the middle.
+const TRIES: usize = 3;
+const PAUSE: Duration = Duration::from_secs(3);
+
+#[derive(Args, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub place: Place,
+    /// Where to: a folder, or s3://bucket/prefix
+    #[arg(long, env = "PODGRES_BACKUP_DESTINATION")]
+    pub to: Option<String>,
+    #[command(flatten)]
+    pub store: StoreArguments,
+    /// The whole server's files, or dumps of databases
+    #[arg(long, env = "PODGRES_BACKUP_KIND", value_enum, default_value_t = KindArgument::Physical)]
+    pub kind: KindArgument,
+    /// primary, standby, or a member's name [default: the freshest standby, else the primary]
+    #[arg(long, env = "PODGRES_BACKUP_FROM", value_name = "MEMBER")]
+    pub from: Option<String>,
+    /// A database for a logical backup; may be repeated [default: all]
+    #[arg(long = "database", env = "PODGRES_BACKUP_DATABASES", value_delimiter = ',')]
+    pub databases: Vec<String>,
+    /// Which backups stay after this one: 7, 30d, or daily=7,weekly=4,monthly=12,yearly=3
+    #[arg(long, env = "PODGRES_BACKUP_KEEP")]
+    pub keep: Option<Keep>,
+    /// Bytes a second to the destination, at most
+    #[arg(long, env = "PODGRES_BACKUP_MAX_RATE", value_parser = units::bytes)]
+    pub max_rate: Option<u64>,
+    /// How much of the tables is read to record what verification compares, the smallest first
+    #[arg(long, env = "PODGRES_BACKUP_PROOF_SIZE", value_parser = units::bytes, default_value = "256MB")]
+    pub proof_size: u64,
+    /// Of zstd, 1 to 19
+    #[arg(long, env = "PODGRES_BACKUP_LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
+    pub level: i32,
+    /// Threads that compress
+    #[arg(long, env = "PODGRES_BACKUP_THREADS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub threads: u32,
+    /// Folder with pg_dump [default: found on PATH and in the usual places]
+    #[arg(long, env = "PG_BINDIR")]
+    pub program_dir: Option<PathBuf>,
+    /// Mounted folder with ca.crt, where the servers have TLS
+    #[arg(long, env = "PODGRES_TLS_DIR")]
+    pub tls_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KindArgument {
+    Physical,
+    Logical,
+}
+
+/// Makes a backup and says what it made.
+pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let opened = backing::open_unprivileged(&arguments.store, "--to", arguments.to.as_deref())?;
+    let run_directory = RunDirectory::create()?;
+    let logins = logins(&arguments.place)?;
+    let mut options = options(&arguments, &logins, &run_directory).await?;
+    let who = format!("podgres backup on {}, process {}", hostname(), std::process::id());
+    let mut tried = 1;
+    loop {
+        let cluster = arguments.place.cluster().await?;
+        options.cluster = cluster["cluster"].as_str().unwrap_or_default().to_owned();
+        options.term = cluster["term"].as_u64().unwrap_or(0);
+        let source = choose(&arguments, &cluster, &logins, tried)?;
+        match attempt(&opened.store, &who, &source, &options).await {
+            Ok(outcome) => return backing::print(&told(&outcome)),
+            Err(error) if error.retriable() && tried < TRIES => {
+                let failure = backing::failure(error);
+                let detail = failure.detail.unwrap_or_default();
+                tracing::warn!(
+                    source = source.server.name,
+                    detail,
+                    "{}; trying again",
+                    failure.message
+                );
+                tried += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => return Err(backing::failure(error)),
+        }
+    }
+}
+
+/// Ctrl-C and TERM end it in order: the lock is given back, and what was written is swept by the next run.
+async fn attempt(
+    store: &Store,
+    who: &str,
+    source: &Source,
+    options: &Options,
+) -> Result<Outcome, BackupError> {
+    locked_backup(store, who, source, options).await
+}
+
+/// The best candidate; after a failure the next one.
+fn choose(arguments: &Arguments, cluster: &Value, logins: &Logins, tried: usize) -> Result<Source, Failure> {
+    let from = arguments
+        .from
+        .as_ref()
+        .map_or(From::Any, |from| match from.parse() {
+            Ok(from) => from,
+            Err(impossible) => match impossible {},
+        });
+    let candidates = source::sources(cluster, &from).map_err(|error| {
+        let status = match &error {
+            source::SourceError::Unknown { .. } => ExitStatus::Settings,
+            _ => ExitStatus::Overdue,
+        };
+        Failure::from_error(status, &error)
+    })?;
+    let chosen = &candidates[(tried - 1) % candidates.len()];
+    let tls = arguments
+        .tls_dir
+        .as_deref()
+        .filter(|folder| folder.join(AUTHORITY_FILE).exists());
+    let tls = match tls {
+        Some(folder) => {
+            let tls =
+                ClientTls::open(folder).map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?;
+            Some((Arc::new(tls), folder.join(AUTHORITY_FILE)))
+        }
+        None => None,
+    };
+    let server = |candidate: &Candidate| Server {
+        name: candidate.name.clone(),
+        role: candidate.role.clone(),
+        host: candidate.address.to_string(),
+        address: candidate.address,
+        port: candidate.port,
+        superuser: logins.superuser.clone(),
+        replication: logins.replication.clone(),
+        tls: tls.as_ref().map(|(tls, _)| Arc::clone(tls)),
+        authority: tls.as_ref().map(|(_, file)| file.clone()),
+    };
+    let primary = source::primary(cluster).filter(|primary| primary.name != chosen.name);
+    Ok(Source {
+        server: server(chosen),
+        primary: primary.as_ref().map(server),
+    })
+}
+
+struct Logins {
+    superuser: Login,
+    replication: Login,
+}
+
+/// A demo's own, else those of the environment.
+fn logins(place: &Place) -> Result<Logins, Failure> {
+    let Some(directory) = &place.dir else {
+        let (superuser, replication) = server::logins(&ProcessEnvironment)?;
+        return Ok(Logins {
+            superuser,
+            replication,
+        });
+    };
+    let state = super::demo::state(directory)?;
+    let password = std::fs::read_to_string(&state.password_file).map_err(|error| {
+        Failure::new(
+            super::status_of(&error),
+            format!("could not read \"{}\": {error}", state.password_file.display()),
+        )
+    })?;
+    let password = Secret::new(password.trim_end_matches(['\n', '\r']).to_owned());
+    let login = |user: &str| Login {
+        user: user.to_owned(),
+        password: password.clone(),
+    };
+    Ok(Logins {
+        superuser: login(&state.superuser),
+        replication: login("podgres_replication"),
+    })
+}
+
+async fn options(arguments: &Arguments, logins: &Logins, run: &RunDirectory) -> Result<Options, Failure> {
+    let logical = arguments.kind == KindArgument::Logical;
+    if !logical && !arguments.databases.is_empty() {
+        return Err(
+            Failure::new(ExitStatus::Settings, "--database is for --kind logical")
+                .hint("A physical backup holds the whole server."),
+        );
+    }
+    let program_directory = match (&arguments.place.dir, logical) {
+        (Some(directory), true) if arguments.program_dir.is_none() => {
+            super::demo::state(directory)?.program_directory
+        }
+        (_, true) => backing::program_directory(arguments.program_dir.as_deref()).await?,
+        (_, false) => PathBuf::new(),
+    };
+    let passfile = run.path().join("passfile");
+    let Login { user, password } = &logins.superuser;
+    backing::write_private(&passfile, &passfile_line(user, password.expose().as_bytes()))?;
+    Ok(Options {
+        kind: if logical { Kind::Logical } else { Kind::Physical },
+        databases: arguments.databases.clone(),
+        keep: arguments.keep,
+        key: arguments.store.key()?,
+        level: arguments.level,
+        threads: arguments.threads,
+        max_rate_bytes: arguments.max_rate,
+        facts_bytes: arguments.proof_size,
+        program_directory,
+        passfile: Some(passfile),
+        cluster: String::new(),
+        term: 0,
+    })
+}
+
+fn told(outcome: &Outcome) -> String {
+    let record = &outcome.record;
+    let mut text = format!(
+        "{}: {} of {} ({}), {} stored, timeline {} up to {}\n",
+        record.name,
+        record.kind.as_str(),
+        record.source,
+        record.source_role,
+        size_text(record.stored_bytes()),
+        record.timeline,
+        record.stop_lsn,
+    );
+    for name in &outcome.pruned {
+        text.push_str(&format!("{name}: deleted\n"));
+    }
+    if outcome.pruned_wal > 0 {
+        text.push_str(&format!("{} archived WAL files deleted\n", outcome.pruned_wal));
+    }
+    text
+}
+
+fn hostname() -> String {
+    ProcessEnvironment
+        .get("POD_NAME")
+        .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
+}

@@ -1,0 +1,104 @@
+//! `podgres verify`: the proof that backups can be restored.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::backup::{catalogue, verify};
+use crate::core::backup::{Entry, Record, Verification};
+
+use super::backing::{self, RunDirectory};
+use super::restore::{FromArguments, options};
+use super::status::Output;
+use super::{ExitStatus, Failure};
+
+#[derive(Args, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub from: FromArguments,
+    /// These backups [default: the newest]
+    #[arg(conflicts_with = "all")]
+    pub names: Vec<String>,
+    /// Every backup
+    #[arg(long)]
+    pub all: bool,
+    /// Where to restore to for a while [default: TMPDIR]
+    #[arg(long, env = "PODGRES_SCRATCH_DIR")]
+    pub scratch_dir: Option<PathBuf>,
+    /// Output
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// Verifies one after the other; fails if anything differs.
+pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let opened = backing::open_unprivileged(&arguments.from.store, "--from", arguments.from.from.as_deref())?;
+    let run_directory = RunDirectory::create()?;
+    let mut options = options(&arguments.from, &opened, &run_directory).await?;
+    options.timeline = "current".to_owned();
+    let scratch = arguments
+        .scratch_dir
+        .clone()
+        .unwrap_or_else(|| run_directory.path().to_owned());
+    let found = catalogue(&opened.store).await?;
+    let mut bad = Vec::new();
+    for record in wanted(&arguments, &found.entries)? {
+        let verification = verify::verify(&opened.store, &record, &options, &scratch).await?;
+        backing::print(&told(&record, &verification, arguments.output))?;
+        if !verification.differences.is_empty() {
+            bad.push(record.name);
+        }
+    }
+    if bad.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        ExitStatus::Refused,
+        format!("backup \"{}\" cannot be trusted", bad.join("\", \"")),
+    )
+    .hint("Make a new backup now; this one is no longer restored by default."))
+}
+
+fn wanted(arguments: &Arguments, entries: &[Entry]) -> Result<Vec<Record>, Failure> {
+    if arguments.all {
+        return Ok(entries.iter().map(|entry| entry.record.clone()).collect());
+    }
+    let missing = |message: String| Failure::new(ExitStatus::Refused, message);
+    if arguments.names.is_empty() {
+        let newest = entries
+            .last()
+            .ok_or_else(|| missing("there is no backup at the destination".to_owned()))?;
+        return Ok(vec![newest.record.clone()]);
+    }
+    let find = |name: &String| {
+        let found = entries
+            .iter()
+            .find(|entry| entry.record.name == *name)
+            .map(|entry| entry.record.clone());
+        found.ok_or_else(|| missing(format!("there is no backup \"{name}\" at the destination")))
+    };
+    arguments.names.iter().map(find).collect()
+}
+
+fn told(record: &Record, verification: &Verification, output: Output) -> String {
+    if output == Output::Json {
+        return format!(
+            "{}\n",
+            json!({ "name": record.name, "verification": verification })
+        );
+    }
+    let word = if verification.differences.is_empty() {
+        "verified"
+    } else {
+        "NOT as it was"
+    };
+    let mut text = format!("{}: {word}\n", record.name);
+    for check in &verification.checks {
+        text.push_str(&format!("  ok: {check}\n"));
+    }
+    for difference in &verification.differences {
+        text.push_str(&format!("  differs: {difference}\n"));
+    }
+    text
+}

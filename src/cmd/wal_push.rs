@@ -1,0 +1,177 @@
+//! `podgres wal-push PATH`: PostgreSQL's `archive_command`.
+//!
+//! The server's environment holds no secret, so what is needed to reach the archive comes by a file in the pod's run
+//! directory, as the passwords of replication do.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::backup::wal::{self, Writer};
+use crate::backup::wal_batch::Archiver;
+use crate::config::ProcessEnvironment;
+use crate::config::backup::StoreArguments;
+use crate::config::server::ServerArguments;
+use crate::postgres::{ServerSettings, postmaster_pid, terms};
+use crate::store::{Store, StoreSettings};
+
+use super::{ExitStatus, Failure, backing};
+
+const SETTINGS_FILE: &str = "archive.json";
+const MARKS: &str = "archived";
+/// PostgreSQL tries again, and says so in its log.
+const LIMIT: Duration = Duration::from_mins(2);
+/// A server that is to stop waits for its archiver, and a planned move for the server.
+const STOPPING_LIMIT: Duration = Duration::from_secs(1);
+
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// The file, %p
+    pub path: PathBuf,
+    /// Where the archive is [default: what --settings says]
+    #[arg(long, env = "PODGRES_ARCHIVE_DESTINATION")]
+    pub to: Option<String>,
+    #[command(flatten)]
+    pub store: StoreArguments,
+    /// Name of this server in the archive
+    #[arg(long, env = "POD_NAME", default_value = "")]
+    pub member: String,
+    /// Written by podgres for a server that it starts
+    #[arg(long, hide = true, conflicts_with = "to")]
+    pub settings: Option<PathBuf>,
+}
+
+/// What a server's `archive_command` needs to know.
+#[derive(Serialize, Deserialize)]
+struct Settings {
+    destination: StoreSettings,
+    key_file: Option<PathBuf>,
+    member: String,
+    marks: Option<PathBuf>,
+}
+
+/// Archives the file, and others that wait.
+pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let settings = match &arguments.settings {
+        Some(path) => read_settings(path)?,
+        None => Settings {
+            destination: arguments
+                .store
+                .settings("--to", arguments.to.as_deref(), &ProcessEnvironment)?,
+            key_file: arguments.store.key_file.clone(),
+            member: arguments.member.clone(),
+            marks: None,
+        },
+    };
+    // PostgreSQL runs it in the data directory.
+    let data_directory =
+        std::env::current_dir().map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))?;
+    let key = StoreArguments {
+        key_file: settings.key_file,
+        ..StoreArguments::default()
+    }
+    .key()?;
+    let archiver = Archiver {
+        store: Store::open(&settings.destination).map_err(|error| backing::failure(error.into()))?,
+        writer: Writer {
+            member: settings.member,
+            term: terms::held_beside(&data_directory),
+            key,
+        },
+        system_identifier: wal::system_identifier(&data_directory)?,
+        marks: settings.marks,
+        data_directory,
+    };
+    let limit = if postmaster_pid::is_stopping(&archiver.data_directory) {
+        STOPPING_LIMIT
+    } else {
+        LIMIT
+    };
+    let late = || {
+        let archive = &archiver.store;
+        Failure::new(
+            ExitStatus::Overdue,
+            format!("could not archive within {} s to \"{archive}\"", limit.as_secs()),
+        )
+        .hint("PostgreSQL keeps the file and tries again.")
+    };
+    tokio::time::timeout(limit, archiver.archive(&arguments.path))
+        .await
+        .map_err(|_| late())?
+        .map_err(Failure::from)
+}
+
+/// Writes the file for the server's `archive_command`, and gives that command; `None` if nothing is archived.
+pub(super) fn prepare(
+    arguments: &ServerArguments,
+    server: &ServerSettings,
+) -> Result<Option<String>, Failure> {
+    let Some(destination) = arguments
+        .archive_destination
+        .as_deref()
+        .filter(|text| !text.is_empty())
+    else {
+        return Ok(None);
+    };
+    let settings = Settings {
+        destination: arguments.store.settings(
+            "PODGRES_ARCHIVE_DESTINATION",
+            Some(destination),
+            &ProcessEnvironment,
+        )?,
+        key_file: arguments.store.key_file.clone(),
+        member: server.member.clone(),
+        marks: Some(server.run_directory.join(MARKS)),
+    };
+    // A key that cannot be used is better known now than with the first segment.
+    arguments.store.key()?;
+    let path = server.run_directory.join(SETTINGS_FILE);
+    backing::write_private(&path, &serde_json::to_vec(&settings).unwrap_or_default())?;
+    let binary = std::env::current_exe().map_err(|error| Failure::from_error(ExitStatus::Bug, &error))?;
+    Ok(Some(command(&binary, &path)))
+}
+
+/// As the shell reads it, and `%` as PostgreSQL does.
+fn command(binary: &Path, settings: &Path) -> String {
+    let quoted = |path: &Path| {
+        format!(
+            "'{}'",
+            path.to_string_lossy().replace('\'', "'\\''").replace('%', "%%")
+        )
+    };
+    format!(
+        "{} wal-push --log-format text --settings {} '%p'",
+        quoted(binary),
+        quoted(settings)
+    )
+}
+
+pub(super) fn read_settings<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
+    let unusable = |problem: String| {
+        Failure::new(
+            ExitStatus::Settings,
+            format!("could not use \"{}\": {problem}", path.display()),
+        )
+    };
+    let text = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+    serde_json::from_slice(&text).map_err(|error| unusable(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_survives_the_shell_and_postgresql() {
+        assert_eq!(
+            command(
+                Path::new("/podgres/podgres"),
+                Path::new("/run/it's 5%/archive.json")
+            ),
+            "'/podgres/podgres' wal-push --log-format text --settings '/run/it'\\''s 5%%/archive.json' '%p'"
+        );
+    }
+}

@@ -1,0 +1,147 @@
+//! Where backups are and how they are reached: flags shared by every command about them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Environment, InvalidSetting};
+use crate::store::seal::SealKey;
+use crate::store::{Destination, StoreSettings};
+
+/// The AWS command line's own variables; the keys of `StoreSettings::aws` are these in lower case.
+const AWS_VARIABLES: [&str; 18] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL_STS",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_SESSION_NAME",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_VIRTUAL_HOSTED_STYLE_REQUEST",
+    "AWS_SERVER_SIDE_ENCRYPTION",
+    "AWS_SSE_KMS_KEY_ID",
+    "AWS_SKIP_SIGNATURE",
+];
+
+/// How a destination is reached. A bucket's region, endpoint and credentials come as everywhere else: by the
+/// variables of the AWS command line, by a web identity, or by the machine's own role.
+#[derive(Args, Clone, Debug, Default)]
+pub struct StoreArguments {
+    /// A file as ~/.aws/credentials, instead of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
+    #[arg(long, env = "PODGRES_S3_CREDENTIALS_FILE")]
+    pub s3_credentials_file: Option<PathBuf>,
+    /// Certificate authorities for an S3 endpoint of your own, PEM
+    #[arg(long, env = "PODGRES_S3_CA_FILE")]
+    pub s3_ca_file: Option<PathBuf>,
+    /// File with the key that backups are encrypted with: 64 hexadecimal digits
+    #[arg(long, env = "PODGRES_BACKUP_KEY_FILE")]
+    pub key_file: Option<PathBuf>,
+}
+
+impl StoreArguments {
+    /// The destination with all that is needed to reach it.
+    ///
+    /// # Errors
+    /// None is given, or it is no destination.
+    pub fn settings(
+        &self,
+        flag: &str,
+        destination: Option<&str>,
+        environment: &impl Environment,
+    ) -> Result<StoreSettings, InvalidSetting> {
+        let hint = "give a folder's full path, or s3://bucket/prefix";
+        let text = destination
+            .filter(|text| !text.is_empty())
+            .ok_or_else(|| InvalidSetting::new(flag, "not set", hint))?;
+        let destination: Destination = text.parse().map_err(|error: crate::store::InvalidDestination| {
+            InvalidSetting::new(flag, error.to_string(), hint)
+        })?;
+        let aws: BTreeMap<String, String> = AWS_VARIABLES
+            .iter()
+            .filter_map(|name| {
+                Some((
+                    name.to_lowercase(),
+                    environment.get(name).filter(|value| !value.is_empty())?,
+                ))
+            })
+            .collect();
+        Ok(StoreSettings {
+            destination,
+            aws,
+            credentials_file: self.s3_credentials_file.clone(),
+            authority_file: self.s3_ca_file.clone(),
+        })
+    }
+
+    /// The key, if one is given.
+    ///
+    /// # Errors
+    /// The file cannot be read or holds no key.
+    pub fn key(&self) -> Result<Option<SealKey>, InvalidSetting> {
+        let Some(path) = &self.key_file else {
+            return Ok(None);
+        };
+        let invalid = |problem: String| {
+            InvalidSetting::new(
+                "PODGRES_BACKUP_KEY_FILE",
+                problem,
+                "make one with `openssl rand -hex 32`, and keep it where the backups are not",
+            )
+        };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| invalid(format!("could not read \"{}\": {error}", path.display())))?;
+        SealKey::parse(&text)
+            .map(Some)
+            .map_err(|error| invalid(format!("\"{}\": {error}", path.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Table(&'static [(&'static str, &'static str)]);
+
+    impl Environment for Table {
+        fn get(&self, key: &str) -> Option<String> {
+            self.0
+                .iter()
+                .find(|(name, _)| *name == key)
+                .map(|(_, value)| (*value).to_owned())
+        }
+    }
+
+    #[test]
+    fn row_58_no_destination_is_an_error() {
+        for none in [None, Some("")] {
+            let error = StoreArguments::default()
+                .settings("--to", none, &Table(&[]))
+                .expect_err("not set");
+            assert_eq!(error.to_string(), "invalid value for --to: not set");
+        }
+    }
+
+    #[test]
+    fn a_bucket_is_reached_as_the_aws_command_line_does() {
+        let table = Table(&[
+            ("AWS_REGION", "eu-west-1"),
+            ("AWS_SESSION_TOKEN", ""),
+            ("HOME", "/root"),
+        ]);
+        let settings = StoreArguments::default()
+            .settings("--to", Some("s3://bucket/a"), &table)
+            .expect("valid");
+        assert_eq!(
+            settings.aws,
+            BTreeMap::from([("aws_region".to_owned(), "eu-west-1".to_owned())])
+        );
+    }
+}

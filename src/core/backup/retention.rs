@@ -1,0 +1,292 @@
+//! Which backups may go: `--keep 7`, `--keep 30d`, `--keep daily=7,weekly=4,monthly=12,yearly=3`.
+//!
+//! Whatever the rule says, the newest good backup of each kind stays, the newest verified one too, and what a kept
+//! one builds on. Order is the sequence number; a clock decides only how old something is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
+
+use super::name::Utc;
+use super::{Entry, Kind};
+use crate::core::wal::Lsn;
+
+const DAY_SECONDS: u64 = 86_400;
+
+/// How many backups of each kind stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// The newest so many.
+    Count(u64),
+    /// Those of so many days before the newest one.
+    Days(u64),
+    /// The newest of each of so many days, weeks, months and years (grandfather, father, son).
+    Calendar {
+        daily: usize,
+        weekly: usize,
+        monthly: usize,
+        yearly: usize,
+    },
+}
+
+impl FromStr for Keep {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = || {
+            format!(
+                "\"{text}\" is no rule; write e.g. 7, 30d or daily=7,weekly=4,monthly=12 (at least one stays)"
+            )
+        };
+        let positive = |digits: &str| digits.parse::<u64>().ok().filter(|number| *number > 0);
+        if text.contains('=') {
+            return calendar(text).ok_or_else(invalid);
+        }
+        match text.strip_suffix('d') {
+            Some(days) => positive(days).map(Self::Days),
+            None => positive(text).map(Self::Count),
+        }
+        .ok_or_else(invalid)
+    }
+}
+
+fn calendar(text: &str) -> Option<Keep> {
+    let mut numbers = BTreeMap::new();
+    for part in text.split(',') {
+        let (name, number) = part.split_once('=')?;
+        let known = ["daily", "weekly", "monthly", "yearly"].contains(&name.trim());
+        if !known || numbers.insert(name.trim(), number.trim().parse().ok()?).is_some() {
+            return None;
+        }
+    }
+    let of = |name| numbers.get(name).copied().unwrap_or(0_usize);
+    let (daily, weekly, monthly, yearly) = (of("daily"), of("weekly"), of("monthly"), of("yearly"));
+    (daily + weekly + monthly + yearly > 0).then_some(Keep::Calendar {
+        daily,
+        weekly,
+        monthly,
+        yearly,
+    })
+}
+
+/// The names of the backups that may be deleted, oldest first.
+#[must_use]
+pub fn expired(entries: &[Entry], keep: Keep) -> Vec<String> {
+    let mut kept = BTreeSet::new();
+    for kind in [Kind::Physical, Kind::Logical] {
+        let mut of_kind: Vec<&Entry> = entries.iter().filter(|entry| entry.record.kind == kind).collect();
+        of_kind.sort_by_key(|entry| std::cmp::Reverse(entry.record.sequence));
+        kept.extend(chosen(&of_kind, keep).into_iter().map(|entry| &entry.record.name));
+        let last_good = of_kind.iter().find(|entry| entry.good());
+        let last_verified = of_kind.iter().find(|entry| entry.verified());
+        kept.extend(
+            last_good
+                .into_iter()
+                .chain(last_verified)
+                .map(|entry| &entry.record.name),
+        );
+        // The one just made, which nobody has looked at yet.
+        kept.extend(of_kind.first().map(|entry| &entry.record.name));
+    }
+    let by_name: BTreeMap<&String, &Entry> =
+        entries.iter().map(|entry| (&entry.record.name, entry)).collect();
+    let mut needed: Vec<&String> = kept.iter().copied().collect();
+    while let Some(name) = needed.pop() {
+        let parent = by_name.get(name).and_then(|entry| entry.record.parent.as_ref());
+        needed.extend(parent.filter(|parent| kept.insert(parent)));
+    }
+    let mut gone: Vec<&Entry> = entries
+        .iter()
+        .filter(|entry| !kept.contains(&entry.record.name))
+        .collect();
+    gone.sort_by_key(|entry| entry.record.sequence);
+    gone.into_iter().map(|entry| entry.record.name.clone()).collect()
+}
+
+/// What the rule itself keeps of entries of one kind, newest first. Bad ones take nobody's place.
+fn chosen<'a>(newest_first: &[&'a Entry], keep: Keep) -> Vec<&'a Entry> {
+    let good: Vec<&Entry> = newest_first
+        .iter()
+        .copied()
+        .filter(|entry| entry.good())
+        .collect();
+    match keep {
+        Keep::Count(count) => good
+            .into_iter()
+            .take(usize::try_from(count).unwrap_or(usize::MAX))
+            .collect(),
+        Keep::Days(days) => {
+            let newest = good
+                .iter()
+                .map(|entry| entry.record.finished_at)
+                .max()
+                .unwrap_or(0);
+            let since = newest.saturating_sub(days.saturating_mul(DAY_SECONDS));
+            good.into_iter()
+                .filter(|entry| entry.record.finished_at >= since)
+                .collect()
+        }
+        Keep::Calendar {
+            daily,
+            weekly,
+            monthly,
+            yearly,
+        } => {
+            let day = |entry: &Entry| entry.record.finished_at / DAY_SECONDS;
+            // 1 January 1970 was a Thursday.
+            let week = |entry: &Entry| (day(entry) + 3) / 7;
+            let month = |entry: &Entry| {
+                let utc = Utc::from_unix(entry.record.finished_at);
+                utc.year * 12 + utc.month
+            };
+            let year = |entry: &Entry| Utc::from_unix(entry.record.finished_at).year;
+            let mut all = newest_of_each(&good, daily, day);
+            all.extend(newest_of_each(&good, weekly, week));
+            all.extend(newest_of_each(&good, monthly, month));
+            all.extend(newest_of_each(&good, yearly, year));
+            all
+        }
+    }
+}
+
+fn newest_of_each<'a>(
+    newest_first: &[&'a Entry],
+    periods: usize,
+    period: impl Fn(&Entry) -> u64,
+) -> Vec<&'a Entry> {
+    let mut seen = BTreeSet::new();
+    let first_of_its_period = newest_first
+        .iter()
+        .copied()
+        .filter(|entry| seen.insert(period(entry)));
+    first_of_its_period.take(periods).collect()
+}
+
+/// WAL before this position is needed by no backup; `None` if there is no physical backup, so that nothing is known.
+#[must_use]
+pub fn wal_needed_from(kept: &[Entry]) -> Option<Lsn> {
+    let physical = kept.iter().filter(|entry| entry.record.kind == Kind::Physical);
+    physical.map(|entry| entry.record.start_lsn).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::backup::Verification;
+    use crate::core::backup::fixtures::{entry, failed};
+
+    const DAY: u64 = DAY_SECONDS;
+    /// Sunday, 1 March 2026, noon.
+    const NOON: u64 = 1_772_366_400;
+
+    fn gone(entries: &[Entry], keep: &str) -> Vec<u64> {
+        let keep = keep.parse().expect("a rule");
+        let sequence = |name: &String| super::super::name::sequence_of(name).expect("a name");
+        expired(entries, keep).iter().map(sequence).collect()
+    }
+
+    fn daily(number: u64) -> Vec<Entry> {
+        (1..=number).map(|n| entry(n, NOON + n * DAY)).collect()
+    }
+
+    #[test]
+    fn rules_as_people_write_them() {
+        assert_eq!("7".parse(), Ok(Keep::Count(7)));
+        assert_eq!("30d".parse(), Ok(Keep::Days(30)));
+        let calendar = Keep::Calendar {
+            daily: 7,
+            weekly: 4,
+            monthly: 0,
+            yearly: 0,
+        };
+        assert_eq!("daily=7, weekly=4".parse(), Ok(calendar));
+        for text in [
+            "",
+            "0",
+            "0d",
+            "-1",
+            "d",
+            "7w",
+            "daily=0",
+            "daily=x",
+            "hourly=3",
+            "daily=1,daily=2",
+        ] {
+            assert!(text.parse::<Keep>().is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn the_newest_stay() {
+        assert_eq!(gone(&daily(5), "2"), [1, 2, 3]);
+        assert_eq!(gone(&daily(5), "2d"), [1, 2]);
+        assert_eq!(gone(&daily(2), "7"), [0; 0]);
+    }
+
+    #[test]
+    fn the_newest_of_each_day_week_and_month_stay() {
+        let mut entries = daily(10);
+        entries.push(entry(11, NOON + 10 * DAY + 3_600));
+        assert_eq!(gone(&entries, "daily=2"), [1, 2, 3, 4, 5, 6, 7, 8, 10]);
+        assert_eq!(
+            gone(&entries, "daily=1,weekly=2"),
+            [1, 2, 3, 4, 5, 6, 8, 9, 10],
+            "7 is a Sunday"
+        );
+        let entries: Vec<Entry> = (1..=40).map(|n| entry(n, NOON + n * 10 * DAY)).collect();
+        assert_eq!(entries.len() - gone(&entries, "monthly=12,yearly=3").len(), 13);
+    }
+
+    #[test]
+    fn the_last_good_one_stays_whatever_came_later() {
+        let mut entries = daily(5);
+        entries[3] = failed(entries[3].clone());
+        entries[4] = failed(entries[4].clone());
+        assert_eq!(
+            gone(&entries, "1"),
+            [1, 2, 4],
+            "3 is the last good one, 5 the newest"
+        );
+        let mut entries = daily(4);
+        entries[0].verification = Some(Verification {
+            at: NOON,
+            differences: Vec::new(),
+            checks: Vec::new(),
+        });
+        assert_eq!(gone(&entries, "1"), [2, 3], "1 is the only one that is proven");
+    }
+
+    #[test]
+    fn kinds_do_not_count_for_each_other() {
+        let mut entries = daily(4);
+        entries[0].record.kind = Kind::Logical;
+        assert_eq!(gone(&entries, "1"), [2, 3]);
+    }
+
+    #[test]
+    fn what_a_kept_one_builds_on_stays() {
+        let mut entries = daily(5);
+        entries[4].record.parent = Some(entries[3].record.name.clone());
+        entries[3].record.parent = Some(entries[1].record.name.clone());
+        assert_eq!(gone(&entries, "1"), [1, 3]);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_deletes_nothing_new() {
+        // 4 and 5 were made after the clock went back by a year.
+        let mut entries = daily(5);
+        entries[3] = entry(4, NOON - 365 * DAY);
+        entries[4] = entry(5, NOON - 364 * DAY);
+        assert_eq!(gone(&entries, "2"), [1, 2, 3]);
+        assert_eq!(
+            gone(&entries, "7d"),
+            [4],
+            "5 is the newest, whatever its clock said"
+        );
+    }
+
+    #[test]
+    fn wal_is_needed_from_the_oldest_kept_backup_on() {
+        assert_eq!(wal_needed_from(&daily(5)[2..]), Some(Lsn(3 << 24)));
+        assert_eq!(wal_needed_from(&[]), None);
+    }
+}

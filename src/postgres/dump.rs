@@ -1,0 +1,185 @@
+//! `pg_dump`, `pg_dumpall --globals-only` and `pg_restore`: output as a stream, passwords through a passfile of their own.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::process::{ChildStdout, Command};
+
+use super::error::ProgramError;
+use super::process::{Locale, command};
+use super::program::{self, Program};
+use super::session::Address;
+
+/// Restoring a dump takes as long as it takes; a day is more than any.
+const LOAD_LIMIT: Duration = Duration::from_hours(24);
+
+/// How a program of PostgreSQL's reaches a server.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// The folder of the programs.
+    pub program_directory: PathBuf,
+    pub address: Address,
+    pub user: String,
+    /// Mode 0600; `None` where no password is asked.
+    pub passfile: Option<PathBuf>,
+    /// `ca.crt`, if the server's certificate is to be verified.
+    pub authority: Option<PathBuf>,
+    pub application_name: String,
+}
+
+/// A program that prints a dump.
+pub struct Dump {
+    program: Program,
+    /// The dump.
+    pub output: ChildStdout,
+}
+
+impl Dump {
+    /// How it ended; call it when the output has.
+    ///
+    /// # Errors
+    /// What the program said.
+    pub async fn end(mut self) -> Result<(), ProgramError> {
+        drop(self.output);
+        self.program.end().await
+    }
+}
+
+impl Client {
+    /// `pg_dump --format=custom` of a database as of a snapshot.
+    pub fn dump(&self, database: &str, snapshot: &str) -> Result<Dump, ProgramError> {
+        let mut pg_dump = self.program("pg_dump");
+        pg_dump.args(["--format=custom", "--no-password", "--lock-wait-timeout=60s"]);
+        pg_dump
+            .arg(format!("--snapshot={snapshot}"))
+            .arg("-d")
+            .arg(self.conninfo(database));
+        stream(pg_dump)
+    }
+
+    /// `pg_dumpall --globals-only`: roles with their password verifiers, and tablespaces.
+    pub fn dump_globals(&self) -> Result<Dump, ProgramError> {
+        let mut pg_dumpall = self.program("pg_dumpall");
+        pg_dumpall
+            .args(["--globals-only", "--no-password"])
+            .arg("-d")
+            .arg(self.conninfo("postgres"));
+        stream(pg_dumpall)
+    }
+
+    /// Loads a dump as the database it was made of, which is dropped first if it is there.
+    pub async fn load_new(&self, maintenance_database: &str, dump: &Path) -> Result<(), ProgramError> {
+        let mut pg_restore = self.program("pg_restore");
+        pg_restore.args([
+            "--exit-on-error",
+            "--no-password",
+            "--create",
+            "--clean",
+            "--if-exists",
+        ]);
+        pg_restore
+            .arg("-d")
+            .arg(self.conninfo(maintenance_database))
+            .arg(dump);
+        program::run(pg_restore, LOAD_LIMIT).await.map(drop)
+    }
+
+    /// Runs a script by psql; without `stop` errors are passed over, as a role that is there already.
+    pub async fn script(&self, database: &str, script: &Path, stop: bool) -> Result<(), ProgramError> {
+        let mut psql = self.program("psql");
+        psql.args(["-X", "-q", "--no-password"])
+            .arg(format!("-vON_ERROR_STOP={}", u8::from(stop)));
+        psql.arg("-d").arg(self.conninfo(database)).arg("-f").arg(script);
+        program::run(psql, LOAD_LIMIT).await.map(drop)
+    }
+
+    /// `pg_amcheck` of every database: heaps and B-tree indexes, and whether every row is in its indexes.
+    pub async fn check_relations(&self, jobs: usize) -> Result<(), ProgramError> {
+        let mut pg_amcheck = self.program("pg_amcheck");
+        pg_amcheck.args(["--all", "--install-missing", "--heapallindexed", "--no-password"]);
+        pg_amcheck
+            .arg(format!("--jobs={jobs}"))
+            .arg("--maintenance-db")
+            .arg(self.conninfo("postgres"));
+        program::run(pg_amcheck, LOAD_LIMIT).await.map(drop)
+    }
+
+    fn program(&self, name: &str) -> Command {
+        command(&self.program_directory.join(name), Locale::C, Signal::KILL)
+    }
+
+    fn conninfo(&self, database: &str) -> String {
+        let quoted = |value: &str| format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"));
+        let path = |path: &Path| quoted(&path.to_string_lossy());
+        let mut words = match &self.address {
+            Address::Tcp { host, address, port } => {
+                vec![
+                    format!("host={}", quoted(host)),
+                    format!("hostaddr={address}"),
+                    format!("port={port}"),
+                ]
+            }
+            Address::Socket { folder, port } => {
+                vec![format!("host={}", path(folder)), format!("port={port}")]
+            }
+        };
+        words.push(format!("dbname={} user={}", quoted(database), quoted(&self.user)));
+        words.push(format!(
+            "application_name={} gssencmode=disable",
+            quoted(&self.application_name)
+        ));
+        words.extend(
+            self.passfile
+                .iter()
+                .map(|file| format!("passfile={}", path(file))),
+        );
+        words.push(self.authority.as_ref().map_or_else(
+            || "sslmode=prefer".to_owned(),
+            |authority| format!("sslmode=verify-full sslrootcert={}", path(authority)),
+        ));
+        words.join(" ")
+    }
+}
+
+fn stream(command: Command) -> Result<Dump, ProgramError> {
+    let mut program = Program::spawn_streaming(command)?;
+    let output = program.take_stdout().ok_or_else(|| ProgramError::Output {
+        program: "pg_dump".to_owned(),
+        detail: "it has none".to_owned(),
+    })?;
+    Ok(Dump { program, output })
+}
+
+/// Standard output for the caller, standard error for messages.
+impl Program {
+    fn spawn_streaming(command: Command) -> Result<Self, ProgramError> {
+        Self::spawn_into(command, Stdio::piped())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_leave_their_quotes() {
+        let client = Client {
+            program_directory: PathBuf::new(),
+            address: Address::Socket {
+                folder: PathBuf::from("/run/a b"),
+                port: 5432,
+            },
+            user: "o'b\\".to_owned(),
+            passfile: Some(PathBuf::from("/run/pass")),
+            authority: None,
+            application_name: "podgres_backup".to_owned(),
+        };
+        assert_eq!(
+            client.conninfo("a' host='x"),
+            "host='/run/a b' port=5432 dbname='a\\' host=\\'x' user='o\\'b\\\\' application_name='podgres_backup' \
+             gssencmode=disable passfile='/run/pass' sslmode=prefer"
+        );
+    }
+}

@@ -1,0 +1,233 @@
+//! A server on a restored directory that nobody else can reach: to replay WAL, and to look at what came back.
+//!
+//! Listens on one socket in a private folder. Takes from the restored cluster's own configuration only what PostgreSQL
+//! needs to start on it. Nothing that it writes is synced; whoever keeps the directory syncs it as a whole.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::{Instant, interval, timeout};
+
+use super::conf;
+use super::dump::Client;
+use super::error::{JobError, ProgramError};
+use super::files::{create_private_directory, write_private};
+use super::postmaster_pid::{self, PostmasterStatus};
+use super::process::{Locale, command};
+use super::program::{Event, Line, Program, outcome};
+use super::session::Address;
+
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// Replay says something every ten seconds (`log_startup_progress_interval`), and for every segment of the archive.
+const SILENCE_LIMIT: Duration = Duration::from_mins(10);
+const STOP_LIMIT: Duration = Duration::from_mins(30);
+const PORT: u16 = 5432;
+
+/// What is started, and where.
+#[derive(Clone, Debug)]
+pub struct Scratch {
+    pub program_directory: PathBuf,
+    pub data_directory: PathBuf,
+    /// For configuration and socket; short, since a socket's path may have 107 bytes.
+    pub run_directory: PathBuf,
+    pub superuser: String,
+    /// More configuration, e.g. how far to replay.
+    pub settings: Vec<(&'static str, String)>,
+}
+
+impl Scratch {
+    #[must_use]
+    pub fn address(&self) -> Address {
+        Address::Socket {
+            folder: self.run_directory.clone(),
+            port: PORT,
+        }
+    }
+
+    /// For programs that connect to it.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client {
+            program_directory: self.program_directory.clone(),
+            address: self.address(),
+            user: self.superuser.clone(),
+            passfile: None,
+            authority: None,
+            application_name: "podgres_verify".to_owned(),
+        }
+    }
+
+    /// `initdb` of an empty cluster, to load dumps into.
+    ///
+    /// # Errors
+    /// What `initdb` said.
+    pub async fn initdb(&self) -> Result<(), ProgramError> {
+        let mut initdb = command(&self.program_directory.join("initdb"), Locale::C, Signal::KILL);
+        initdb.args([
+            "--no-sync",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--no-locale",
+            "-U",
+            &self.superuser,
+        ]);
+        initdb.arg("-D").arg(&self.data_directory);
+        super::program::run(initdb, STOP_LIMIT).await.map(drop)
+    }
+
+    /// Starts it and waits until recovery has ended and it accepts connections.
+    ///
+    /// # Errors
+    /// It ended, with its last lines; or nothing was heard of it for ten minutes.
+    pub async fn start(self) -> Result<ScratchServer, JobError> {
+        create_private_directory(&self.run_directory)?;
+        write_private(&self.run_directory.join("pg_hba.conf"), b"local all all trust\n")?;
+        let config_file = self.run_directory.join("postgresql.conf");
+        write_private(&config_file, self.configuration()?.as_bytes())?;
+        let mut option = OsString::from("config_file=");
+        option.push(&config_file);
+        let mut postgres = command(&self.program_directory.join("postgres"), Locale::C, Signal::QUIT);
+        postgres.arg("-D").arg(&self.data_directory).arg("-c").arg(option);
+        let mut server = ScratchServer {
+            program: Program::spawn_server(postgres)?,
+            scratch: self,
+        };
+        server.ready().await?;
+        Ok(server)
+    }
+
+    fn configuration(&self) -> Result<String, JobError> {
+        let mut text = String::new();
+        let own = [
+            self.data_directory.join("postgresql.conf"),
+            self.data_directory.join("postgresql.auto.conf"),
+        ];
+        for file in own {
+            // A setting that a restored cluster needs to start at all.
+            let found = std::fs::read_to_string(file).unwrap_or_default();
+            let preload = found
+                .lines()
+                .rev()
+                .find(|line| line.trim_start().starts_with("shared_preload_libraries"));
+            if let Some(line) = preload {
+                // Writing to a String cannot fail.
+                writeln!(text, "{line}").ok();
+            }
+        }
+        let display = |path: &Path| path.to_string_lossy().into_owned();
+        let fixed = [
+            ("data_directory", display(&self.data_directory)),
+            ("hba_file", display(&self.run_directory.join("pg_hba.conf"))),
+            ("ident_file", display(&self.run_directory.join("pg_ident.conf"))),
+            ("listen_addresses", String::new()),
+            ("port", PORT.to_string()),
+            (
+                "unix_socket_directories",
+                conf::socket_directories(std::slice::from_ref(&self.run_directory)),
+            ),
+            ("fsync", "off".to_owned()),
+            ("full_page_writes", "off".to_owned()),
+            ("archive_mode", "off".to_owned()),
+            ("hot_standby", "off".to_owned()),
+            ("wal_level", "replica".to_owned()),
+            ("max_wal_size", "4GB".to_owned()),
+            ("synchronous_standby_names", String::new()),
+            ("logging_collector", "off".to_owned()),
+            ("log_destination", "stderr".to_owned()),
+            ("log_min_error_statement", "panic".to_owned()),
+            ("autovacuum", "off".to_owned()),
+        ];
+        for (name, value) in fixed.iter().chain(&self.settings) {
+            text.push_str(&conf::line(name, value)?);
+        }
+        write_private(&self.run_directory.join("pg_ident.conf"), b"")?;
+        Ok(text)
+    }
+}
+
+/// The running server. Dropping it begins an immediate shutdown.
+pub struct ScratchServer {
+    program: Program,
+    scratch: Scratch,
+}
+
+impl ScratchServer {
+    #[must_use]
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    /// Runs `work` beside the server, whose log must be read meanwhile; `None` if the server ended first.
+    pub async fn during<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ProgramError> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                result = &mut work => return Ok(result),
+                event = self.program.next() => self.keep_running(event?)?,
+            }
+        }
+    }
+
+    /// Fast shutdown, which writes a checkpoint.
+    ///
+    /// # Errors
+    /// It did not end well, or not within half an hour.
+    pub async fn stop(mut self) -> Result<(), ProgramError> {
+        let pid = self
+            .program
+            .id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            // If it has ended by itself, the wait below says how.
+            kill_process(pid, Signal::INT).ok();
+        }
+        let late = ProgramError::Timeout {
+            program: "postgres".into(),
+            limit_s: STOP_LIMIT.as_secs(),
+        };
+        timeout(STOP_LIMIT, self.program.end()).await.unwrap_or(Err(late))
+    }
+
+    async fn ready(&mut self) -> Result<(), ProgramError> {
+        let file = self.scratch.data_directory.join("postmaster.pid");
+        let mut heard = Instant::now();
+        let mut look = interval(LOOK_INTERVAL);
+        while heard.elapsed() < SILENCE_LIMIT {
+            tokio::select! {
+                event = self.program.next() => {
+                    self.keep_running(event?)?;
+                    heard = Instant::now();
+                }
+                _ = look.tick() => {
+                    let text = std::fs::read_to_string(&file).unwrap_or_default();
+                    let status = postmaster_pid::parse(&text).map(|read| read.status);
+                    if status == Some(PostmasterStatus::Ready) {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Err(ProgramError::Timeout {
+            program: "postgres".into(),
+            limit_s: SILENCE_LIMIT.as_secs(),
+        })
+    }
+
+    fn keep_running(&self, event: Event) -> Result<(), ProgramError> {
+        match event {
+            Event::Line(Line::Out(line) | Line::Err(line)) => {
+                tracing::debug!(line, "scratch server");
+                Ok(())
+            }
+            Event::Ended(status) => Err(ProgramError::Failed {
+                program: "postgres".into(),
+                outcome: outcome(status),
+                output: self.program.tail(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! An S3 bucket over the HTTP and TLS that podgres has anyway (hyper, rustls), instead of a second stack.
+
+use std::io::BufReader;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector as TcpConnector;
+use hyper_util::rt::TokioExecutor;
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse,
+    HttpResponseBody, HttpService,
+};
+use object_store::{ClientOptions, RetryConfig};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+
+use super::settings::{Destination, StoreSettings};
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// From the first byte of a request to the head of its answer; a part of 8 MiB at 140 kB/s.
+const ANSWER_LIMIT: Duration = Duration::from_mins(1);
+/// Between two pieces of an answer.
+const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+/// How long one operation is tried again on errors that may pass.
+const RETRY_LIMIT: Duration = Duration::from_mins(2);
+const RETRIES: usize = 8;
+
+/// The client of a bucket; connects at the first use.
+pub(super) fn bucket(settings: &StoreSettings) -> Result<AmazonS3, object_store::Error> {
+    let Destination::S3 { bucket, .. } = &settings.destination else {
+        return Err(failed("the destination is no bucket"));
+    };
+    let mut builder = AmazonS3Builder::new().with_bucket_name(bucket);
+    let mut endpoint_in_clear = false;
+    for (key, value) in settings
+        .aws
+        .iter()
+        .map(|(key, value)| (key.as_str(), value))
+        .chain(
+            credentials(settings.credentials_file.as_deref())?
+                .iter()
+                .map(|(key, value)| (key.as_str(), value)),
+        )
+    {
+        endpoint_in_clear |= key.contains("endpoint") && value.starts_with("http://");
+        if let Ok(key) = key.parse::<AmazonS3ConfigKey>() {
+            builder = builder.with_config(key, value);
+        }
+    }
+    let connector = Connector {
+        client: client(settings.authority_file.as_deref())?,
+    };
+    builder
+        .with_allow_http(endpoint_in_clear)
+        .with_http_connector(connector)
+        .with_retry(RetryConfig {
+            max_retries: RETRIES,
+            retry_timeout: RETRY_LIMIT,
+            ..RetryConfig::default()
+        })
+        .build()
+}
+
+/// The first profile of a file as the AWS command line keeps it.
+fn credentials(file: Option<&Path>) -> Result<Vec<(String, String)>, object_store::Error> {
+    let Some(file) = file else {
+        return Ok(Vec::new());
+    };
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| failed(format!("could not read \"{}\": {error}", file.display())))?;
+    Ok(profile(&text))
+}
+
+fn profile(text: &str) -> Vec<(String, String)> {
+    let mut lines = text
+        .lines()
+        .map(str::trim)
+        .skip_while(|line| line.is_empty() || line.starts_with(['[', '#']));
+    let mut found = Vec::new();
+    for line in lines.by_ref().take_while(|line| !line.starts_with('[')) {
+        if let Some((key, value)) = line.split_once('=').filter(|_| !line.starts_with('#')) {
+            found.push((key.trim().to_lowercase(), value.trim().to_owned()));
+        }
+    }
+    found
+}
+
+type Requests = Client<HttpsConnector<TcpConnector>, HttpRequestBody>;
+
+#[derive(Debug)]
+struct Connector {
+    client: Requests,
+}
+
+impl HttpConnector for Connector {
+    fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(Service {
+            client: self.client.clone(),
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct Service {
+    client: Requests,
+}
+
+#[async_trait::async_trait]
+impl HttpService for Service {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let answer = tokio::time::timeout(ANSWER_LIMIT, self.client.request(request));
+        let answer = answer
+            .await
+            .map_err(|late| HttpError::new(HttpErrorKind::Timeout, late))?
+            .map_err(refused)?;
+        let (head, body) = answer.into_parts();
+        let body = Unsilent {
+            body: Box::pin(body),
+            silence: Box::pin(tokio::time::sleep(SILENCE_LIMIT)),
+        };
+        Ok(HttpResponse::from_parts(head, HttpResponseBody::new(body)))
+    }
+}
+
+/// The body of an answer, as long as something comes.
+struct Unsilent {
+    body: std::pin::Pin<Box<hyper::body::Incoming>>,
+    silence: std::pin::Pin<Box<tokio::time::Sleep>>,
+}
+
+impl hyper::body::Body for Unsilent {
+    type Data = bytes::Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        use std::task::Poll;
+        match self.body.as_mut().poll_frame(context) {
+            Poll::Ready(frame) => {
+                self.silence
+                    .as_mut()
+                    .reset(tokio::time::Instant::now() + SILENCE_LIMIT);
+                Poll::Ready(
+                    frame.map(|frame| {
+                        frame.map_err(|error| HttpError::new(HttpErrorKind::Interrupted, error))
+                    }),
+                )
+            }
+            Poll::Pending => {
+                std::task::ready!(self.silence.as_mut().poll(context));
+                let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
+                Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Timeout, late))))
+            }
+        }
+    }
+}
+
+fn refused(error: hyper_util::client::legacy::Error) -> HttpError {
+    let kind = if error.is_connect() {
+        HttpErrorKind::Connect
+    } else {
+        HttpErrorKind::Interrupted
+    };
+    HttpError::new(kind, error)
+}
+
+fn client(authority_file: Option<&Path>) -> Result<Requests, object_store::Error> {
+    let mut tcp = TcpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_connect_timeout(Some(CONNECT_LIMIT));
+    tcp.set_nodelay(true);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(failed)?
+        .with_root_certificates(authorities(authority_file)?)
+        .with_no_client_auth();
+    let https = hyper_rustls::HttpsConnectorBuilder::new()
+        .with_tls_config(config)
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(tcp);
+    Ok(Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(SILENCE_LIMIT)
+        .build(https))
+}
+
+/// Those of the machine, and those of the file.
+fn authorities(file: Option<&Path>) -> Result<RootCertStore, object_store::Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(file) = file {
+        let unusable =
+            |error: &dyn std::fmt::Display| failed(format!("could not use \"{}\": {error}", file.display()));
+        let opened = std::fs::File::open(file).map_err(|error| unusable(&error))?;
+        for certificate in CertificateDer::pem_reader_iter(BufReader::new(opened)) {
+            let certificate = certificate.map_err(|error| unusable(&error))?;
+            roots.add(certificate).map_err(|error| unusable(&error))?;
+        }
+    }
+    Ok(roots)
+}
+
+fn failed(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> object_store::Error {
+    object_store::Error::Generic {
+        store: "S3",
+        source: why.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_profile_of_a_credentials_file() {
+        let text =
+            "# note\n[default]\naws_access_key_id = AK\nAWS_SECRET_ACCESS_KEY=s=e/c\n\n[other]\nregion=x\n";
+        let expected = [("aws_access_key_id", "AK"), ("aws_secret_access_key", "s=e/c")];
+        assert_eq!(
+            profile(text),
+            expected.map(|(key, value)| (key.to_owned(), value.to_owned()))
+        );
+    }
+}

@@ -1,0 +1,254 @@
+//! Backups of a whole cluster: rows 47 to 60 as far as no Kubernetes is needed, on real servers.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::harness::{Demo, LIMIT, Start, podgres, programs, wait_for};
+use crate::kit::open_folder;
+use crate::user::give_away;
+
+/// A cluster of three with an archive, and where its backups go.
+pub(crate) struct Lab {
+    pub(crate) demo: Demo,
+    pub(crate) version: u32,
+    pub(crate) folder: tempfile::TempDir,
+}
+
+impl Lab {
+    pub(crate) fn new(version: u32, more: &[&str]) -> Self {
+        let folder = open_folder();
+        for name in ["archive", "restored"] {
+            let path = folder.path().join(name);
+            std::fs::create_dir(&path).expect("folder");
+            give_away(&path);
+        }
+        give_away(folder.path());
+        let archive = format!(
+            "PODGRES_ARCHIVE_DESTINATION={}",
+            folder.path().join("archive").display()
+        );
+        let demo = Start::new(version).with(&["--set", &archive]).with(more).run();
+        demo.wait_streaming(2);
+        Self {
+            demo,
+            version,
+            folder,
+        }
+    }
+
+    pub(crate) fn destination(&self) -> PathBuf {
+        self.folder.path().join("archive")
+    }
+
+    pub(crate) fn restored(&self, name: &str) -> PathBuf {
+        self.folder.path().join("restored").join(name)
+    }
+
+    /// `podgres VERB …` with the programs of this version.
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
+        let mut command = podgres();
+        command.args(words).env("PG_BINDIR", programs(self.version));
+        command
+    }
+
+    pub(crate) fn backup(&self, more: &[&str]) -> String {
+        self.done(
+            &[
+                &[
+                    "backup",
+                    "--dir",
+                    text(&self.demo.directory),
+                    "--to",
+                    text(&self.destination()),
+                ],
+                more,
+            ]
+            .concat(),
+        )
+    }
+
+    pub(crate) fn restore(&self, directory: &Path, more: &[&str]) -> Output {
+        let words = [
+            "restore",
+            "--from",
+            text(&self.destination()),
+            "--pgdata",
+            text(directory),
+        ];
+        self.command(&[&words, more].concat())
+            .output()
+            .expect("podgres restore")
+    }
+
+    pub(crate) fn done(&self, words: &[&str]) -> String {
+        answer(&self.command(words).output().expect("podgres"))
+    }
+
+    pub(crate) fn list(&self) -> Vec<Value> {
+        let text = self.done(&["backups", "--from", text(&self.destination()), "-o", "json"]);
+        let value: Value = serde_json::from_str(&text).expect("JSON");
+        value["backups"].as_array().expect("a list").clone()
+    }
+
+    /// The end of the WAL is in the archive.
+    pub(crate) fn archive_all(&self) {
+        let file = self.demo.sql(&[], "SELECT pg_walfile_name(pg_switch_wal())");
+        let archived = format!("SELECT last_archived_wal >= '{file}' FROM pg_stat_archiver");
+        assert!(
+            wait_for(LIMIT, || self.demo.sql(&[], &archived) == "t"),
+            "{file} was not archived"
+        );
+    }
+}
+
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().expect("utf-8")
+}
+
+pub(crate) fn answer(output: &Output) -> String {
+    assert!(output.status.success(), "{}", told(output));
+    String::from_utf8(output.stdout.clone()).expect("utf-8")
+}
+
+pub(crate) fn told(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// Starts a restored directory, asks it one thing, stops it.
+pub(crate) fn ask_restored(version: u32, directory: &Path, sql: &str) -> String {
+    let socket = directory.parent().expect("parent");
+    let server = |words: &[&str]| {
+        let mut command = Command::new(programs(version).join("pg_ctl"));
+        command
+            .args([
+                "-D",
+                text(directory),
+                "-w",
+                "-l",
+                text(&directory.with_extension("log")),
+            ])
+            .args(words);
+        let output = crate::user::run_as_server_user(&mut command)
+            .output()
+            .expect("pg_ctl");
+        assert!(output.status.success(), "{}", told(&output));
+    };
+    let hba = directory.with_extension("hba");
+    std::fs::write(&hba, "local all all trust\n").expect("pg_hba.conf");
+    let options = format!(
+        "-c listen_addresses='' -c unix_socket_directories='{}' -c hba_file='{}'",
+        socket.display(),
+        hba.display()
+    );
+    server(&["-o", &options, "start"]);
+    let mut psql = Command::new(programs(version).join("psql"));
+    psql.args([
+        "-XAtq",
+        "-h",
+        text(socket),
+        "-U",
+        "postgres",
+        "-d",
+        "postgres",
+        "-c",
+        sql,
+    ]);
+    let output = psql.output().expect("psql");
+    server(&["-m", "fast", "stop"]);
+    answer(&output).trim().to_owned()
+}
+
+fn physical_round(version: u32) {
+    let lab = Lab::new(version, &[]);
+    lab.demo.sql(
+        &[],
+        "CREATE TABLE t AS SELECT i, md5(i::text) m FROM generate_series(1, 20000) i",
+    );
+    lab.demo.sql(&[], "CREATE INDEX ON t (m)");
+    let told = lab.backup(&[]);
+    assert!(told.contains("(standby)"), "{told}");
+    let logical = lab.backup(&["--kind", "logical"]);
+    assert!(logical.contains("logical of demo-"), "{logical}");
+    let list = lab.list();
+    assert_eq!(list.len(), 2);
+    assert_eq!(list[0]["tables"][0]["rows"], 20_000, "{list:#?}");
+    assert_eq!(list[0]["tables"], list[1]["tables"], "both kinds saw the same");
+    let verified = lab.done(&["verify", "--all", "--from", text(&lab.destination())]);
+    assert_eq!(verified.matches("verified\n").count(), 2, "{verified}");
+    assert_eq!(
+        verified.matches("pg_amcheck found nothing wrong").count(),
+        2,
+        "{verified}"
+    );
+    assert!(lab.list().iter().all(|entry| entry["verified"] == true));
+    row_57_to_a_moment(&lab);
+}
+
+/// To the second, the LSN, the name; each loses exactly what came later.
+fn row_57_to_a_moment(lab: &Lab) {
+    let mut moments = Vec::new();
+    for number in 1..=3 {
+        lab.demo
+            .sql(&[], &format!("INSERT INTO t VALUES (-{number}, 'late')"));
+        let lsn = lab.demo.sql(&[], "SELECT pg_current_wal_insert_lsn()");
+        lab.demo
+            .sql(&[], &format!("SELECT pg_create_restore_point('after {number}')"));
+        let time = lab.demo.sql(&[], "SELECT clock_timestamp()");
+        lab.demo.sql(&[], "SELECT pg_sleep(1.1)");
+        moments.push((lsn, time));
+    }
+    lab.archive_all();
+    let targets = [
+        vec!["--to-lsn", &moments[0].0],
+        vec!["--to-time", &moments[1].1],
+        vec!["--to-name", "after 2"],
+        vec!["--latest"],
+        vec!["--to-backup"],
+    ];
+    for (target, expected) in targets.iter().zip(["1", "2", "2", "3", "0"]) {
+        let directory = lab.restored(&target[0][2..]);
+        answer(&lab.restore(&directory, target));
+        let found = ask_restored(lab.version, &directory, "SELECT count(*) FROM t WHERE i < 0");
+        assert_eq!(found, expected, "{target:?}");
+    }
+    let output = lab.restore(&lab.restored("latest"), &[]);
+    assert_eq!(output.status.code(), Some(65), "not empty: {}", told(&output));
+    let output = lab.restore(&lab.restored("early"), &["--to-time", "2001-01-01 00:00:00"]);
+    assert_eq!(output.status.code(), Some(65), "{}", told(&output));
+    assert!(
+        told(&output).contains("no backup ends before 2001-01-01 00:00:00"),
+        "{}",
+        told(&output)
+    );
+    assert!(!lab.restored("early").exists());
+}
+
+#[test]
+fn row_57_and_60_backups_are_proven_and_restored_to_a_moment_on_15() {
+    physical_round(15);
+}
+
+#[test]
+fn row_57_and_60_backups_are_proven_and_restored_to_a_moment_on_18() {
+    physical_round(18);
+}
+
+#[test]
+fn row_58_a_backup_without_a_destination_fails() {
+    let output = podgres()
+        .args(["backup", "--dir", "/nowhere"])
+        .output()
+        .expect("podgres");
+    assert_eq!(output.status.code(), Some(64), "{}", told(&output));
+    assert!(
+        told(&output).contains("invalid value for --to: not set"),
+        "{}",
+        told(&output)
+    );
+}
