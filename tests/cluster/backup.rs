@@ -54,29 +54,18 @@ impl Lab {
     }
 
     pub(crate) fn backup(&self, more: &[&str]) -> String {
-        self.done(
-            &[
-                &[
-                    "backup",
-                    "--dir",
-                    text(&self.demo.directory),
-                    "--to",
-                    text(&self.destination()),
-                ],
-                more,
-            ]
-            .concat(),
-        )
+        answer(&self.backup_command(more).output().expect("podgres backup"))
+    }
+
+    pub(crate) fn backup_command(&self, more: &[&str]) -> Command {
+        let to = self.destination();
+        let words = ["backup", "--dir", text(&self.demo.directory), "--to", text(&to)];
+        self.command(&[&words, more].concat())
     }
 
     pub(crate) fn restore(&self, directory: &Path, more: &[&str]) -> Output {
-        let words = [
-            "restore",
-            "--from",
-            text(&self.destination()),
-            "--pgdata",
-            text(directory),
-        ];
+        let from = self.destination();
+        let words = ["restore", "--from", text(&from), "--pgdata", text(directory)];
         self.command(&[&words, more].concat())
             .output()
             .expect("podgres restore")
@@ -123,16 +112,11 @@ pub(crate) fn told(output: &Output) -> String {
 /// Starts a restored directory, asks it one thing, stops it.
 pub(crate) fn ask_restored(version: u32, directory: &Path, sql: &str) -> String {
     let socket = directory.parent().expect("parent");
+    let log = directory.with_extension("log");
     let server = |words: &[&str]| {
         let mut command = Command::new(programs(version).join("pg_ctl"));
         command
-            .args([
-                "-D",
-                text(directory),
-                "-w",
-                "-l",
-                text(&directory.with_extension("log")),
-            ])
+            .args(["-D", text(directory), "-w", "-l", text(&log)])
             .args(words);
         let output = crate::user::run_as_server_user(&mut command)
             .output()

@@ -8,6 +8,9 @@
 #[path = "../support/authority.rs"]
 mod authority;
 mod backup;
+mod backup_docs;
+mod backup_faults;
+mod backup_s3;
 mod chaos;
 mod chaos_lease;
 mod containers;

@@ -73,6 +73,8 @@ fn denied(cluster: &Cluster, verb: &str) {
                     .unwrap_or_default()
             })
             .concat()
+            // The logs are JSON.
+            .replace("\\\"", "\"")
     };
     let (after, _) = until("it says which verb is missing", said, |log| {
         log.contains(&complaint) && log.contains(&hint)
@@ -100,6 +102,8 @@ fn create(cluster: &Cluster) {
                     .unwrap_or_default()
             })
             .concat()
+            // The logs are JSON.
+            .replace("\\\"", "\"")
     };
     until("it says which verb is missing", said, |log| {
         log.contains("Grant the verb \"create\" on \"leases\"")
