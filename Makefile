@@ -10,7 +10,7 @@ static_target := $(shell uname -m)-unknown-linux-musl
 cargo_deny_version := 0.20.2
 # Each test of the cluster runs three PostgreSQL servers and more.
 test_threads := 2
-shell_scripts := .ci/run benches/run tests/sim/mutants/check tests/tools/need tests/tools/postgresql tests/tools/s3
+shell_scripts := .ci/run benches/run tests/sim/mutants/check tests/tools/need tests/tools/postgresql
 
 .PHONY: help
 help: ## this list

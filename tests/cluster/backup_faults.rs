@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::backup::{Lab, answer, ask_restored, text, told};
-use crate::harness::{LIMIT, member, members, wait_for};
+use crate::harness::{LIMIT, Start, member, members, wait_for};
 use crate::user::give_away;
 
 /// Backup folders at the destination, complete or not.
@@ -37,7 +37,7 @@ fn first_piece(lab: &Lab, name: &str) -> PathBuf {
 
 #[test]
 fn row_48_and_56_killed_and_overlapping_runs_leave_whole_backups_only() {
-    let lab = Lab::new(16, &[]);
+    let lab = Lab::new(Start::new(16));
     lab.demo.sql(
         &[],
         "CREATE TABLE t AS SELECT i, md5(i::text) m FROM generate_series(1, 50000) i",
@@ -193,7 +193,7 @@ fn an_interrupted_restore_goes_on(lab: &Lab) {
 /// archive across the failover.
 #[test]
 fn a_failover_during_a_backup_and_a_restore_across_it() {
-    let lab = Lab::new(18, &["--leadership", "lease"]);
+    let lab = Lab::new(Start::lease(18));
     lab.demo.sql(
         &[],
         "CREATE TABLE t AS SELECT i, md5(i::text) m FROM generate_series(1, 50000) i",
@@ -233,7 +233,7 @@ fn a_failover_during_a_backup_and_a_restore_across_it() {
 /// Pod 0 restores, the others clone it.
 fn a_new_cluster_begins_with_a_backup(lab: &Lab) {
     let from = format!("PODGRES_RESTORE_FROM={}", lab.destination().display());
-    let copy = crate::harness::Start::lease(lab.version)
+    let copy = Start::lease(lab.version)
         .with(&["--replicas", "2", "--set", &from])
         .run();
     copy.wait_streaming(1);
