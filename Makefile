@@ -8,9 +8,12 @@ SHELL := /bin/bash
 target := $(or $(CARGO_TARGET_DIR),target)
 static_target := $(shell uname -m)-unknown-linux-musl
 cargo_deny_version := 0.20.2
+# The image's name, and what else images/build takes: IMAGE=registry.example/podgres:1 make image BUILDER=podman
+IMAGE ?= podgres:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+architecture := $(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(shell uname -m)))
 # Each test of the cluster runs three PostgreSQL servers and more.
 test_threads := 2
-shell_scripts := .ci/run benches/run tests/sim/mutants/check tests/tools/need tests/tools/postgresql
+shell_scripts := .ci/run benches/run images/build images/sbom tests/kubernetes/machines tests/sim/mutants/check tests/tools/need tests/tools/postgresql
 
 .PHONY: help
 help: ## this list
@@ -24,11 +27,11 @@ demo: compiler ## a replicated PostgreSQL on this machine, until Ctrl-C; options
 	exec $(target)/release/podgres demo $(ARGS)
 
 .PHONY: test
-test: fmt clippy deny doc ## everything that must hold: style, dependencies, documentation, all tests
+test: fmt clippy deny doc proof ## everything that must hold: style, dependencies, documentation, all tests
 	@postgresql=$$(tests/tools/postgresql test)
 	eval "$$postgresql"
-	CARGO_TARGET_DIR=$(abspath $(target))/sim cargo test --release --manifest-path tests/sim/core/Cargo.toml --test proof
 	cargo test --no-fail-fast -- --test-threads=$(test_threads)
+	cargo test --package podgres-examples
 
 .PHONY: chaos
 chaos: compiler ## faults at random on a cluster under load: MINUTES=10, LEADERSHIP=lease or fixed, SEED=… repeats their order
@@ -44,7 +47,13 @@ sim: compiler ## the failover logic against simulated time, on all cores: SCHEDU
 	@export CARGO_TARGET_DIR=$(abspath $(target))/sim
 	if [ -n "$(SEED)" ]; then export PODGRES_SIM_SEED=$(SEED); else export PODGRES_SIM_SCHEDULES=$(or $(SCHEDULES),10000); fi
 	export PODGRES_SIM_FIRST=$(or $(FIRST),1)
-	cargo test --release --manifest-path tests/sim/core/Cargo.toml --test sim $(if $(SEED),one_seed,a_range) -- --nocapture
+	cargo test --release --manifest-path tests/core/Cargo.toml --test sim $(if $(SEED),one_seed,a_range) -- --nocapture
+
+.PHONY: proof
+proof: compiler ## every enumerated decision against the rules, the model of takeover, the simulator's fixed schedules
+	@export CARGO_TARGET_DIR=$(abspath $(target))/sim
+	cargo clippy --manifest-path tests/core/Cargo.toml --test sim --test proof -- -D warnings
+	cargo test --release --manifest-path tests/core/Cargo.toml --test sim --test proof
 
 .PHONY: mutants
 mutants: compiler ## plants known bugs in the failover logic; the simulator must find each: NAMES="…" for some
@@ -56,15 +65,17 @@ check: fmt clippy ## the quick round while writing: style and the tests that nee
 
 .PHONY: table
 table: ## rewrite docs/decision-table.md from the code; review the difference
-	PODGRES_UPDATE_GOLDEN=1 cargo test --test pure decision_table
+	PODGRES_UPDATE_GOLDEN=1 CARGO_TARGET_DIR=$(abspath $(target))/sim cargo test --release --manifest-path tests/core/Cargo.toml --test proof decision_table
 
 .PHONY: fmt
 fmt: ## is the code formatted?
-	cargo fmt --all --check
+	@cargo fmt --all --check
+	cargo fmt --manifest-path tests/core/Cargo.toml --check
 
 .PHONY: clippy
 clippy: compiler ## lints, in tests too
 	cargo clippy --all-targets -- -D warnings
+	cargo clippy --all-targets --package podgres-examples -- -D warnings
 
 .PHONY: deny
 deny: compiler ## crates that may come in: bans, licences, sources (.deny.toml)
@@ -85,6 +96,10 @@ bench: compiler ## measures podgres beside Patroni and pg_basebackup; options in
 	cargo build --release
 	benches/run --podgres $(target)/release/podgres $(ARGS)
 
+.PHONY: bench-route
+bench-route: ## what the routes cost beside HAProxy: pgbench, connects, COPY, memory
+	@$(MAKE) bench ARGS="--only route $(ARGS)"
+
 .PHONY: static
 static: compiler ## the release binary without any shared library, for the image
 	@tests/tools/need musl-gcc musl-tools
@@ -94,6 +109,23 @@ static: compiler ## the release binary without any shared library, for the image
 	export CC_$(subst -,_,$(static_target))=musl-gcc
 	cargo build --release --target $(static_target)
 	ls -l $(target)/$(static_target)/release/podgres
+
+.PHONY: image
+image: static ## the image as target/image/podgres.tar, with docker, podman or buildah, or without any of them: IMAGE=NAME:TAG BUILDER=archive
+	images/build -n $(IMAGE) $(if $(BUILDER),-b $(BUILDER)) $(architecture)=$(target)/$(static_target)/release/podgres
+
+.PHONY: examples-image
+examples-image: compiler ## the image of the examples' small clients, target/image/podgres-examples.tar
+	@tests/tools/need musl-gcc musl-tools
+	export CC_$(subst -,_,$(static_target))=musl-gcc
+	cargo build --release --target $(static_target) --package podgres-examples
+	images/build -p podgres-examples -n $(or $(EXAMPLES_IMAGE),podgres-examples:test) \
+		$(architecture)=$(target)/$(static_target)/release/podgres-examples
+
+.PHONY: test-kubernetes
+test-kubernetes: compiler ## all on the cluster that KUBECONFIG names, which must have the images: NAMES="row_08 rights" for some (docs/kubernetes.md)
+	@tests/tools/need kubectl kubernetes-client
+	cargo test --test kubernetes -- $(NAMES)
 
 .PHONY: shellcheck
 shellcheck: ## lints the shell scripts

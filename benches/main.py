@@ -20,8 +20,9 @@ from measures import spread
 from patroni_cluster import PatroniCluster
 from podgres_cluster import PodgresCluster
 from reaction import patroni_reactions, podgres_reactions
+from route import route, tables as route_tables
 
-PARTS = ("start", "idle", "clone", "size", "reaction", "failover")
+PARTS = ("start", "idle", "clone", "size", "reaction", "failover", "route")
 
 
 def main():
@@ -55,6 +56,8 @@ def parse_arguments():
     parser.add_argument("--fault", action="append", choices=FAULTS, help="of failover: this one only (may be repeated)")
     parser.add_argument("--failover-runs", type=int, default=5, help="runs of each fault (5)")
     parser.add_argument("--api-seconds", type=float, default=60, help="how long the API server is down (60)")
+    parser.add_argument("--route-runs", type=int, default=5, help="turns of each load through the routes (5)")
+    parser.add_argument("--route-seconds", type=int, default=8, help="of one pgbench (8)")
     parser.add_argument("--json", type=Path, help="also write all numbers there")
     return parser.parse_args()
 
@@ -233,6 +236,28 @@ class Bench:
             rows.append((fault, len(runs), f"{statistics.median(outages):.2f} / {outages[-1]:.2f}", f"{rejoined:.1f}", moved))
         table(["fault", "runs", "outage, s, median / worst", "all streaming again, s", "primary moved"], rows)
         print(found["lost"])
+        return found
+
+
+    def route(self):
+        """What the routes cost, beside HAProxy."""
+        folder = self.new_folder()
+        settings = folder / "conf.d"
+        settings.mkdir(parents=True)
+        (settings / "bench.conf").write_text("max_connections = 700\nshared_buffers = 256MB\n")
+        for path in (folder, settings):
+            path.chmod(0o755)
+        more = ["--leadership", "fixed", "--set", f"PODGRES_CONFIGURATION_DIR={settings}"]
+        cluster = PodgresCluster(self.options.podgres, self.options.bindir, folder / "demo", size=1, more=more)
+        try:
+            cluster.start()
+            cluster.wait_complete()
+            found = route(cluster, self.options.bindir, folder, self.options.route_runs, self.options.route_seconds)
+        finally:
+            cluster.stop()
+        for title, header, rows in route_tables(found):
+            table([title, *header], list(rows))
+            print()
         return found
 
 

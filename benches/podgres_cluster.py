@@ -12,9 +12,9 @@ from machine import alive, command_line, owned_folder, start, stop, tail, wait_u
 class PodgresCluster:
     """One demo in one folder; `start` returns at once, `stop` leaves no process."""
 
-    def __init__(self, program, bindir, folder, size=3):
+    def __init__(self, program, bindir, folder, size=3, more=()):
         self.program, self.bindir, self.size = Path(program).resolve(), bindir, size
-        self.folder = owned_folder(folder)
+        self.folder, self.more = owned_folder(folder), more
         self.volumes = self.folder / "demo"
         self.log = self.folder / "demo.log"
         self.process = None
@@ -23,7 +23,7 @@ class PodgresCluster:
     def start(self):
         """Starts the demo; as root it drops root by itself."""
         self.process = start(
-            [self.program, "demo", "--replicas", self.size, "--dir", self.volumes],
+            [self.program, "demo", "--replicas", self.size, "--dir", self.volumes, *self.more],
             self.log,
             {"PG_BINDIR": str(self.bindir), "HOME": os.environ.get("HOME", "/")},
             drop_root=False,

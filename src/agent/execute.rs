@@ -47,9 +47,11 @@ pub(super) async fn execute(action: PostgresAction, hands: Hands<'_>) -> Result<
         PostgresAction::Promote {
             synchronous_standby_names,
             term,
+            timeline,
         } => SupervisorRequest::Promote {
             synchronous_standby_names,
             term,
+            timeline,
         },
         PostgresAction::Detach { term } => SupervisorRequest::Detach { term },
         PostgresAction::Hold { term } => SupervisorRequest::Hold { term },

@@ -1,6 +1,6 @@
 //! What the loop looks at before each decision: gathers one `Observation` from all adapters, and judges nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock::boottime_ms;
 use crate::core::cluster::PeerEntry;
@@ -65,7 +65,17 @@ impl Agent {
             barrier,
             request: self.requests.waiting(),
             checkpointed_at_ms,
+            drained: self.drained(entries),
         }
+    }
+
+    /// Every member that routes says that it has left this server.
+    fn drained(&self, entries: &[PeerEntry]) -> bool {
+        let name = self.settings.member.to_string();
+        let left = |routes: &BTreeSet<String>| routes.contains(&name);
+        let own = self.routes_left.borrow().as_ref().is_none_or(left);
+        let mut live = entries.iter().filter_map(PeerEntry::live_status);
+        own && live.all(|status| status.routes_left.as_ref().is_none_or(left))
     }
 
     fn note_server(&mut self, server: Option<&ServerStatus>) {

@@ -7,17 +7,22 @@
 mod counters;
 mod ending;
 mod execute;
+mod freshness;
 mod journal;
 mod looking;
 mod names;
 mod observe;
 mod office;
 mod operator;
+mod outside;
+mod positions;
 mod publish;
 mod run;
 mod supervisor;
+mod switch;
 mod upstream;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,9 +40,12 @@ use crate::postgres::ReadLogins;
 
 pub use counters::{Counters, Standing};
 pub use ending::{Outcome, Until};
+pub use freshness::follow_freshness;
 pub use journal::Journal;
 pub use office::Requests;
 pub use operator::{Operator, member_key};
+pub use outside::{Outside, OutsideSettings};
+pub use positions::Positions;
 pub use run::{Agent, AgentError};
 
 /// What the agent needs to know and what does not change while it runs.
@@ -48,6 +56,8 @@ pub struct Settings {
     /// Changes with each incarnation of the pod.
     pub uid: String,
     pub supervisor_socket: PathBuf,
+    /// Shared by the pod's containers.
+    pub run_directory: PathBuf,
     /// Where this pod's own clients reach PostgreSQL.
     pub server_address: SocketAddr,
     /// Where others reach this pod.
@@ -82,4 +92,8 @@ pub struct Published {
     pub visited: Arc<Notify>,
     /// What carries out the operator's orders.
     pub operator: Arc<Operator>,
+    /// How far this member's own server is.
+    pub positions: Arc<Positions>,
+    /// The routes of this process say here which leaving servers they have left.
+    pub routes_left: watch::Sender<Option<BTreeSet<String>>>,
 }

@@ -12,17 +12,19 @@ use tokio::sync::watch;
 use crate::core::cluster::ClusterView;
 use crate::core::cluster::impossible::Impossible;
 use crate::core::cluster::moves;
-use crate::core::lease::{LeaseRecord, MoveRequest, StoredLease};
+use crate::core::lease::{LeaseRecord, MoveRequest, ReadOnlySwitch, StoredLease};
 use crate::core::member::MemberName;
 use crate::core::observation::MemberRequest;
 use crate::core::operate::{Answer, Order, Outcome};
 use crate::core::signature::MemberKey;
 use crate::core::status::{MemberState, MemberStatus};
-use crate::kube::{LeaseError, LeaseStore};
+use crate::kube::{LeaseError, LeaseStore, time_of_day};
 use crate::peers::send_signed_order;
 use crate::postgres::ReadLogins;
+use crate::postgres::routed::RoutedServer;
 
 use super::Requests;
+use super::switch::Switchboard;
 
 const SWITCHOVER_LIMIT: Duration = Duration::from_secs(30);
 /// The Lease may have to run out first.
@@ -42,12 +44,19 @@ pub struct Operator {
     pub(super) requests: Requests,
     pub(super) logins: ReadLogins,
     pub(super) member: MemberName,
+    /// The local server, for what the routes order.
+    pub(super) routed: RoutedServer,
+    /// Without a Lease.
+    pub(super) switch: Switchboard,
 }
 
 impl Operator {
     /// Carries out one order, to its end or to a deadline.
     pub async fn carry_out(&self, order: Order) -> Answer {
         let began = Instant::now();
+        if let Order::EndIdle { clients } = &order {
+            return self.end_idle(clients).await;
+        }
         tracing::info!(?order, "the operator's order");
         let answer = match order {
             Order::Switchover {
@@ -65,11 +74,24 @@ impl Operator {
                 None => self.reinitialise().await,
             },
             Order::Pause { paused } => self.pause(paused).await,
+            Order::ReadOnly { on, reason, by } => self.read_only(on, reason, by).await,
+            Order::EndIdle { clients } => Ok(self.end_idle(&clients).await),
         };
         let mut answer = answer.unwrap_or_else(|answer| answer);
         answer.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(outcome = ?answer.outcome, elapsed_ms = answer.elapsed_ms, "{}", answer.message);
         answer
+    }
+
+    /// For a route that drains: many times a second, so nothing is logged.
+    async fn end_idle(&self, clients: &[SocketAddr]) -> Answer {
+        match self.routed.end_idle(clients).await {
+            Ok(ended) => Answer {
+                clients: Some(ended),
+                ..Answer::new(Outcome::Done, "idle sessions were ended")
+            },
+            Err(error) => Answer::new(Outcome::Failed, error.to_string()),
+        }
     }
 
     fn seen(&self) -> Arc<ClusterView> {
@@ -229,6 +251,30 @@ impl Operator {
             "the cluster is paused: no failover and no automatic action"
         } else {
             "the cluster is not paused any more"
+        };
+        Ok(Answer::new(Outcome::Done, message))
+    }
+
+    /// Turns the read-only switch, and waits until this member knows.
+    async fn read_only(&self, on: bool, reason: String, by: String) -> Result<Answer, Answer> {
+        let switch = on.then(|| ReadOnlySwitch {
+            by,
+            at: time_of_day(),
+            reason,
+        });
+        match &self.lease {
+            Some(store) => {
+                let written = store.update(|record| record.read_only = switch.clone()).await;
+                written.map_err(|error| unwritten(&error))?;
+            }
+            None => self.switch.turn(switch),
+        }
+        let deadline = Instant::now() + PAUSE_LIMIT;
+        self.comes(deadline, |view| view.read_only == on).await;
+        let message = if on {
+            "the cluster is read-only: every routing endpoint serves standbys"
+        } else {
+            "the cluster takes writes again"
         };
         Ok(Answer::new(Outcome::Done, message))
     }

@@ -1,14 +1,18 @@
 //! From an observation and its decision to what others see: pure, but for the process id.
 
+use std::collections::BTreeSet;
+
 use crate::core::cluster::{ClusterView, PeerEntry};
 use crate::core::data_directory::{DataDirectory, SystemIdentifier};
-use crate::core::decision::Decision;
+use crate::core::decision::{Decision, PostgresAction};
 use crate::core::lease::{LeadershipReport, LeaseRecord};
 use crate::core::observation::Observation;
 use crate::core::policy::Leadership;
 use crate::core::situation::Situation;
 use crate::core::status::{HeldData, JobReport, MemberPids, MemberState, MemberStatus, Role, ServerStatus};
 use crate::core::supervision::{JobKind, JobState, Postmaster, ServerRole, SupervisorStatus};
+
+use crate::core::switch::SwitchPosition;
 
 use super::Settings;
 
@@ -19,6 +23,8 @@ pub(super) struct Known<'a> {
     pub(super) running: Option<&'a ServerStatus>,
     pub(super) clones_total: u64,
     pub(super) was_streaming: bool,
+    pub(super) routes_left: Option<&'a BTreeSet<String>>,
+    pub(super) switch: &'a SwitchPosition,
 }
 
 /// This member's own status after a turn.
@@ -36,6 +42,7 @@ pub(super) fn member_status(
         running,
         clones_total,
         was_streaming,
+        ..
     } = known;
     let sentence = decision.situation.sentence();
     MemberStatus {
@@ -68,6 +75,11 @@ pub(super) fn member_status(
         clones_total,
         no_reads: settings.no_reads,
         leadership: decision.report.clone(),
+        leaving: decision.situation == Situation::HandingOver
+            && decision.postgres != Some(PostgresAction::Checkpoint),
+        routes_left: known.routes_left.cloned(),
+        switch: known.switch.clone(),
+        read_only: false,
     }
 }
 
@@ -169,7 +181,6 @@ fn pids(supervisor: Option<&SupervisorStatus>) -> MemberPids {
 pub(super) fn first_view(settings: &Settings) -> ClusterView {
     let me = MemberStatus {
         name: settings.member.to_string(),
-        cluster: settings.member.cluster.clone(),
         ordinal: settings.member.ordinal,
         uid: settings.uid.clone(),
         role: Some(role(settings, None, None)),
@@ -177,22 +188,14 @@ pub(super) fn first_view(settings: &Settings) -> ClusterView {
         situation: Situation::SupervisorUnreachable.name().to_owned(),
         message: Situation::SupervisorUnreachable.sentence().to_owned(),
         held_data: HeldData::Unknown,
-        system_identifier: None,
-        server: None,
-        accepting: false,
-        was_streaming: false,
-        writable: false,
-        job: None,
-        host: settings.host,
         postgres_port: settings.postgres_port,
         http_port: settings.http_port,
         read_write_port: settings.read_write_port,
         read_only_port: settings.read_only_port,
         pids: settings.report_pids.then(|| pids(None)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        clones_total: 0,
         no_reads: settings.no_reads,
-        leadership: None,
+        ..MemberStatus::outsider(settings.member.cluster.clone(), settings.host)
     };
     view(settings, None, me, Vec::new())
 }
@@ -201,13 +204,16 @@ pub(super) fn first_view(settings: &Settings) -> ClusterView {
 pub(super) fn view(
     settings: &Settings,
     record: Option<&LeaseRecord>,
-    me: MemberStatus,
+    mut me: MemberStatus,
     peers: Vec<PeerEntry>,
 ) -> ClusterView {
     let leadership = match settings.policy.leadership {
         Leadership::FixedOrdinal => "fixed",
         Leadership::Lease => "lease",
     };
+    let recorded = record.and_then(|record| record.read_only.clone());
+    let read_only_switch = recorded.or_else(|| me.switch.on.clone());
+    me.read_only = read_only_switch.is_some();
     ClusterView {
         cluster: settings.member.cluster.clone(),
         leadership: leadership.to_owned(),
@@ -216,7 +222,8 @@ pub(super) fn view(
         lease_holder: record
             .and_then(|record| record.holder.as_ref())
             .map(|holder| holder.pod.clone()),
-        read_only: record.is_some_and(|record| record.read_only.is_some()),
+        read_only: read_only_switch.is_some(),
+        read_only_switch,
         paused: record.is_some_and(|record| record.paused),
         lease: record.cloned(),
         me,

@@ -1,5 +1,6 @@
 //! The loop: observe, decide, record, publish, execute, wait.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::http::Beat;
 use crate::peers::Peers;
 use crate::postgres::Login;
 use crate::postgres::query::LocalServer;
+use crate::postgres::routed::RoutedServer;
 use crate::postgres::tls::ClientTls;
 
 use super::counters::{Clones, Counters};
@@ -32,7 +34,9 @@ use super::journal::{Journal, Recorder};
 use super::names::Names;
 use super::office::{self, Office, Requests};
 use super::operator::Operator;
+use super::positions::Positions;
 use super::supervisor::Supervisor;
+use super::switch::Switchboard;
 use super::upstream::{Access, Wanted};
 use super::{Published, Settings, names, publish, upstream};
 
@@ -84,6 +88,9 @@ pub struct Agent {
     /// The last request to the API server failed.
     pub(super) lease_failing: bool,
     pub(super) memory: Memory,
+    /// The leaving servers that the routes of this process have left; `None` where nothing routes.
+    pub(super) routes_left: watch::Receiver<Option<BTreeSet<String>>>,
+    pub(super) switch: Switchboard,
     pub(super) recorder: Recorder,
     outlets: Outlets,
 }
@@ -120,7 +127,8 @@ impl Agent {
         let supervisor = Supervisor::follow(settings.supervisor_socket.clone());
         let office = office(&settings)?;
         let requests = Requests::default();
-        let (outlets, published, journal) = outlets(&settings, office.as_ref(), &requests);
+        let switch = Switchboard::open(settings.run_directory.clone());
+        let (outlets, published, journal) = outlets(&settings, office.as_ref(), &requests, &switch);
         let agent = Self {
             office,
             requests,
@@ -161,6 +169,8 @@ impl Agent {
             clones: Clones::default(),
             lease_failing: false,
             memory: Memory::default(),
+            routes_left: published.routes_left.subscribe(),
+            switch,
             recorder: Recorder::new(journal),
             outlets,
             settings,
@@ -238,10 +248,15 @@ impl Agent {
         ) {
             self.was_streaming = false;
         }
+        let routes_left = self.routes_left.borrow_and_update().clone();
+        self.switch.listen(&peers);
+        let switch = self.switch.position();
         let known = publish::Known {
             running: self.running_server(observation),
             clones_total: self.clones.total,
             was_streaming: self.was_streaming,
+            routes_left: routes_left.as_ref(),
+            switch: &switch,
         };
         let status = publish::member_status(&self.settings, observation, decision, known);
         let view = publish::view(
@@ -335,6 +350,8 @@ impl Agent {
             () = self.requests.asked() => {}
             _ = self.supervisor_status.changed() => {}
             _ = self.names.changed() => {}
+            Ok(()) = self.routes_left.changed() => {}
+            () = self.switch.turned() => {}
             _ = self.upstream.changed() => {}
             () = self.peers.changed() => {}
             () = tokio::time::sleep(limit) => {}
@@ -358,11 +375,18 @@ fn outlets(
     settings: &Settings,
     office: Option<&Office>,
     requests: &Requests,
+    switch: &Switchboard,
 ) -> (Outlets, Published, Journal) {
     let (view, view_receiver) = watch::channel(Arc::new(publish::first_view(settings)));
     let (routes, routes_receiver) = watch::channel(Arc::new(RouteTable::default()));
     let (beat, journal, counters) = (Beat::new(LOOP_LIMIT), Journal::default(), Counters::default());
+    let routed = || RoutedServer::new(settings.server_address, Arc::clone(&settings.logins));
+    // Without a gate nothing else ends the acknowledgements with the right.
+    let right = (settings.gate && settings.policy.gate && office.is_some()).then(|| counters.clone());
+    let positions = Positions::new([routed(), routed()], view_receiver.clone(), right);
     let operator = Operator {
+        routed: routed(),
+        switch: switch.clone(),
         view: view_receiver.clone(),
         lease: office.map(Office::store),
         requests: requests.clone(),
@@ -377,6 +401,8 @@ fn outlets(
         counters: counters.clone(),
         visited: Arc::default(),
         operator: Arc::new(operator),
+        positions,
+        routes_left: watch::Sender::new(None),
     };
     let outlets = Outlets {
         view,

@@ -154,10 +154,11 @@ pub(super) fn follow(
                 return;
             };
             let look = access.look(&resolver, now.of, boottime_ms());
-            // A look at a server that hangs must not keep it from looking at another.
+            // A look at a server that hangs must not keep it from looking at another. One that is merely not wanted any more
+            // comes to its end: breaking it off would be an error in that server's log.
             let view = tokio::select! {
                 view = look => view,
-                _ = wanted.wait_for(|wanted| wanted.is_none_or(|wanted| wanted.of != now.of)) => continue,
+                _ = wanted.wait_for(|wanted| wanted.is_some_and(|wanted| wanted.of != now.of)) => continue,
             };
             sender.send_if_modified(|known| {
                 let changed = *known != view;

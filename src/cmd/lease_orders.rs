@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::core::cluster::moves;
-use crate::core::lease::{LeaseRecord, MoveRequest, StoredLease};
+use crate::core::lease::{LeaseRecord, MoveRequest, ReadOnlySwitch, StoredLease};
 use crate::core::operate::{Answer, Outcome};
-use crate::kube::{LeaseClient, LeaseError, Reach};
+use crate::kube::{LeaseClient, LeaseError, Reach, time_of_day};
 
 use super::{ExitStatus, Failure};
 
@@ -31,6 +31,11 @@ pub struct Kubernetes {
     pub kubeconfig: Option<PathBuf>,
 }
 
+/// Where kubectl looks, too.
+pub(super) fn standard_kubeconfig() -> Option<PathBuf> {
+    std::env::home_dir().map(|home| home.join(".kube").join("config"))
+}
+
 /// One cluster's Lease.
 pub(super) struct ClusterLease {
     cluster: String,
@@ -43,10 +48,13 @@ impl Kubernetes {
         let Some(cluster) = self.cluster.clone() else {
             return Ok(None);
         };
-        let home = || std::env::home_dir().map(|home| home.join(".kube").join("config"));
-        let path = self.kubeconfig.clone().or_else(home).ok_or_else(|| {
-            Failure::new(ExitStatus::Settings, "no kubeconfig file is known").hint("Give --kubeconfig.")
-        })?;
+        let path = self
+            .kubeconfig
+            .clone()
+            .or_else(standard_kubeconfig)
+            .ok_or_else(|| {
+                Failure::new(ExitStatus::Settings, "no kubeconfig file is known").hint("Give --kubeconfig.")
+            })?;
         let context = self.context.clone();
         let client = LeaseClient::new(Reach::Kubeconfig { path, context }, &self.namespace, &cluster);
         Ok(Some(ClusterLease { cluster, client }))
@@ -69,6 +77,21 @@ impl ClusterLease {
         match self.client.update(|record| record.paused = paused).await {
             Ok(_) if paused => Answer::new(Outcome::Done, "the cluster is paused"),
             Ok(_) => Answer::new(Outcome::Done, "the cluster is not paused any more"),
+            Err(error) => unwritten(&error),
+        }
+    }
+
+    /// Turns the read-only switch.
+    pub(super) async fn read_only(&self, on: bool, reason: String, by: String) -> Answer {
+        let at = time_of_day();
+        let switch = on.then_some(ReadOnlySwitch { by, at, reason });
+        match self
+            .client
+            .update(|record| record.read_only = switch.clone())
+            .await
+        {
+            Ok(_) if on => Answer::new(Outcome::Done, "the cluster is read-only"),
+            Ok(_) => Answer::new(Outcome::Done, "the cluster takes writes again"),
             Err(error) => unwritten(&error),
         }
     }

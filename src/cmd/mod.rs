@@ -13,8 +13,12 @@ mod lease_orders;
 pub mod orders;
 pub mod place;
 pub mod postgres;
+pub mod read_only;
 pub mod replay;
+mod report;
 pub mod restore;
+pub mod route;
+mod routes;
 mod serve;
 pub mod sidecar;
 pub mod status;
@@ -50,6 +54,8 @@ pub enum Verb {
     Postgres(Box<postgres::Arguments>),
     /// Observe, decide, act; health probes, metrics and routing endpoints
     Sidecar(Box<sidecar::Arguments>),
+    /// The routing endpoints alone, beside an application or as a Deployment
+    Route(Box<route::Arguments>),
     /// Run the whole cluster on this machine
     Demo(Box<demo::Arguments>),
     /// Show the cluster
@@ -66,6 +72,8 @@ pub enum Verb {
     Pause(orders::ClusterArguments),
     /// End a pause
     Resume(orders::ClusterArguments),
+    /// The read-only switch: take routed clients off the primary, or let them write again
+    ReadOnly(read_only::Arguments),
     /// Stop and start PostgreSQL of one member
     Restart(orders::MemberArguments),
     /// Clone a standby afresh
@@ -209,6 +217,7 @@ pub fn run(verb: Verb) -> Result<(), Failure> {
             Verb::Init(arguments) => Box::pin(init::run(*arguments)).await,
             Verb::Postgres(arguments) => postgres::run(*arguments).await,
             Verb::Sidecar(arguments) => Box::pin(sidecar::run(*arguments)).await,
+            Verb::Route(arguments) => Box::pin(route::run(*arguments)).await,
             Verb::Demo(arguments) => demo::run(*arguments).await,
             Verb::Status(arguments) => status::run(arguments).await,
             Verb::History(arguments) => history::run(arguments).await,
@@ -217,6 +226,7 @@ pub fn run(verb: Verb) -> Result<(), Failure> {
             Verb::Failover(arguments) => orders::failover(arguments).await,
             Verb::Pause(arguments) => orders::pause(arguments, true).await,
             Verb::Resume(arguments) => orders::pause(arguments, false).await,
+            Verb::ReadOnly(arguments) => read_only::run(arguments).await,
             Verb::Restart(arguments) => orders::restart(arguments).await,
             Verb::Reinit(arguments) => orders::reinit(arguments).await,
             Verb::Backup(arguments) => Box::pin(backup::run(*arguments)).await,

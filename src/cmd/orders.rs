@@ -159,7 +159,7 @@ fn confirm(to: &str, loss: &str, yes: bool) -> Result<(), Failure> {
     Err(Failure::new(ExitStatus::Refused, "nothing was done"))
 }
 
-async fn give(place: &Place, token: &TokenArgument, order: &Order) -> Result<(), Failure> {
+pub(super) async fn give(place: &Place, token: &TokenArgument, order: &Order) -> Result<(), Failure> {
     let (url, _) = place.somebody().await?;
     send(&url, token, order).await
 }

@@ -12,10 +12,10 @@ use crate::core::operate::{Answer, Outcome};
 use crate::core::policy::Leadership;
 use crate::core::situation::SITUATIONS;
 use crate::http::authorise::{AdminToken, Token};
-use crate::http::metrics::{Counters, LeaseCounters, RouteCounters};
+use crate::http::metrics::{Counters, LeaseCounters, RouteCounters, ServerCounters};
 use crate::http::serve::{Limits, ListenError, Listener, serve};
-use crate::http::{HttpState, router};
-use crate::proxy::RouteStats;
+use crate::http::{HttpState, PositionSource, router};
+use crate::proxy::{RouteStats, ServerStats};
 
 use super::wiring::read_logins;
 
@@ -23,7 +23,7 @@ use super::wiring::read_logins;
 pub(super) const SOCKET_NAME: &str = "podgres.sock";
 
 /// A routing endpoint's name and counters.
-pub(super) type Route = (&'static str, Arc<RouteStats>);
+pub(super) type Route = (String, Arc<RouteStats>);
 
 /// Listens where the pod says.
 pub(super) async fn http_listeners(pod: &Pod, run_directory: &Path) -> Result<Vec<Listener>, ListenError> {
@@ -58,6 +58,7 @@ pub(super) async fn serve_http(
         diverged: agent.standing().diverged,
     });
     give_authority(&mut state, pod, published);
+    state.positions = positions(published);
     let settings = settings(pod, server);
     state.settings = Arc::new(move || settings.clone());
     serve(
@@ -67,6 +68,20 @@ pub(super) async fn serve_http(
         std::future::pending(),
     )
     .await;
+}
+
+fn positions(published: &Published) -> PositionSource {
+    let (asked, waited) = (Arc::clone(&published.positions), Arc::clone(&published.positions));
+    PositionSource {
+        position: Arc::new(move || {
+            let positions = Arc::clone(&asked);
+            Box::pin(async move { positions.position().await })
+        }),
+        wait: Arc::new(move |lsn, limit| {
+            let positions = Arc::clone(&waited);
+            Box::pin(async move { positions.wait(lsn, limit).await })
+        }),
+    }
 }
 
 /// Who may change something, and who does it then. An order goes on though the one who gave it has gone.
@@ -115,13 +130,32 @@ fn lease_counters(standing: &Standing) -> LeaseCounters {
 
 fn counters((name, stats): &Route) -> RouteCounters {
     RouteCounters {
-        route: (*name).to_owned(),
+        route: name.clone(),
         sessions: stats.sessions.load(Ordering::Relaxed),
         held: stats.held.load(Ordering::Relaxed),
         sessions_total: stats.sessions_total.load(Ordering::Relaxed),
-        refused_total: stats.refused().map(|(_, count)| count).sum(),
+        held_total: stats.held_total.load(Ordering::Relaxed),
+        held_microseconds_total: stats.held_microseconds_total.load(Ordering::Relaxed),
+        bytes_to_server_total: stats.bytes_to_server_total.load(Ordering::Relaxed),
+        bytes_to_client_total: stats.bytes_to_client_total.load(Ordering::Relaxed),
+        refused_total: stats
+            .refused()
+            .map(|(reason, count)| (reason.as_str(), count))
+            .collect(),
+        drained_total: stats.drained_total.load(Ordering::Relaxed),
+        connect_failures_total: stats.connect_failures_total.load(Ordering::Relaxed),
+        servers: stats.servers().into_iter().map(server_counters).collect(),
         cut_total: stats.cut_total.load(Ordering::Relaxed),
         cancel_requests_total: stats.cancels_total.load(Ordering::Relaxed),
+    }
+}
+
+fn server_counters((server, stats): (String, ServerStats)) -> ServerCounters {
+    ServerCounters {
+        server,
+        sessions_total: stats.sessions_total,
+        connect_microseconds_total: stats.connect_microseconds_total,
+        staleness_milliseconds_total: stats.staleness_milliseconds_total,
     }
 }
 

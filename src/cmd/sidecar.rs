@@ -5,21 +5,24 @@ use std::time::Duration;
 
 use backon::{ConstantBuilder, Retryable as _};
 use clap::Args;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 
 use crate::agent::{self, Agent, AgentError, Published, Until};
-use crate::config::pod::{Pod, PodArguments, RouteArguments};
+use crate::config::pod::{Pod, PodArguments};
+use crate::config::report::ReportArguments;
+use crate::config::routes::RouteArguments;
 use crate::config::server::ServerArguments;
 use crate::core::cluster::ClusterView;
-use crate::core::routing::RouteMode;
 use crate::core::situation::Situation;
 use crate::http::serve::ListenError;
-use crate::proxy::{Limits, Listener, RouteStats, SessionCounts};
 
-use super::serve::{Route, http_listeners, serve_http};
-use super::{ExitStatus, Failure, status_of, wiring};
+use crate::proxy::SessionCounts;
+
+use super::report::report;
+use super::routes::{self, Endpoints};
+use super::serve::{http_listeners, serve_http};
+use super::{ExitStatus, Failure, wiring};
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -29,6 +32,8 @@ pub struct Arguments {
     pub server: ServerArguments,
     #[command(flatten)]
     pub routes: RouteArguments,
+    #[command(flatten)]
+    pub report: ReportArguments,
 }
 
 /// `podgres init` of the same pod may still answer on the port; how often and how long the sidecar asks for it.
@@ -55,25 +60,38 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         .when(in_use)
         .await
         .map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))?;
-    let routes = bind_routes(&pod).await?;
-    let settings = agent::Settings {
+    let ports = (pod.arguments.read_write_port, pod.arguments.read_only_port);
+    let listens = arguments.routes.listeners(ports.0, ports.1)?;
+    let endpoints = Endpoints::bind(listens, &arguments.routes, |port| pod.bind_address(port)).await?;
+    let mut settings = agent::Settings {
         gate: true,
         ..wiring::agent_settings(&pod, arguments.server.tls_directory())
     };
+    settings.policy.times.drain_timeout_ms = milliseconds(arguments.routes.drain_timeout);
     let (agent, published) = Agent::start(settings).map_err(|error| agent_failure(&error))?;
-    let stats: Vec<Route> = routes.iter().map(|(name, ..)| (*name, Arc::default())).collect();
-    let sessions = Arc::new(SessionCounts::default());
-    let mut listening = JoinSet::new();
-    for ((_, mode, socket), (_, stats)) in routes.into_iter().zip(&stats) {
-        let counters = (Arc::clone(&sessions), Arc::clone(stats));
-        listening.spawn(listener(socket, mode, &arguments.routes, &published, counters));
+    if let Some(reporter) = arguments.report.reporter(&pod) {
+        tokio::spawn(report(reporter, arguments.report, published.view.clone()));
     }
+    let stats = endpoints.stats();
+    let knowledge = routes::knowledge(&published, &pod, endpoints.ask_pause());
+    let (stop, stopped) = watch::channel(false);
+    let sessions = Arc::new(SessionCounts::default());
+    tokio::spawn(routes::tell_left(published.clone(), Arc::clone(&sessions)));
+    let mut listening = endpoints.serve(&knowledge, &sessions, &stopped)?;
     tokio::select! {
         outcome = agent.run(Until::Ended) => Err(Failure::new(ExitStatus::Bug, format!("the agent's loop ended: {outcome:?}"))),
-        () = serve_http(listeners, &pod, &arguments.server, &published, stats.clone()) => Err(Failure::new(ExitStatus::Bug, "the HTTP server ended")),
+        () = serve_http(listeners, &pod, &arguments.server, &published, stats) => Err(Failure::new(ExitStatus::Bug, "the HTTP server ended")),
         Some(_) = listening.join_next() => Err(Failure::new(ExitStatus::Overdue, "a routing endpoint has lost its socket")),
-        ended = leave(&pod, published.clone()) => ended,
+        ended = leave(&pod, published.clone()) => {
+            stop.send_replace(true);
+            while listening.join_next().await.is_some() {}
+            ended
+        }
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// After TERM, how long a holder of the Lease may take to hand over; a pod's grace period is longer.
@@ -115,52 +133,6 @@ async fn leave(pod: &Pod, published: Published) -> Result<(), Failure> {
 
 pub(super) fn agent_failure(error: &AgentError) -> Failure {
     Failure::from_error(ExitStatus::Settings, error)
-}
-
-type Bound = (&'static str, RouteMode, TcpListener);
-
-async fn bind_routes(pod: &Pod) -> Result<Vec<Bound>, Failure> {
-    let mut bound = Vec::new();
-    for (name, mode, port) in [
-        ("read_write", RouteMode::ReadWrite, pod.arguments.read_write_port),
-        ("read_only", RouteMode::ReadOnly, pod.arguments.read_only_port),
-    ] {
-        let address = pod.bind_address(port);
-        let socket = TcpListener::bind(address).await.map_err(|error| {
-            Failure::new(
-                status_of(&error),
-                format!("could not listen on \"{address}\" for the {name} route: {error}"),
-            )
-        })?;
-        bound.push((name, mode, socket));
-    }
-    Ok(bound)
-}
-
-fn listener(
-    socket: TcpListener,
-    mode: RouteMode,
-    arguments: &RouteArguments,
-    published: &Published,
-    (sessions, stats): (Arc<SessionCounts>, Arc<RouteStats>),
-) -> impl Future<Output = ()> + use<> {
-    let listener = Listener {
-        socket,
-        policy: arguments.policy(mode),
-        limits: Limits {
-            max_connections: arguments.max_connections,
-            hold: arguments.hold,
-            ..Limits::default()
-        },
-        table: published.routes.clone(),
-        sessions,
-        stats,
-    };
-    async move {
-        if let Err(error) = listener.run(std::future::pending()).await {
-            tracing::error!(%error, "a routing endpoint has ended");
-        }
-    }
 }
 
 /// Ends with the first TERM or INT.

@@ -58,6 +58,7 @@ pub(super) fn agent_settings(pod: &Pod, tls: Option<PathBuf>) -> agent::Settings
         member: pod.name.clone(),
         uid: pod.uid.clone(),
         supervisor_socket: pod.supervisor_socket(),
+        run_directory: arguments.run_dir.clone(),
         server_address: SocketAddr::new(pod.local_address, arguments.postgres_port),
         host: pod.host,
         postgres_port: arguments.postgres_port,

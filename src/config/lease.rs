@@ -58,6 +58,7 @@ impl LeaseArguments {
             retry_period_ms: ms(self.retry_period),
             peer_timeout_ms: ms(peer_timeout),
             stop_timeout_ms: ms(stop_timeout),
+            drain_timeout_ms: LeaseTimes::default().drain_timeout_ms,
             recovery_timeout_ms: ms(self.recovery_timeout),
         }
     }
@@ -119,6 +120,17 @@ impl PodArguments {
     }
 }
 
+/// How the API server is reached.
+pub(super) fn reach(arguments: &LeaseArguments) -> Reach {
+    match &arguments.kubeconfig {
+        Some(path) => Reach::Kubeconfig {
+            path: path.clone(),
+            context: None,
+        },
+        None => Reach::InCluster,
+    }
+}
+
 impl Pod {
     /// This pod in `holderIdentity`.
     pub fn identity(&self) -> Identity {
@@ -132,13 +144,7 @@ impl Pod {
     pub fn lease(&self) -> Option<LeaseSettings> {
         let lease = &self.arguments.lease;
         (self.arguments.leadership == LeadershipArgument::Lease).then(|| LeaseSettings {
-            reach: match &lease.kubeconfig {
-                Some(path) => Reach::Kubeconfig {
-                    path: path.clone(),
-                    context: None,
-                },
-                None => Reach::InCluster,
-            },
+            reach: reach(lease),
             namespace: self.namespace.clone(),
             name: self.name.cluster.clone(),
             identity: self.identity(),

@@ -7,8 +7,10 @@
 pub mod backup;
 pub mod lease;
 pub mod pod;
+pub mod report;
+pub mod routes;
 pub mod server;
-pub mod units;
+pub use crate::core::units;
 
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,6 @@ use super::lease::{LeaseArguments, Switch};
 use super::{Environment, InvalidSetting, units};
 use crate::core::member::{MemberName, Ordinal};
 use crate::core::policy::{Leadership, Policy};
-use crate::core::routing::{ReadOnlyFallback, RouteMode, RoutePolicy};
 
 /// Flags of every command that runs in a pod.
 #[derive(Args, Clone, Debug)]
@@ -215,42 +214,6 @@ impl Pod {
 
     pub fn supervisor_socket(&self) -> PathBuf {
         self.arguments.run_dir.join("supervisor.sock")
-    }
-}
-
-/// Flags of the routing endpoints.
-#[derive(Args, Clone, Debug)]
-pub struct RouteArguments {
-    /// Bytes behind the primary up to which a standby serves reads
-    #[arg(long, env = "PODGRES_MAX_LAG", value_parser = units::bytes, default_value = "16MB")]
-    pub max_lag: u64,
-    /// Who serves reads while no standby is fit
-    #[arg(long, env = "PODGRES_READ_ONLY_FALLBACK", value_enum, default_value_t = FallbackArgument::Primary)]
-    pub read_only_fallback: FallbackArgument,
-    /// How long a new connection waits for a server
-    #[arg(long, env = "PODGRES_HOLD", value_parser = units::duration, default_value = "10s")]
-    pub hold: Duration,
-    /// Connections per routing endpoint
-    #[arg(long, env = "PODGRES_MAX_CONNECTIONS", default_value_t = 4000)]
-    pub max_connections: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum FallbackArgument {
-    Primary,
-    None,
-}
-
-impl RouteArguments {
-    pub fn policy(&self, mode: RouteMode) -> RoutePolicy {
-        RoutePolicy {
-            mode,
-            max_lag_bytes: self.max_lag,
-            fallback: match self.read_only_fallback {
-                FallbackArgument::Primary => ReadOnlyFallback::Primary,
-                FallbackArgument::None => ReadOnlyFallback::None,
-            },
-        }
     }
 }
 

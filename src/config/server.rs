@@ -124,6 +124,11 @@ pub fn logins(environment: &impl Environment) -> Result<(Login, Login), InvalidS
     Ok((superuser, replication))
 }
 
+/// What the members sign with, if it is given: for those who are no member.
+pub fn replication_secret(environment: &impl Environment) -> Result<Option<Secret>, InvalidSetting> {
+    secret(environment, "PODGRES_REPLICATION_PASSWORD")
+}
+
 fn superuser(environment: &impl Environment) -> Result<Login, InvalidSetting> {
     let password = secret(environment, "POSTGRES_PASSWORD")?.ok_or_else(|| {
         InvalidSetting::new(

@@ -20,7 +20,7 @@ pub(crate) mod fixtures;
 use serde::{Deserialize, Serialize};
 
 use super::data_directory::SystemIdentifier;
-use super::lease::LeaseRecord;
+use super::lease::{LeaseRecord, ReadOnlySwitch};
 use super::member::Ordinal;
 use super::status::{MemberStatus, Role};
 use super::wal::{Lsn, TimelineId};
@@ -98,6 +98,9 @@ pub struct ClusterView {
     /// The name of the member that holds the Lease; `None` with `fixed`.
     pub lease_holder: Option<String>,
     pub read_only: bool,
+    /// Who has switched to read-only, when and why.
+    #[serde(default)]
+    pub read_only_switch: Option<ReadOnlySwitch>,
     pub paused: bool,
     /// The newest record that was read, with `leadership=lease`.
     #[serde(default)]

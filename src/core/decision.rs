@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::lease::{LeadershipReport, LeaseRecord, LeaseWrite, Office};
 use super::member::Ordinal;
 use super::situation::Situation;
-use super::supervision::{CloneReason, JobRequest, ServerRole, StopMode};
+use super::supervision::{CloneReason, JobRequest, NextTimeline, ServerRole, StopMode};
 use super::wal::Lsn;
 
 /// One thing to do. The executor carries it out and makes no choice of its own.
@@ -22,6 +22,7 @@ pub enum PostgresAction {
     Promote {
         synchronous_standby_names: String,
         term: u64,
+        timeline: NextTimeline,
     },
     /// Promises `term` and ends the WAL receiver.
     Detach {

@@ -78,7 +78,7 @@ impl Durability {
 }
 
 /// The operator's read-only switch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ReadOnlySwitch {
     pub by: String,
     pub at: String,
@@ -133,9 +133,19 @@ pub struct LeaseRecord {
     pub read_only: Option<ReadOnlySwitch>,
     pub request: Option<MoveRequest>,
     pub history: Vec<HistoryEntry>,
+    /// The highest number of a timeline that a holder has begun, or was given the office to begin. PostgreSQL numbers by what it
+    /// knows itself, and a member may not have heard of a promotion that failed half-way: without this, two members could
+    /// begin different timelines of one number, which neither a WAL receiver nor `pg_rewind` can tell apart.
+    pub timeline: TimelineId,
 }
 
 impl LeaseRecord {
+    /// The number for the timeline that a member on `own` begins when it is promoted: later than any in use.
+    #[must_use]
+    pub fn next_timeline(&self, own: TimelineId) -> TimelineId {
+        TimelineId(self.timeline.max(own).0.saturating_add(1))
+    }
+
     /// The same office: renewals and the operator's wishes aside.
     #[must_use]
     pub fn held_by(&self, identity: &Identity) -> bool {

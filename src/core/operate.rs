@@ -2,6 +2,8 @@
 //!
 //! Plain data that crosses HTTP: the bodies are Patroni's where Patroni has the verb. Carries nothing out.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 /// One order. Members are called by their pods' names.
@@ -23,6 +25,11 @@ pub enum Order {
     Reinitialise { member: Option<String> },
     /// No automatic move from now on, or again.
     Pause { paused: bool },
+    /// The read-only switch, for the whole cluster.
+    ReadOnly { on: bool, reason: String, by: String },
+    /// A route of another member wants these clients' idle sessions ended, by their addresses as the server
+    /// sees them.
+    EndIdle { clients: Vec<SocketAddr> },
 }
 
 impl Order {
@@ -36,6 +43,8 @@ impl Order {
             Self::Reinitialise { .. } => "/reinitialize",
             Self::Pause { paused: true } => "/pause",
             Self::Pause { paused: false } => "/resume",
+            Self::ReadOnly { .. } => "/read-only",
+            Self::EndIdle { .. } => "/sessions/end-idle",
         }
     }
 
@@ -63,6 +72,16 @@ impl Order {
                 ..Body::default()
             },
             Self::Pause { .. } => Body::default(),
+            Self::ReadOnly { on, reason, by } => Body {
+                on: Some(on),
+                reason: Some(reason),
+                by: Some(by),
+                ..Body::default()
+            },
+            Self::EndIdle { clients } => Body {
+                clients: Some(clients),
+                ..Body::default()
+            },
         }
     }
 
@@ -97,6 +116,16 @@ impl Order {
             "/reinitialize" => Ok(Self::Reinitialise { member: body.member }),
             "/pause" => Ok(Self::Pause { paused: true }),
             "/resume" => Ok(Self::Pause { paused: false }),
+            "/read-only" => Ok(Self::ReadOnly {
+                on: body.on.ok_or("the switch needs a position: {\"on\": true}")?,
+                reason: body.reason.unwrap_or_default(),
+                by: body.by.unwrap_or_default(),
+            }),
+            "/sessions/end-idle" => Ok(Self::EndIdle {
+                clients: body
+                    .clients
+                    .ok_or("which sessions: {\"clients\": [\"ADDRESS:PORT\"]}")?,
+            }),
             "/config" => Ok(Self::Pause {
                 paused: body.pause.ok_or("cannot change any setting but \"pause\"")?,
             }),
@@ -120,6 +149,14 @@ pub struct Body {
     wait: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pause: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    on: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    clients: Option<Vec<SocketAddr>>,
     /// Patroni's, which have no meaning here.
     #[serde(default, skip_serializing)]
     scheduled_at: Option<serde_json::Value>,
@@ -176,6 +213,9 @@ pub struct Answer {
     pub primary: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub term: Option<u64>,
+    /// Whose sessions were ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<Vec<SocketAddr>>,
     /// How long it took.
     #[serde(default)]
     pub elapsed_ms: u64,
@@ -190,6 +230,7 @@ impl Answer {
             hint: None,
             primary: None,
             term: None,
+            clients: None,
             elapsed_ms: 0,
         }
     }
@@ -222,6 +263,14 @@ mod tests {
             Order::Reinitialise { member: None },
             Order::Pause { paused: true },
             Order::Pause { paused: false },
+            Order::ReadOnly {
+                on: true,
+                reason: "migration".to_owned(),
+                by: "alice".to_owned(),
+            },
+            Order::EndIdle {
+                clients: vec![SocketAddr::from(([10, 0, 0, 1], 5))],
+            },
         ] {
             let body = serde_json::to_vec(&order.body()).expect("JSON");
             assert_eq!(Order::read(order.path(), &body), Ok(order));

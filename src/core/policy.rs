@@ -55,6 +55,8 @@ pub struct LeaseTimes {
     /// Silence of a peer after which it counts as lost.
     pub peer_timeout_ms: u64,
     pub stop_timeout_ms: u64,
+    /// Before a planned stop, sessions may take so long to come to the end of a transaction.
+    pub drain_timeout_ms: u64,
     /// A crashed primary that is not ready by then is handed over, where that loses nothing.
     pub recovery_timeout_ms: u64,
 }
@@ -67,6 +69,7 @@ impl Default for LeaseTimes {
             retry_period_ms: 2_000,
             peer_timeout_ms: 2_000,
             stop_timeout_ms: 3_000,
+            drain_timeout_ms: 5_000,
             recovery_timeout_ms: 30_000,
         }
     }

@@ -14,10 +14,19 @@ use super::status::{MemberState, MemberStatus, Role};
 /// a connection that nobody ever answers.
 #[must_use]
 pub fn route_table(view: &ClusterView) -> RouteTable {
+    table(view, Some(&view.me))
+}
+
+/// As somebody sees it who is no member: the view's own entry does not count.
+#[must_use]
+pub fn route_table_of_peers(view: &ClusterView) -> RouteTable {
+    table(view, None)
+}
+
+fn table(view: &ClusterView, me: Option<&MemberStatus>) -> RouteTable {
     let orphaned = primary_is_gone(view);
     let peers = view.peers.iter().filter_map(believed);
-    let members = std::iter::once(&view.me).chain(peers);
-    let members: Vec<&MemberStatus> = members.collect();
+    let members: Vec<&MemberStatus> = me.into_iter().chain(peers).collect();
     let newest = members.iter().filter_map(|member| term_in_office(member)).max();
     // Who was primary in an earlier term and has not been heard since is none any more.
     let outlived = |member: &&&MemberStatus| term_in_office(member).is_some_and(|term| Some(term) < newest);
@@ -26,7 +35,9 @@ pub fn route_table(view: &ClusterView) -> RouteTable {
     let everybody = view.peers.iter().filter_map(|peer| peer.status.as_ref());
     RouteTable {
         servers: servers.collect(),
-        members: std::iter::once(&view.me).chain(everybody).map(address).collect(),
+        members: me.into_iter().chain(everybody).map(address).collect(),
+        read_only: view.read_only,
+        orphaned,
     }
 }
 
@@ -66,11 +77,14 @@ fn server(view: &ClusterView, member: &MemberStatus, orphaned: bool) -> Option<S
     Some(Server {
         name: member.name.clone(),
         address: address(member),
+        http_address: SocketAddr::new(member.host, member.http_port),
         role,
         answering: member.accepting,
         streaming,
         lag_bytes,
-        incarnation: incarnation(member, role),
+        staleness_ms: None,
+        leaving: member.leaving,
+        incarnation: incarnation(member),
     })
 }
 
@@ -78,13 +92,13 @@ fn address(member: &MemberStatus) -> SocketAddr {
     SocketAddr::new(member.host, member.postgres_port)
 }
 
-/// One number for "this server process in this role": FNV-1a over what identifies it.
-fn incarnation(member: &MemberStatus, role: Role) -> u64 {
+/// One number for "this server process": FNV-1a over what identifies it.
+fn incarnation(member: &MemberStatus) -> u64 {
     let start_time = member
         .server
         .as_ref()
         .map_or("", |server| server.postmaster_start_time.as_str());
-    let words = [member.uid.as_str(), start_time, role.as_str()];
+    let words = [member.uid.as_str(), start_time];
     words
         .iter()
         .flat_map(|word| word.bytes().chain([0]))

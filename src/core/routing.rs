@@ -1,6 +1,13 @@
 //! Who may serve which routing endpoint: from a table of servers to candidates in order.
 //!
-//! Never opens a connection and never counts one; the proxy does that and asks here.
+//! Never opens a connection and never counts one; the proxy does that and asks here. How fresh a server is
+//! comes from [`freshness`], whether it is in or out just now from [`membership`].
+
+pub mod choose;
+pub mod freshness;
+pub mod listen;
+pub mod membership;
+pub mod options;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,12 +16,16 @@ use serde::{Deserialize, Serialize};
 
 use super::status::Role;
 
+pub use choose::choose;
+
 /// One server that accepts connections, as the agent knows it now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Server {
     pub name: String,
     /// PostgreSQL itself, not another route.
     pub address: SocketAddr,
+    /// The HTTP port of the member's podgres.
+    pub http_address: SocketAddr,
     pub role: Role,
     /// It answers. One that runs and does not answer gets no new sessions and keeps those it has.
     pub answering: bool,
@@ -22,7 +33,11 @@ pub struct Server {
     pub streaming: bool,
     /// Bytes behind the primary's newest known position; `None` if that is not known.
     pub lag_bytes: Option<u64>,
-    /// Grows when the server behind the address restarts or changes its role: older sessions are cut.
+    /// Milliseconds since the instant of which it is known to contain every acknowledged commit.
+    pub staleness_ms: Option<u64>,
+    /// It is about to stop in a planned move: its sessions end between transactions, and it gets no new ones.
+    pub leaving: bool,
+    /// Changes when the server behind the address restarts: older sessions are cut.
     pub incarnation: u64,
 }
 
@@ -32,6 +47,10 @@ pub struct RouteTable {
     pub servers: Vec<Server>,
     /// PostgreSQL addresses of all known members, accepting or not.
     pub members: Vec<SocketAddr>,
+    /// The operator's read-only switch: no session goes to the primary.
+    pub read_only: bool,
+    /// The primary is known to be gone: nothing newer than what the standbys have exists anywhere.
+    pub orphaned: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -41,6 +60,17 @@ pub enum RouteMode {
     ReadOnly,
 }
 
+impl RouteMode {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ReadWrite => "read-write",
+            Self::ReadOnly => "read-only",
+        }
+    }
+}
+
+/// Who serves reads while no standby is fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReadOnlyFallback {
@@ -48,12 +78,58 @@ pub enum ReadOnlyFallback {
     None,
 }
 
+/// What becomes of the bounds on reads while the primary is known to be gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnPrimaryLoss {
+    /// The standbys go on serving: nothing newer exists.
+    Serve,
+    /// So long after the newest word of the primary.
+    ServeFor { ms: u64 },
+    /// Nothing is served.
+    Refuse,
+}
+
 /// What one listener promises its clients.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoutePolicy {
     pub mode: RouteMode,
+    pub max_staleness_ms: u64,
     pub max_lag_bytes: u64,
     pub fallback: ReadOnlyFallback,
+    pub on_primary_loss: OnPrimaryLoss,
+    /// A read-write endpoint serves standbys while there is no primary.
+    pub degrade: bool,
+}
+
+impl RoutePolicy {
+    /// The defaults: at most 10 s and 16 MB behind, the primary as fallback.
+    #[must_use]
+    pub fn new(mode: RouteMode) -> Self {
+        Self {
+            mode,
+            max_staleness_ms: 10_000,
+            max_lag_bytes: 16 << 20,
+            fallback: ReadOnlyFallback::Primary,
+            on_primary_loss: OnPrimaryLoss::Serve,
+            degrade: false,
+        }
+    }
+
+    /// Whether sessions go to standbys now.
+    fn serves_standbys(&self, table: &RouteTable) -> bool {
+        let primary = || table.servers.iter().any(|server| server.role == Role::Primary);
+        match self.mode {
+            RouteMode::ReadOnly => true,
+            RouteMode::ReadWrite => table.read_only || (self.degrade && !primary()),
+        }
+    }
+
+    /// Whether sessions may be on the primary now.
+    fn takes_primary(&self, table: &RouteTable) -> bool {
+        let wanted = self.mode == RouteMode::ReadWrite || self.fallback == ReadOnlyFallback::Primary;
+        wanted && !table.read_only
+    }
 }
 
 /// Why a server gets none of a policy's new sessions.
@@ -63,15 +139,25 @@ pub enum Unfit {
     Standby,
     /// Only standbys serve this policy.
     Primary,
+    /// The read-only switch keeps sessions off the primary.
+    ReadOnlySwitch,
     /// Another server says that it is the primary too; neither is believed.
     SeveralPrimaries,
     NotAnswering,
+    Leaving,
     NotStreaming,
+    StalenessUnknown,
+    TooStale {
+        staleness_ms: u64,
+        max_staleness_ms: u64,
+    },
     LagUnknown,
     LagTooLarge {
         lag_bytes: u64,
         max_lag_bytes: u64,
     },
+    /// The primary is gone, and the policy serves no more reads then.
+    PrimaryLost,
 }
 
 impl fmt::Display for Unfit {
@@ -80,14 +166,22 @@ impl fmt::Display for Unfit {
         match self {
             Self::Standby => f.write_str("is a standby"),
             Self::Primary => f.write_str("is the primary"),
+            Self::ReadOnlySwitch => f.write_str("is the primary, and the cluster is switched to read-only"),
             Self::SeveralPrimaries => f.write_str("is one of several that say they are the primary"),
             Self::NotAnswering => f.write_str("runs but does not answer"),
+            Self::Leaving => f.write_str("is about to stop"),
             Self::NotStreaming => f.write_str("is a standby that does not stream"),
+            Self::StalenessUnknown => f.write_str("is a standby of unknown staleness"),
+            Self::TooStale {
+                staleness_ms,
+                max_staleness_ms,
+            } => write!(f, "is {staleness_ms} ms stale, {max_staleness_ms} are allowed"),
             Self::LagUnknown => f.write_str("is a standby of unknown lag"),
             Self::LagTooLarge {
                 lag_bytes,
                 max_lag_bytes,
             } => write!(f, "is {lag_bytes} bytes behind, {max_lag_bytes} are allowed"),
+            Self::PrimaryLost => f.write_str("is a standby whose primary is gone"),
         }
     }
 }
@@ -97,16 +191,44 @@ impl fmt::Display for Unfit {
 /// Under read-only with fallback a fit primary is only used while no standby is fit: see [`candidates`].
 #[must_use]
 pub fn unfit(policy: &RoutePolicy, table: &RouteTable, server: &Server) -> Option<Unfit> {
-    match (policy.mode, server.role) {
-        _ if !server.answering => Some(Unfit::NotAnswering),
-        (RouteMode::ReadWrite, Role::Standby) => Some(Unfit::Standby),
-        (RouteMode::ReadOnly, Role::Standby) => unfit_standby(policy, server),
-        (RouteMode::ReadOnly, Role::Primary) if policy.fallback == ReadOnlyFallback::None => {
-            Some(Unfit::Primary)
-        }
-        (RouteMode::ReadWrite | RouteMode::ReadOnly, Role::Primary) => {
-            several_primaries(table).then_some(Unfit::SeveralPrimaries)
-        }
+    if !server.answering {
+        return Some(Unfit::NotAnswering);
+    }
+    match server.role {
+        Role::Standby if !policy.serves_standbys(table) => Some(Unfit::Standby),
+        _ if server.leaving => Some(Unfit::Leaving),
+        Role::Standby => unfit_standby(policy, table, server),
+        Role::Primary if table.read_only => Some(Unfit::ReadOnlySwitch),
+        Role::Primary if !policy.takes_primary(table) => Some(Unfit::Primary),
+        Role::Primary => several_primaries(table).then_some(Unfit::SeveralPrimaries),
+    }
+}
+
+fn unfit_standby(policy: &RoutePolicy, table: &RouteTable, server: &Server) -> Option<Unfit> {
+    if !server.streaming {
+        return Some(Unfit::NotStreaming);
+    }
+    let (staleness_ms, max_staleness_ms) = (server.staleness_ms, policy.max_staleness_ms);
+    let (lag_bytes, max_lag_bytes) = (server.lag_bytes, policy.max_lag_bytes);
+    if table.orphaned {
+        return match policy.on_primary_loss {
+            OnPrimaryLoss::Serve => None,
+            OnPrimaryLoss::ServeFor { ms } if staleness_ms.is_some_and(|stale| stale <= ms) => None,
+            OnPrimaryLoss::ServeFor { .. } | OnPrimaryLoss::Refuse => Some(Unfit::PrimaryLost),
+        };
+    }
+    match (staleness_ms, lag_bytes) {
+        (_, None) => Some(Unfit::LagUnknown),
+        (_, Some(lag_bytes)) if lag_bytes > max_lag_bytes => Some(Unfit::LagTooLarge {
+            lag_bytes,
+            max_lag_bytes,
+        }),
+        (None, _) => Some(Unfit::StalenessUnknown),
+        (Some(staleness_ms), _) if staleness_ms > max_staleness_ms => Some(Unfit::TooStale {
+            staleness_ms,
+            max_staleness_ms,
+        }),
+        (Some(_), Some(_)) => None,
     }
 }
 
@@ -129,62 +251,40 @@ pub fn candidates<'a>(policy: &RoutePolicy, table: &'a RouteTable) -> Vec<&'a Se
     fit
 }
 
-/// The order in which to try the candidates: the less used of two random ones, the other, then the rest
-/// by use. `sessions` tells how many sessions a server has; `draws` are two random numbers.
-#[must_use]
-pub fn choose<'a>(
-    candidates: &[&'a Server],
-    sessions: &dyn Fn(&Server) -> usize,
-    draws: [usize; 2],
-) -> Vec<&'a Server> {
-    let mut rest: Vec<(usize, &Server)> = candidates
-        .iter()
-        .map(|server| (sessions(server), *server))
-        .collect();
-    let mut pair = Vec::with_capacity(rest.len());
-    for draw in draws {
-        if !rest.is_empty() {
-            pair.push(rest.remove(draw % rest.len()));
-        }
-    }
-    pair.sort_by_key(|(used, _)| *used);
-    rest.sort_by_key(|(used, _)| *used);
-    pair.into_iter().chain(rest).map(|(_, server)| server).collect()
+/// What becomes of a session that is relayed already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stay {
+    Keep,
+    /// It is to end between two transactions, within a time limit.
+    Drain,
+    /// Its server is lost: it ends at once.
+    Cut,
 }
 
-/// Whether a session that was opened to this incarnation of the server may go on.
+/// What becomes of a session that was opened to this incarnation of the server.
 ///
-/// Cut: the server has vanished from the table, has restarted, or its role no longer fits. Not cut:
-/// growing lag, a WAL receiver that stopped (reads outlive the primary), a second primary (which of
-/// the two is wrong is for the agents to find out; theirs then loses its role), and a read-only
-/// session that fell back to the primary: it stays there when a standby becomes fit, because moving
-/// it would break a session to repair nothing.
+/// Cut: the server has vanished from the table, or has restarted. Drained: its role no longer fits, it is
+/// about to stop, or the read-only switch was turned. Kept: with growing lag, without a WAL receiver
+/// (reads outlive the primary), beside a second primary (which of the two is wrong is for the agents to
+/// find out; theirs then loses its role), and where a read-only session has fallen back to the primary:
+/// it stays when a standby becomes fit, because moving it would break a session to repair nothing.
 #[must_use]
-pub fn keeps(policy: &RoutePolicy, table: &RouteTable, name: &str, incarnation: u64) -> bool {
-    table.servers.iter().any(|server| {
-        server.name == name && server.incarnation == incarnation && role_fits(policy, server.role)
-    })
-}
-
-fn role_fits(policy: &RoutePolicy, role: Role) -> bool {
-    match (policy.mode, role) {
-        (RouteMode::ReadWrite, role) => role == Role::Primary,
-        (RouteMode::ReadOnly, Role::Standby) => true,
-        (RouteMode::ReadOnly, Role::Primary) => policy.fallback == ReadOnlyFallback::Primary,
-    }
-}
-
-fn unfit_standby(policy: &RoutePolicy, server: &Server) -> Option<Unfit> {
-    if !server.streaming {
-        return Some(Unfit::NotStreaming);
-    }
-    match server.lag_bytes {
-        None => Some(Unfit::LagUnknown),
-        Some(lag_bytes) if lag_bytes > policy.max_lag_bytes => Some(Unfit::LagTooLarge {
-            lag_bytes,
-            max_lag_bytes: policy.max_lag_bytes,
-        }),
-        Some(_) => None,
+pub fn stay(policy: &RoutePolicy, table: &RouteTable, name: &str, incarnation: u64) -> Stay {
+    let server = table
+        .servers
+        .iter()
+        .find(|server| server.name == name && server.incarnation == incarnation);
+    let Some(server) = server else {
+        return Stay::Cut;
+    };
+    let role_fits = match server.role {
+        Role::Primary => policy.takes_primary(table),
+        Role::Standby => policy.serves_standbys(table),
+    };
+    if role_fits && !server.leaving {
+        Stay::Keep
+    } else {
+        Stay::Drain
     }
 }
 
@@ -194,188 +294,5 @@ fn several_primaries(table: &RouteTable) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn server(name: &str, role: Role, lag_bytes: Option<u64>) -> Server {
-        Server {
-            name: name.to_owned(),
-            address: SocketAddr::from(([127, 0, 0, 1], 5432)),
-            role,
-            streaming: true,
-            lag_bytes,
-            answering: true,
-            incarnation: 7,
-        }
-    }
-
-    fn primary(name: &str) -> Server {
-        server(name, Role::Primary, Some(0))
-    }
-
-    fn standby(name: &str, lag_bytes: u64) -> Server {
-        server(name, Role::Standby, Some(lag_bytes))
-    }
-
-    fn stopped(name: &str) -> Server {
-        Server {
-            streaming: false,
-            ..standby(name, 0)
-        }
-    }
-
-    fn policy(mode: RouteMode, fallback: ReadOnlyFallback) -> RoutePolicy {
-        RoutePolicy {
-            mode,
-            max_lag_bytes: 100,
-            fallback,
-        }
-    }
-
-    fn read_write() -> RoutePolicy {
-        policy(RouteMode::ReadWrite, ReadOnlyFallback::Primary)
-    }
-
-    fn read_only(fallback: ReadOnlyFallback) -> RoutePolicy {
-        policy(RouteMode::ReadOnly, fallback)
-    }
-
-    fn names(servers: &[&Server]) -> String {
-        let names: Vec<&str> = servers.iter().map(|server| server.name.as_str()).collect();
-        names.join(" ")
-    }
-
-    #[test]
-    fn candidates_by_table() {
-        let unknown = || server("u", Role::Standby, None);
-        // servers, read-write, read-only with fallback, read-only without
-        let cases: [(Vec<Server>, &str, &str, &str); 10] = [
-            (vec![], "", "", ""),
-            (vec![primary("p")], "p", "p", ""),
-            (vec![standby("s", 0)], "", "s", "s"),
-            (vec![primary("p"), standby("s", 100)], "p", "s", "s"),
-            (vec![primary("p"), standby("s", 101)], "p", "p", ""),
-            (vec![primary("p"), stopped("s"), unknown()], "p", "p", ""),
-            (vec![stopped("s"), unknown()], "", "", ""),
-            (
-                vec![
-                    standby("c", 5),
-                    primary("p"),
-                    standby("b", 9),
-                    standby("a", 9),
-                    stopped("x"),
-                ],
-                "p",
-                "c a b",
-                "c a b",
-            ),
-            (vec![primary("p"), primary("q")], "", "", ""),
-            (vec![primary("p"), primary("q"), standby("s", 1)], "", "s", "s"),
-        ];
-        for (servers, write, fallback, none) in cases {
-            let table = RouteTable {
-                servers,
-                members: vec![],
-            };
-            let got = |policy: &RoutePolicy| names(&candidates(policy, &table));
-            assert_eq!(got(&read_write()), write, "read-write of {table:?}");
-            assert_eq!(
-                got(&read_only(ReadOnlyFallback::Primary)),
-                fallback,
-                "fallback of {table:?}"
-            );
-            assert_eq!(
-                got(&read_only(ReadOnlyFallback::None)),
-                none,
-                "read-only of {table:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_reason_names_what_is_missing() {
-        let table = RouteTable {
-            servers: vec![primary("p"), standby("s", 101), stopped("t")],
-            members: vec![],
-        };
-        let reason = |policy: &RoutePolicy, at: usize| {
-            unfit(policy, &table, &table.servers[at]).map(|r| r.to_string())
-        };
-        assert_eq!(reason(&read_write(), 0), None);
-        assert_eq!(reason(&read_write(), 1).as_deref(), Some("is a standby"));
-        let none = read_only(ReadOnlyFallback::None);
-        assert_eq!(reason(&none, 0).as_deref(), Some("is the primary"));
-        assert_eq!(
-            reason(&none, 1).as_deref(),
-            Some("is 101 bytes behind, 100 are allowed")
-        );
-        assert_eq!(
-            reason(&none, 2).as_deref(),
-            Some("is a standby that does not stream")
-        );
-    }
-
-    #[test]
-    fn the_less_used_of_two_comes_first_and_nobody_is_left_out() {
-        let (a, b, c, d) = (standby("a", 0), standby("b", 0), standby("c", 0), standby("d", 0));
-        let used = |server: &Server| match server.name.as_str() {
-            "a" => 9,
-            "b" => 1,
-            "c" => 5,
-            _ => 0,
-        };
-        for (draws, expected) in [
-            ([0, 0], "b a d c"),
-            ([0, 1], "c a d b"),
-            ([1, 0], "b a d c"),
-            ([2, 2], "d c b a"),
-            ([3, 2], "d c b a"),
-            ([4 + 2, 3], "c a d b"),
-        ] {
-            assert_eq!(
-                names(&choose(&[&a, &b, &c, &d], &used, draws)),
-                expected,
-                "{draws:?}"
-            );
-        }
-        assert_eq!(names(&choose(&[&a], &used, [5, 8])), "a");
-        assert_eq!(names(&choose(&[], &used, [5, 8])), "");
-    }
-
-    #[test]
-    fn a_session_stays_or_is_cut() {
-        let keeps_on = |policy: &RoutePolicy, servers: Vec<Server>| {
-            let table = RouteTable {
-                servers,
-                members: vec![],
-            };
-            keeps(policy, &table, "s", 7)
-        };
-        let (write, fallback) = (read_write(), read_only(ReadOnlyFallback::Primary));
-        let none = read_only(ReadOnlyFallback::None);
-        for (servers, on_write, on_fallback, on_none) in [
-            (vec![], false, false, false),
-            (vec![primary("p")], false, false, false),
-            (vec![primary("s")], true, true, false),
-            (vec![primary("s"), standby("t", 0)], true, true, false),
-            (vec![primary("s"), primary("q")], true, true, false),
-            (vec![standby("s", 0)], false, true, true),
-            (vec![standby("s", 1 << 40)], false, true, true),
-            (vec![stopped("s")], false, true, true),
-            (vec![server("s", Role::Standby, None)], false, true, true),
-            (
-                vec![Server {
-                    incarnation: 8,
-                    ..standby("s", 0)
-                }],
-                false,
-                false,
-                false,
-            ),
-        ] {
-            assert_eq!(keeps_on(&write, servers.clone()), on_write, "{servers:?}");
-            assert_eq!(keeps_on(&fallback, servers.clone()), on_fallback, "{servers:?}");
-            assert_eq!(keeps_on(&none, servers.clone()), on_none, "{servers:?}");
-        }
-    }
-}
+#[path = "routing/tests.rs"]
+mod tests;

@@ -3,6 +3,7 @@
 //! Names follow `pg_stat_replication`, `pg_stat_wal_receiver`, `pg_replication_slots` and Patroni's
 //! `/cluster`. The same value is streamed to the peers, shown by `podgres status` and used for routing.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use super::data_directory::SystemIdentifier;
 use super::lease::LeadershipReport;
 use super::member::Ordinal;
 use super::supervision::{JobKind, JobProgress};
+use super::switch::SwitchPosition;
 use super::wal::{Lsn, TimelineId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -201,9 +203,57 @@ pub struct MemberStatus {
     /// With `leadership=lease`.
     #[serde(default)]
     pub leadership: Option<LeadershipReport>,
+    /// PostgreSQL is about to be stopped for a planned move: routes end their sessions and begin none.
+    #[serde(default)]
+    pub leaving: bool,
+    /// The leaving servers that this member's routes have left altogether; `None` where nothing routes.
+    #[serde(default)]
+    pub routes_left: Option<BTreeSet<String>>,
+    /// The newest position of the read-only switch that it knows; with a Lease the Lease says it.
+    #[serde(default)]
+    pub switch: SwitchPosition,
+    /// The cluster is switched to read-only, as far as it knows.
+    #[serde(default)]
+    pub read_only: bool,
 }
 
 impl MemberStatus {
+    /// Of somebody who is no member and has nothing to tell.
+    #[must_use]
+    pub fn outsider(cluster: String, host: IpAddr) -> Self {
+        Self {
+            name: String::new(),
+            cluster,
+            ordinal: Ordinal(0),
+            uid: String::new(),
+            role: None,
+            state: MemberState::Stopped,
+            situation: String::new(),
+            message: String::new(),
+            held_data: HeldData::None,
+            system_identifier: None,
+            server: None,
+            accepting: false,
+            was_streaming: false,
+            writable: false,
+            job: None,
+            host,
+            postgres_port: 0,
+            http_port: 0,
+            read_write_port: 0,
+            read_only_port: 0,
+            pids: None,
+            version: String::new(),
+            clones_total: 0,
+            no_reads: false,
+            leadership: None,
+            leaving: false,
+            routes_left: None,
+            switch: SwitchPosition::default(),
+            read_only: false,
+        }
+    }
+
     /// A standby that accepts connections and whose WAL receiver streams.
     #[must_use]
     pub fn streaming(&self) -> bool {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::data_directory::{DataDirectory, SystemIdentifier};
 use super::lease::Incarnation;
+use super::wal::TimelineId;
 
 /// The socket's file name in the pod's run directory.
 pub const SOCKET_NAME: &str = "supervisor.sock";
@@ -289,6 +290,15 @@ pub struct DivergedWal {
     pub last_commit: Option<String>,
 }
 
+/// The timeline that a promotion begins: `next`, or a later one if PostgreSQL knows of one itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextTimeline {
+    /// The one that the standby is on.
+    pub own: TimelineId,
+    /// The numbers between the two are passed over.
+    pub next: TimelineId,
+}
+
 /// One request, one line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
@@ -313,6 +323,7 @@ pub enum SupervisorRequest {
         synchronous_standby_names: String,
         /// Written down as [`Terms::held`] first.
         term: u64,
+        timeline: NextTimeline,
     },
     /// Writes down that no WAL is taken from a primary of an earlier term than `term`; then ends the WAL receiver
     /// of a running standby by a reload without an upstream.

@@ -15,7 +15,9 @@
 //!
 //! | `/explain` | why this member is what it is, and what a failover would do |
 //! | `/challenge` | what a member signs next on this connection |
-//! | POST `/switchover` `/failover` `/restart` `/reinitialize` `/pause` `/resume` | orders, see [`core::operate`](crate::core::operate); PATCH or PUT `/config` takes `pause` |
+//! | `/position` | how far this member's server is, asked just now: what the routes measure freshness by |
+//! | `/wait?lsn=0/3000060&timeout=2s` | 200 as soon as this member has replayed so far, else 503 |
+//! | POST `/switchover` `/failover` `/restart` `/reinitialize` `/pause` `/resume` `/read-only` | orders, see [`core::operate`](crate::core::operate); PATCH or PUT `/config` takes `pause` |
 //!
 //! The others answer GET, HEAD and OPTIONS. Any other method changes something: 401 or 403 without authority
 //! ([`authorise`]), else 405 where there is no such verb. An unknown path is 404; every body is JSON but `/metrics`.
@@ -26,6 +28,7 @@ mod handlers;
 pub mod metrics;
 mod orders;
 mod peer_stream;
+mod position;
 pub mod serve;
 
 use std::sync::Arc;
@@ -49,6 +52,7 @@ use crate::core::signature::MemberKey;
 use authorise::Token;
 use handlers::Pairs;
 use metrics::Counters;
+pub use position::PositionSource;
 
 /// A value that is made when somebody asks.
 pub type Source<T> = Arc<dyn Fn() -> T + Send + Sync>;
@@ -115,6 +119,8 @@ pub struct HttpState {
     pub member_key: Source<Option<MemberKey>>,
     /// Carries out orders.
     pub operator: Operator,
+    /// How far this member's server is.
+    pub positions: PositionSource,
 }
 
 impl HttpState {
@@ -136,6 +142,10 @@ impl HttpState {
                 let nobody = Answer::new(Outcome::NotPossible, "nobody here carries out orders");
                 Box::pin(std::future::ready(nobody))
             }),
+            positions: PositionSource {
+                position: Arc::new(|| Box::pin(std::future::ready(None))),
+                wait: Arc::new(|_, _| Box::pin(std::future::ready(false))),
+            },
         }
     }
 }
@@ -146,6 +156,8 @@ pub fn router(state: HttpState) -> Router {
         .route("/patroni", shown(get(handlers::patroni)))
         .route("/cluster", shown(get(handlers::cluster)))
         .route("/explain", shown(get(handlers::explain)))
+        .route("/position", shown(get(position::position)))
+        .route("/wait", shown(get(position::wait)))
         .route("/history", shown(get(handlers::history)))
         .route(
             "/config",

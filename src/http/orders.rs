@@ -21,13 +21,15 @@ use super::authorise::{Challenge, Credentials, Origin, Unauthorised, check_beare
 use super::handlers::{fresh, refusal};
 
 /// Every path that takes an order by POST.
-pub(super) const ORDER_PATHS: [&str; 6] = [
+pub(super) const ORDER_PATHS: [&str; 8] = [
     "/switchover",
     "/failover",
     "/restart",
     "/reinitialize",
     "/pause",
     "/resume",
+    "/read-only",
+    "/sessions/end-idle",
 ];
 
 const BODY_LIMIT: usize = 64 * 1024;

@@ -14,6 +14,7 @@ use super::record::RecordError;
 use crate::core::data_directory::SystemIdentifier;
 use crate::core::lease::{Durability, LeaseRecord};
 use crate::core::member::Ordinal;
+use crate::core::wal::TimelineId;
 
 const SYSTEM_IDENTIFIER: &str = "system-identifier";
 const DURABILITY: &str = "durability";
@@ -25,10 +26,11 @@ const PAUSED: &str = "paused";
 const READ_ONLY: &str = "read-only";
 const REQUEST: &str = "request";
 const HISTORY: &str = "history";
+const TIMELINE: &str = "timeline";
 
 /// Those that podgres always writes: without one of them, the others were not written by podgres alone.
 const ALWAYS: [&str; 4] = [DURABILITY, MEMBERS, SYNCHRONOUS, RENEWALS];
-const ALL: [&str; 10] = [
+const ALL: [&str; 11] = [
     SYSTEM_IDENTIFIER,
     DURABILITY,
     MEMBERS,
@@ -39,6 +41,7 @@ const ALL: [&str; 10] = [
     READ_ONLY,
     REQUEST,
     HISTORY,
+    TIMELINE,
 ];
 
 type Annotations = Map<String, Value>;
@@ -75,6 +78,7 @@ pub(super) fn read(annotations: &Annotations, record: &mut LeaseRecord) -> Resul
     record.read_only = json(annotations, READ_ONLY)?;
     record.request = json(annotations, REQUEST)?;
     record.history = json(annotations, HISTORY)?.unwrap_or_default();
+    record.timeline = TimelineId(plain(annotations, TIMELINE, "a number")?.unwrap_or_default());
     Ok(())
 }
 
@@ -98,6 +102,8 @@ pub(super) fn write(record: &LeaseRecord, annotations: &mut Annotations) {
     set(REQUEST, record.request.as_ref().and_then(to_json));
     let history = (!record.history.is_empty()).then_some(&record.history);
     set(HISTORY, history.and_then(to_json));
+    let timeline = (record.timeline > TimelineId(0)).then(|| record.timeline.to_string());
+    set(TIMELINE, timeline);
 }
 
 /// None of these types can fail: no map of theirs has keys that are not numbers or texts.

@@ -276,9 +276,13 @@ fn version_of(object: &Value) -> Option<&str> {
 
 /// With the cause behind it; the view has room for one line.
 pub(super) fn error_text(error: &LeaseError) -> String {
-    match error {
+    let text = match error {
         LeaseError::Unusable { source, .. } => format!("{error}: {source}"),
         _ => error.to_string(),
+    };
+    match error.hint() {
+        Some(hint) => format!("{text} ({hint})"),
+        None => text,
     }
 }
 

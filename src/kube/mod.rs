@@ -79,3 +79,12 @@ impl LeaseSettings {
         self.retry_period * 2
     }
 }
+
+/// The time of day, RFC 3339: for people only.
+#[must_use]
+pub fn time_of_day() -> String {
+    let now = k8s_openapi::jiff::Timestamp::now();
+    now.round(k8s_openapi::jiff::Unit::Second)
+        .unwrap_or(now)
+        .to_string()
+}

@@ -42,13 +42,14 @@ impl PodReporter {
         }
     }
 
-    /// Sets the label `podgres.dev/role`; `None` removes it. Only on the pod of this UID, not on one that came after it.
-    pub async fn label_pod(&self, role: Option<&str>) {
+    /// Sets the label `podgres.dev/role`; `None` removes it. Only on the pod of this UID, not on one that came after it. False if
+    /// that could not be done.
+    pub async fn label_pod(&self, role: Option<&str>) -> bool {
         let path = format!("/api/v1/namespaces/{}/pods/{}", self.namespace, self.pod.pod);
         let key = format!("{PREFIX}role");
         let patch = json!({"metadata": {"uid": self.pod.uid, "labels": {key: role}}});
         self.send("label", "PATCH", &path, "application/merge-patch+json", &patch)
-            .await;
+            .await
     }
 
     /// Emits an Event about the pod. `reason` is one word for programs, `note` a sentence for people.
@@ -81,15 +82,16 @@ impl PodReporter {
             .await;
     }
 
-    async fn send(&self, action: &str, method: &str, path: &str, content_type: &str, body: &Value) {
+    async fn send(&self, action: &str, method: &str, path: &str, content_type: &str, body: &Value) -> bool {
         let pod = &self.pod.pod;
         match self.client.request(method, path, content_type, Some(body)).await {
-            Ok(answer) if answer.status < 300 => {}
+            Ok(answer) if answer.status < 300 => return true,
             Ok(answer) => {
                 let message = answer.body["message"].as_str().unwrap_or("no reason given");
                 tracing::warn!("could not {action} pod \"{pod}\" ({}): {message}", answer.status);
             }
             Err(failure) => tracing::warn!("could not {action} pod \"{pod}\": {failure}"),
         }
+        false
     }
 }

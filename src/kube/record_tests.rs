@@ -56,6 +56,7 @@ fn full() -> LeaseRecord {
             at: "t".to_owned(),
             new_leader: "pg-0".to_owned(),
         }],
+        timeline: TimelineId(3),
     }
 }
 

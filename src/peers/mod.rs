@@ -8,6 +8,7 @@ pub mod client;
 mod follow;
 mod lines;
 pub mod order;
+mod position;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -23,6 +24,7 @@ use crate::core::status::MemberStatus;
 
 pub use client::{RequestError, ask, get_json};
 pub use order::{send_order, send_signed_order};
+pub use position::{PositionAsker, wait_for_replay};
 
 /// What is known of one peer.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -214,7 +214,8 @@ impl LocalServer {
     }
 }
 
-async fn connect(address: SocketAddr, login: &Login) -> Result<Session, QueryError> {
+/// How to log in as superuser.
+pub(super) fn configuration(address: SocketAddr, login: &Login) -> Config {
     let mut config = Config::new();
     config
         .hostaddr(address.ip())
@@ -225,7 +226,11 @@ async fn connect(address: SocketAddr, login: &Login) -> Result<Session, QueryErr
         .application_name(APPLICATION_NAME)
         .options(SESSION_OPTIONS)
         .ssl_mode(SslMode::Disable);
-    let (client, connection) = config
+    config
+}
+
+async fn connect(address: SocketAddr, login: &Login) -> Result<Session, QueryError> {
+    let (client, connection) = configuration(address, login)
         .connect(NoTls)
         .await
         .map_err(|error| connect_error(address, &login.user, error))?;

@@ -7,6 +7,7 @@ use std::fs::File;
 use super::ServerSettings;
 use super::error::{ConfigurationError, FileContext as _, FileError};
 use super::files::{blocking, exists, sync_directory};
+use super::timelines;
 use crate::core::supervision::ServerRole;
 
 /// `PROMOTE_SIGNAL_FILE` of PostgreSQL (`access/xlog.h`).
@@ -22,6 +23,7 @@ pub async fn prepare_role(settings: &ServerSettings, role: &ServerRole) -> Resul
     let standby = matches!(role, ServerRole::Standby { .. });
     blocking(move || {
         if standby {
+            timelines::clear(&directory)?;
             Ok(create(&directory)?)
         } else if exists(&directory.join(STANDBY_SIGNAL))? {
             Err(ConfigurationError::StandbySignal { path: directory })

@@ -33,7 +33,7 @@ impl Endpoint {
     }
 
     fn member_addresses(&self) -> BTreeSet<SocketAddr> {
-        let table = self.table.borrow();
+        let table = self.knowledge.table.borrow();
         let servers = table.servers.iter().map(|server| server.address);
         servers.chain(table.members.iter().copied()).collect()
     }

@@ -2,14 +2,18 @@
 //!
 //! Reads not one byte more than the packet that it reads, and never waits without a limit.
 
+use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::forwarded::{Forwarded, InvalidHeader, begins_header, read_header};
 use super::refusal::Refusal;
-use super::startup::{Parsed, Startup, parse};
+use super::server_name::{Hello, read_hello};
+use super::startup::{Parsed, Startup, TLS_HANDSHAKE, parse};
 
 /// For the last words to a client and for the client to read them.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -38,17 +42,36 @@ impl From<Refusal> for End {
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) stream: TcpStream,
+    /// Its own, or what a balancer told.
+    pub(super) address: IpAddr,
     limit: Duration,
     left: Duration,
 }
 
 impl Client {
-    pub(super) fn new(stream: TcpStream, startup_timeout: Duration) -> Self {
-        Self {
+    pub(super) fn new(stream: TcpStream, startup_timeout: Duration) -> io::Result<Self> {
+        super::socket::prepare(&stream)?;
+        Ok(Self {
+            address: stream.peer_addr()?.ip(),
             stream,
             limit: startup_timeout,
             left: startup_timeout,
+        })
+    }
+
+    /// The header that a balancer in front sends first, if it does.
+    pub(super) async fn read_forwarded(&mut self) -> Result<(), End> {
+        let begun = Instant::now();
+        let read = timeout_at(begun + self.left, read_forwarded(&mut self.stream)).await;
+        self.left = self.left.saturating_sub(begun.elapsed());
+        match read {
+            Ok(Ok(Some(Forwarded::From(address)))) => self.address = address,
+            Ok(Ok(Some(Forwarded::Unknown))) => {}
+            Ok(Ok(None)) => return Err(End::Gone),
+            Ok(Err(invalid)) => return Err(Refusal::from(invalid).into()),
+            Err(_elapsed) => return Err(Refusal::StartupTimeout { limit: self.limit }.into()),
         }
+        Ok(())
     }
 
     /// The next startup packet; for direct TLS with the bytes that were read of it.
@@ -57,6 +80,16 @@ impl Client {
         let packet = timeout_at(begun + self.left, read_packet(&mut self.stream)).await;
         self.left = self.left.saturating_sub(begun.elapsed());
         packet.unwrap_or_else(|_elapsed| Err(Refusal::StartupTimeout { limit: self.limit }.into()))
+    }
+
+    /// A whole ClientHello, of which `bytes` have come already, and the host name in it.
+    pub(super) async fn read_hello(&mut self, bytes: Vec<u8>) -> Result<(Vec<u8>, Option<String>), End> {
+        let begun = Instant::now();
+        let read = timeout_at(begun + self.left, read_whole_hello(&mut self.stream, bytes)).await;
+        self.left = self.left.saturating_sub(begun.elapsed());
+        read.unwrap_or(Err(End::RefusedInTls(Refusal::StartupTimeout {
+            limit: self.limit,
+        })))
     }
 
     /// Answers a request for encryption with one byte, unless the client did not wait for it.
@@ -99,6 +132,34 @@ impl Client {
             tokio::io::copy(&mut stream.take(FAREWELL_BYTES), &mut tokio::io::sink()).await
         })
         .await;
+    }
+}
+
+async fn read_forwarded(stream: &mut TcpStream) -> Result<Option<Forwarded>, InvalidHeader> {
+    let mut first = [0];
+    match stream.peek(&mut first).await {
+        Ok(0) | Err(_) => Ok(None),
+        Ok(_) if begins_header(first[0]) => read_header(stream).await,
+        Ok(_) => Ok(Some(Forwarded::Unknown)),
+    }
+}
+
+async fn read_whole_hello(
+    stream: &mut TcpStream,
+    mut bytes: Vec<u8>,
+) -> Result<(Vec<u8>, Option<String>), End> {
+    loop {
+        let needed = match read_hello(&bytes) {
+            Hello::Whole(name) => return Ok((bytes, name)),
+            Hello::Other if bytes.first() == Some(&TLS_HANDSHAKE) => return Ok((bytes, None)),
+            Hello::Other => return Err(Refusal::NotTls.into()),
+            Hello::Needs(needed) => needed,
+        };
+        let missing = u64::try_from(needed.saturating_sub(bytes.len())).unwrap_or(0);
+        match stream.take(missing).read_buf(&mut bytes).await {
+            Ok(0) | Err(_) => return Err(End::Gone),
+            Ok(_) => {}
+        }
     }
 }
 

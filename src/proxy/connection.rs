@@ -2,20 +2,29 @@
 //!
 //! The order of the protocol is held here; reading is in `client`, choosing in `upstream`, the rest in `relay`.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
-use crate::core::routing::{RouteMode, RoutePolicy, RouteTable};
+use crate::core::routing::membership::Membership;
+use crate::core::routing::options::SessionOptions;
+use crate::core::routing::{RouteMode, RoutePolicy, Stay};
 
+use super::Limits;
 use super::client::{Client, End};
+use super::clients::{ClientCounts, ClientPlace};
+use super::forwarded::Network;
+use super::knowledge::Knowledge;
 use super::refusal::Refusal;
+use super::relay::Relay;
+use super::session::{Entered, Sessions};
 use super::startup::{SessionStartup, Startup, StartupError};
-use super::stats::{RouteStats, SessionCounts};
-use super::upstream::{Opening, Upstream, say_startup};
-use super::{Limits, socket};
+use super::stats::{RouteStats, SessionCounts, count_one};
+use super::upstream::{Opening, Upstream, Wish, say_startup};
 
 const SSL: &str = "SSL request";
 const GSSAPI: &str = "GSSAPI encryption request";
@@ -23,9 +32,16 @@ const GSSAPI: &str = "GSSAPI encryption request";
 /// What all connections of one listener share.
 #[derive(Debug)]
 pub(super) struct Endpoint {
-    pub(super) policy: RoutePolicy,
+    pub(super) policy: Arc<RoutePolicy>,
+    /// By the first label of a host name.
+    pub(super) named_policies: BTreeMap<String, Arc<RoutePolicy>>,
     pub(super) limits: Limits,
-    pub(super) table: watch::Receiver<Arc<RouteTable>>,
+    pub(super) trusted_proxies: Vec<Network>,
+    pub(super) clients: Arc<ClientCounts>,
+    pub(super) knowledge: Knowledge,
+    /// Who is in and out just now, by the server's name.
+    pub(super) memberships: Mutex<BTreeMap<String, Membership>>,
+    pub(super) relayed: Arc<Sessions>,
     pub(super) sessions: Arc<SessionCounts>,
     pub(super) stats: Arc<RouteStats>,
     pub(super) slots: Arc<Semaphore>,
@@ -34,8 +50,12 @@ pub(super) struct Endpoint {
     pub(super) stopping: watch::Receiver<bool>,
 }
 
-/// A place among the sessions of a listener.
-type Slot = OwnedSemaphorePermit;
+/// A place among the sessions of a listener, and among those of the client.
+#[derive(Debug)]
+struct Slot {
+    _among_all: OwnedSemaphorePermit,
+    _of_client: ClientPlace,
+}
 
 /// Where the talk before a session has got to.
 #[derive(Debug, Default)]
@@ -51,17 +71,33 @@ struct Talk {
 /// What a client gets in the end.
 #[derive(Debug)]
 enum Outcome {
-    Session(Upstream, Slot),
+    Session(Upstream, Slot, Arc<RoutePolicy>),
     Cancel(Vec<u8>),
 }
 
+/// What a relayed session occupies until it ends.
+#[derive(Debug)]
+struct Occupied {
+    stats: Arc<RouteStats>,
+    _entered: Entered,
+    _slot: Slot,
+    _open: OwnedSemaphorePermit,
+}
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        self.stats
+            .sessions
+            .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 impl Endpoint {
-    /// Serves one accepted client to its end.
-    pub(super) async fn serve(self: Arc<Self>, stream: TcpStream) {
-        if socket::prepare(&stream).is_err() {
+    /// Serves one accepted client: to its end, or until its session is relayed. `open` is its place among all.
+    pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, open: OwnedSemaphorePermit) {
+        let Ok(mut client) = Client::new(stream, self.limits.startup_timeout) else {
             return;
-        }
-        let mut client = Client::new(stream, self.limits.startup_timeout);
+        };
         let mut stopping = self.stopping.clone();
         let outcome = tokio::select! {
             biased;
@@ -69,12 +105,15 @@ impl Endpoint {
             outcome = self.negotiate(&mut client) => outcome,
         };
         match outcome {
-            Ok(Outcome::Session(upstream, _slot)) => self.relay(client.stream, upstream).await,
+            Ok(Outcome::Session(upstream, slot, policy)) => {
+                self.relay(client.stream, upstream, policy, (slot, open));
+            }
             Ok(Outcome::Cancel(packet)) => self.forward_cancel(&packet).await,
             Err(end) => {
                 if let End::Refused(refusal) | End::RefusedInTls(refusal) = &end {
                     self.stats.count_refusal(refusal.reason());
                     tracing::debug!(
+                        client = %client.address,
                         reason = refusal.reason().as_str(),
                         "refused a routed connection: {refusal}"
                     );
@@ -84,7 +123,45 @@ impl Endpoint {
         }
     }
 
+    /// From here on the session is a task of its own, so that what the talk before needed is given back.
+    fn relay(
+        self: Arc<Self>,
+        client: TcpStream,
+        upstream: Upstream,
+        policy: Arc<RoutePolicy>,
+        (slot, open): (Slot, OwnedSemaphorePermit),
+    ) {
+        let Ok((session, server)) = upstream.into_session(policy) else {
+            return;
+        };
+        let session = Arc::new(session);
+        count_one(&self.stats.sessions);
+        count_one(&self.stats.sessions_total);
+        let occupied = Occupied {
+            stats: Arc::clone(&self.stats),
+            _entered: self.relayed.enter(Arc::clone(&session)),
+            _slot: slot,
+            _open: open,
+        };
+        // The table may have changed since the server was chosen, and the warden looked before this was entered.
+        if self.verdict(&session) == Stay::Cut || *self.stopping.borrow() {
+            self.cut(&session);
+        }
+        let relay = Relay::new(client, server, session, Arc::clone(&self.stats));
+        tokio::spawn(async move {
+            relay.run().await;
+            drop(occupied);
+        });
+    }
+
     async fn negotiate(&self, client: &mut Client) -> Result<Outcome, End> {
+        if self
+            .trusted_proxies
+            .iter()
+            .any(|network| network.contains(client.address))
+        {
+            client.read_forwarded().await?;
+        }
         let mut talk = Talk::default();
         loop {
             let (startup, bytes) = client.read_startup().await?;
@@ -92,7 +169,7 @@ impl Endpoint {
                 Startup::Cancel(packet) => return Ok(Outcome::Cancel(packet)),
                 Startup::Session(session) => return self.session(client, talk, &session).await,
                 Startup::DirectTls if !talk.asked_for_tls && !talk.asked_for_gss => {
-                    return self.direct_tls(client, &bytes).await;
+                    return self.direct_tls(client, bytes).await;
                 }
                 Startup::GssEncRequest if !talk.asked_for_gss => {
                     talk.asked_for_gss = true;
@@ -117,12 +194,13 @@ impl Endpoint {
     /// (CVE-2024-10977), so that the client is told the reason after its startup packet. One
     /// that insists on TLS then leaves.
     async fn ask_for_tls(&self, client: &mut Client, talk: &mut Talk) -> Result<Option<Outcome>, End> {
-        match self.place(client, Opening::AskForTls, Some(SSL)).await {
+        let wish = Wish::of_policy(&self.policy);
+        match self.place(client, &wish, Opening::AskForTls, Some(SSL)).await {
             Ok((upstream, slot)) => {
                 let answer = upstream.tls_answer.unwrap_or(b'N');
                 client.answer(answer, SSL).await?;
                 if answer == b'S' {
-                    return Ok(Some(Outcome::Session(upstream, slot)));
+                    return self.begin_tls(client, upstream, slot).await.map(Some);
                 }
                 talk.plain = Some((upstream, slot));
             }
@@ -148,8 +226,18 @@ impl Endpoint {
         if self.policy.mode == RouteMode::ReadOnly && session.asks_for_replication() {
             return Err(Refusal::Replication.into());
         }
+        let options = SessionOptions::read(session.parameters()).map_err(Refusal::from)?;
+        let policy = if options == SessionOptions::default() {
+            Arc::clone(&self.policy)
+        } else {
+            Arc::new(options.applied_to(&self.policy))
+        };
+        let wish = Wish {
+            policy: &policy,
+            options: &options,
+        };
         if let Some((mut upstream, slot)) = talk.plain
-            && self.still_keeps(&self.policy, &upstream)
+            && self.still_serves(&wish, &upstream)
             && matches!(
                 timeout(
                     self.limits.answer_timeout,
@@ -159,38 +247,95 @@ impl Endpoint {
                 Ok(Ok(()))
             )
         {
-            return Ok(Outcome::Session(upstream, slot));
+            return Ok(Outcome::Session(upstream, slot, policy));
         }
         let opening = Opening::Startup(&session.bytes);
-        let (upstream, slot) = self.place(client, opening, None).await?;
-        Ok(Outcome::Session(upstream, slot))
+        let (upstream, slot) = self.place(client, &wish, opening, None).await?;
+        Ok(Outcome::Session(upstream, slot, policy))
     }
 
-    async fn direct_tls(&self, client: &mut Client, bytes: &[u8]) -> Result<Outcome, End> {
-        match self.place(client, Opening::Tls(bytes), None).await {
-            Ok((upstream, slot)) => Ok(Outcome::Session(upstream, slot)),
+    /// The client has been promised TLS: its hello may name another policy, and goes to that one's server.
+    async fn begin_tls(
+        &self,
+        client: &mut Client,
+        mut upstream: Upstream,
+        slot: Slot,
+    ) -> Result<Outcome, End> {
+        let (hello, name) = client.read_hello(Vec::new()).await?;
+        let policy = self.policy_of(name.as_deref());
+        let wish = Wish::of_policy(&policy);
+        if policy != self.policy && !self.still_serves(&wish, &upstream) {
+            drop(upstream);
+            upstream = match self.find_for(client, &wish, Opening::AskForTls).await {
+                Ok(upstream) if upstream.tls_answer == Some(b'S') => upstream,
+                Ok(_) => return Err(End::RefusedInTls(Refusal::ServerWithoutTls)),
+                Err(End::Refused(refusal)) => return Err(End::RefusedInTls(refusal)),
+                Err(end) => return Err(end),
+            };
+        }
+        let passed_on = timeout(self.limits.answer_timeout, upstream.stream.write_all(&hello)).await;
+        match passed_on {
+            Ok(Ok(())) => Ok(Outcome::Session(upstream, slot, policy)),
+            Ok(Err(_)) | Err(_) => Err(End::Gone),
+        }
+    }
+
+    async fn direct_tls(&self, client: &mut Client, bytes: Vec<u8>) -> Result<Outcome, End> {
+        let (hello, name) = client.read_hello(bytes).await?;
+        let policy = self.policy_of(name.as_deref());
+        let wish = Wish::of_policy(&policy);
+        match self.place(client, &wish, Opening::Tls(&hello), None).await {
+            Ok((upstream, slot)) => Ok(Outcome::Session(upstream, slot, Arc::clone(&policy))),
             Err(End::Refused(refusal)) => Err(End::RefusedInTls(refusal)),
             Err(end) => Err(end),
         }
+    }
+
+    /// The one that is called as the first label of the host name, else the listener's own.
+    fn policy_of(&self, host_name: Option<&str>) -> Arc<RoutePolicy> {
+        let label = host_name.and_then(|name| name.split('.').next());
+        let named = label.and_then(|label| self.named_policies.get(label));
+        Arc::clone(named.unwrap_or(&self.policy))
     }
 
     /// A place among the sessions and a server; ends early when the client does.
     async fn place(
         &self,
         client: &Client,
+        wish: &Wish<'_>,
         opening: Opening<'_>,
         waits_for: Option<&'static str>,
     ) -> Result<(Upstream, Slot), End> {
         let max_connections = self.limits.max_connections;
-        let slot = Arc::clone(&self.slots)
+        let among_all = Arc::clone(&self.slots)
             .try_acquire_owned()
             .map_err(|_| Refusal::TooManyConnections { max_connections })?;
+        let max_connections = self.limits.max_connections_per_client;
+        let of_client = self.clients.enter(client.address, max_connections);
+        let slot = Slot {
+            _among_all: among_all,
+            _of_client: of_client.ok_or(Refusal::TooManyOfClient { max_connections })?,
+        };
         let upstream = tokio::select! {
             biased;
             end = client.leaves(waits_for) => return Err(end),
-            upstream = self.find_upstream(&self.policy, opening) => upstream?,
+            upstream = self.find_upstream(wish, opening) => upstream?,
         };
         Ok((upstream, slot))
+    }
+
+    /// Another server for a client that has its place already.
+    async fn find_for(
+        &self,
+        client: &Client,
+        wish: &Wish<'_>,
+        opening: Opening<'_>,
+    ) -> Result<Upstream, End> {
+        tokio::select! {
+            biased;
+            end = client.leaves(None) => Err(end),
+            upstream = self.find_upstream(wish, opening) => Ok(upstream?),
+        }
     }
 }
 

@@ -2,21 +2,24 @@
 //!
 //! Beyond the limit connections wait in the kernel's queue, so that a flood costs no memory here.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::core::routing::{RoutePolicy, RouteTable};
+use crate::core::routing::RoutePolicy;
 
 use super::Limits;
 use super::cancel::MAX_CANCELS;
 use super::connection::Endpoint;
+use super::forwarded::Network;
+use super::knowledge::Knowledge;
 use super::stats::{RouteStats, SessionCounts};
+use super::workers::Workers;
 
 /// After an error of `accept` that will not go away at once: out of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -28,12 +31,17 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Listener {
     pub socket: TcpListener,
     pub policy: RoutePolicy,
+    /// Policies that a client picks by the first label of the host name that it asks for in TLS.
+    pub named_policies: BTreeMap<String, RoutePolicy>,
     pub limits: Limits,
-    /// The newest table. If its sender goes away the last table stays in force.
-    pub table: watch::Receiver<Arc<RouteTable>>,
+    /// Balancers that may tell the client's address by the PROXY protocol.
+    pub trusted_proxies: Vec<Network>,
+    pub knowledge: Knowledge,
     /// Shared by the listeners of one process, so that they balance together.
     pub sessions: Arc<SessionCounts>,
     pub stats: Arc<RouteStats>,
+    /// Shared by the listeners of one process.
+    pub workers: Arc<Workers>,
 }
 
 /// Why a listener could not go on.
@@ -44,35 +52,38 @@ pub enum ListenerError {
 }
 
 impl Listener {
-    /// Serves until `shutdown` is ready; then accepts no more, refuses what is held and cuts the sessions.
+    /// Serves until `shutdown` is ready; then accepts no more, refuses what is held, ends the sessions between
+    /// transactions as far as they come to one, and cuts the rest.
     ///
-    /// Returns within 3 s of `shutdown`.
+    /// Returns within the drain timeout and 3 s of `shutdown`.
     ///
     /// # Errors
     /// If the socket is not a listening one.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ListenerError> {
         self.socket.local_addr().map_err(ListenerError::Socket)?;
         let (stop, stopping) = watch::channel(false);
-        let open = Arc::new(Semaphore::new(
-            self.limits
-                .max_connections
-                .saturating_add(self.limits.max_startups)
-                .min(Semaphore::MAX_PERMITS),
-        ));
+        let most = self
+            .limits
+            .max_connections
+            .saturating_add(self.limits.max_startups);
+        let most = u32::try_from(most.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+        let open = Arc::new(Semaphore::new(most as usize));
+        let workers = Arc::clone(&self.workers);
         let (socket, endpoint) = self.split(stopping);
-        let mut connections = JoinSet::new();
+        let warden = Arc::clone(&endpoint);
+        workers.spawn(async move { warden.watch_over().await });
         tokio::pin!(shutdown);
         let result = loop {
             tokio::select! {
                 biased;
                 () = &mut shutdown => break Ok(()),
-                Some(_ended) = connections.join_next() => {}
                 accepted = accept(&socket, &open) => match accepted {
                     Ok((stream, permit)) => {
-                        let serving = Arc::clone(&endpoint).serve(stream);
-                        connections.spawn(async move {
-                            serving.await;
-                            drop(permit);
+                        let endpoint = Arc::clone(&endpoint);
+                        workers.spawn(async move {
+                            if let Ok(stream) = TcpStream::from_std(stream) {
+                                endpoint.serve(stream, permit).await;
+                            }
                         });
                     }
                     Err(error) => break Err(ListenerError::Socket(error)),
@@ -81,13 +92,8 @@ impl Listener {
         };
         drop(socket);
         stop.send_replace(true);
-        let ended = timeout(STOP_TIMEOUT, async {
-            while connections.join_next().await.is_some() {}
-        })
-        .await;
-        if ended.is_err() {
-            connections.shutdown().await;
-        }
+        let limit = endpoint.limits.drain_timeout + STOP_TIMEOUT;
+        let _all_ended = timeout(limit, open.acquire_many(most)).await;
         result
     }
 
@@ -97,9 +103,18 @@ impl Listener {
             slots: Arc::new(semaphore(self.limits.max_connections)),
             held: semaphore(self.limits.max_held),
             cancels: semaphore(MAX_CANCELS),
-            policy: self.policy,
+            policy: Arc::new(self.policy),
+            named_policies: self
+                .named_policies
+                .into_iter()
+                .map(|(name, policy)| (name, Arc::new(policy)))
+                .collect(),
             limits: self.limits,
-            table: self.table,
+            trusted_proxies: self.trusted_proxies,
+            clients: Arc::default(),
+            knowledge: self.knowledge,
+            memberships: Mutex::default(),
+            relayed: Arc::default(),
             sessions: self.sessions,
             stats: self.stats,
             stopping,
@@ -112,11 +127,12 @@ impl Listener {
 async fn accept(
     socket: &TcpListener,
     open: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+) -> io::Result<(std::net::TcpStream, OwnedSemaphorePermit)> {
     let permit = Arc::clone(open).acquire_owned().await.map_err(io::Error::other)?;
     loop {
         match socket.accept().await {
-            Ok((stream, _address)) => return Ok((stream, permit)),
+            // Another thread's runtime takes it up.
+            Ok((stream, _address)) => return Ok((stream.into_std()?, permit)),
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(error),
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {

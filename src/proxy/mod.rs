@@ -6,29 +6,45 @@
 //! keeps a password or a key.
 
 mod cancel;
+mod causal;
 mod client;
+mod clients;
 mod connection;
+mod direction;
+mod drain;
+mod forwarded;
+mod knowledge;
 mod listener;
+mod pipes;
 mod refusal;
 mod relay;
+mod server_name;
+mod session;
 mod socket;
 pub mod startup;
 mod stats;
 mod unavailable;
 mod upstream;
+mod warden;
+mod workers;
 
 use std::time::Duration;
 
+pub use forwarded::{InvalidHeader, Network};
+pub use knowledge::{EndIdle, Knowledge, WaitForReplay};
 pub use listener::{Listener, ListenerError};
 pub use refusal::{Refusal, RefusalReason};
-pub use stats::{RouteStats, SessionCounts};
+pub use stats::{RouteStats, ServerStats, SessionCounts};
 pub use unavailable::Unavailable;
+pub use workers::Workers;
 
 /// How much one listener takes on, and how long it waits for what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Sessions at a time, held ones included; cancel requests do not count.
     pub max_connections: usize,
+    /// Sessions of one client address at a time.
+    pub max_connections_per_client: usize,
     /// Connections beyond that: in startup, being refused, cancelling. With all of them open,
     /// further ones wait in the kernel's queue.
     pub max_startups: usize,
@@ -42,18 +58,22 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// For a server's first byte, in answer to a request for TLS or to a startup packet.
     pub answer_timeout: Duration,
+    /// How long sessions that must leave a server may take to come to the end of a transaction.
+    pub drain_timeout: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 1000,
+            max_connections_per_client: usize::MAX,
             max_startups: 100,
             max_held: 1000,
             startup_timeout: Duration::from_secs(10),
             hold: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(1),
             answer_timeout: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(5),
         }
     }
 }

@@ -5,6 +5,10 @@
 
 use std::time::Duration;
 
+use crate::core::routing::options::InvalidOption;
+use crate::core::wal::Lsn;
+
+use super::forwarded::InvalidHeader;
 use super::startup::StartupError;
 use super::unavailable::Unavailable;
 
@@ -18,14 +22,28 @@ pub enum Refusal {
     /// Bytes behind a request for encryption that was not answered yet.
     #[error("received unencrypted data after {request}")]
     EarlyData { request: &'static str },
+    /// Plain bytes after the client was promised TLS.
+    #[error("received unencrypted data after the answer to an SSL request")]
+    NotTls,
+    #[error("the server that fits does not support SSL")]
+    ServerWithoutTls,
+    #[error(transparent)]
+    InvalidOption(#[from] InvalidOption),
     #[error("replication connections are not accepted on a read-only endpoint")]
     Replication,
     #[error("sorry, too many clients already")]
     TooManyConnections { max_connections: usize },
+    #[error("sorry, too many clients already from this address")]
+    TooManyOfClient { max_connections: usize },
+    #[error(transparent)]
+    ProxyHeader(#[from] InvalidHeader),
     #[error("too many connections wait for a server already")]
     TooManyHeld { max_held: usize },
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+    /// No server has replayed what a causal read asks for.
+    #[error("no server has replayed up to {min_lsn} within {} ms", wait.as_millis())]
+    NotReplayed { min_lsn: Lsn, wait: Duration },
     #[error("the routing endpoint is shutting down")]
     ShuttingDown,
 }
@@ -37,25 +55,33 @@ pub enum RefusalReason {
     UnsupportedProtocol,
     StartupTimeout,
     EarlyData,
+    InvalidOption,
     Replication,
     TooManyConnections,
+    TooManyOfClient,
+    ProxyHeader,
     TooManyHeld,
     NoServer,
     SeveralPrimaries,
+    NotReplayed,
     ShuttingDown,
 }
 
 impl RefusalReason {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::ProtocolViolation,
         Self::UnsupportedProtocol,
         Self::StartupTimeout,
         Self::EarlyData,
+        Self::InvalidOption,
         Self::Replication,
         Self::TooManyConnections,
+        Self::TooManyOfClient,
+        Self::ProxyHeader,
         Self::TooManyHeld,
         Self::NoServer,
         Self::SeveralPrimaries,
+        Self::NotReplayed,
         Self::ShuttingDown,
     ];
 
@@ -66,11 +92,15 @@ impl RefusalReason {
             Self::UnsupportedProtocol => "unsupported_protocol",
             Self::StartupTimeout => "startup_timeout",
             Self::EarlyData => "early_data",
+            Self::InvalidOption => "invalid_option",
             Self::Replication => "replication",
             Self::TooManyConnections => "too_many_connections",
+            Self::TooManyOfClient => "too_many_of_client",
+            Self::ProxyHeader => "proxy_header",
             Self::TooManyHeld => "too_many_held",
             Self::NoServer => "no_server",
             Self::SeveralPrimaries => "several_primaries",
+            Self::NotReplayed => "not_replayed",
             Self::ShuttingDown => "shutting_down",
         }
     }
@@ -83,12 +113,17 @@ impl Refusal {
             Self::Startup(StartupError::Protocol { .. }) => RefusalReason::UnsupportedProtocol,
             Self::Startup(_) => RefusalReason::ProtocolViolation,
             Self::StartupTimeout { .. } => RefusalReason::StartupTimeout,
-            Self::EarlyData { .. } => RefusalReason::EarlyData,
+            Self::EarlyData { .. } | Self::NotTls => RefusalReason::EarlyData,
+            Self::ServerWithoutTls => RefusalReason::NoServer,
+            Self::InvalidOption(_) => RefusalReason::InvalidOption,
             Self::Replication => RefusalReason::Replication,
             Self::TooManyConnections { .. } => RefusalReason::TooManyConnections,
+            Self::TooManyOfClient { .. } => RefusalReason::TooManyOfClient,
+            Self::ProxyHeader(_) => RefusalReason::ProxyHeader,
             Self::TooManyHeld { .. } => RefusalReason::TooManyHeld,
             Self::Unavailable(Unavailable::NoServer { .. }) => RefusalReason::NoServer,
             Self::Unavailable(Unavailable::SeveralPrimaries { .. }) => RefusalReason::SeveralPrimaries,
+            Self::NotReplayed { .. } => RefusalReason::NotReplayed,
             Self::ShuttingDown => RefusalReason::ShuttingDown,
         }
     }
@@ -97,14 +132,19 @@ impl Refusal {
     #[must_use]
     pub fn sqlstate(&self) -> &'static str {
         match self.reason() {
-            RefusalReason::ProtocolViolation | RefusalReason::StartupTimeout | RefusalReason::EarlyData => {
-                "08P01"
-            }
+            RefusalReason::ProtocolViolation
+            | RefusalReason::StartupTimeout
+            | RefusalReason::EarlyData
+            | RefusalReason::ProxyHeader => "08P01",
             RefusalReason::UnsupportedProtocol | RefusalReason::Replication => "0A000",
-            RefusalReason::TooManyConnections | RefusalReason::TooManyHeld => "53300",
-            RefusalReason::NoServer | RefusalReason::SeveralPrimaries | RefusalReason::ShuttingDown => {
-                "57P03"
-            }
+            RefusalReason::TooManyConnections
+            | RefusalReason::TooManyOfClient
+            | RefusalReason::TooManyHeld => "53300",
+            RefusalReason::InvalidOption => "22023",
+            RefusalReason::NoServer
+            | RefusalReason::SeveralPrimaries
+            | RefusalReason::NotReplayed
+            | RefusalReason::ShuttingDown => "57P03",
         }
     }
 
@@ -116,17 +156,28 @@ impl Refusal {
             }
             Self::Startup(_) => "The first bytes are not a startup packet of PostgreSQL.".into(),
             Self::StartupTimeout { .. } => "The client connected and did not say what it wants.".into(),
-            Self::EarlyData { .. } => {
+            Self::EarlyData { .. } | Self::NotTls => {
                 "This could be either a client-software bug or evidence of an attempted \
                  man-in-the-middle attack."
                     .into()
             }
+            Self::ServerWithoutTls => {
+                "The host name in TLS asks for another policy, whose server has none.".into()
+            }
+            Self::InvalidOption(_) => "The route reads it in the startup packet.".into(),
             Self::Replication => "It would be balanced over standbys and cut when a server changes.".into(),
             Self::TooManyConnections { max_connections } => {
                 format!("This endpoint relays at most {max_connections} sessions.")
             }
+            Self::TooManyOfClient { max_connections } => {
+                format!("This endpoint relays at most {max_connections} sessions of one client address.")
+            }
+            Self::ProxyHeader(_) => "The balancer in front has sent one that is of neither version.".into(),
             Self::TooManyHeld { max_held } => format!("At most {max_held} connections are held."),
             Self::Unavailable(unavailable) => unavailable.detail(),
+            Self::NotReplayed { .. } => {
+                "The standbys are further behind, and the primary is not to serve the session.".into()
+            }
             Self::ShuttingDown => "The connection was not forwarded to a server yet.".into(),
         }
     }
@@ -134,15 +185,19 @@ impl Refusal {
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Startup(_) | Self::StartupTimeout { .. } | Self::EarlyData { .. } => {
+            Self::ServerWithoutTls => "Set up TLS for every member, or connect without it.",
+            Self::Startup(_) | Self::StartupTimeout { .. } | Self::EarlyData { .. } | Self::NotTls => {
                 "Check that the client speaks PostgreSQL's protocol to this port and nothing in between changes it."
             }
+            Self::InvalidOption(invalid) => invalid.hint,
             Self::Replication => "Connect to the read-write endpoint, or to a server itself.",
-            Self::TooManyConnections { .. } => {
+            Self::ProxyHeader(_) => "Check what the balancer in front sends: PROXY protocol 1 or 2 over TCP.",
+            Self::TooManyConnections { .. } | Self::TooManyOfClient { .. } => {
                 "Close sessions, use a connection pool, or raise the limit of the endpoint."
             }
             Self::TooManyHeld { .. } => "Connect again once the cluster has a server that fits.",
             Self::Unavailable(unavailable) => unavailable.hint(),
+            Self::NotReplayed { .. } => "Allow a longer podgres.wait, or podgres.fallback=primary.",
             Self::ShuttingDown => "Connect again; another endpoint may serve the connection.",
         }
     }
@@ -174,29 +229,19 @@ impl Refusal {
 
 #[cfg(test)]
 mod tests {
+    use super::super::unavailable::tests::server;
     use super::*;
+    use crate::core::routing::{RouteMode, RoutePolicy, RouteTable};
+    use crate::core::status::Role;
 
     fn every_refusal() -> Vec<Refusal> {
-        let of_mode = |several| {
-            let policy = crate::core::routing::RoutePolicy {
-                mode: crate::core::routing::RouteMode::ReadWrite,
-                max_lag_bytes: 0,
-                fallback: crate::core::routing::ReadOnlyFallback::None,
-            };
-            Unavailable::of(&policy, &several, &[], Duration::from_secs(10))
+        let of_table = |table: RouteTable| {
+            let policy = RoutePolicy::new(RouteMode::ReadWrite);
+            Unavailable::of(&policy, &table, &[], Duration::from_secs(10))
         };
-        let primary = |name: &str| crate::core::routing::Server {
-            name: name.into(),
-            address: ([127, 0, 0, 1], 5432).into(),
-            role: crate::core::status::Role::Primary,
-            streaming: true,
-            lag_bytes: None,
-            answering: true,
-            incarnation: 0,
-        };
-        let split = crate::core::routing::RouteTable {
-            servers: vec![primary("a"), primary("b")],
-            members: vec![],
+        let split = RouteTable {
+            servers: vec![server("a", 1, Role::Primary), server("b", 2, Role::Primary)],
+            ..RouteTable::default()
         };
         vec![
             StartupError::Layout.into(),
@@ -207,11 +252,22 @@ mod tests {
             Refusal::EarlyData {
                 request: "SSL request",
             },
+            InvalidOption {
+                name: "podgres.wait",
+                hint: "Write a duration.",
+            }
+            .into(),
             Refusal::Replication,
             Refusal::TooManyConnections { max_connections: 1 },
+            Refusal::TooManyOfClient { max_connections: 1 },
+            InvalidHeader.into(),
             Refusal::TooManyHeld { max_held: 1 },
-            of_mode(crate::core::routing::RouteTable::default()).into(),
-            of_mode(split).into(),
+            of_table(RouteTable::default()).into(),
+            of_table(split).into(),
+            Refusal::NotReplayed {
+                min_lsn: Lsn(1),
+                wait: Duration::from_secs(2),
+            },
             Refusal::ShuttingDown,
         ]
     }

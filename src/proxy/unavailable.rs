@@ -13,13 +13,13 @@ const LISTED: usize = 16;
 /// No candidate within the time that a connection is held.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
-    #[error("no server is available for {} sessions", mode_name(*mode))]
+    #[error("no server is available for {} sessions", mode.as_str())]
     NoServer {
         mode: RouteMode,
         waited: Duration,
         members: Vec<String>,
     },
-    #[error("no server is available for {} sessions: more than one says that it is the primary", mode_name(*mode))]
+    #[error("no server is available for {} sessions: more than one says that it is the primary", mode.as_str())]
     SeveralPrimaries {
         mode: RouteMode,
         waited: Duration,
@@ -98,13 +98,6 @@ impl Unavailable {
     }
 }
 
-fn mode_name(mode: RouteMode) -> &'static str {
-    match mode {
-        RouteMode::ReadWrite => "read-write",
-        RouteMode::ReadOnly => "read-only",
-    }
-}
-
 fn describe(policy: &RoutePolicy, table: &RouteTable, failures: &[FailedAttempt]) -> Vec<String> {
     let servers = table.servers.iter().map(|server| {
         let failure = failures.iter().find(|failure| failure.server == server.name);
@@ -125,22 +118,25 @@ fn describe(policy: &RoutePolicy, table: &RouteTable, failures: &[FailedAttempt]
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::core::routing::{ReadOnlyFallback, Server};
+    use crate::core::routing::Server;
     use crate::core::status::Role;
 
     fn address(last: u8) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, last], 5432))
     }
 
-    fn server(name: &str, last: u8, role: Role) -> Server {
+    pub(in crate::proxy) fn server(name: &str, last: u8, role: Role) -> Server {
         Server {
             name: name.to_owned(),
             address: address(last),
             role,
+            http_address: address(last),
             streaming: true,
             lag_bytes: Some(9),
+            staleness_ms: Some(0),
+            leaving: false,
             answering: true,
             incarnation: 1,
         }
@@ -148,9 +144,8 @@ mod tests {
 
     fn policy(mode: RouteMode) -> RoutePolicy {
         RoutePolicy {
-            mode,
             max_lag_bytes: 5,
-            fallback: ReadOnlyFallback::Primary,
+            ..RoutePolicy::new(mode)
         }
     }
 
@@ -159,6 +154,7 @@ mod tests {
         let table = RouteTable {
             servers: vec![server("pg-0", 1, Role::Primary), server("pg-1", 2, Role::Standby)],
             members: vec![address(1), address(2), address(3)],
+            ..RouteTable::default()
         };
         let failures = [FailedAttempt {
             server: "pg-0".to_owned(),
@@ -183,6 +179,7 @@ mod tests {
         let table = RouteTable {
             servers: vec![server("a", 1, Role::Primary), server("b", 2, Role::Primary)],
             members: vec![],
+            ..RouteTable::default()
         };
         let got = Unavailable::of(&policy(RouteMode::ReadWrite), &table, &[], Duration::ZERO);
         assert!(matches!(got, Unavailable::SeveralPrimaries { .. }));
@@ -197,6 +194,7 @@ mod tests {
         let table = RouteTable {
             servers: vec![],
             members: (0..40).map(address).collect(),
+            ..RouteTable::default()
         };
         let got = Unavailable::of(&policy(RouteMode::ReadWrite), &table, &[], Duration::ZERO);
         assert!(got.detail().ends_with("; and 24 more."), "{}", got.detail());

@@ -3,21 +3,21 @@
 //! Everything here happens before the client notices anything; a server that cannot be reached, that
 //! does not answer, or that leaves the table before it does, costs the client time and no error.
 
-use std::future::pending;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::core::routing::{RoutePolicy, RouteTable, Server, candidates, choose, keeps};
+use crate::core::routing::options::SessionOptions;
+use crate::core::routing::{RoutePolicy, RouteTable, Server, Stay, candidates, choose, stay};
 
 use super::connection::Endpoint;
 use super::refusal::Refusal;
-use super::relay::stops_fitting;
+use super::session::{Ends, Session};
 use super::stats::{CountedSession, Raised, count_one};
 use super::unavailable::{FailedAttempt, Unavailable};
 use super::{socket, startup};
@@ -36,36 +36,77 @@ pub(super) enum Opening<'a> {
     Tls(&'a [u8]),
 }
 
+/// What a session may be given.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish<'a> {
+    pub(super) policy: &'a RoutePolicy,
+    pub(super) options: &'a SessionOptions,
+}
+
+impl<'a> Wish<'a> {
+    /// Of a client whose own wishes cannot be read.
+    pub(super) fn of_policy(policy: &'a RoutePolicy) -> Self {
+        const NONE: &SessionOptions = &SessionOptions {
+            max_staleness_ms: None,
+            max_lag_bytes: None,
+            fallback: None,
+            min_lsn: None,
+            wait: None,
+        };
+        Self {
+            policy,
+            options: NONE,
+        }
+    }
+}
+
 /// A connection to a server, counted as a session of it while it lives.
 #[derive(Debug)]
 pub(super) struct Upstream {
     pub(super) stream: TcpStream,
-    pub(super) name: String,
+    pub(super) server: String,
     pub(super) incarnation: u64,
+    http_address: SocketAddr,
     /// `S` or `N`, if it was asked for TLS.
     pub(super) tls_answer: Option<u8>,
-    _counted: CountedSession,
+    counted: CountedSession,
+}
+
+impl Upstream {
+    /// What the warden needs of it, and its connection.
+    pub(super) fn into_session(self, policy: Arc<RoutePolicy>) -> io::Result<(Session, TcpStream)> {
+        let ends = Ends {
+            http_address: self.http_address,
+            local: self.stream.local_addr()?,
+            server: self.server,
+            incarnation: self.incarnation,
+        };
+        Ok((Session::new(ends, policy, self.counted), self.stream))
+    }
 }
 
 impl Endpoint {
-    /// A server that fits `policy`, told the `opening`; waits for one as long as connections are held.
+    /// A server that fits the wish, told the `opening`; waits for one as long as connections are held.
     pub(super) async fn find_upstream(
         &self,
-        policy: &RoutePolicy,
+        wish: &Wish<'_>,
         opening: Opening<'_>,
     ) -> Result<Upstream, Refusal> {
         let begun = Instant::now();
         let deadline = begun + self.limits.hold;
-        let mut table = self.table.clone();
+        let mut knowledge = self.knowledge.clone();
         let mut place = None;
         loop {
-            let seen = Arc::clone(&table.borrow_and_update());
-            let failures = match self.try_candidates(policy, &seen, opening).await {
+            knowledge.mark_seen();
+            let seen = knowledge.now();
+            let fit = self.fit(wish, &seen);
+            let causal = self.reach(wish, fit, &seen).await?;
+            let failures = match self.try_servers(wish.policy, &causal, opening).await {
                 Ok(upstream) => return Ok(upstream),
                 Err(failures) => failures,
             };
             if Instant::now() >= deadline {
-                return Err(Unavailable::of(policy, &seen, &failures, begun.elapsed()).into());
+                return Err(Unavailable::of(wish.policy, &seen, &failures, begun.elapsed()).into());
             }
             if place.is_none() {
                 place = Some(self.place_to_wait()?);
@@ -76,34 +117,54 @@ impl Endpoint {
                 deadline.min(Instant::now() + RETRY_PAUSE)
             };
             tokio::select! {
-                () = changed(&mut table) => {}
+                () = knowledge.changed() => {}
                 () = sleep_until(pause) => {}
             }
         }
     }
 
-    /// Whether a session to that server fits `policy` by the newest table.
-    pub(super) fn still_keeps(&self, policy: &RoutePolicy, upstream: &Upstream) -> bool {
-        keeps(policy, &self.table.borrow(), &upstream.name, upstream.incarnation)
+    /// Whether a session to that server may begin, by the newest table.
+    pub(super) fn still_serves(&self, wish: &Wish<'_>, upstream: &Upstream) -> bool {
+        let seen = self.knowledge.now();
+        let fit = self.fit(wish, &seen);
+        let fits =
+            |server: &&Server| server.name == upstream.server && server.incarnation == upstream.incarnation;
+        wish.options.min_lsn.is_none() && fit.iter().any(fits)
     }
 
-    async fn try_candidates(
+    /// The candidates that are in; all of them if none is, or if the client has limits of its own.
+    fn fit<'a>(&self, wish: &Wish<'_>, seen: &'a RouteTable) -> Vec<&'a Server> {
+        let all = candidates(wish.policy, seen);
+        if wish.options.has_limits() {
+            return all;
+        }
+        let mut settled = all.clone();
+        settled.retain(|server| self.membership(server).0);
+        if settled.is_empty() { all } else { settled }
+    }
+
+    async fn try_servers(
         &self,
         policy: &RoutePolicy,
-        table: &RouteTable,
+        servers: &[&Server],
         opening: Opening<'_>,
     ) -> Result<Upstream, Vec<FailedAttempt>> {
         let sessions = |server: &Server| self.sessions.of(&server.name);
-        let draws = [fastrand::usize(..), fastrand::usize(..)];
+        let warm = |server: &Server| self.membership(server).1;
+        let draws = [fastrand::usize(..), fastrand::usize(..), fastrand::usize(..)];
         let mut failures = Vec::new();
-        for server in choose(&candidates(policy, table), &sessions, draws) {
-            let unfit = stops_fitting(policy, self.table.clone(), &server.name, server.incarnation);
+        for server in choose(servers, &sessions, &warm, draws) {
+            let begun = Instant::now();
             let opened = tokio::select! {
                 opened = self.open(server, opening) => opened.map(Some),
-                () = unfit => Ok(None),
+                () = self.stops_fitting(policy, server) => Ok(None),
             };
             let cause = match opened {
-                Ok(Some(upstream)) if self.still_keeps(policy, &upstream) => return Ok(upstream),
+                Ok(Some(upstream)) if self.keeps(policy, server) => {
+                    self.stats
+                        .count_opened(&server.name, begun.elapsed(), server.staleness_ms);
+                    return Ok(upstream);
+                }
                 Ok(_) => "it has just left, or its role has changed".to_owned(),
                 Err(error) => error.to_string(),
             };
@@ -117,6 +178,23 @@ impl Endpoint {
         Err(failures)
     }
 
+    fn keeps(&self, policy: &RoutePolicy, server: &Server) -> bool {
+        let table = self.knowledge.table.borrow();
+        stay(policy, &table, &server.name, server.incarnation) == Stay::Keep
+    }
+
+    /// Returns when the server has left the table, restarted, or changed its role.
+    async fn stops_fitting(&self, policy: &RoutePolicy, server: &Server) {
+        let mut knowledge = self.knowledge.clone();
+        loop {
+            knowledge.mark_seen();
+            if !self.keeps(policy, server) {
+                return;
+            }
+            knowledge.changed().await;
+        }
+    }
+
     async fn open(&self, server: &Server, opening: Opening<'_>) -> io::Result<Upstream> {
         // Counted from before the attempt, so that many clients at once spread too.
         let counted = self.sessions.open(&server.name);
@@ -127,10 +205,11 @@ impl Endpoint {
         let tls_answer = answering.await?;
         Ok(Upstream {
             stream,
-            name: server.name.clone(),
+            server: server.name.clone(),
             incarnation: server.incarnation,
+            http_address: server.http_address,
             tls_answer,
-            _counted: counted,
+            counted,
         })
     }
 
@@ -159,13 +238,6 @@ struct Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.endpoint.stats.count_wait(self.since.elapsed());
-    }
-}
-
-/// Returns when there is a newer table; never once nobody is left to send one.
-pub(super) async fn changed(table: &mut watch::Receiver<Arc<RouteTable>>) {
-    if table.changed().await.is_err() {
-        pending::<()>().await;
     }
 }
 

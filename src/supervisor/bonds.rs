@@ -11,7 +11,7 @@ use super::inputs::Inputs;
 use super::requests::{Refusal, Reply};
 use super::run::Supervisor;
 use super::work::{Task, Work};
-use crate::core::supervision::{ServerRole, SupervisorRequest, Terms};
+use crate::core::supervision::{NextTimeline, ServerRole, SupervisorRequest, Terms};
 use crate::postgres::error::{FileError, describe};
 use crate::postgres::terms::{self, TermRefusal};
 
@@ -27,7 +27,10 @@ pub(super) struct Errand {
 enum Then {
     Nothing,
     EndReceiver,
-    Promote { synchronous_standby_names: String },
+    Promote {
+        synchronous_standby_names: String,
+        timeline: NextTimeline,
+    },
 }
 
 /// How an errand ended.
@@ -80,10 +83,12 @@ impl Supervisor {
             SupervisorRequest::Promote {
                 synchronous_standby_names,
                 term,
+                timeline,
             } => {
                 self.may_promote().map_err(|refusal| refusal.to_string())?;
                 let then = Then::Promote {
                     synchronous_standby_names,
+                    timeline,
                 };
                 Ok((terms::hold(known, term).map_err(text)?, then))
             }
@@ -115,7 +120,8 @@ impl Supervisor {
             Then::EndReceiver => self.end_receiver(reply),
             Then::Promote {
                 synchronous_standby_names,
-            } => self.prepare_promotion(synchronous_standby_names, reply),
+                timeline,
+            } => self.prepare_promotion(synchronous_standby_names, timeline, reply),
         }
     }
 

@@ -21,6 +21,7 @@ mod disk;
 mod farewell;
 mod inputs;
 mod licence;
+mod only_one;
 mod panic;
 mod postmaster;
 mod promotion;

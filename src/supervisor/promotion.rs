@@ -9,7 +9,7 @@ use super::reaper;
 use super::requests::{Refusal, Reply};
 use super::run::Supervisor;
 use super::work::Work;
-use crate::core::supervision::ServerRole;
+use crate::core::supervision::{NextTimeline, ServerRole};
 use crate::postgres::mounted::Fingerprint;
 
 impl Supervisor {
@@ -34,7 +34,12 @@ impl Supervisor {
     }
 
     /// The term is on disk.
-    pub(super) fn prepare_promotion(&mut self, synchronous_standby_names: String, reply: Reply) {
+    pub(super) fn prepare_promotion(
+        &mut self,
+        synchronous_standby_names: String,
+        timeline: NextTimeline,
+        reply: Reply,
+    ) {
         self.enforce_licence();
         if let Err(refusal) = self.may_promote() {
             return self.reply(reply, Err(refusal.to_string()));
@@ -42,13 +47,13 @@ impl Supervisor {
         let role = ServerRole::Primary {
             synchronous_standby_names,
         };
-        self.work = Some(Work::promote(&self.inputs, role, reply));
+        self.work = Some(Work::promote(&self.inputs, (role, timeline), reply));
     }
 
     /// The configuration is written.
     pub(super) fn announce_promotion(
         &mut self,
-        role: ServerRole,
+        (role, timeline): (ServerRole, NextTimeline),
         reply: Reply,
         written: Result<Fingerprint, String>,
     ) {
@@ -64,7 +69,7 @@ impl Supervisor {
         }
         self.gave(given);
         self.changed();
-        self.work = Some(Work::promote_file(&self.inputs, reply));
+        self.work = Some(Work::promote_file(&self.inputs, timeline, reply));
     }
 
     /// The file is there.

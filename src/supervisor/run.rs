@@ -22,7 +22,7 @@ use super::signals::{Asked, Signals};
 use super::socket::{Call, ControlSocket, Desk};
 use super::tools::{self, Found};
 use super::work::{self, Task, Work};
-use super::{SupervisorError, SupervisorExit, panic, reaper};
+use super::{SupervisorError, SupervisorExit, only_one, panic, reaper};
 use crate::clock::boottime_ms;
 use crate::core::supervision::{
     JobStatus, Postmaster, PostmasterExit, ServerRole, StopMode, SupervisorStatus, Terms,
@@ -74,9 +74,15 @@ pub(super) async fn run(inputs: Inputs, socket: PathBuf) -> Result<SupervisorExi
     let mut signals = Signals::listen().map_err(SupervisorError::Signals)?;
     let child_died = signal(SignalKind::child()).map_err(SupervisorError::Signals)?;
     let inputs = Arc::new(inputs);
+    let ended = SupervisorExit { last_exit: None };
+    let _only_one = tokio::select! {
+        biased;
+        () = told_to_end(&mut signals) => return Ok(ended),
+        only_one = only_one::wait(&inputs.settings.data_directory) => only_one,
+    };
     let found = tokio::select! {
         biased;
-        () = told_to_end(&mut signals) => return Ok(SupervisorExit { last_exit: None }),
+        () = told_to_end(&mut signals) => return Ok(ended),
         found = tools::prepare(&inputs.settings) => found?,
     };
     let licence = LicenceClock::new().map_err(SupervisorError::Timer)?;

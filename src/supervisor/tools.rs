@@ -15,14 +15,16 @@ use super::inputs::Inputs;
 use super::reaper;
 use crate::core::data_directory::DataDirectory;
 use crate::core::lease::Incarnation;
-use crate::core::supervision::{DivergedWal, FailureKind, JobProgress, JobRequest, ServerRole, Terms};
+use crate::core::supervision::{
+    DivergedWal, FailureKind, JobProgress, JobRequest, NextTimeline, ServerRole, Terms,
+};
 use crate::postgres::error::{FileError, JobError, describe};
 use crate::postgres::mounted::{Fingerprint, fingerprint};
 use crate::postgres::postmaster_pid::{self, PostmasterPid, PostmasterStatus};
 use crate::postgres::terms::{self, TermsError};
 use crate::postgres::{
     ServerSettings, basebackup, conf, data_directory, diverged, find, incarnation, initdb, process, rewind,
-    signal_file, staging,
+    signal_file, staging, timelines,
 };
 
 /// `pg_controldata` and a few small files.
@@ -181,9 +183,11 @@ pub(super) async fn prepare_start(
 }
 
 /// What tells a standby that it is to become the primary, once it gets SIGUSR1.
-pub(super) async fn make_promote_file(inputs: Arc<Inputs>) -> Result<(), String> {
+pub(super) async fn make_promote_file(inputs: Arc<Inputs>, timeline: NextTimeline) -> Result<(), String> {
     configure(async move {
-        let making = signal_file::create_promote(&inputs.settings.data_directory);
+        let directory = &inputs.settings.data_directory;
+        let making =
+            timelines::pass_over(directory, timeline).and_then(|()| signal_file::create_promote(directory));
         making.map_err(|error| format!("could not promote: {}", describe(&error)))
     })
     .await

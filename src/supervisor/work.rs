@@ -16,7 +16,7 @@ use super::run::{INSPECT_INTERVAL, Supervisor};
 use super::tools::{self, Cleanup, JobFailure, Seen};
 use super::{panic, reaper};
 use crate::core::supervision::{
-    FailureKind, JobProgress, JobRequest, JobState, Postmaster, PostmasterExit, ServerRole,
+    FailureKind, JobProgress, JobRequest, JobState, NextTimeline, Postmaster, PostmasterExit, ServerRole,
 };
 use crate::postgres::mounted::Fingerprint;
 
@@ -44,7 +44,11 @@ pub(super) enum Task {
     /// New configuration files for a running postmaster.
     Rewrite { role: ServerRole, reply: Option<Reply> },
     /// The configuration of a primary for a standby that is to become one.
-    Promote { role: ServerRole, reply: Reply },
+    Promote {
+        role: ServerRole,
+        timeline: NextTimeline,
+        reply: Reply,
+    },
     /// The file that tells PostgreSQL to become one.
     PromoteFile { reply: Reply },
     Job {
@@ -110,16 +114,24 @@ impl Work {
         }
     }
 
-    pub(super) fn promote(inputs: &Arc<Inputs>, role: ServerRole, reply: Reply) -> Self {
+    pub(super) fn promote(
+        inputs: &Arc<Inputs>,
+        (role, timeline): (ServerRole, NextTimeline),
+        reply: Reply,
+    ) -> Self {
         let writing = tools::write_configuration(Arc::clone(inputs), role.clone());
         Self {
-            task: Task::Promote { role, reply },
+            task: Task::Promote {
+                role,
+                timeline,
+                reply,
+            },
             doing: Box::pin(async move { Finished::Rewritten(writing.await) }),
         }
     }
 
-    pub(super) fn promote_file(inputs: &Arc<Inputs>, reply: Reply) -> Self {
-        let making = tools::make_promote_file(Arc::clone(inputs));
+    pub(super) fn promote_file(inputs: &Arc<Inputs>, timeline: NextTimeline, reply: Reply) -> Self {
+        let making = tools::make_promote_file(Arc::clone(inputs), timeline);
         Self {
             task: Task::PromoteFile { reply },
             doing: Box::pin(async move { Finished::PromoteFileMade(making.await) }),
@@ -180,8 +192,15 @@ impl Supervisor {
             (Some(Task::Rewrite { role, reply }), Finished::Rewritten(written)) => {
                 self.reload(&role, reply, written);
             }
-            (Some(Task::Promote { role, reply }), Finished::Rewritten(written)) => {
-                self.announce_promotion(role, reply, written);
+            (
+                Some(Task::Promote {
+                    role,
+                    timeline,
+                    reply,
+                }),
+                Finished::Rewritten(written),
+            ) => {
+                self.announce_promotion((role, timeline), reply, written);
             }
             (Some(Task::PromoteFile { reply }), Finished::PromoteFileMade(made)) => {
                 self.promote(reply, made);

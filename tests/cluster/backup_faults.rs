@@ -20,6 +20,14 @@ fn folders(lab: &Lab) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Until a server sends a base backup.
+fn wait_under_way(lab: &Lab) {
+    let sql = "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'podgres_backup' AND state = 'backup'";
+    let sends = |member: &str| lab.demo.sql(&["--member", member], sql) == "1";
+    let under_way = || ["0", "1", "2"].into_iter().any(sends);
+    assert!(wait_for(LIMIT, under_way), "the run does not begin");
+}
+
 fn start(command: &mut Command) -> Child {
     command
         .stdout(Stdio::null())
@@ -51,10 +59,7 @@ fn row_48_and_56_killed_and_overlapping_runs_leave_whole_backups_only() {
 
 fn a_second_run_is_refused_while_the_first_lives(lab: &Lab) {
     let mut slow = start(&mut lab.backup_command(&["--max-rate", "200kB"]));
-    assert!(
-        wait_for(LIMIT, || !folders(lab).is_empty()),
-        "the first run does not begin"
-    );
+    wait_under_way(lab);
     let second = lab.backup_command(&[]).output().expect("podgres backup");
     assert_eq!(second.status.code(), Some(65), "{}", told(&second));
     assert!(
@@ -205,11 +210,8 @@ fn a_failover_during_a_backup_and_a_restore_across_it() {
         .find(|member| member["role"] == "standby")
         .expect("a standby");
     let source = standby["name"].as_str().expect("a name").to_owned();
-    let mut slow = start(&mut lab.backup_command(&["--from", &source, "--max-rate", "1MB"]));
-    assert!(
-        wait_for(LIMIT, || folders(&lab).len() == 2),
-        "the run does not begin"
-    );
+    let mut slow = start(&mut lab.backup_command(&["--from", &source, "--max-rate", "300kB"]));
+    wait_under_way(&lab);
     lab.done(&["switchover", "--dir", text(&lab.demo.directory), "--to", &source]);
     lab.demo.wait("the source is the primary", |status| {
         member(status, &source)["role"] == "primary"

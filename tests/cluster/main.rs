@@ -37,6 +37,7 @@ mod relay;
 mod repair;
 mod reviewed;
 mod rotation;
+mod routing;
 mod s3_server;
 mod scaling;
 mod smoke;

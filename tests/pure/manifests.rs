@@ -1,12 +1,106 @@
-//! The manifest names the ports, probes and variables that the code has.
+//! The manifests in `k8s/` against the code and against Kubernetes' schema: ports, paths, keys, verbs, and no field that the API does not know.
+
+use std::collections::BTreeSet;
 
 use clap::CommandFactory as _;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use podgres::cmd::CommandLine;
 use podgres::core::cluster::check::CHECK_PATHS;
+use podgres::core::manifests::{LEASE_GROUP, LEASE_VERBS, check};
+use podgres::kube::PREFIX;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
-fn manifest() -> String {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/k8s/base/podgres.yaml");
-    std::fs::read_to_string(path).expect("the manifest")
+use crate::kustomize::{build, documents, top};
+use crate::source::files_below;
+
+/// An overlay with components, as users combine them.
+const COMBINATIONS: [(&str, &[&str]); 8] = [
+    ("overlays/fixed", &[]),
+    ("overlays/lease", &[]),
+    ("overlays/fixed", &["alpine", "monitoring", "parallel"]),
+    ("overlays/lease", &["role-label", "events"]),
+    ("overlays/lease", &["tls", "one-writer-volumes"]),
+    ("overlays/lease", &["tls", "role-label", "classic-sidecar"]),
+    ("overlays/fixed", &["tls", "one-image"]),
+    ("overlays/fixed", &["classic-sidecar"]),
+];
+
+#[test]
+fn no_object_has_a_field_that_the_api_does_not_know() {
+    for (overlay, components) in COMBINATIONS {
+        for object in build(overlay, components) {
+            round_trip(&object);
+        }
+    }
+    for object in examples() {
+        round_trip(&object);
+    }
+}
+
+fn round_trip(object: &Value) {
+    fn typed<T: DeserializeOwned + Serialize>(object: &Value) -> Value {
+        let read: T =
+            serde_json::from_value(object.clone()).unwrap_or_else(|error| panic!("{object:#}: {error}"));
+        serde_json::to_value(read).expect("JSON")
+    }
+    let text = |key: &str| object[key].as_str().unwrap_or_default();
+    let read = match (text("apiVersion"), text("kind")) {
+        ("v1", "Service") => typed::<Service>(object),
+        ("v1", "ConfigMap") => typed::<ConfigMap>(object),
+        ("v1", "ServiceAccount") => typed::<ServiceAccount>(object),
+        ("apps/v1", "StatefulSet") => typed::<StatefulSet>(object),
+        ("apps/v1", "Deployment") => typed::<Deployment>(object),
+        ("policy/v1", "PodDisruptionBudget") => typed::<PodDisruptionBudget>(object),
+        ("networking.k8s.io/v1", "NetworkPolicy") => typed::<NetworkPolicy>(object),
+        ("rbac.authorization.k8s.io/v1", "Role") => typed::<Role>(object),
+        ("rbac.authorization.k8s.io/v1", "RoleBinding") => typed::<RoleBinding>(object),
+        // No Secret: no password is committed. Nothing beyond a namespace: nobody needs to be an administrator.
+        other => panic!("{other:?} is not expected in k8s/"),
+    };
+    assert_kept(object, &read, text("kind"));
+}
+
+/// Whatever was written is still there after reading.
+fn assert_kept(written: &Value, read: &Value, place: &str) {
+    match (written, read) {
+        (Value::Object(map), _) => {
+            for (key, value) in map {
+                assert_kept(value, &read[key.as_str()], &format!("{place}.{key}"));
+            }
+        }
+        (Value::Array(list), _) => {
+            for (index, value) in list.iter().enumerate() {
+                assert_kept(value, &read[index], &format!("{place}[{index}]"));
+            }
+        }
+        _ => assert_eq!(written, read, "the API does not know {place}"),
+    }
+}
+
+#[test]
+fn podgres_check_finds_nothing() {
+    let settings = settings();
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    for (overlay, components) in COMBINATIONS {
+        let found = check(&build(overlay, components), &settings);
+        assert_eq!(found, [], "{overlay} {components:?}");
+    }
+}
+
+/// Every variable that a flag of any verb has.
+fn settings() -> Vec<String> {
+    let command = CommandLine::command();
+    let arguments = command.get_subcommands().flat_map(clap::Command::get_arguments);
+    arguments
+        .filter_map(|argument| argument.get_env())
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect()
 }
 
 /// The default of a flag of `podgres sidecar`.
@@ -20,40 +114,272 @@ fn default_of(flag: &str) -> String {
     argument.get_default_values()[0].to_string_lossy().into_owned()
 }
 
+fn one<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let found = objects
+        .iter()
+        .find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+    found.unwrap_or_else(|| panic!("no {kind} \"{name}\""))
+}
+
+/// Init containers and containers of the StatefulSet.
+fn containers(objects: &[Value]) -> Vec<&Value> {
+    let spec = &one(objects, "StatefulSet", "pg")["spec"]["template"]["spec"];
+    ["initContainers", "containers"]
+        .into_iter()
+        .flat_map(|key| spec[key].as_array().expect("a list"))
+        .collect()
+}
+
+fn container<'a>(objects: &'a [Value], name: &str) -> &'a Value {
+    containers(objects)
+        .into_iter()
+        .find(|container| container["name"] == name)
+        .expect(name)
+}
+
 #[test]
-fn the_ports_are_the_defaults() {
-    let manifest = manifest();
-    for (name, flag) in [
-        ("postgresql", "postgres-port"),
-        ("read-write", "read-write-port"),
-        ("read-only", "read-only-port"),
-        ("http", "http-port"),
+fn ports_are_the_defaults_of_the_flags() {
+    let objects = build("overlays/lease", &["role-label", "monitoring"]);
+    let mut known = BTreeSet::from([53, 443, 6443]);
+    for (holder, name, flag) in [
+        ("postgres", "postgresql", "postgres-port"),
+        ("sidecar", "read-write", "read-write-port"),
+        ("sidecar", "read-only", "read-only-port"),
+        ("sidecar", "http", "http-port"),
     ] {
-        let line = format!("{{name: {name}, containerPort: {}}}", default_of(flag));
-        assert!(manifest.contains(&line), "{line}");
+        let number: u16 = default_of(flag).parse().expect("a number");
+        let ports = container(&objects, holder)["ports"].as_array().expect("ports");
+        assert!(
+            ports.contains(&json!({"name": name, "containerPort": number})),
+            "{name}"
+        );
+        known.insert(number);
+    }
+    let policy = &one(&objects, "NetworkPolicy", "pg")["spec"];
+    for rule in ["ingress", "egress"]
+        .into_iter()
+        .flat_map(|key| policy[key].as_array().expect("rules"))
+    {
+        for port in rule["ports"].as_array().expect("ports") {
+            let number = port["port"]
+                .as_u64()
+                .and_then(|number| u16::try_from(number).ok())
+                .expect("a number");
+            assert!(known.contains(&number), "{number} is no port of podgres");
+        }
+    }
+    for (service, target) in [
+        ("pg-rw", "read-write"),
+        ("pg-ro", "read-only"),
+        ("pg-primary", "postgresql"),
+    ] {
+        assert_eq!(
+            one(&objects, "Service", service)["spec"]["ports"][0]["targetPort"],
+            target
+        );
     }
 }
 
 #[test]
-fn the_probes_ask_paths_that_exist() {
-    let manifest = manifest();
-    let asked: Vec<&str> = manifest
-        .split("httpGet: {path: ")
-        .skip(1)
-        .filter_map(|rest| rest.split(',').next())
+fn folders_are_where_the_code_looks() {
+    let objects = build("overlays/lease", &["tls"]);
+    for name in ["bootstrap", "sidecar", "postgres"] {
+        let mounts = container(&objects, name)["volumeMounts"]
+            .as_array()
+            .expect("mounts");
+        let paths: Vec<&str> = mounts
+            .iter()
+            .filter_map(|mount| mount["mountPath"].as_str())
+            .collect();
+        for flag in ["run-dir", "tls-dir"] {
+            assert!(
+                paths.contains(&default_of(flag).as_str()),
+                "{name}: {flag} in {paths:?}"
+            );
+        }
+        let configuration = paths.contains(&default_of("configuration-dir").as_str());
+        assert_eq!(configuration, name != "sidecar", "{name}: {paths:?}");
+    }
+}
+
+#[test]
+fn probes_ask_paths_that_exist() {
+    let objects = build("overlays/lease", &[]);
+    for (probe, wanted) in [
+        ("startupProbe", "/startup"),
+        ("livenessProbe", "/liveness"),
+        ("readinessProbe", "/readiness"),
+    ] {
+        assert_eq!(container(&objects, "sidecar")[probe]["httpGet"]["path"], wanted);
+        assert!(CHECK_PATHS.iter().any(|(known, _)| *known == wanted), "{wanted}");
+        assert_eq!(
+            container(&objects, "postgres")[probe],
+            Value::Null,
+            "PostgreSQL may take its time"
+        );
+    }
+}
+
+#[test]
+fn the_role_grants_what_the_code_asks_for_and_nothing_else() {
+    let objects = build("overlays/lease", &[]);
+    let rules = one(&objects, "Role", "pg")["rules"]
+        .as_array()
+        .expect("rules")
+        .clone();
+    let mut granted = BTreeSet::new();
+    for rule in &rules {
+        assert_eq!(
+            (&rule["apiGroups"], &rule["resources"]),
+            (&json!([LEASE_GROUP]), &json!(["leases"]))
+        );
+        let verbs: Vec<&str> = rule["verbs"]
+            .as_array()
+            .expect("verbs")
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
+        // RBAC cannot bind the creation of an object to its name.
+        assert_eq!(
+            rule["resourceNames"] == json!(["pg"]),
+            verbs != ["create"],
+            "{rule}"
+        );
+        granted.extend(verbs.into_iter().map(str::to_owned));
+    }
+    assert_eq!(granted, LEASE_VERBS.map(str::to_owned).into());
+    assert_eq!(granted, verbs_in_the_code());
+}
+
+/// The verbs of the API by which the code asks for the Lease.
+fn verbs_in_the_code() -> BTreeSet<String> {
+    let all = [
+        "get",
+        "list",
+        "watch",
+        "create",
+        "update",
+        "patch",
+        "delete",
+        "deletecollection",
+    ];
+    let files = files_below("src/kube");
+    let text = &files
+        .iter()
+        .find(|file| file.path.ends_with("lease_api.rs"))
+        .expect("the file")
+        .text;
+    let asked = |verb: &&str| {
+        ["ask", "answer", "no_answer"].iter().any(|call| {
+            text.contains(&format!("self.{call}(\"{verb}\""))
+                || text.contains(&format!("self.{call}(\n                \"{verb}\""))
+        })
+    };
+    let watched = text.contains("no_answer(\"watch\"").then_some("watch");
+    all.iter()
+        .filter(|verb| asked(verb))
+        .copied()
+        .chain(watched)
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn with_fixed_leadership_there_is_no_right_and_no_token() {
+    let objects = build("overlays/fixed", &[]);
+    let kinds: BTreeSet<&str> = objects
+        .iter()
+        .filter_map(|object| object["kind"].as_str())
         .collect();
-    assert_eq!(asked.len(), 3, "startup, liveness, readiness");
-    for path in asked {
-        assert!(CHECK_PATHS.iter().any(|(known, _)| *known == path), "{path}");
+    let expected = [
+        "ConfigMap",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "Service",
+        "StatefulSet",
+    ];
+    assert_eq!(kinds, expected.into());
+    let spec = &one(&objects, "StatefulSet", "pg")["spec"]["template"]["spec"];
+    assert_eq!(spec["automountServiceAccountToken"], false);
+    assert!(!spec.to_string().contains("serviceAccount"), "{spec}");
+}
+
+#[test]
+fn the_token_is_not_in_the_container_where_sql_runs() {
+    let objects = build("overlays/lease", &[]);
+    for (name, mounted) in [
+        ("bootstrap", true),
+        ("sidecar", true),
+        ("postgres", false),
+        ("install", false),
+    ] {
+        let mounts = container(&objects, name)["volumeMounts"].to_string();
+        assert_eq!(mounts.contains("kubernetes.io/serviceaccount"), mounted, "{name}");
     }
 }
 
 #[test]
-fn the_shared_folder_is_where_the_code_looks() {
-    let line = format!("{{name: run, mountPath: {}}}", default_of("run-dir"));
+fn pods_are_restricted() {
+    for objects in [
+        build("overlays/lease", &["classic-sidecar"]),
+        build("overlays/fixed", &[]),
+        examples(),
+    ] {
+        let mut templates = 0;
+        for object in &objects {
+            let pod = &object["spec"]["template"]["spec"];
+            if pod.is_null() {
+                continue;
+            }
+            templates += 1;
+            assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+            assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+            for container in ["initContainers", "containers"]
+                .into_iter()
+                .flat_map(|key| pod[key].as_array().into_iter().flatten())
+            {
+                let restricted = json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}});
+                assert_eq!(container["securityContext"], restricted, "{}", container["name"]);
+                assert!(
+                    !container["resources"]["limits"]["memory"].is_null(),
+                    "{}",
+                    container["name"]
+                );
+            }
+        }
+        assert!(templates > 0, "nothing was looked at");
+    }
+}
+
+#[test]
+fn the_label_of_the_role_is_the_one_that_the_code_sets() {
+    let objects = build("overlays/lease", &["role-label"]);
+    let selector = &one(&objects, "Service", "pg-primary")["spec"]["selector"];
+    assert_eq!(selector[format!("{PREFIX}role")], "primary");
     assert_eq!(
-        manifest().matches(&line).count(),
-        2,
-        "{line} in the server's containers (one anchor) and the sidecar"
+        one(&objects, "ConfigMap", "pg-settings")["data"]["PODGRES_LABEL_POD"],
+        "true"
     );
+}
+
+/// The objects of the examples.
+fn examples() -> Vec<Value> {
+    let folders = std::fs::read_dir(top().join("examples")).expect("the examples");
+    let mut objects = Vec::new();
+    for folder in folders
+        .map(|entry| entry.expect("a folder").path())
+        .filter(|path| path.is_dir() && !path.ends_with("apps"))
+    {
+        let files = std::fs::read_dir(folder).expect("a folder");
+        let files = files.map(|entry| entry.expect("a file").path());
+        for file in files.filter(|path| {
+            path.extension().is_some_and(|end| end == "yaml")
+                && !path.ends_with("kustomization.yaml")
+                && !path.ends_with("before.yaml")
+        }) {
+            objects.extend(documents(&file));
+        }
+    }
+    assert!(objects.len() >= 6, "three examples with two objects each");
+    objects
 }

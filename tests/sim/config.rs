@@ -155,6 +155,7 @@ fn times(random: &mut Random) -> LeaseTimes {
         retry_period_ms: random.between(150, renew_deadline_ms / 2 - 1),
         peer_timeout_ms: random.between(300, 2_500),
         stop_timeout_ms,
+        drain_timeout_ms: 0,
         recovery_timeout_ms: random.between(2_000, 30_000),
     }
 }

@@ -1,7 +1,6 @@
 //! The deterministic simulator: members run the shipped `decide` in a world of drawn delays and faults.
 //!
-//! One schedule is one seed. `PODGRES_SIM_SEED=17 cargo test --test sim one_seed -- --nocapture` repeats it with a trace of its
-//! decisions.
+//! One schedule is one seed. `make sim SEED=17` repeats it with a trace of its decisions.
 #![expect(clippy::print_stdout, reason = "a schedule is told of on standard output")]
 
 mod api;

@@ -1,9 +1,11 @@
 //! What must always hold, looked at from outside, where true time and every directory can be seen.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use podgres::core::lease::{Durability, LeaseRecord};
 use podgres::core::supervision::{ServerRole, Terms};
+use podgres::core::wal::TimelineId;
 
 use crate::config::{SECOND, Time};
 use crate::supervisor::Supervisor;
@@ -29,6 +31,8 @@ pub(crate) struct Oracle {
     promoted: Option<(u64, Vec<u64>)>,
     identifier: Option<u64>,
     term: u64,
+    /// Timelines that were begun, and who did.
+    timelines: BTreeMap<TimelineId, usize>,
     /// When the operator asked for a move that may lose commits; forgotten some time after all was well again.
     pub(crate) forced_at: Option<Time>,
     /// A process has been held up in this schedule.
@@ -132,6 +136,15 @@ impl World {
         }
         self.oracle.lost += missing.len() as u64;
         self.oracle.acked.retain(|acked| !missing.contains(acked));
+    }
+
+    /// A promotion has begun a timeline: nobody else may have begun one of its number.
+    pub(crate) fn check_timeline(&mut self, member: usize, timeline: TimelineId) {
+        if let Some(other) = self.oracle.timelines.insert(timeline, member) {
+            self.violation(format!(
+                "pg-{member} begins timeline {timeline}, which pg-{other} has begun before"
+            ));
+        }
     }
 
     fn check_alone(&mut self, member: usize) {
@@ -323,7 +336,7 @@ impl World {
                 .postgres
                 .as_ref()
                 .is_some_and(|p| matches!(p.role, ServerRole::Primary { .. }) && p.stopping.is_none());
-            if primary && !there.frozen && !self.licensed(member) {
+            if primary && !there.frozen && !self.licensed_lately(member) {
                 self.violation(format!("pg-{member} runs as primary without a licence"));
             }
         }

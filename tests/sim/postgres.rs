@@ -730,15 +730,16 @@ impl World {
         };
         postgres.in_recovery = false;
         postgres.promoting = false;
-        let term = self.members[member].terms.held;
+        let next = self.members[member].next_timeline;
         if let Some(data) = &mut self.members[member].data {
-            data.wal.branch(term);
+            data.wal.branch(next);
             data.standby_signal = false;
             data.control = ControlState::InProduction;
             data.control_position = data.wal.end();
         }
         self.append(member);
         let timeline = self.timeline(member);
+        self.check_timeline(member, timeline);
         self.log(member, || format!("is the primary, timeline {timeline}"));
         self.check_primary(member);
         self.pump(member);

@@ -82,7 +82,7 @@ fn command(seed: u64) -> String {
         .iter()
         .filter_map(|name| Some(format!("{name}={} ", std::env::var(name).ok()?)));
     let set: String = set.collect();
-    format!("{set}PODGRES_SIM_SEED={seed} cargo test --test sim one_seed -- --nocapture")
+    format!("{set}make sim SEED={seed}")
 }
 
 fn run(seed: u64, tally: &Mutex<Tally>) {

@@ -90,6 +90,7 @@ impl World {
         self.members[member].sidecar = Some(Sidecar {
             epoch,
             observation: Observation {
+                drained: true,
                 at_ms: 0,
                 supervisor: None,
                 supervisor_error: None,

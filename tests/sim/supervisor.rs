@@ -139,7 +139,15 @@ impl World {
     }
 
     pub(crate) fn licensed(&self, member: usize) -> bool {
-        let clock_ms = self.clock_ms(member);
+        self.licensed_at(member, self.clock_ms(member))
+    }
+
+    /// Now, or a millisecond ago: the timer has its grain.
+    pub(crate) fn licensed_lately(&self, member: usize) -> bool {
+        self.licensed_at(member, self.clock_ms(member).saturating_sub(1))
+    }
+
+    fn licensed_at(&self, member: usize, clock_ms: u64) -> bool {
         let supervisor = self.members[member].supervisor.as_ref();
         supervisor
             .and_then(|s| s.licence_ms)
@@ -189,7 +197,9 @@ impl World {
             PostgresAction::Promote {
                 synchronous_standby_names,
                 term,
+                timeline,
             } => {
+                self.members[member].next_timeline = timeline.next;
                 let then = Then::Promote(synchronous_standby_names);
                 return self.bind(member, action, (term, true), then);
             }

@@ -41,13 +41,12 @@ impl Wal {
         }
     }
 
-    /// A promotion: PostgreSQL takes the next timeline of which there is no history file, and the supervisor has seen
-    /// to it that there is one for each below `term`. So no timeline is ever begun twice.
-    pub(crate) fn branch(&mut self, term: u64) {
+    /// A promotion: PostgreSQL takes the next timeline of which there is no history file, and the supervisor has seen to
+    /// it that there is one for each below `next`.
+    pub(crate) fn branch(&mut self, next: TimelineId) {
         let end = self.end();
         self.history.ancestors.push(end);
-        let term = u32::try_from(term).unwrap_or(u32::MAX);
-        self.history.timeline = TimelineId(term.max(end.timeline.0 + 1));
+        self.history.timeline = next.max(TimelineId(end.timeline.0 + 1));
     }
 
     pub(crate) fn is_prefix_of(&self, other: &Wal) -> bool {

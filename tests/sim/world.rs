@@ -9,6 +9,7 @@ use podgres::core::member::Ordinal;
 use podgres::core::observation::{PeerView, UpstreamView};
 use podgres::core::policy::{Leadership, Policy};
 use podgres::core::supervision::{JobRequest, Terms};
+use podgres::core::wal::TimelineId;
 
 use crate::api::{Api, Found, Stored};
 use crate::config::{Config, Kind, MS, SECOND, Time};
@@ -325,6 +326,8 @@ pub(crate) struct Member {
     /// Changes with each replacement of WAL that was there.
     pub(crate) lineage: u64,
     pub(crate) terms: Terms,
+    /// The supervisor was asked to begin it.
+    pub(crate) next_timeline: TimelineId,
     pub(crate) disk_slow: bool,
     /// The disk takes nothing before this time.
     pub(crate) disk_ok_at: Time,
@@ -665,6 +668,7 @@ fn member(config: &Config, random: &mut Random, at: usize) -> Member {
         data: None,
         lineage: 0,
         terms: Terms::default(),
+        next_timeline: TimelineId(0),
         disk_slow: false,
         disk_ok_at: 0,
         held_up: Vec::new(),

@@ -52,6 +52,7 @@ pub(crate) fn view(me: MemberStatus, peers: Vec<PeerEntry>) -> ClusterView {
         term: 1,
         lease_holder: None,
         read_only: false,
+        read_only_switch: None,
         paused: false,
         lease: None,
         me,
@@ -125,6 +126,10 @@ fn member(ordinal: u32, role: Role, state: MemberState, situation: &str) -> Memb
         clones_total: u64::from(role == Role::Standby),
         no_reads: false,
         leadership: None,
+        leaving: false,
+        routes_left: None,
+        switch: crate::core::switch::SwitchPosition::default(),
+        read_only: false,
     }
 }
 

@@ -33,6 +33,7 @@ pub fn cluster_json(view: &ClusterView) -> Value {
         "durability": view.durability,
         "lease_holder": view.lease_holder,
         "read_only": view.read_only,
+        "read_only_switch": view.read_only_switch,
         "paused": view.paused,
         "observer": view.me.name,
         "synchronous": synchronous(view),

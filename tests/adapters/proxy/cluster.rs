@@ -63,7 +63,10 @@ pub(super) fn member(n: u8) -> Server {
         address: SocketAddr::new(loopback(n + 1), 5432),
         role: if n == 0 { Role::Primary } else { Role::Standby },
         streaming: true,
+        http_address: SocketAddr::new(loopback(n + 1), 8008),
         lag_bytes: Some(0),
+        staleness_ms: Some(0),
+        leaving: false,
         answering: true,
         incarnation: 1,
     }

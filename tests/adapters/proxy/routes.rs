@@ -1,12 +1,15 @@
 //! A routing endpoint of a test, and clients of it: psql, tokio-postgres, bare sockets.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use podgres::core::routing::{ReadOnlyFallback, RouteMode, RoutePolicy, RouteTable, Server};
-use podgres::proxy::{Limits, Listener, ListenerError, RefusalReason, RouteStats, SessionCounts};
+use podgres::core::routing::{OnPrimaryLoss, ReadOnlyFallback, RouteMode, RoutePolicy, RouteTable, Server};
+use podgres::proxy::{
+    Knowledge, Limits, Listener, ListenerError, RefusalReason, RouteStats, SessionCounts, Workers,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
@@ -30,7 +33,26 @@ pub(super) struct Route {
 
 pub(super) fn table(servers: Vec<Server>) -> RouteTable {
     let members = servers.iter().map(|server| server.address).collect();
-    RouteTable { servers, members }
+    RouteTable {
+        servers,
+        members,
+        ..RouteTable::default()
+    }
+}
+
+/// `primary.…` leads to the primary from any endpoint, `strict.…` to a standby that lacks nothing.
+fn named_policies() -> BTreeMap<String, RoutePolicy> {
+    let strict = RoutePolicy {
+        max_lag_bytes: 0,
+        fallback: ReadOnlyFallback::None,
+        on_primary_loss: OnPrimaryLoss::Refuse,
+        ..RoutePolicy::new(RouteMode::ReadOnly)
+    };
+    let named = [
+        ("primary", RoutePolicy::new(RouteMode::ReadWrite)),
+        ("strict", strict),
+    ];
+    named.map(|(name, policy)| (name.to_owned(), policy)).into()
 }
 
 pub(super) fn short_hold() -> Limits {
@@ -64,15 +86,14 @@ impl Route {
         let (stats, sessions) = (Arc::<RouteStats>::default(), Arc::<SessionCounts>::default());
         let listener = Listener {
             socket,
-            policy: RoutePolicy {
-                mode,
-                max_lag_bytes: 16 << 20,
-                fallback: ReadOnlyFallback::Primary,
-            },
+            policy: RoutePolicy::new(mode),
+            named_policies: named_policies(),
             limits,
-            table: receiver,
+            trusted_proxies: vec!["127.0.0.0/8".parse().expect("network")],
+            knowledge: Knowledge::of_table(receiver),
             sessions: Arc::clone(&sessions),
             stats: Arc::clone(&stats),
+            workers: Arc::new(Workers::here()),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(listener.run(async move {

@@ -3,16 +3,20 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use podgres::core::supervision::{Postmaster, ServerRole, StopMode, SupervisorRequest, Terms};
+use podgres::core::supervision::{NextTimeline, Postmaster, ServerRole, StopMode, SupervisorRequest, Terms};
+use podgres::core::wal::TimelineId;
+use podgres::postgres::timelines::pass_over;
 use rustix::process::Signal;
 
-use super::pair::{ALONE, Pair, eventually, follow, licence, promote, receiver, streams};
+use super::machine::own;
+use super::pair::{ALONE, NEXT, Pair, eventually, follow, licence, promote, receiver, slot, streams};
 use super::pod::{LIMIT, Pod};
 
 fn promotion(term: u64) -> SupervisorRequest {
     SupervisorRequest::Promote {
         synchronous_standby_names: "FIRST 1 (podgres_gate, \"pg-0\")".to_owned(),
         term,
+        timeline: NEXT,
     }
 }
 
@@ -90,6 +94,78 @@ async fn a_standby_detaches_and_is_promoted_16() {
 #[tokio::test]
 async fn a_standby_detaches_and_is_promoted_18() {
     detaches_and_is_promoted(18).await;
+}
+
+/// Two members that did not know of each other's promotion began different timelines of one number, which no WAL receiver and
+/// no `pg_rewind` can tell apart.
+async fn a_number_that_may_be_taken_is_passed_over(major: u32) {
+    let Pair { first, second, .. } = Pair::streaming(major).await;
+    first.ask(SupervisorRequest::Stop { mode: StopMode::Fast }).await;
+    first
+        .until(|status| matches!(status.postmaster, Postmaster::Stopped { .. }))
+        .await;
+    let timeline = NextTimeline {
+        own: TimelineId(1),
+        next: TimelineId(4),
+    };
+    // It was to be promoted, and was killed before.
+    pass_over(&second.data(), timeline).unwrap();
+    for number in ["00000002", "00000003"] {
+        own(&second.data().join(format!("pg_wal/{number}.history")));
+    }
+    second
+        .ask(SupervisorRequest::Stop {
+            mode: StopMode::Immediate,
+        })
+        .await;
+    second
+        .until(|status| matches!(status.postmaster, Postmaster::Stopped { .. }))
+        .await;
+    second.start(ALONE).await;
+    second.ask(SupervisorRequest::Detach { term: 2 }).await;
+    second.ask(licence(LIMIT)).await;
+    second
+        .ask(SupervisorRequest::Promote {
+            synchronous_standby_names: String::new(),
+            term: 2,
+            timeline,
+        })
+        .await;
+    let current = "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)";
+    eventually("the promotion", || {
+        second.sql("SELECT pg_is_in_recovery()") == "f"
+    })
+    .await;
+    assert_eq!(second.sql(current), "00000004");
+    slot(&second, &first);
+    // Over the numbers that nobody began, and once more after a crash.
+    for _ in 0..2 {
+        first.start(follow(&second, &first)).await;
+        streams(&first).await;
+        second.sql("CREATE TABLE IF NOT EXISTS later ()");
+        eventually("the table", || {
+            first.sql("SELECT to_regclass('later') IS NOT NULL") == "t"
+        })
+        .await;
+        first
+            .ask(SupervisorRequest::Stop {
+                mode: StopMode::Immediate,
+            })
+            .await;
+        first
+            .until(|status| matches!(status.postmaster, Postmaster::Stopped { .. }))
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_number_that_may_be_taken_is_passed_over_15() {
+    a_number_that_may_be_taken_is_passed_over(15).await;
+}
+
+#[tokio::test]
+async fn a_number_that_may_be_taken_is_passed_over_18() {
+    a_number_that_may_be_taken_is_passed_over(18).await;
 }
 
 #[tokio::test]

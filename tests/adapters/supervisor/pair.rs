@@ -5,8 +5,10 @@ use std::time::Duration;
 use podgres::clock::boottime_ms;
 use podgres::core::data_directory::SystemIdentifier;
 use podgres::core::supervision::{
-    CloneReason, JobRequest, JobState, ServerRole, SupervisorRequest, SupervisorStatus, Upstream,
+    CloneReason, JobRequest, JobState, NextTimeline, ServerRole, SupervisorRequest, SupervisorStatus,
+    Upstream,
 };
+use podgres::core::wal::TimelineId;
 
 use crate::postgresql::programs;
 
@@ -70,11 +72,18 @@ impl Pair {
     }
 }
 
+/// The first of the timelines that nobody has begun.
+pub(super) const NEXT: NextTimeline = NextTimeline {
+    own: TimelineId(1),
+    next: TimelineId(2),
+};
+
 pub(super) async fn promote(pod: &Pod, term: u64) {
     pod.ask(licence(LIMIT)).await;
     pod.ask(SupervisorRequest::Promote {
         synchronous_standby_names: String::new(),
         term,
+        timeline: NEXT,
     })
     .await;
     eventually("the promotion", || pod.sql("SELECT pg_is_in_recovery()") == "f").await;

@@ -166,8 +166,9 @@ fn create(turn: Turn<'_>, standing: &Standing, facts: Option<&DataDirectoryFacts
         .max()
         .unwrap_or(0);
     let terms = turn.supervisor.terms;
-    // A promotion begins the timeline of its term's number, which must be a new one.
-    let timeline = facts.map_or(0, |facts| u64::from(facts.timeline.0));
+    let peers = turn.observation.peers.values().filter_map(|peer| peer.timeline);
+    let remembered = turn.memory.lease.record.as_ref().map(|record| record.timeline);
+    let timelines = peers.chain(remembered).chain(facts.map(|facts| facts.timeline));
     let mut synchronous = SynchronousSet::default();
     if let Some(incarnation) = turn.supervisor.incarnation.clone().filter(|_| terms.held > 0) {
         // Only this member has everything for certain, until others stream again.
@@ -176,12 +177,13 @@ fn create(turn: Turn<'_>, standing: &Standing, facts: Option<&DataDirectoryFacts
     }
     let mut record = LeaseRecord {
         holder: Some(turn.policy.identity.clone()),
-        term: known.max(terms.held).max(terms.promised).max(timeline) + 1,
+        term: known.max(terms.held).max(terms.promised) + 1,
         lease_duration_ms: turn.policy.times.lease_duration_ms,
         system_identifier: facts.map(|facts| facts.system_identifier),
         durability: turn.policy.durability,
         members: vec![turn.policy.ordinal],
         synchronous,
+        timeline: timelines.max().unwrap_or_default(),
         ..LeaseRecord::default()
     };
     record.remember(HistoryEntry {

@@ -12,7 +12,7 @@ use crate::core::wal::Relation;
 use super::super::{slots, standby};
 use super::repair::{clone, condemn, replace, rewind, wal_gone};
 use super::standing::{Standing, recorded};
-use super::upstream::{fresh, joining, position, probe_text, relation, upstream};
+use super::upstream::{about_to_be_promoted, fresh, joining, position, probe_text, relation, upstream};
 use super::{Turn, stand, unread, was_primary};
 
 /// PostgreSQL runs as a standby.
@@ -186,7 +186,10 @@ fn detached(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: 
         let detail = format!("replayed up to {}", server.replay_lsn);
         return turn.row(Situation::AwaitingPrimary, detail).soon();
     };
-    let Some(facts) = fresh(&turn, holder, since_ms) else {
+    let position = position(server);
+    let facts = fresh(&turn, holder, since_ms)
+        .or_else(|| about_to_be_promoted(&turn, standing, (holder, since_ms), position));
+    let Some(facts) = facts else {
         let detail = probe_text(&turn);
         return turn.row(Situation::PrimaryUnreachable, detail).soon();
     };
@@ -194,7 +197,6 @@ fn detached(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: 
         let action = PostgresAction::Stop { mode: StopMode::Fast };
         return turn.act(Situation::ForeignDataDirectory, String::new(), action);
     }
-    let position = position(server);
     match facts.history.relation(position, facts.flush_lsn) {
         Relation::Contained => {
             let Some(upstream) = upstream(&turn, standing, holder) else {

@@ -51,8 +51,28 @@ pub(super) fn while_running(mut turn: Turn<'_>, standing: &Standing, record: &Le
         let detail = "a checkpoint first".to_owned();
         return turn.act(Situation::HandingOver, detail, PostgresAction::Checkpoint);
     }
+    let drained = turn.observation.drained || waited_ms >= drain_limit_ms(&turn);
+    if !drained && !handing_over.forced {
+        let detail = "clients' sessions end between transactions".to_owned();
+        return turn.row(Situation::HandingOver, detail).soon();
+    }
     let action = PostgresAction::Stop { mode: StopMode::Fast };
     turn.act(Situation::HandingOver, "PostgreSQL is stopped".to_owned(), action)
+}
+
+/// How long after the request sessions are waited for, the checkpoint's time included.
+fn drain_limit_ms(turn: &Turn<'_>) -> u64 {
+    let since_ms = turn
+        .memory
+        .lease
+        .handing_over
+        .map_or(0, |handing_over| handing_over.since_ms);
+    let checkpoint_ms = turn
+        .observation
+        .checkpointed_at_ms
+        .unwrap_or(0)
+        .saturating_sub(since_ms);
+    checkpoint_ms.saturating_add(turn.policy.times.drain_timeout_ms)
 }
 
 /// The one that would take over now, from a server that runs.
@@ -218,6 +238,7 @@ fn named(
     next.renewals += 1;
     next.request = None;
     next.released_by = None;
+    next.timeline = record.next_timeline(facts.timeline);
     next.synchronous = witnesses(turn, record, facts.position(), to.0);
     next.remember(HistoryEntry {
         term: next.term,

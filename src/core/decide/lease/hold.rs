@@ -7,7 +7,7 @@ use crate::core::decision::{Decision, PostgresAction};
 use crate::core::lease::{LeasePurpose, LeaseRecord, MoveRequest};
 use crate::core::observation::MemberRequest;
 use crate::core::situation::Situation;
-use crate::core::supervision::{Licence, Postmaster, ServerRole, StopMode};
+use crate::core::supervision::{Licence, NextTimeline, Postmaster, ServerRole, StopMode};
 use crate::core::sync::Told;
 
 use super::super::slots;
@@ -260,6 +260,10 @@ pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
     let action = PostgresAction::Promote {
         synchronous_standby_names: names,
         term: record.term,
+        timeline: NextTimeline {
+            own: server.timeline,
+            next: record.timeline,
+        },
     };
     turn.act(Situation::Promoting, detail, action)
 }

@@ -50,6 +50,9 @@ pub(super) fn renewal(
     let mut next = record.clone();
     next.renewals += 1;
     next.lease_duration_ms = policy.times.lease_duration_ms;
+    if let Some(server) = observation.server.as_ref().filter(|server| !server.in_recovery) {
+        next.timeline = next.timeline.max(server.timeline);
+    }
     if due {
         standing.write(LeasePurpose::Renew, next)
     } else {

@@ -303,6 +303,9 @@ pub(super) fn claim(
     next.renewals += 1;
     next.released_by = None;
     next.request = None;
+    if let Some(position) = position {
+        next.timeline = record.next_timeline(position.timeline);
+    }
     next.remember(HistoryEntry {
         term,
         timeline: position.map(|position| position.timeline),

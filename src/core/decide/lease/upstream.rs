@@ -22,6 +22,28 @@ pub(super) fn fresh<'a>(turn: &Turn<'a>, holder: Ordinal, since_ms: u64) -> Opti
     }
 }
 
+/// What a look at `holder` found that began after `since_ms`: a server in recovery that is about to be promoted, and has all
+/// that `position` has.
+///
+/// Bound to its term it takes WAL from no earlier primary any more, so that a standby that follows it already is where it will be when
+/// the promotion is done: PostgreSQL's cascading walsender and WAL receiver go over to the new timeline by themselves.
+pub(super) fn about_to_be_promoted<'a>(
+    turn: &Turn<'a>,
+    standing: &Standing,
+    (holder, since_ms): (Ordinal, u64),
+    position: WalPosition,
+) -> Option<&'a UpstreamFacts> {
+    let report = turn.observation.peers.get(&holder)?.leadership.as_ref()?;
+    let upstream = &turn.observation.upstream;
+    let ProbeState::Ready { facts } = &upstream.probe else {
+        return None;
+    };
+    let bound = report.promised_term == standing.term();
+    let looked = upstream.of == Some(holder) && upstream.looked_at_ms > since_ms;
+    let behind_it = position.timeline == facts.history.timeline && position.lsn <= facts.flush_lsn;
+    (bound && looked && behind_it && facts.in_recovery == Some(true)).then_some(facts)
+}
+
 pub(super) fn probe_text(turn: &Turn<'_>) -> String {
     match &turn.observation.upstream.probe {
         ProbeState::Failed { message } => format!("\"{}\": {message}", turn.observation.upstream.host),

@@ -1,0 +1,148 @@
+//! Where the objects come from that `core::manifests` looks at: YAML files, or the API.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::CommandFactory as _;
+use serde_json::{Value, json};
+
+use crate::core::manifests;
+use crate::kube::{ApiClient, Reach};
+
+use super::super::{CommandLine, ExitStatus, Failure, status_of};
+use super::{Arguments, Finding};
+
+const API_LIMIT: Duration = Duration::from_secs(10);
+
+/// What cannot work in the objects.
+pub(super) fn findings(objects: &[Value]) -> Vec<Finding> {
+    let settings = settings();
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    manifests::check(objects, &settings)
+        .into_iter()
+        .map(|finding| Finding::new(format!("{}: {}", finding.object, finding.problem), &finding.hint))
+        .collect()
+}
+
+/// The variables of every verb that runs in a pod, and of secrets, which are no flags.
+fn settings() -> Vec<String> {
+    let mut settings: Vec<String> = [
+        "PODGRES_INITDB_SCRIPTS",
+        "PODGRES_REPLICATION_USER",
+        "PODGRES_REPLICATION_USER_FILE",
+        "PODGRES_REPLICATION_PASSWORD",
+        "PODGRES_REPLICATION_PASSWORD_FILE",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for verb in CommandLine::command().get_subcommands() {
+        let variables = verb.get_arguments().filter_map(clap::Arg::get_env);
+        settings.extend(variables.map(|name| name.to_string_lossy().into_owned()));
+    }
+    let whole = CommandLine::command();
+    let variables = whole.get_arguments().filter_map(clap::Arg::get_env);
+    settings.extend(variables.map(|name| name.to_string_lossy().into_owned()));
+    settings
+}
+
+/// All documents of all files.
+pub(super) fn read(files: &[PathBuf]) -> Result<Vec<Value>, Failure> {
+    let mut objects = Vec::new();
+    for file in files {
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&text(file)?).map_err(|error| {
+            Failure::new(
+                ExitStatus::Settings,
+                format!("\"{}\" is not YAML", file.display()),
+            )
+            .detail(error.to_string())
+        })?;
+        objects.extend(documents.into_iter().flat_map(items));
+    }
+    Ok(objects)
+}
+
+fn text(file: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = if file.as_os_str() == "-" {
+        std::io::stdin().read_to_string(&mut text).map(drop)
+    } else {
+        std::fs::read_to_string(file).map(|found| text = found)
+    };
+    read.map(|()| text).map_err(|error| {
+        let problem = format!("could not read \"{}\": {error}", file.display());
+        Failure::new(status_of(&error), problem)
+    })
+}
+
+/// `kubectl get -o yaml` has a list of objects as one.
+fn items(mut document: Value) -> Vec<Value> {
+    if document["kind"] != "List" {
+        return vec![document];
+    }
+    match document["items"].take() {
+        Value::Array(items) => items,
+        _ => Vec::new(),
+    }
+}
+
+/// The StatefulSet, and whatever in its namespace it may refer to.
+pub(super) async fn live(set: &str, arguments: &Arguments) -> Result<Vec<Value>, Failure> {
+    let client = ApiClient::new(reach(arguments)?, API_LIMIT);
+    let namespace = arguments.pod.namespace.as_deref().unwrap_or("default");
+    let core = format!("/api/v1/namespaces/{namespace}");
+    let rights = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}");
+    let sets = format!("/apis/apps/v1/namespaces/{namespace}/statefulsets");
+    let mut objects = Vec::new();
+    for (kind, path) in [
+        (
+            "StatefulSet",
+            format!("{sets}?fieldSelector=metadata.name%3D{set}"),
+        ),
+        ("Service", format!("{core}/services")),
+        ("ConfigMap", format!("{core}/configmaps")),
+        ("Role", format!("{rights}/roles")),
+        ("RoleBinding", format!("{rights}/rolebindings")),
+    ] {
+        let found = list(&client, kind, &path).await?;
+        if kind == "StatefulSet" && found.is_empty() {
+            let problem = format!("there is no StatefulSet \"{set}\" in namespace \"{namespace}\"");
+            return Err(Failure::new(ExitStatus::Settings, problem)
+                .hint("Give --namespace, --context or --kubeconfig."));
+        }
+        objects.extend(found);
+    }
+    Ok(objects)
+}
+
+fn reach(arguments: &Arguments) -> Result<Reach, Failure> {
+    let standard = || super::super::lease_orders::standard_kubeconfig();
+    let path = arguments.pod.lease.kubeconfig.clone().or_else(standard);
+    let path = path.ok_or_else(|| {
+        Failure::new(ExitStatus::Settings, "no kubeconfig file is known").hint("Give --kubeconfig.")
+    })?;
+    let context = arguments.context.clone();
+    Ok(Reach::Kubeconfig { path, context })
+}
+
+/// The objects of a list, which do not say their kind themselves.
+async fn list(client: &ApiClient, kind: &str, path: &str) -> Result<Vec<Value>, Failure> {
+    let answer = client.request("GET", path, "application/json", None).await;
+    let mut answer = answer.map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))?;
+    if answer.status != 200 {
+        let status = match answer.status {
+            401 | 403 => ExitStatus::Permission,
+            _ => ExitStatus::Overdue,
+        };
+        let problem = format!("could not list objects of kind {kind} ({})", answer.status);
+        let reason = answer.body["message"].as_str().unwrap_or("no reason given");
+        return Err(Failure::new(status, problem).detail(reason));
+    }
+    let Value::Array(mut found) = answer.body["items"].take() else {
+        return Ok(Vec::new());
+    };
+    for object in &mut found {
+        object["kind"] = json!(kind);
+    }
+    Ok(found)
+}

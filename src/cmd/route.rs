@@ -1,0 +1,105 @@
+//! `podgres route`: the routing endpoints alone, beside an application or as a Deployment; members by DNS only.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::sync::watch;
+
+use crate::agent::{Outside, OutsideSettings, follow_freshness};
+use crate::config::routes::RouteArguments;
+use crate::config::{ProcessEnvironment, server, units};
+use crate::core::member::{Ordinal, Topology};
+use crate::core::signature::MemberKey;
+use crate::proxy::{Knowledge, SessionCounts};
+
+use super::routes::{Endpoints, idle_ender, replay_waiter};
+use super::sidecar::{agent_failure, terminated};
+use super::{ExitStatus, Failure};
+
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// Name of the StatefulSet
+    #[arg(long, env = "PODGRES_CLUSTER")]
+    pub cluster: String,
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    pub namespace: String,
+    /// Headless Service [default: the cluster's name]
+    #[arg(long, env = "PODGRES_SERVICE")]
+    pub service: Option<String>,
+    /// DNS domain of the Kubernetes cluster
+    #[arg(long, env = "PODGRES_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// Lowest ordinal (spec.ordinals.start)
+    #[arg(long, env = "PODGRES_FIRST_ORDINAL", default_value_t = 0)]
+    pub first_ordinal: u32,
+    /// Where to listen
+    #[arg(long, env = "PODGRES_LISTEN_ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    pub listen_address: IpAddr,
+    #[arg(long, env = "PODGRES_READ_WRITE_PORT", default_value_t = 6432)]
+    pub read_write_port: u16,
+    #[arg(long, env = "PODGRES_READ_ONLY_PORT", default_value_t = 6433)]
+    pub read_only_port: u16,
+    /// The members' HTTP port
+    #[arg(long, env = "PODGRES_HTTP_PORT", default_value_t = 8008)]
+    pub http_port: u16,
+    /// DNS server to ask instead of resolv.conf's
+    #[arg(long, env = "PODGRES_DNS_SERVER")]
+    pub dns_server: Option<SocketAddr>,
+    /// Silence after which a member counts as unreachable
+    #[arg(long, env = "PODGRES_PEER_TIMEOUT", value_parser = units::duration, default_value = "2s")]
+    pub peer_timeout: Duration,
+    #[command(flatten)]
+    pub routes: RouteArguments,
+}
+
+/// Runs until TERM or INT.
+pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let listens = arguments
+        .routes
+        .listeners(arguments.read_write_port, arguments.read_only_port)?;
+    let address = |port| SocketAddr::new(arguments.listen_address, port);
+    let endpoints = Endpoints::bind(listens, &arguments.routes, address).await?;
+    let outside = Outside::follow(outside_settings(&arguments)).map_err(|error| agent_failure(&error))?;
+    let secret = server::replication_secret(&ProcessEnvironment)?;
+    let cluster = arguments.cluster.clone();
+    let key = move || {
+        secret
+            .as_ref()
+            .map(|secret| MemberKey::derive(&cluster, secret.expose()))
+    };
+    let knowledge = Knowledge {
+        freshness: Some(follow_freshness(outside.view, None, endpoints.ask_pause())),
+        table: outside.routes,
+        wait_for_replay: Some(replay_waiter()),
+        // Without the secret members end nobody's sessions for this route: they are cut when they must leave.
+        end_idle: key().is_some().then(|| idle_ender(Arc::new(key))),
+    };
+    let (stop, stopped) = watch::channel(false);
+    let mut listening = endpoints.serve(&knowledge, &Arc::new(SessionCounts::default()), &stopped)?;
+    tokio::select! {
+        _ = listening.join_next() => Err(Failure::new(ExitStatus::Overdue, "a routing endpoint has lost its socket")),
+        ended = terminated() => {
+            stop.send_replace(true);
+            while listening.join_next().await.is_some() {}
+            ended
+        }
+    }
+}
+
+fn outside_settings(arguments: &Arguments) -> OutsideSettings {
+    let cluster = arguments.cluster.clone();
+    OutsideSettings {
+        topology: Topology {
+            service: arguments.service.clone().unwrap_or_else(|| cluster.clone()),
+            cluster,
+            namespace: arguments.namespace.clone(),
+            cluster_domain: arguments.cluster_domain.clone(),
+            first_ordinal: Ordinal(arguments.first_ordinal),
+        },
+        dns_server: arguments.dns_server,
+        http_port: arguments.http_port,
+        peer_timeout: arguments.peer_timeout,
+    }
+}

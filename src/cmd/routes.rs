@@ -1,0 +1,192 @@
+//! The routing endpoints of a process: bound, fed with what is known, served on threads of their own.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::agent::{Published, follow_freshness, member_key};
+use crate::config::pod::Pod;
+use crate::config::routes::RouteArguments;
+use crate::core::operate::{Answer, Order};
+use crate::core::routing::RouteMode;
+use crate::core::routing::listen::Listen;
+use crate::core::signature::MemberKey;
+use crate::peers::{send_signed_order, wait_for_replay};
+use crate::proxy::{
+    EndIdle, Knowledge, Limits, Listener, Network, RouteStats, SessionCounts, WaitForReplay, Workers,
+};
+
+use super::serve::Route;
+use super::{ExitStatus, Failure, status_of, wiring};
+
+/// Between two questions for a member's position, at most and at least.
+const ASK_PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_millis(50)];
+/// While a server leaves, its sessions are counted so often.
+const LEFT_PAUSE: Duration = Duration::from_millis(10);
+/// For one order to end idle sessions.
+const END_LIMIT: Duration = Duration::from_millis(900);
+/// Sessions in one order.
+const END_BATCH: usize = 1000;
+
+/// Bound and not served yet.
+pub(super) struct Endpoints {
+    trusted_proxies: Vec<Network>,
+    bound: Vec<(Listen, Limits, TcpListener, Arc<RouteStats>)>,
+}
+
+impl Endpoints {
+    pub(super) async fn bind(
+        listens: Vec<Listen>,
+        arguments: &RouteArguments,
+        address: impl Fn(u16) -> SocketAddr,
+    ) -> Result<Self, Failure> {
+        let mut bound = Vec::new();
+        for listen in listens {
+            let address = address(listen.port);
+            let socket = TcpListener::bind(address).await.map_err(|error| {
+                let name = &listen.name;
+                let text = format!("could not listen on \"{address}\" for the {name} route: {error}");
+                Failure::new(status_of(&error), text)
+            })?;
+            let limits = arguments.limits(&listen);
+            bound.push((listen, limits, socket, Arc::default()));
+        }
+        let trusted_proxies = arguments.trusted_proxies.clone();
+        Ok(Self {
+            trusted_proxies,
+            bound,
+        })
+    }
+
+    /// By the endpoints' names.
+    pub(super) fn stats(&self) -> Vec<Route> {
+        let stats = |(listen, _, _, stats): &(Listen, _, _, Arc<RouteStats>)| {
+            (listen.name.clone(), Arc::clone(stats))
+        };
+        self.bound.iter().map(stats).collect()
+    }
+
+    /// How often members are asked, so that the strictest bound can be kept.
+    pub(super) fn ask_pause(&self) -> Duration {
+        let reads = self
+            .bound
+            .iter()
+            .filter(|(listen, ..)| listen.policy.mode == RouteMode::ReadOnly);
+        let strictest = reads.map(|(listen, ..)| listen.policy.max_staleness_ms).min();
+        let [most, least] = ASK_PAUSES;
+        strictest.map_or(most, |ms| Duration::from_millis(ms / 20).clamp(least, most))
+    }
+
+    /// Serves all until `stopped` says so; each task ends when its endpoint has.
+    pub(super) fn serve(
+        self,
+        knowledge: &Knowledge,
+        sessions: &Arc<SessionCounts>,
+        stopped: &watch::Receiver<bool>,
+    ) -> Result<JoinSet<()>, Failure> {
+        let workers = Workers::start().map_err(|error| Failure::from_error(ExitStatus::Bug, &error))?;
+        let workers = Arc::new(workers);
+        let mut listening = JoinSet::new();
+        let named: BTreeMap<_, _> = self
+            .bound
+            .iter()
+            .map(|(listen, ..)| (listen.name.clone(), listen.policy.clone()))
+            .collect();
+        for (listen, limits, socket, stats) in self.bound {
+            let listener = Listener {
+                socket,
+                policy: listen.policy,
+                named_policies: named.clone(),
+                limits,
+                trusted_proxies: self.trusted_proxies.clone(),
+                knowledge: knowledge.clone(),
+                sessions: Arc::clone(sessions),
+                stats,
+                workers: Arc::clone(&workers),
+            };
+            let mut stopped = stopped.clone();
+            listening.spawn(async move {
+                let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
+                if let Err(error) = listener.run(stop).await {
+                    tracing::error!(%error, "a routing endpoint has ended");
+                }
+            });
+        }
+        Ok(listening)
+    }
+}
+
+/// What the endpoints of a pod know and whom they ask.
+pub(super) fn knowledge(published: &Published, pod: &Pod, ask_pause: Duration) -> Knowledge {
+    let own = Some(Arc::clone(&published.positions));
+    let (logins, cluster) = (wiring::read_logins(), pod.name.cluster.clone());
+    Knowledge {
+        table: published.routes.clone(),
+        freshness: Some(follow_freshness(published.view.clone(), own, ask_pause)),
+        wait_for_replay: Some(replay_waiter()),
+        end_idle: Some(idle_ender(Arc::new(move || member_key(&logins, &cluster)))),
+    }
+}
+
+/// Says which leaving servers the routes of this process have left: no session is there, and none begins.
+///
+/// An attempt counts as a session from before it begins, and comes to nothing if the server is leaving in the end.
+pub(super) async fn tell_left(published: Published, sessions: Arc<SessionCounts>) {
+    let mut table = published.routes.clone();
+    loop {
+        let leaving: Vec<String> = {
+            let table = table.borrow_and_update();
+            let leaving = table.servers.iter().filter(|server| server.leaving);
+            leaving.map(|server| server.name.clone()).collect()
+        };
+        let left = leaving
+            .iter()
+            .filter(|name| sessions.of(name) == 0)
+            .cloned()
+            .collect();
+        let waiting = !leaving.is_empty();
+        published.routes_left.send_if_modified(|known| {
+            let left = Some(left);
+            let changed = *known != left;
+            *known = left;
+            changed
+        });
+        tokio::select! {
+            changed = table.changed() => if changed.is_err() { return },
+            () = sleep(LEFT_PAUSE), if waiting => {}
+        }
+    }
+}
+
+pub(super) fn replay_waiter() -> WaitForReplay {
+    Arc::new(|address, lsn, wait| {
+        Box::pin(async move { wait_for_replay(address, lsn, wait).await.unwrap_or(false) })
+    })
+}
+
+/// Members take the order only signed.
+pub(super) fn idle_ender(key: Arc<dyn Fn() -> Option<MemberKey> + Send + Sync>) -> EndIdle {
+    Arc::new(move |address, clients| {
+        let key = key();
+        Box::pin(async move {
+            let key = key.ok_or("the replication password is not known")?;
+            let mut ended = Vec::new();
+            for batch in clients.chunks(END_BATCH) {
+                let order = Order::EndIdle {
+                    clients: batch.to_vec(),
+                };
+                let sent = send_signed_order(address, &order, &key, END_LIMIT).await;
+                let (_, body) = sent.map_err(|error| error.to_string())?;
+                let answer: Answer = serde_json::from_value(body).map_err(|error| error.to_string())?;
+                ended.extend(answer.clients.ok_or(answer.message)?);
+            }
+            Ok(ended)
+        })
+    })
+}

@@ -1,0 +1,193 @@
+//! The routing endpoints: which ports, what each promises, how much it takes on.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::{InvalidSetting, units};
+use crate::core::routing::listen::{Listen, on_primary_loss};
+use crate::core::routing::{OnPrimaryLoss, ReadOnlyFallback, RouteMode, RoutePolicy};
+use crate::proxy::{Limits, Network};
+
+/// Flags of the routing endpoints.
+#[derive(Args, Clone, Debug)]
+pub struct RouteArguments {
+    /// Age of its data up to which a standby serves reads
+    #[arg(long, env = "PODGRES_MAX_STALENESS", value_parser = units::duration, default_value = "10s")]
+    pub max_staleness: Duration,
+    /// Bytes behind the primary up to which a standby serves reads
+    #[arg(long, env = "PODGRES_MAX_LAG", value_parser = units::bytes, default_value = "16MB")]
+    pub max_lag: u64,
+    /// Who serves reads while no standby is fit
+    #[arg(long, env = "PODGRES_READ_ONLY_FALLBACK", value_enum, default_value_t = FallbackArgument::Primary)]
+    pub read_only_fallback: FallbackArgument,
+    /// What the standbys do while the primary is known to be gone: serve, serve-for:5min, refuse
+    #[arg(long, env = "PODGRES_ON_PRIMARY_LOSS", value_parser = on_primary_loss, default_value = "serve")]
+    pub on_primary_loss: OnPrimaryLoss,
+    /// What the read-write endpoint serves while there is no primary
+    #[arg(long, env = "PODGRES_DEGRADE", value_enum, default_value_t = DegradeArgument::Off)]
+    pub degrade: DegradeArgument,
+    /// A further endpoint: PORT,name=…,mode=read-only|read-write,max_staleness=…,max_lag=…,fallback=primary|none,
+    /// on_primary_loss=…,degrade=…,max_connections=…,max_connections_per_client=…
+    #[arg(
+        long,
+        env = "PODGRES_LISTEN",
+        value_delimiter = ';',
+        value_name = "PORT,KEY=VALUE,…"
+    )]
+    pub listen: Vec<String>,
+    /// How long a new connection waits for a server
+    #[arg(long, env = "PODGRES_HOLD", value_parser = units::duration, default_value = "10s")]
+    pub hold: Duration,
+    /// How long a session that must leave its server may take to come to the end of a transaction
+    #[arg(long, env = "PODGRES_DRAIN_TIMEOUT", value_parser = units::duration, default_value = "5s")]
+    pub drain_timeout: Duration,
+    /// Connections per routing endpoint
+    #[arg(long, env = "PODGRES_MAX_CONNECTIONS", default_value_t = 4000)]
+    pub max_connections: usize,
+    /// Connections of one client address per routing endpoint [default: no limit]
+    #[arg(long, env = "PODGRES_MAX_CONNECTIONS_PER_CLIENT")]
+    pub max_connections_per_client: Option<usize>,
+    /// Networks of balancers that may tell the client's address by the PROXY protocol
+    #[arg(
+        long,
+        env = "PODGRES_TRUSTED_PROXIES",
+        value_delimiter = ',',
+        value_name = "ADDRESS/BITS"
+    )]
+    pub trusted_proxies: Vec<Network>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FallbackArgument {
+    Primary,
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DegradeArgument {
+    /// Nothing: connections are held
+    Off,
+    /// Standbys, which refuse writes
+    ReadOnly,
+}
+
+impl RouteArguments {
+    /// What an endpoint promises unless it says otherwise.
+    #[must_use]
+    pub fn policy(&self, mode: RouteMode) -> RoutePolicy {
+        RoutePolicy {
+            mode,
+            max_staleness_ms: u64::try_from(self.max_staleness.as_millis()).unwrap_or(u64::MAX),
+            max_lag_bytes: self.max_lag,
+            fallback: match self.read_only_fallback {
+                FallbackArgument::Primary => ReadOnlyFallback::Primary,
+                FallbackArgument::None => ReadOnlyFallback::None,
+            },
+            on_primary_loss: self.on_primary_loss,
+            degrade: mode == RouteMode::ReadWrite && self.degrade == DegradeArgument::ReadOnly,
+        }
+    }
+
+    /// All endpoints: the two that every pod has, and the further ones.
+    ///
+    /// # Errors
+    /// A listener that cannot be read, or whose port or name another one has.
+    pub fn listeners(
+        &self,
+        read_write_port: u16,
+        read_only_port: u16,
+    ) -> Result<Vec<Listen>, InvalidSetting> {
+        let standard = |port, name: &str, mode| Listen {
+            port,
+            name: name.to_owned(),
+            policy: self.policy(mode),
+            max_connections: None,
+            max_connections_per_client: None,
+        };
+        let mut listeners = vec![
+            standard(read_write_port, "read_write", RouteMode::ReadWrite),
+            standard(read_only_port, "read_only", RouteMode::ReadOnly),
+        ];
+        for text in &self.listen {
+            let listen = Listen::read(text, &self.policy(RouteMode::ReadOnly)).map_err(|why| {
+                let hint = "write e.g. 6434,mode=read-only,max_staleness=1s,fallback=none";
+                InvalidSetting::new("PODGRES_LISTEN", why, hint)
+            })?;
+            let taken = |known: &Listen| known.port == listen.port || known.name == listen.name;
+            if listeners.iter().any(taken) {
+                let why = format!("port {} or name \"{}\" is given twice", listen.port, listen.name);
+                let hint = "give each endpoint a port and a name of its own";
+                return Err(InvalidSetting::new("PODGRES_LISTEN", why, hint));
+            }
+            listeners.push(listen);
+        }
+        Ok(listeners)
+    }
+
+    /// How much one endpoint takes on.
+    #[must_use]
+    pub fn limits(&self, listen: &Listen) -> Limits {
+        Limits {
+            max_connections: listen.max_connections.unwrap_or(self.max_connections),
+            max_connections_per_client: listen
+                .max_connections_per_client
+                .or(self.max_connections_per_client)
+                .unwrap_or(usize::MAX),
+            hold: self.hold,
+            drain_timeout: self.drain_timeout,
+            ..Limits::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        routes: RouteArguments,
+    }
+
+    fn listeners(words: &[&str]) -> Result<Vec<Listen>, String> {
+        let words = std::iter::once(&"route").chain(words);
+        let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
+        line.routes
+            .listeners(6432, 6433)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn further_endpoints_begin_with_the_defaults() {
+        let words = [
+            "--max-lag",
+            "1MB",
+            "--listen",
+            "7000,fallback=none",
+            "--listen",
+            "7001,mode=read-write",
+        ];
+        let found = listeners(&words).expect("valid");
+        let ports: Vec<u16> = found.iter().map(|listen| listen.port).collect();
+        assert_eq!(ports, [6432, 6433, 7000, 7001]);
+        assert_eq!(found[2].policy.max_lag_bytes, 1 << 20);
+        assert_eq!(found[2].policy.fallback, ReadOnlyFallback::None);
+        assert_eq!(found[3].policy.mode, RouteMode::ReadWrite);
+    }
+
+    #[test]
+    fn ports_and_names_are_given_once() {
+        for words in [
+            vec!["--listen", "6432"],
+            vec!["--listen", "7000,name=a", "--listen", "7001,name=a"],
+            vec!["--listen", "7000,mode=fast"],
+            vec!["--on-primary-loss", "pray"],
+        ] {
+            assert!(listeners(&words).is_err(), "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What in the objects of a cluster cannot work: read as JSON, from manifest files or from the API alike.
+//!
+//! Says only what is certainly wrong for a StatefulSet that runs podgres; what else people put into their manifests is theirs.
+
+#[cfg(test)]
+mod fixtures;
+mod names;
+mod object;
+mod pod;
+mod probes;
+mod rights;
+mod volumes;
+
+use serde_json::Value;
+
+use object::{Object, Workload};
+
+pub use rights::{LEASE_GROUP, LEASE_VERBS};
+
+/// One thing that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// `StatefulSet "pg"`
+    pub object: String,
+    pub problem: String,
+    pub hint: String,
+}
+
+/// The least time between TERM and KILL: handing over may take 15 s, and a fast stop ends with a checkpoint.
+pub const LEAST_GRACE_SECONDS: u64 = 30;
+
+/// All findings, object by object. `settings` are the variables that podgres knows.
+#[must_use]
+pub fn check(objects: &[Value], settings: &[&str]) -> Vec<Finding> {
+    let objects: Vec<Object> = objects.iter().filter_map(Object::read).collect();
+    let workloads: Vec<Workload> = objects
+        .iter()
+        .filter(|object| object.kind == "StatefulSet")
+        .map(|object| Workload::read(object, &objects))
+        .filter(Workload::runs_podgres)
+        .collect();
+    if workloads.is_empty() {
+        return vec![Finding {
+            object: "manifests".to_owned(),
+            problem: "no StatefulSet runs podgres".to_owned(),
+            hint: "One container must run `podgres postgres`, another one `podgres sidecar`.".to_owned(),
+        }];
+    }
+    let mut findings = Vec::new();
+    for workload in &workloads {
+        let mut note = |problem: String, hint: &str| {
+            findings.push(Finding {
+                object: format!("StatefulSet \"{}\"", workload.object.name),
+                problem,
+                hint: hint.to_owned(),
+            });
+        };
+        names::check(workload, &objects, &mut note);
+        pod::check(workload, settings, &mut note);
+        probes::check(workload, &mut note);
+        volumes::check(workload, &mut note);
+        rights::check(workload, &objects, &mut note);
+    }
+    findings
+}
+
+/// Where the checks put what they find: a problem and what to do about it.
+type Note<'a> = dyn FnMut(String, &str) + 'a;

@@ -1,0 +1,173 @@
+//! Kubernetes' objects as far as the checks look at them.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+/// Any object.
+#[derive(Clone, Copy)]
+pub(super) struct Object<'a> {
+    pub(super) kind: &'a str,
+    pub(super) name: &'a str,
+    pub(super) namespace: &'a str,
+    pub(super) value: &'a Value,
+}
+
+impl<'a> Object<'a> {
+    /// `None` for what is not an object of Kubernetes, e.g. an empty document.
+    pub(super) fn read(value: &'a Value) -> Option<Self> {
+        let metadata = &value["metadata"];
+        Some(Self {
+            kind: value["kind"].as_str()?,
+            name: metadata["name"].as_str()?,
+            namespace: metadata["namespace"].as_str().unwrap_or_default(),
+            value,
+        })
+    }
+}
+
+/// The object of a kind and a name, in the namespace of another one.
+pub(super) fn find<'a>(
+    objects: &[Object<'a>],
+    near: &Object<'_>,
+    kind: &str,
+    name: &str,
+) -> Option<Object<'a>> {
+    let fits = |object: &&Object<'a>| {
+        object.kind == kind && object.name == name && object.namespace == near.namespace
+    };
+    objects.iter().find(fits).copied()
+}
+
+/// The members of a list, or nothing.
+pub(super) fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
+    value[key].as_array().into_iter().flatten()
+}
+
+/// Whether a list holds a text.
+pub(super) fn holds(value: &Value, key: &str, wanted: &[&str]) -> bool {
+    list(value, key)
+        .filter_map(Value::as_str)
+        .any(|text| wanted.contains(&text))
+}
+
+/// The parts of podgres that containers run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Init,
+    Sidecar,
+    Server,
+}
+
+/// A container of the template.
+pub(super) struct Container<'a> {
+    pub(super) name: &'a str,
+    pub(super) value: &'a Value,
+    /// `None` for one that is not podgres'.
+    pub(super) part: Option<Part>,
+    /// An init container with `restartPolicy: Always`.
+    pub(super) native_sidecar: bool,
+    /// Variables with their values, where these are known.
+    pub(super) variables: BTreeMap<&'a str, Option<&'a str>>,
+}
+
+/// A StatefulSet with its template.
+pub(super) struct Workload<'a> {
+    pub(super) object: Object<'a>,
+    pub(super) spec: &'a Value,
+    pub(super) pod: &'a Value,
+    pub(super) containers: Vec<Container<'a>>,
+}
+
+impl<'a> Workload<'a> {
+    pub(super) fn read(object: &Object<'a>, objects: &[Object<'a>]) -> Self {
+        let spec = &object.value["spec"];
+        let pod = &spec["template"]["spec"];
+        let init = list(pod, "initContainers").map(|value| (value, value["restartPolicy"] == "Always", true));
+        let main = list(pod, "containers").map(|value| (value, false, false));
+        let containers = init.chain(main).map(|(value, native_sidecar, init)| Container {
+            name: value["name"].as_str().unwrap_or_default(),
+            value,
+            part: part(value).filter(|part| *part != Part::Init || init),
+            native_sidecar,
+            variables: variables(value, object, objects),
+        });
+        Self {
+            object: *object,
+            spec,
+            pod,
+            containers: containers.collect(),
+        }
+    }
+
+    pub(super) fn runs_podgres(&self) -> bool {
+        self.part(Part::Server).is_some() || self.part(Part::Sidecar).is_some()
+    }
+
+    pub(super) fn part(&self, part: Part) -> Option<&Container<'a>> {
+        self.containers
+            .iter()
+            .find(|container| container.part == Some(part))
+    }
+
+    /// podgres' containers.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &Container<'a>> {
+        self.containers
+            .iter()
+            .filter(|container| container.part.is_some())
+    }
+
+    /// A variable of any of podgres' containers.
+    pub(super) fn variable(&self, name: &str) -> Option<&'a str> {
+        self.parts().find_map(|container| *container.variables.get(name)?)
+    }
+
+    pub(super) fn led_by_lease(&self) -> bool {
+        self.variable("PODGRES_LEADERSHIP") == Some("lease")
+    }
+}
+
+/// By the verb in its command or arguments.
+fn part(container: &Value) -> Option<Part> {
+    let words: Vec<&str> = list(container, "command")
+        .chain(list(container, "args"))
+        .filter_map(Value::as_str)
+        .collect();
+    let named = words.iter().any(|word| word.ends_with("podgres"))
+        || container["image"]
+            .as_str()
+            .is_some_and(|image| image.contains("podgres"));
+    let verb = |verb: &str| named && words.contains(&verb);
+    if verb("sidecar") {
+        Some(Part::Sidecar)
+    } else if verb("postgres") {
+        Some(Part::Server)
+    } else if verb("init") {
+        Some(Part::Init)
+    } else {
+        None
+    }
+}
+
+fn variables<'a>(
+    container: &'a Value,
+    near: &Object<'_>,
+    objects: &[Object<'a>],
+) -> BTreeMap<&'a str, Option<&'a str>> {
+    let mut variables = BTreeMap::new();
+    for source in list(container, "envFrom") {
+        let map = source["configMapRef"]["name"].as_str();
+        let Some(map) = map.and_then(|name| find(objects, near, "ConfigMap", name)) else {
+            continue;
+        };
+        for (key, value) in map.value["data"].as_object().into_iter().flatten() {
+            variables.insert(key.as_str(), value.as_str());
+        }
+    }
+    for variable in list(container, "env") {
+        if let Some(name) = variable["name"].as_str() {
+            variables.insert(name, variable["value"].as_str());
+        }
+    }
+    variables
+}

@@ -1,0 +1,132 @@
+//! Are the parts there, in an order that ends, as a user who may, with variables that exist and time to stop?
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::object::{Container, Part, Workload};
+use super::{LEAST_GRACE_SECONDS, Note};
+
+pub(super) fn check(workload: &Workload<'_>, settings: &[&str], note: &mut Note<'_>) {
+    check_parts(workload, note);
+    check_grace(workload, note);
+    check_users(workload, note);
+    check_variables(workload, settings, note);
+}
+
+fn check_parts(workload: &Workload<'_>, note: &mut Note<'_>) {
+    for (part, verb, why) in [
+        (
+            Part::Server,
+            "postgres",
+            "It is process 1 of the PostgreSQL container: without it nobody starts PostgreSQL.",
+        ),
+        (
+            Part::Sidecar,
+            "sidecar",
+            "It decides, answers probes and routes clients: without it PostgreSQL is never started.",
+        ),
+        (
+            Part::Init,
+            "init",
+            "It brings the data directory to \"ready to start\", and needs to be an init container.",
+        ),
+    ] {
+        if workload.part(part).is_none() {
+            note(format!("no container runs `podgres {verb}`"), why);
+        }
+    }
+    let position = |part: Part| {
+        let init = workload.pod["initContainers"].as_array()?;
+        let name = workload.part(part)?.name;
+        init.iter().position(|container| container["name"] == name)
+    };
+    if let (Some(sidecar), Some(init)) = (position(Part::Sidecar), position(Part::Init)) {
+        let native = workload
+            .part(Part::Sidecar)
+            .is_some_and(|sidecar| sidecar.native_sidecar);
+        if native && sidecar < init {
+            note(
+                "the sidecar comes before `podgres init`".to_owned(),
+                "Put it behind: both work on one data directory, one after the other.",
+            );
+        }
+        if !native {
+            note(
+                "the sidecar is an init container without restartPolicy: Always, so the pod waits for its end".to_owned(),
+                "Add restartPolicy: Always (Kubernetes 1.29 and later), or make it an ordinary container.",
+            );
+        }
+    }
+}
+
+fn check_grace(workload: &Workload<'_>, note: &mut Note<'_>) {
+    let seconds = workload.pod["terminationGracePeriodSeconds"]
+        .as_u64()
+        .unwrap_or(30);
+    if seconds < LEAST_GRACE_SECONDS {
+        note(
+            format!("terminationGracePeriodSeconds is {seconds}, less than PostgreSQL may take to stop"),
+            "Give at least 30, better 120: a primary hands over, and its last checkpoint takes what it takes; KILL means crash recovery.",
+        );
+    }
+}
+
+fn check_users(workload: &Workload<'_>, note: &mut Note<'_>) {
+    let context = &workload.pod["securityContext"];
+    let user = |container: &Container<'_>| {
+        let own = container.value["securityContext"]["runAsUser"].as_u64();
+        own.or_else(|| context["runAsUser"].as_u64())
+    };
+    let users: BTreeSet<Option<u64>> = workload.parts().map(user).collect();
+    if users.contains(&Some(0)) {
+        note(
+            "a container of podgres runs as root, which PostgreSQL refuses".to_owned(),
+            "Set securityContext.runAsUser and fsGroup: 999 in Debian's images, 70 in Alpine's.",
+        );
+    }
+    if users.len() > 1 && context["fsGroup"] == Value::Null {
+        note(
+            "podgres' containers run as different users, and the pod has no fsGroup".to_owned(),
+            "They share a folder with a socket: give all the same runAsUser, or the pod an fsGroup.",
+        );
+    }
+}
+
+fn check_variables(workload: &Workload<'_>, settings: &[&str], note: &mut Note<'_>) {
+    let unknown: BTreeSet<&str> = workload
+        .parts()
+        .flat_map(|container| container.variables.keys().copied())
+        .filter(|name| name.starts_with("PODGRES_") && !settings.contains(name))
+        .collect();
+    for name in unknown {
+        note(
+            format!("\"{name}\" is no setting of podgres"),
+            "`podgres sidecar --help` lists them all.",
+        );
+    }
+    for container in workload.parts() {
+        let has = |name: &str| container.variables.contains_key(name);
+        if workload.led_by_lease() && !has("POD_UID") {
+            note(
+                format!("container \"{}\" has no POD_UID", container.name),
+                "Give it by the downward API, fieldRef metadata.uid: under a Lease a pod must be told from an earlier one of the same name.",
+            );
+        }
+        if !has("POSTGRES_PASSWORD") && !has("POSTGRES_PASSWORD_FILE") {
+            note(
+                format!("container \"{}\" has no POSTGRES_PASSWORD_FILE", container.name),
+                "Mount a Secret and give the path of the superuser's password.",
+            );
+        }
+        if has("POSTGRES_PASSWORD") && has("POSTGRES_PASSWORD_FILE") {
+            note(
+                format!(
+                    "container \"{}\" has both POSTGRES_PASSWORD and POSTGRES_PASSWORD_FILE",
+                    container.name
+                ),
+                "Set one of them.",
+            );
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! How old the data of a standby can be, known without comparing two clocks.
+//!
+//! Whoever routes notes its own time, asks the primary for its WAL position, and keeps both: a *mark*. Everything
+//! that was acknowledged up to that instant lies before that position. A standby that says later, at whatever
+//! time, that it has replayed so far contains all of it: `staleness = now - the instant of that mark`. Positions only
+//! grow, so late, delayed or repeated words can make a standby look older than it is and never younger.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::wal::{Lsn, TimelineId};
+
+/// Marks that are kept; beyond that the grid becomes coarser in the middle, which only makes standbys look older.
+const MAX_MARKS: usize = 256;
+/// What the insert position may be ahead of all WAL that will ever be written: the header of the next page.
+const PAGE_HEADER_BYTES: u64 = 40;
+const PAGE_BYTES: u64 = 8192;
+const SHORT_HEADER_BYTES: u64 = 24;
+const SEGMENT_BYTES: u64 = 16 << 20;
+
+/// What a member says of its server's position, asked just now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    pub timeline: TimelineId,
+    /// A primary: where all acknowledged commits end. A standby: what it has replayed.
+    pub lsn: Lsn,
+    /// It is the primary, and was so by right when it answered.
+    pub primary: bool,
+    /// A standby whose WAL receiver streams.
+    pub streaming: bool,
+}
+
+impl Position {
+    /// Of a primary with these positions.
+    ///
+    /// Acknowledged commits end at the flush position, or with `synchronous_commit=off` at the insert
+    /// position; the latter may stand behind the header of a page that nothing is written to yet.
+    #[must_use]
+    pub fn of_primary(timeline: TimelineId, flush_lsn: Lsn, insert_lsn: Lsn) -> Self {
+        let idle = insert_lsn.bytes_since(flush_lsn) <= PAGE_HEADER_BYTES;
+        Self {
+            timeline,
+            lsn: if idle { flush_lsn } else { insert_lsn },
+            primary: true,
+            streaming: false,
+        }
+    }
+}
+
+/// The instant up to which everything acknowledged lies before a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark {
+    at_ms: u64,
+    lsn: Lsn,
+}
+
+/// What is known of one server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Known {
+    timeline: TimelineId,
+    lsn: Lsn,
+    /// The newest instant whose mark it has passed.
+    fresh_at_ms: Option<u64>,
+}
+
+/// Marks of the primary, and how far each standby has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Freshness {
+    timeline: TimelineId,
+    marks: VecDeque<Mark>,
+    servers: BTreeMap<String, Known>,
+}
+
+impl Freshness {
+    /// `name` has answered with `position`; it was asked at `asked_at_ms` of the asker's own clock.
+    pub fn heard(&mut self, name: &str, position: Position, asked_at_ms: u64) {
+        if position.primary {
+            self.mark(position, asked_at_ms);
+        } else {
+            let known = self.servers.entry(name.to_owned()).or_default();
+            if known.timeline != position.timeline {
+                *known = Known {
+                    timeline: position.timeline,
+                    ..Known::default()
+                };
+            }
+            known.lsn = known.lsn.max(position.lsn);
+        }
+        self.compare();
+    }
+
+    /// A member that is none any more.
+    pub fn forget_others(&mut self, names: &[&str]) {
+        self.servers.retain(|name, _| names.contains(&name.as_str()));
+    }
+
+    /// Milliseconds since the newest instant of which `name` is known to contain everything acknowledged.
+    #[must_use]
+    pub fn staleness_ms(&self, name: &str, now_ms: u64) -> Option<u64> {
+        let fresh_at_ms = self.servers.get(name)?.fresh_at_ms?;
+        Some(now_ms.saturating_sub(fresh_at_ms))
+    }
+
+    /// Bytes from what `name` has replayed to the primary's newest known position.
+    #[must_use]
+    pub fn lag_bytes(&self, name: &str) -> Option<u64> {
+        let (known, newest) = (self.servers.get(name)?, self.marks.back()?);
+        (known.timeline == self.timeline).then(|| newest.lsn.bytes_since(known.lsn))
+    }
+
+    /// Whether `name` is known to have replayed up to a token of a client's.
+    #[must_use]
+    pub fn has_reached(&self, name: &str, token: Lsn) -> bool {
+        let known = self.servers.get(name);
+        known.is_some_and(|known| known.timeline == self.timeline && known.lsn >= written_end(token))
+    }
+
+    fn mark(&mut self, position: Position, at_ms: u64) {
+        if position.timeline < self.timeline {
+            return;
+        }
+        if position.timeline > self.timeline {
+            // What lies before the branch is in the new history too, but where it branched is not known here.
+            self.timeline = position.timeline;
+            self.marks.clear();
+        }
+        let lsn = self
+            .marks
+            .back()
+            .map_or(position.lsn, |last| last.lsn.max(position.lsn));
+        let mark = Mark { at_ms, lsn };
+        match self.marks.back_mut() {
+            Some(last) if last.at_ms >= at_ms => return,
+            Some(last) if last.lsn == lsn => *last = mark,
+            _ => self.marks.push_back(mark),
+        }
+        if self.marks.len() > MAX_MARKS {
+            self.marks.remove(MAX_MARKS / 2);
+        }
+    }
+
+    fn compare(&mut self) {
+        for known in self.servers.values_mut() {
+            if known.timeline == self.timeline {
+                let passed = self.marks.iter().rev().find(|mark| mark.lsn <= known.lsn);
+                known.fresh_at_ms = known.fresh_at_ms.max(passed.map(|mark| mark.at_ms));
+            }
+        }
+        // What everybody has passed is not looked for again.
+        let slowest = self
+            .servers
+            .values()
+            .map(|known| known.fresh_at_ms.unwrap_or(0))
+            .min()
+            .unwrap_or(0);
+        while self.marks.len() > 1 && self.marks.front().is_some_and(|mark| mark.at_ms < slowest) {
+            self.marks.pop_front();
+        }
+    }
+}
+
+/// Where the WAL of a commit ends whose client read `pg_current_wal_insert_lsn()`: just behind a page's header
+/// nothing was written yet, and replay ends at the page's start.
+#[must_use]
+pub fn written_end(token: Lsn) -> Lsn {
+    let start = Lsn(token.0 - token.0 % PAGE_BYTES);
+    let header = if start.0.is_multiple_of(SEGMENT_BYTES) {
+        PAGE_HEADER_BYTES
+    } else {
+        SHORT_HEADER_BYTES
+    };
+    if token.bytes_since(start) == header {
+        start
+    } else {
+        token
+    }
+}
+
+#[cfg(test)]
+#[path = "freshness_tests.rs"]
+mod tests;

@@ -1,0 +1,138 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn primary(lsn: u64) -> Position {
+    Position {
+        timeline: TimelineId(1),
+        lsn: Lsn(lsn),
+        primary: true,
+        streaming: false,
+    }
+}
+
+fn standby(lsn: u64) -> Position {
+    Position {
+        primary: false,
+        streaming: true,
+        ..primary(lsn)
+    }
+}
+
+#[test]
+fn an_idle_pair_is_fresh_and_one_that_is_cut_off_grows_old() {
+    let mut seen = Freshness::default();
+    assert_eq!(seen.staleness_ms("s", 0), None);
+    seen.heard("s", standby(100), 900);
+    assert_eq!(
+        seen.staleness_ms("s", 1_000),
+        None,
+        "nobody has told what there is"
+    );
+    seen.heard("p", primary(100), 1_000);
+    assert_eq!(seen.staleness_ms("s", 1_050), Some(50));
+    // Idle: the position stays, the knowledge is renewed though the standby says nothing.
+    seen.heard("p", primary(100), 2_000);
+    assert_eq!(seen.staleness_ms("s", 2_050), Some(50));
+    // Something is written, and does not come here.
+    for at_ms in [3_000, 4_000, 9_000] {
+        seen.heard("p", primary(at_ms), at_ms);
+        seen.heard("s", standby(100), at_ms);
+        assert_eq!(seen.staleness_ms("s", at_ms), Some(at_ms - 2_000));
+    }
+    assert_eq!(seen.lag_bytes("s"), Some(8_900));
+    // It catches up to somewhere in between.
+    seen.heard("s", standby(4_500), 9_100);
+    assert_eq!(seen.staleness_ms("s", 9_100), Some(5_100));
+    seen.heard("s", standby(9_000), 9_200);
+    assert_eq!(
+        (seen.staleness_ms("s", 9_200), seen.lag_bytes("s")),
+        (Some(200), Some(0))
+    );
+}
+
+#[test]
+fn another_timeline_says_nothing_of_this_one() {
+    let mut seen = Freshness::default();
+    seen.heard("p", primary(100), 1_000);
+    seen.heard("s", standby(100), 1_000);
+    let promoted = Position {
+        timeline: TimelineId(2),
+        ..primary(90)
+    };
+    seen.heard("q", promoted, 2_000);
+    assert_eq!(seen.lag_bytes("s"), None);
+    assert_eq!(seen.staleness_ms("s", 2_000), Some(1_000), "what it has, it has");
+    assert!(!seen.has_reached("s", Lsn(50)));
+    // The old primary, thawed, is not believed any more.
+    seen.heard("p", primary(500), 2_100);
+    let followed = Position {
+        timeline: TimelineId(2),
+        ..standby(95)
+    };
+    seen.heard("s", followed, 2_200);
+    assert_eq!(
+        (seen.staleness_ms("s", 2_200), seen.lag_bytes("s")),
+        (Some(200), Some(0))
+    );
+}
+
+#[test]
+fn tokens_at_the_start_of_a_page_are_met() {
+    for (token, end) in [
+        (0x300_0060, 0x300_0060),
+        (0x300_2018, 0x300_2000),
+        (0x300_2028, 0x300_2028),
+        (0x300_0028, 0x300_0000),
+        (0x300_0018, 0x300_0018),
+    ] {
+        assert_eq!(written_end(Lsn(token)), Lsn(end), "{token:x}");
+    }
+    let of = |flush, insert| Position::of_primary(TimelineId(1), Lsn(flush), Lsn(insert)).lsn;
+    assert_eq!(of(0x300_2000, 0x300_2018), Lsn(0x300_2000));
+    assert_eq!(of(0x300_2000, 0x300_2100), Lsn(0x300_2100));
+}
+
+#[test]
+fn members_that_are_gone_are_forgotten() {
+    let mut seen = Freshness::default();
+    seen.heard("p", primary(1), 1);
+    seen.heard("s", standby(1), 1);
+    seen.forget_others(&["t"]);
+    assert_eq!(seen.staleness_ms("s", 1), None);
+}
+
+proptest! {
+    /// The promise itself: whatever is asked when and answered late, a standby is never called fresher than it is.
+    #[test]
+    fn nobody_is_called_fresher_than_he_is(steps in proptest::collection::vec((0u64..4, 0u64..50, 0u64..40), 1..200)) {
+        let mut seen = Freshness::default();
+        // The world: positions by time, and what the standby has.
+        let (mut now, mut written, mut replayed) = (1u64, 0u64, 0u64);
+        let mut history = vec![(0u64, 0u64)];
+        for (kind, amount, delay) in steps {
+            now += amount;
+            match kind {
+                0 => {
+                    written += amount;
+                    history.push((now, written));
+                }
+                1 => replayed = written.min(replayed + amount),
+                2 => {
+                    // Asked now, answered after `delay` in which more is written.
+                    let asked = now;
+                    now += delay;
+                    written += delay;
+                    history.push((now, written));
+                    seen.heard("p", primary(written), asked);
+                }
+                _ => seen.heard("s", standby(replayed), now),
+            }
+            if let Some(staleness) = seen.staleness_ms("s", now) {
+                let fresh_at = now - staleness;
+                let acknowledged = history.iter().filter(|(at, _)| *at <= fresh_at).map(|(_, lsn)| *lsn).max();
+                prop_assert!(Some(replayed) >= acknowledged);
+            }
+        }
+    }
+}

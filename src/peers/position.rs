@@ -1,0 +1,96 @@
+//! How far another member's server is, asked on a connection that is kept; and the wait until it is further.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::client::{Connection, RequestError, connect_url};
+use crate::core::routing::freshness::Position;
+use crate::core::wal::Lsn;
+
+/// Beyond the time that the member waits.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// One member, asked again and again.
+pub struct PositionAsker {
+    address: SocketAddr,
+    connection: Option<Connection>,
+}
+
+impl PositionAsker {
+    #[must_use]
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            connection: None,
+        }
+    }
+
+    /// Its position, within `limit`; `None` if its server tells none now.
+    ///
+    /// # Errors
+    /// It is not heard, or says something else. The next question makes a new connection.
+    pub async fn ask(&mut self, limit: Duration) -> Result<Option<Position>, RequestError> {
+        let late = |_| RequestError::TimedOut {
+            target: self.address.to_string(),
+            limit,
+        };
+        // Taken out, so that a question that is given up drops it.
+        let open = self.connection.take();
+        let (connection, answer) = timeout(limit, ask(self.address, open)).await.map_err(late)??;
+        self.connection = Some(connection);
+        Ok(answer)
+    }
+}
+
+async fn ask(
+    address: SocketAddr,
+    open: Option<Connection>,
+) -> Result<(Connection, Option<Position>), RequestError> {
+    let target = address.to_string();
+    let mut connection = match open {
+        Some(connection) => connection,
+        None => {
+            let socket = TcpStream::connect(address)
+                .await
+                .map_err(|source| RequestError::Connect {
+                    target: target.clone(),
+                    source,
+                })?;
+            Connection::start(socket, &target).await?
+        }
+    };
+    let response = connection.get("/position", &target).await?;
+    let (status, value) = connection.json(response).await?;
+    let position = (status == StatusCode::OK).then(|| serde_json::from_value(value));
+    let position = position.transpose().map_err(|error| RequestError::Invalid {
+        target,
+        detail: error.to_string(),
+    })?;
+    Ok((connection, position))
+}
+
+/// Whether the member at `address` has replayed up to `lsn` within `wait`.
+///
+/// # Errors
+/// It is not heard.
+pub async fn wait_for_replay(address: SocketAddr, lsn: Lsn, wait: Duration) -> Result<bool, RequestError> {
+    let url = format!("http://{address}");
+    let path = format!("/wait?lsn={lsn}&timeout={}ms", wait.as_millis());
+    let asked = async {
+        let (mut connection, host) = connect_url(&url).await?;
+        let response = connection.get(&path, &host).await?;
+        let (status, _body): (StatusCode, Value) = connection.json(response).await?;
+        Ok(status == StatusCode::OK)
+    };
+    let limit = wait + GRACE;
+    let late = RequestError::TimedOut {
+        target: url.clone(),
+        limit,
+    };
+    timeout(limit, asked).await.unwrap_or(Err(late))
+}

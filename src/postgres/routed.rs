@@ -1,0 +1,208 @@
+//! What the routes ask of the local server, as superuser, on a connection of their own: how far it is, and to end
+//! idle sessions. Each question has a time limit, and one that runs into it drops the connection.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, NoTls, Row};
+
+use super::ReadLogins;
+use super::query::{QueryError, configuration};
+use crate::core::routing::freshness::Position;
+use crate::core::wal::{Lsn, TimelineId};
+
+const LIMIT: Duration = Duration::from_millis(800);
+/// After a connection that could not be made or was lost: logging in costs the server more than an answer.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Positions first: what is asked later is on the disk of a primary that has acknowledged it.
+const POSITION: &str = "
+SELECT in_recovery,
+       CASE WHEN in_recovery THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END AS lsn,
+       CASE WHEN NOT in_recovery THEN pg_current_wal_insert_lsn() END AS insert_lsn,
+       CASE WHEN NOT in_recovery THEN left(pg_walfile_name(pg_current_wal_flush_lsn()), 8) END AS primary_timeline,
+       coalesce(receiver.received_tli, (SELECT timeline_id FROM pg_control_checkpoint())) AS timeline,
+       coalesce(receiver.status = 'streaming', false) AS streaming
+FROM (SELECT pg_is_in_recovery() AS in_recovery OFFSET 0) server
+LEFT JOIN LATERAL (SELECT status, received_tli FROM pg_stat_wal_receiver WHERE in_recovery) receiver ON true";
+
+const REPLAYED: &str = "
+SELECT CASE WHEN in_recovery THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END AS lsn
+FROM (SELECT pg_is_in_recovery() AS in_recovery OFFSET 0) server";
+
+/// `idle` is outside of a transaction, with everything that was read answered. Materialised, since a planner that
+/// ends sessions before it looks at the other conditions would end all of them.
+const END_IDLE: &str = "
+WITH idle AS MATERIALIZED (
+    SELECT pid, host(client_addr) AS address, client_port
+    FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND state = 'idle'
+      AND (host(client_addr), client_port) IN (SELECT * FROM unnest($1::text[], $2::int4[])))
+SELECT address, client_port, pg_terminate_backend(pid) AS ended FROM idle";
+
+/// The local server.
+pub struct RoutedServer {
+    address: SocketAddr,
+    logins: ReadLogins,
+    session: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    session: Option<Session>,
+    /// The last login.
+    connected_at: Option<Instant>,
+}
+
+struct Session {
+    client: Client,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl RoutedServer {
+    /// Connects with the first question.
+    #[must_use]
+    pub fn new(address: SocketAddr, logins: ReadLogins) -> Self {
+        Self {
+            address,
+            logins,
+            session: Mutex::default(),
+        }
+    }
+
+    /// How far it is. Whether it is the primary by right is not known here: `primary` says that it is not in recovery.
+    ///
+    /// # Errors
+    /// It cannot be asked, or does not answer in time.
+    pub async fn position(&self) -> Result<Position, QueryError> {
+        let rows = self.ask(POSITION, None).await?;
+        let row = rows.first().ok_or_else(|| unexpected("no row"))?;
+        read_position(row)
+    }
+
+    /// What it has replayed; on a primary, all that there is.
+    ///
+    /// # Errors
+    /// As [`RoutedServer::position`].
+    pub async fn replayed(&self) -> Result<Lsn, QueryError> {
+        let rows = self.ask(REPLAYED, None).await?;
+        let row = rows.first().ok_or_else(|| unexpected("no row"))?;
+        Ok(lsn(row, "lsn")?.unwrap_or_default())
+    }
+
+    /// Ends those of these clients' sessions that are idle outside of a transaction, and gives them.
+    ///
+    /// # Errors
+    /// As [`RoutedServer::position`].
+    pub async fn end_idle(&self, clients: &[SocketAddr]) -> Result<Vec<SocketAddr>, QueryError> {
+        let rows = self.ask(END_IDLE, Some(clients)).await?;
+        let client = |row: &Row| {
+            let _ended = row.try_get("ended").ok().filter(|ended: &bool| *ended)?;
+            let address: String = row.try_get("address").ok()?;
+            let port: i32 = row.try_get("client_port").ok()?;
+            let address: IpAddr = address.parse().ok()?;
+            Some(SocketAddr::new(address, u16::try_from(port).ok()?))
+        };
+        Ok(rows.iter().filter_map(client).collect())
+    }
+
+    async fn ask(&self, sql: &str, clients: Option<&[SocketAddr]>) -> Result<Vec<Row>, QueryError> {
+        let late = |_| QueryError::TimedOut { limit: LIMIT };
+        tokio::time::timeout(LIMIT, self.ask_without_limit(sql, clients))
+            .await
+            .map_err(late)?
+    }
+
+    async fn ask_without_limit(
+        &self,
+        sql: &str,
+        clients: Option<&[SocketAddr]>,
+    ) -> Result<Vec<Row>, QueryError> {
+        let mut kept = self.session.lock().await;
+        // Taken out, so that a question that is given up drops it.
+        let open = kept.session.take().filter(|session| !session.client.is_closed());
+        let session = match open {
+            Some(session) => session,
+            None => self.connect(&mut kept).await?,
+        };
+        let rows = match clients {
+            None => session.client.query_typed(sql, &[]).await,
+            Some(clients) => query_clients(&session.client, sql, clients).await,
+        };
+        if rows.is_ok() {
+            kept.session = Some(session);
+        }
+        Ok(rows?)
+    }
+
+    async fn connect(&self, kept: &mut Kept) -> Result<Session, QueryError> {
+        if kept.connected_at.is_some_and(|at| at.elapsed() < RECONNECT_PAUSE) {
+            return Err(unexpected("the connection has just been lost"));
+        }
+        kept.connected_at = Some(Instant::now());
+        let (superuser, _) = (self.logins)().map_err(|why| unexpected(&why))?;
+        let connecting = configuration(self.address, &superuser).connect(NoTls).await;
+        let (client, connection) = connecting.map_err(|source| QueryError::Unreachable {
+            address: self.address,
+            source,
+        })?;
+        let driver = tokio::spawn(async move { drop(connection.await) });
+        Ok(Session { client, driver })
+    }
+}
+
+async fn query_clients(
+    client: &Client,
+    sql: &str,
+    clients: &[SocketAddr],
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let addresses: Vec<String> = clients
+        .iter()
+        .map(|client| client.ip().to_canonical().to_string())
+        .collect();
+    let ports: Vec<i32> = clients.iter().map(|client| i32::from(client.port())).collect();
+    client.query(sql, &[&addresses, &ports]).await
+}
+
+fn read_position(row: &Row) -> Result<Position, QueryError> {
+    let in_recovery: bool = get(row, "in_recovery")?;
+    let position = lsn(row, "lsn")?.unwrap_or_default();
+    let written: Option<String> = get(row, "primary_timeline")?;
+    if let (false, Some(digits)) = (in_recovery, written) {
+        let timeline = u32::from_str_radix(&digits, 16).map_err(|error| unexpected(&error.to_string()))?;
+        let insert_lsn = lsn(row, "insert_lsn")?.unwrap_or_default();
+        return Ok(Position::of_primary(TimelineId(timeline), position, insert_lsn));
+    }
+    let timeline: i32 = get(row, "timeline")?;
+    Ok(Position {
+        timeline: TimelineId(timeline.cast_unsigned()),
+        lsn: position,
+        primary: false,
+        streaming: get(row, "streaming")?,
+    })
+}
+
+fn lsn(row: &Row, column: &str) -> Result<Option<Lsn>, QueryError> {
+    Ok(get::<Option<PgLsn>>(row, column)?.map(|lsn| Lsn(u64::from(lsn))))
+}
+
+fn get<'a, T: tokio_postgres::types::FromSql<'a>>(row: &'a Row, column: &str) -> Result<T, QueryError> {
+    row.try_get(column)
+        .map_err(|error| unexpected(&error.to_string()))
+}
+
+fn unexpected(detail: &str) -> QueryError {
+    QueryError::Unexpected {
+        detail: detail.to_owned(),
+    }
+}

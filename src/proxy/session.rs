@@ -1,0 +1,167 @@
+//! The sessions that are relayed now, and how each is told to go on, to hold still or to end.
+//!
+//! Shared between the relays, which report who spoke last, and the warden, which gives the orders.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
+
+use futures_util::task::AtomicWaker;
+
+use crate::core::routing::RoutePolicy;
+
+use super::stats::CountedSession;
+
+/// What a relay is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    Run,
+    /// Nothing more is read from the client.
+    Freeze,
+    Cut,
+}
+
+/// Who sent the last bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Client,
+    Server,
+}
+
+/// One relayed session.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) server: String,
+    pub(super) incarnation: u64,
+    /// The server's podgres, which can ask it about its sessions.
+    pub(super) http_address: SocketAddr,
+    /// The relay's own end of the connection to it: `client_addr` and `client_port` over there.
+    pub(super) local: SocketAddr,
+    pub(super) policy: Arc<RoutePolicy>,
+    _counted: CountedSession,
+    order: AtomicU8,
+    /// Bits of [`SERVER_SPOKE`] and [`FROZEN`].
+    report: AtomicU8,
+    waker: AtomicWaker,
+}
+
+/// The last bytes came from the server: it owes no answer that has not begun.
+const SERVER_SPOKE: u8 = 1;
+/// The relay has seen the order to freeze, and has nothing left to pass to the server.
+const FROZEN: u8 = 2;
+
+/// What a session is between.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub(super) server: String,
+    pub(super) incarnation: u64,
+    pub(super) http_address: SocketAddr,
+    pub(super) local: SocketAddr,
+}
+
+impl Session {
+    pub(super) fn new(ends: Ends, policy: Arc<RoutePolicy>, counted: CountedSession) -> Self {
+        Self {
+            server: ends.server,
+            incarnation: ends.incarnation,
+            http_address: ends.http_address,
+            local: ends.local,
+            policy,
+            _counted: counted,
+            order: AtomicU8::new(Order::Run as u8),
+            report: AtomicU8::new(0),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// The order in force; `waker` is woken when it changes.
+    pub(super) fn order(&self, waker: &Waker) -> Order {
+        self.waker.register(waker);
+        match self.order.load(Ordering::Acquire) {
+            order if order == Order::Run as u8 => Order::Run,
+            order if order == Order::Freeze as u8 => Order::Freeze,
+            _ => Order::Cut,
+        }
+    }
+
+    pub(super) fn spoke(&self, side: Side) {
+        let report = match side {
+            Side::Client => 0,
+            Side::Server => SERVER_SPOKE,
+        };
+        if self.report.load(Ordering::Relaxed) & SERVER_SPOKE != report {
+            self.report.store(report, Ordering::Release);
+        }
+    }
+
+    /// The relay holds still; `emptied`: everything that the client sent has been passed on.
+    pub(super) fn froze(&self, emptied: bool) {
+        if emptied {
+            self.report.fetch_or(FROZEN, Ordering::AcqRel);
+        }
+    }
+
+    /// A cut is for good.
+    pub(super) fn command(&self, order: Order) {
+        let changed = self.order.try_update(Ordering::AcqRel, Ordering::Acquire, |now| {
+            (now != Order::Cut as u8).then_some(order as u8)
+        });
+        if changed.is_ok() {
+            self.report.fetch_and(!FROZEN, Ordering::AcqRel);
+            self.waker.wake();
+        }
+    }
+
+    /// Nothing moves, and whatever the client sent before has been answered, at least in part.
+    pub(super) fn is_settled(&self) -> bool {
+        self.report.load(Ordering::Acquire) == SERVER_SPOKE | FROZEN
+    }
+}
+
+/// All sessions of one listener.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    by_number: Mutex<BTreeMap<u64, Arc<Session>>>,
+    next: AtomicU64,
+}
+
+impl Sessions {
+    pub(super) fn enter(self: &Arc<Self>, session: Arc<Session>) -> Entered {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.lock().insert(number, session);
+        Entered {
+            sessions: Arc::clone(self),
+            number,
+        }
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Session>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// How many of these are still there.
+    pub(super) fn count_of(&self, sessions: &[Arc<Session>]) -> usize {
+        let by_number = self.lock();
+        let there = |session: &&Arc<Session>| by_number.values().any(|known| Arc::ptr_eq(known, session));
+        sessions.iter().filter(there).count()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<Session>>> {
+        self.by_number.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A session's place in the list, until it ends.
+#[derive(Debug)]
+pub(super) struct Entered {
+    sessions: Arc<Sessions>,
+    number: u64,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.sessions.lock().remove(&self.number);
+    }
+}

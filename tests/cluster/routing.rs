@@ -1,0 +1,50 @@
+//! The routing endpoints of whole clusters: planned moves, the read-only switch, freshness, causal reads.
+
+mod clients;
+mod fresh;
+mod languages;
+mod moved;
+mod switched;
+
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::harness::{Demo, Start, members, podgres};
+
+/// Three pods under a Lease, both standbys synchronous.
+fn leased(more: &[&str]) -> Demo {
+    let demo = Start::lease(16).with(more).run();
+    demo.wait("two synchronous standbys", |status| {
+        let sync = members(status).iter().filter(|member| member["sync"] == true);
+        let recorded = status["synchronous"]["members"].as_array().map_or(0, Vec::len);
+        (sync.count(), recorded) == (2, 2)
+    });
+    demo
+}
+
+/// Runs an operator's verb, and expects it to succeed.
+fn verb(demo: &Demo, words: &[&str]) -> Output {
+    let output = podgres()
+        .args(words)
+        .arg("--dir")
+        .arg(&demo.directory)
+        .output()
+        .expect("podgres");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words:?}: {error}");
+    output
+}
+
+/// The name of the primary.
+fn primary(status: &Value) -> String {
+    let mut found = members(status)
+        .iter()
+        .filter(|member| member["role"] == "primary");
+    let name = found.next().and_then(|member| member["name"].as_str());
+    name.expect("a primary").to_owned()
+}
+
+fn ordinal_of(name: &str) -> String {
+    name.rsplit('-').next().expect("an ordinal").to_owned()
+}

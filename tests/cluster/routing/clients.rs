@@ -1,0 +1,158 @@
+//! Applications: each runs transactions through the routes, comes back when its session has ended, and counts
+//! where that happened.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use podgres::demo::{DemoState, Target, dsn};
+use tokio_postgres::{Client, Config, NoTls};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What has happened to all clients together.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) done: AtomicU64,
+    /// Sessions that ended between two transactions: nothing to repeat.
+    pub(super) between: AtomicU64,
+    /// Sessions that ended in the middle of one.
+    pub(super) broken: AtomicU64,
+    /// Connections that were refused, or never answered.
+    pub(super) refused: AtomicU64,
+    /// Writes that a standby refused (25006).
+    pub(super) read_only: AtomicU64,
+    pub(super) longest_ms: AtomicU64,
+}
+
+impl Counts {
+    pub(super) fn get(count: &AtomicU64) -> u64 {
+        count.load(Ordering::Relaxed)
+    }
+}
+
+/// What a transaction does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    Write,
+    Read,
+}
+
+/// Clients on threads of their own, until they are stopped.
+pub(super) struct Clients {
+    pub(super) counts: Arc<Counts>,
+    stop: Arc<AtomicBool>,
+    runtime: tokio::runtime::Runtime,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Clients {
+    pub(super) fn start(directory: &Path, target: Target, work: Work, number: usize) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("runtime");
+        let (counts, stop) = (Arc::<Counts>::default(), Arc::<AtomicBool>::default());
+        let config = config(directory, target);
+        let tasks = (0..number).map(|_| {
+            let client = run(config.clone(), work, Arc::clone(&counts), Arc::clone(&stop));
+            runtime.spawn(client)
+        });
+        let tasks = tasks.collect();
+        Self {
+            counts,
+            stop,
+            runtime,
+            tasks,
+        }
+    }
+
+    /// Waits for so many more transactions.
+    pub(super) fn wait_for_more(&self, transactions: u64) {
+        let until = Counts::get(&self.counts.done) + transactions;
+        let began = Instant::now();
+        while Counts::get(&self.counts.done) < until {
+            assert!(began.elapsed() < PATIENCE, "{:?}", self.counts);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Lets all finish what they do.
+    pub(super) fn stop(self) -> Arc<Counts> {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            let ending = async { tokio::time::timeout(PATIENCE, task).await };
+            let ended = self.runtime.block_on(ending);
+            ended.expect("a client ends").expect("no panic");
+        }
+        self.counts
+    }
+}
+
+/// Any pod's route.
+pub(super) fn config(directory: &Path, target: Target) -> Config {
+    let state = DemoState::load(directory).expect("demo.json").expect("a demo");
+    dsn(&state, target)
+        .expect("dsn")
+        .parse()
+        .expect("connection string")
+}
+
+async fn run(config: Config, work: Work, counts: Arc<Counts>, stop: Arc<AtomicBool>) {
+    let add = |count: &AtomicU64| {
+        count.fetch_add(1, Ordering::Relaxed);
+    };
+    while !stop.load(Ordering::Relaxed) {
+        let connecting = tokio::time::timeout(PATIENCE, config.connect(NoTls));
+        let Ok(Ok((client, connection))) = connecting.await else {
+            add(&counts.refused);
+            continue;
+        };
+        let connection = tokio::spawn(async move { drop(connection.await) });
+        while !stop.load(Ordering::Relaxed) {
+            let began = Instant::now();
+            match transaction(&client, work).await {
+                Ok(()) => add(&counts.done),
+                Err(Failed::Between) => add(&counts.between),
+                Err(Failed::ReadOnly) => add(&counts.read_only),
+                Err(Failed::Inside(error)) => {
+                    eprintln!("a transaction broke: {error:?}");
+                    add(&counts.broken);
+                }
+            }
+            let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            counts.longest_ms.fetch_max(took, Ordering::Relaxed);
+            if client.is_closed() {
+                break;
+            }
+        }
+        connection.abort();
+    }
+}
+
+enum Failed {
+    /// Nothing had been answered: it can be repeated without a thought.
+    Between,
+    Inside(tokio_postgres::Error),
+    ReadOnly,
+}
+
+async fn transaction(client: &Client, work: Work) -> Result<(), Failed> {
+    client.batch_execute("BEGIN").await.map_err(|_| Failed::Between)?;
+    let statement = match work {
+        Work::Write => "INSERT INTO work VALUES (1)",
+        Work::Read => "SELECT count(*) FROM work WHERE n < 0",
+    };
+    if let Err(error) = client.batch_execute(statement).await {
+        if error.code().is_some_and(|code| code.code() == "25006") {
+            client.batch_execute("ROLLBACK").await.map_err(Failed::Inside)?;
+            return Err(Failed::ReadOnly);
+        }
+        return Err(Failed::Inside(error));
+    }
+    // A real transaction has its pauses.
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    client.batch_execute("COMMIT").await.map_err(Failed::Inside)
+}

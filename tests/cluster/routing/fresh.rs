@@ -1,0 +1,148 @@
+//! Freshness and causal reads on real standbys.
+
+use std::time::{Duration, Instant};
+
+use podgres::demo::Target;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio_postgres::NoTls;
+
+use super::clients::config;
+use crate::harness::{Demo, Start, wait_for};
+
+/// Two pods, one of them a standby.
+fn pair() -> Demo {
+    let demo = Start::new(16).with(&["--replicas", "2"]).run();
+    demo.wait_streaming(1);
+    demo.sql(&[], "CREATE TABLE work (n int)");
+    demo
+}
+
+/// The standby's WAL receiver, stopped: nothing tells anybody that it is.
+struct Frozen(Pid);
+
+impl Frozen {
+    fn receiver(demo: &Demo) -> Self {
+        let pid = demo.sql(&["--member", "1"], "SELECT pid FROM pg_stat_wal_receiver");
+        let pid = Pid::from_raw(pid.parse().expect("a process id")).expect("a process id");
+        kill_process(pid, Signal::STOP).expect("SIGSTOP");
+        Self(pid)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        kill_process(self.0, Signal::CONT).expect("SIGCONT");
+    }
+}
+
+/// Where a session with these options ends up: `t` on the standby.
+fn served_by_standby(demo: &Demo, options: &str) -> Option<bool> {
+    let mut config = config(&demo.directory, Target::ReadOnly);
+    config.options(options);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("runtime").block_on(async {
+        let (client, connection) = config.connect(NoTls).await.ok()?;
+        tokio::spawn(connection);
+        let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await.ok()?;
+        Some(row.get(0))
+    })
+}
+
+#[test]
+fn a_standby_that_falls_silent_is_left_within_the_bound_and_comes_back_by_itself() {
+    let demo = pair();
+    let strict = "-c podgres.max_staleness=2s";
+    let fresh = wait_for(Duration::from_secs(10), || {
+        served_by_standby(&demo, strict) == Some(true)
+    });
+    assert!(fresh, "an idle standby is fresh");
+
+    let frozen = Frozen::receiver(&demo);
+    demo.sql(&["--member", "0"], "INSERT INTO work VALUES (1)");
+    let began = Instant::now();
+    let left = wait_for(Duration::from_secs(10), || {
+        served_by_standby(&demo, strict) == Some(false)
+    });
+    assert!(
+        left && began.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        began.elapsed()
+    );
+    let state = demo.sql(&["--member", "1"], "SELECT status FROM pg_stat_wal_receiver");
+    assert_eq!(state, "streaming", "PostgreSQL itself does not see it");
+    assert_eq!(
+        served_by_standby(&demo, "-c podgres.max_staleness=2s -c podgres.fallback=none"),
+        None,
+        "without a fallback there is nobody"
+    );
+    assert_eq!(
+        served_by_standby(&demo, "-c podgres.max_staleness=1h"),
+        Some(true)
+    );
+
+    drop(frozen);
+    let back = wait_for(Duration::from_secs(10), || {
+        served_by_standby(&demo, strict) == Some(true)
+    });
+    assert!(back, "it comes back by itself");
+}
+
+#[test]
+fn a_token_finds_every_own_write_on_a_slow_standby() {
+    let demo = pair();
+    demo.sql(
+        &["--member", "1"],
+        "ALTER SYSTEM SET recovery_min_apply_delay = '500ms'",
+    );
+    demo.sql(&["--member", "1"], "SELECT pg_reload_conf()");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let tries = 15;
+    let (missed_without, missed_with) = runtime.expect("runtime").block_on(async {
+        let write = config(&demo.directory, Target::ReadWrite);
+        let read = config(&demo.directory, Target::ReadOnly);
+        let (writer, connection) = write.connect(NoTls).await.expect("read-write");
+        tokio::spawn(connection);
+        let mut missed = (0, 0);
+        for n in 0..tries {
+            let insert = format!("INSERT INTO work VALUES ({n})");
+            writer.batch_execute(&insert).await.expect("insert");
+            let row = writer
+                .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
+                .await;
+            let token: String = row.expect("token").get(0);
+            for with in [false, true] {
+                let mut read = read.clone();
+                let fallback = "-c podgres.fallback=none";
+                read.options(if with {
+                    format!("-c podgres.min_lsn={token} {fallback}")
+                } else {
+                    fallback.to_owned()
+                });
+                let (reader, connection) = read.connect(NoTls).await.expect("read-only");
+                tokio::spawn(connection);
+                let sql = format!("SELECT pg_is_in_recovery(), exists (SELECT FROM work WHERE n = {n})");
+                let row = reader.query_one(&sql, &[]).await.expect("row");
+                assert!(row.get::<_, bool>(0), "a standby answers");
+                let found: bool = row.get(1);
+                if with {
+                    missed.1 += u32::from(!found);
+                } else {
+                    missed.0 += u32::from(!found);
+                }
+            }
+        }
+        missed
+    });
+    assert_eq!(missed_with, 0, "of {tries}");
+    assert!(missed_without > 0, "the standby is not slow enough for this test");
+
+    // The same for pooled clients, over HTTP.
+    let token = demo.sql(&["--member", "0"], "SELECT pg_current_wal_insert_lsn()");
+    let (code, body) = demo
+        .get(1, &format!("/wait?lsn={token}&timeout=5s"))
+        .expect("an answer");
+    assert_eq!(code, 200, "{body}");
+    let (code, body) = demo.get(1, "/wait?lsn=FF/0&timeout=100ms").expect("an answer");
+    assert_eq!(code, 503, "{body}");
+    assert_eq!(demo.get(1, "/wait?lsn=now").expect("an answer").0, 400);
+}

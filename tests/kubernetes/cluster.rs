@@ -1,0 +1,371 @@
+//! One StatefulSet in a namespace of its own: applied, looked at, asked, and removed.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Event, Namespace, PersistentVolumeClaim, Pod};
+use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::kubectl;
+use crate::overlay::Overlay;
+use crate::wait::{self, until};
+use crate::world::World;
+
+pub(crate) const PASSWORD: &str = "p'a\"s\\s: wörd";
+/// What a file in a Secret may end with.
+const END_OF_LINE: &str = "\n";
+pub(crate) const SELECTOR: &str = "app.kubernetes.io/name=podgres";
+
+pub(crate) struct Cluster<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) namespace: String,
+    replicas: Cell<u32>,
+    folder: TempDir,
+}
+
+/// Of a pod: what tells it from the one before it under the same name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PodFacts {
+    pub(crate) uid: String,
+    pub(crate) started: String,
+    pub(crate) node: String,
+    pub(crate) ready: bool,
+    pub(crate) restarts: i32,
+}
+
+impl<'a> Cluster<'a> {
+    /// Applies the overlay and waits until all stream.
+    pub(crate) fn start(&self) {
+        self.apply();
+        self.settle();
+    }
+
+    /// A new namespace with a password, in which nothing runs.
+    pub(crate) fn prepare(world: &'a World, name: &str, overlay: &Overlay) -> Self {
+        let namespace = format!("podgres-test-{name}-{:04x}", fastrand::u16(..));
+        let object: Namespace = serde_json::from_value(json!({
+            "metadata": {"name": namespace, "labels": {
+                "podgres.dev/test": "kubernetes",
+                // Where the cluster knows it, whatever breaks it is refused.
+                "pod-security.kubernetes.io/enforce": "restricted",
+            }}
+        }))
+        .expect("a namespace");
+        let made = world.now(world.namespaces().create(&PostParams::default(), &object));
+        made.expect("a namespace");
+        let folder = overlay.write(world, &namespace);
+        let cluster = Self {
+            world,
+            namespace,
+            replicas: Cell::new(3),
+            folder,
+        };
+        cluster.kubectl(&[
+            "create",
+            "secret",
+            "generic",
+            "pg",
+            &format!("--from-literal=password={PASSWORD}{END_OF_LINE}"),
+        ]);
+        cluster
+    }
+
+    pub(crate) fn apply(&self) {
+        let folder = self.folder.path().display().to_string();
+        self.kubectl(&["apply", "-k", &folder]);
+    }
+
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
+        kubectl::text(kubectl::kubectl().args(["-n", &self.namespace]).args(arguments))
+    }
+
+    /// `Err` with what it complained about.
+    pub(crate) fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {
+        let output = kubectl::kubectl()
+            .args(["-n", &self.namespace])
+            .args(arguments)
+            .output();
+        let output = output.expect("kubectl runs");
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(kubectl::complaint(&output))
+        }
+    }
+
+    /// What belongs to no namespace.
+    pub(crate) fn world_kubectl(&self, arguments: &[&str]) -> String {
+        kubectl::text(kubectl::kubectl().args(arguments))
+    }
+
+    pub(crate) fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.world.client.clone(), &self.namespace)
+    }
+
+    pub(crate) fn get<K>(&self, name: &str) -> Option<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        self.world.now(self.api::<K>().get_opt(name)).ok().flatten()
+    }
+
+    /// The members' pods by name.
+    pub(crate) fn pods(&self) -> BTreeMap<String, PodFacts> {
+        let ours = ListParams::default().labels(SELECTOR);
+        let listed = self.world.now(self.api::<Pod>().list(&ours));
+        let facts = |pod: Pod| (pod.metadata.name.clone().unwrap_or_default(), pod_facts(&pod));
+        listed
+            .map(|list| list.items.into_iter().map(facts).collect())
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn pod(&self, name: &str) -> PodFacts {
+        self.get::<Pod>(name)
+            .map(|pod| pod_facts(&pod))
+            .unwrap_or_else(|| panic!("no pod {name}"))
+    }
+
+    pub(crate) fn claims(&self) -> Vec<String> {
+        let listed = self
+            .world
+            .now(self.api::<PersistentVolumeClaim>().list(&ListParams::default()));
+        listed
+            .expect("claims")
+            .items
+            .into_iter()
+            .filter_map(|claim| claim.metadata.name)
+            .collect()
+    }
+
+    /// What a pod's HTTP says, by way of the API server; `None` if it does not answer.
+    pub(crate) fn http(&self, method: &str, pod: &str, port: u16, path: &str) -> Option<String> {
+        let uri = format!(
+            "/api/v1/namespaces/{}/pods/{pod}:{port}/proxy{path}",
+            self.namespace
+        );
+        let request = hyper::Request::builder()
+            .method(method)
+            .uri(uri)
+            .body(Vec::new())
+            .expect("a request");
+        self.world.now(self.world.client.request_text(request)).ok()
+    }
+
+    /// The cluster as one of its members sees it; the first one that answers.
+    pub(crate) fn status(&self) -> Value {
+        let pods = (0..self.replicas.get()).map(|ordinal| format!("pg-{ordinal}"));
+        let mut answers = pods.filter_map(|pod| self.http("GET", &pod, 8008, "/cluster"));
+        let answer = answers.find_map(|text| serde_json::from_str(&text).ok());
+        answer.unwrap_or(Value::Null)
+    }
+
+    /// The one member that takes writes, as its own status says.
+    pub(crate) fn primary(&self) -> String {
+        let (_, primary) = until("a primary", || primary_of(&self.status()), Option::is_some);
+        primary.expect("a primary")
+    }
+
+    /// Another primary than this one, as the others see it.
+    pub(crate) fn primary_besides(&self, lost: &str) -> String {
+        let others = (0..self.replicas.get())
+            .map(|ordinal| format!("pg-{ordinal}"))
+            .filter(|name| name != lost);
+        let seen = |pod: &String| {
+            self.http("GET", pod, 8008, "/cluster")
+                .and_then(|text| serde_json::from_str(&text).ok())
+        };
+        let others: Vec<String> = others.collect();
+        let look = || others.iter().find_map(seen).as_ref().and_then(primary_of);
+        until("another primary", look, |primary| {
+            primary.as_ref().is_some_and(|name| name != lost)
+        })
+        .1
+        .expect("a primary")
+    }
+
+    /// A member that is not the primary.
+    pub(crate) fn standby(&self) -> String {
+        let primary = self.primary();
+        let names = (0..self.replicas.get())
+            .rev()
+            .map(|ordinal| format!("pg-{ordinal}"));
+        names
+            .into_iter()
+            .find(|name| *name != primary)
+            .expect("a standby")
+    }
+
+    /// Waits until every member is ready, and all but one stream.
+    pub(crate) fn settle(&self) {
+        let wanted = self.replicas.get();
+        wait::within(
+            2 * wait::LIMIT,
+            "all members ready and streaming",
+            || (self.pods(), states(&self.status())),
+            |(pods, states)| {
+                let ready = pods.values().filter(|pod| pod.ready).count();
+                let streaming = states
+                    .iter()
+                    .filter(|state| state.ends_with(" streaming"))
+                    .count();
+                pods.len() == wanted as usize
+                    && ready == pods.len()
+                    && streaming + 1 == pods.len()
+                    && states.iter().any(|state| state.ends_with("primary running"))
+            },
+        );
+    }
+
+    /// `kubectl scale`, and waits until it is so.
+    pub(crate) fn scale(&self, replicas: u32) {
+        self.kubectl(&["scale", "statefulset/pg", &format!("--replicas={replicas}")]);
+        self.replicas.set(replicas);
+        if replicas == 0 {
+            until("no pod", || self.pods(), BTreeMap::is_empty);
+        } else {
+            self.settle();
+        }
+    }
+
+    /// Runs SQL in a pod's PostgreSQL container, against HOST and port; what it complained about if it failed.
+    pub(crate) fn try_sql(&self, pod: &str, (host, port): (&str, u16), sql: &str) -> Result<String, String> {
+        const SCRIPT: &str = "PGCONNECT_TIMEOUT=5 PGPASSWORD=$(cat /etc/podgres/secret/password) \
+             exec psql -XAtq -v ON_ERROR_STOP=1 -h \"$0\" -p \"$1\" -U postgres -d postgres -c \"$2\"";
+        let port = port.to_string();
+        let run = [
+            "exec", pod, "-c", "postgres", "--", "sh", "-c", SCRIPT, host, &port, sql,
+        ];
+        self.try_kubectl(&run).map(|text| text.trim_end().to_owned())
+    }
+
+    /// SQL on a member itself.
+    pub(crate) fn sql(&self, pod: &str, sql: &str) -> String {
+        self.try_sql(pod, ("127.0.0.1", 5432), sql)
+            .unwrap_or_else(|error| panic!("{pod}: {sql}: {error}"))
+    }
+
+    /// SQL by one of the client Services.
+    pub(crate) fn sql_by(&self, service: &str, sql: &str) -> Result<String, String> {
+        let pods = self.pods();
+        let (client, _) = pods.iter().find(|(_, pod)| pod.ready).ok_or("no pod is ready")?;
+        self.try_sql(client, (service, 5432), sql)
+    }
+
+    pub(crate) fn logs(&self, pod: &str, container: &str, more: &[&str]) -> String {
+        self.kubectl(&[&["logs", pod, "-c", container], more].concat())
+    }
+
+    pub(crate) fn delete_pod(&self, pod: &str, force: bool) {
+        let parameters = if force {
+            DeleteParams::default().grace_period(0)
+        } else {
+            DeleteParams::default()
+        };
+        self.world
+            .now(self.api::<Pod>().delete(pod, &parameters))
+            .expect("deleted")
+            .map_left(drop);
+    }
+
+    /// The volume of what went wrong: pods, logs, events.
+    pub(crate) fn show(&self) {
+        println!("{:#}", self.status());
+        println!(
+            "{}",
+            self.try_kubectl(&["get", "pods,pvc", "-o", "wide"])
+                .unwrap_or_else(|error| error)
+        );
+        let containers = ["bootstrap", "sidecar", "postgres"];
+        for pod in self.pods().keys() {
+            for container in containers {
+                let log = self.try_kubectl(&["logs", pod, "-c", container, "--tail", "12"]);
+                println!("--- {pod} {container}\n{}", log.unwrap_or_else(|error| error));
+            }
+        }
+        if let Ok(events) = self.world.now(self.api::<Event>().list(&ListParams::default())) {
+            for event in events.items.iter().rev().take(15) {
+                let object = event.involved_object.name.as_deref().unwrap_or_default();
+                let text = event.message.as_deref().unwrap_or_default();
+                println!("event {object}: {text}");
+            }
+        }
+    }
+
+    pub(crate) fn remove(&self) {
+        // At once, so that the next group has the machine for itself.
+        drop(self.try_kubectl(&[
+            "delete",
+            "statefulset/pg",
+            "--ignore-not-found",
+            "--cascade=foreground",
+        ]));
+        let removed = self.world.now(
+            self.world
+                .namespaces()
+                .delete(&self.namespace, &DeleteParams::default()),
+        );
+        removed.expect("the namespace goes").map_left(drop);
+    }
+}
+
+/// `pg-1 standby streaming` for each member.
+pub(crate) fn states(status: &Value) -> Vec<String> {
+    let members = status["members"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let text = |member: &Value, key: &str| member[key].as_str().unwrap_or("?").to_owned();
+    let line = |member: &Value| {
+        format!(
+            "{} {} {}",
+            text(member, "name"),
+            text(member, "role"),
+            text(member, "state")
+        )
+    };
+    members.iter().map(line).collect()
+}
+
+fn primary_of(status: &Value) -> Option<String> {
+    let states = states(status);
+    let mut primaries = states
+        .iter()
+        .filter_map(|state| state.strip_suffix(" primary running"));
+    let first = primaries.next()?.to_owned();
+    primaries.next().is_none().then_some(first)
+}
+
+fn pod_facts(pod: &Pod) -> PodFacts {
+    let status = pod.status.as_ref();
+    let conditions = status
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    let containers = status
+        .and_then(|status| status.container_statuses.as_deref())
+        .unwrap_or_default();
+    let time = status.and_then(|status| status.start_time.as_ref());
+    PodFacts {
+        uid: pod.metadata.uid.clone().unwrap_or_default(),
+        started: time.map(|time| time.0.to_string()).unwrap_or_default(),
+        node: pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.node_name.clone())
+            .unwrap_or_default(),
+        ready: pod.metadata.deletion_timestamp.is_none()
+            && conditions
+                .iter()
+                .any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+        restarts: containers.iter().map(|container| container.restart_count).sum(),
+    }
+}

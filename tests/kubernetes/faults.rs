@@ -1,0 +1,130 @@
+//! Faults that no API can make: a node without power, a node cut off, an API server that does not answer.
+//!
+//! They need a hand on the machines: PODGRES_TEST_MACHINES names a program that is called with `node-off NODE`, `node-cut NODE`, `node-heal
+//! NODE`, `api-down`, or `up` (puts everything right); tests/kubernetes/machines is one for the lab of continuous integration.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::cluster::Cluster;
+use crate::overlay::Overlay;
+use crate::runner::Group;
+use crate::wait::{self, until};
+use crate::writer::Writer;
+
+pub(crate) const GROUP: Group = Group {
+    name: "faults",
+    overlay: || Overlay::new("lease").with("parallel"),
+    begin: |cluster| cluster.start(),
+    tests: &[
+        (
+            "the_api_server_is_down_for_a_minute_and_writing_goes_on",
+            api_down,
+        ),
+        ("row_08_a_node_is_cut_off_and_there_is_one_primary", node_cut),
+        (
+            "row_08_a_node_without_power_keeps_its_pod_until_it_is_forced_away",
+            node_off,
+        ),
+    ],
+};
+
+/// Above the Lease's duration several times.
+const API_OUTAGE: Duration = Duration::from_secs(45);
+
+fn machines(arguments: &[&str]) {
+    let program = std::env::var("PODGRES_TEST_MACHINES")
+        .expect("PODGRES_TEST_MACHINES must name a program that switches nodes and the API server off (tests/kubernetes/faults.rs)");
+    let output = Command::new("timeout")
+        .arg("120")
+        .arg(program)
+        .args(arguments)
+        .output()
+        .expect("it runs");
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        crate::kubectl::complaint(&output)
+    );
+}
+
+fn api_down(cluster: &Cluster) {
+    let writer = Writer::start(cluster);
+    let primary = cluster.primary();
+    let begun = Instant::now();
+    let outage = writer.outage(|| {
+        machines(&["api-down"]);
+        std::thread::sleep(API_OUTAGE);
+        machines(&["up"]);
+    });
+    println!(
+        "    API server down for {:.0?}: no acknowledgement for {outage:?} at most",
+        begun.elapsed()
+    );
+    assert!(outage < Duration::from_secs(2), "{outage:?}");
+    assert_eq!(cluster.primary(), primary, "it stayed");
+    writer.verify();
+    writer.remove();
+}
+
+/// The writer must not be on the node that is lost; several tries find it elsewhere.
+fn writer_elsewhere<'a>(cluster: &'a Cluster<'a>, node: &str) -> Writer<'a> {
+    cluster.world_kubectl(&["cordon", node]);
+    let writer = Writer::start(cluster);
+    cluster.world_kubectl(&["uncordon", node]);
+    writer
+}
+
+fn node_cut(cluster: &Cluster) {
+    let primary = cluster.primary();
+    let node = cluster.pod(&primary).node;
+    let writer = writer_elsewhere(cluster, &node);
+    let outage = writer.outage(|| machines(&["node-cut", &node]));
+    println!("    outage by pg-rw, the primary's node cut off: {outage:?}");
+    writer.verify();
+    let next = cluster.primary_besides(&primary);
+    assert_ne!(next, primary);
+    machines(&["node-heal", &node]);
+    cluster.settle();
+    assert_eq!(cluster.primary(), next);
+    writer.verify();
+    writer.remove();
+    assert!(outage < Duration::from_secs(15), "{outage:?}");
+}
+
+fn node_off(cluster: &Cluster) {
+    let primary = cluster.primary();
+    let (node, uid) = (cluster.pod(&primary).node, cluster.pod(&primary).uid);
+    let writer = writer_elsewhere(cluster, &node);
+    let outage = writer.outage(|| machines(&["node-off", &node]));
+    println!("    outage by pg-rw, the primary's node without power: {outage:?}");
+    writer.verify();
+    cluster.delete_pod(&primary, false);
+    // No second pod of its name, as long as nobody says that the first is gone.
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(cluster.pod(&primary).uid, uid, "still Terminating");
+    cluster.delete_pod(&primary, true);
+    until(
+        "another pod under that name",
+        || cluster.pods(),
+        |pods| pods.get(&primary).is_some_and(|pod| pod.uid != uid),
+    );
+    machines(&["up"]);
+    wait::within(
+        2 * wait::LIMIT,
+        "all stream again",
+        || crate::cluster::states(&cluster.status()),
+        |states| {
+            states
+                .iter()
+                .filter(|state| state.ends_with(" streaming"))
+                .count()
+                == 2
+        },
+    );
+    cluster.settle();
+    assert_ne!(cluster.primary(), primary);
+    writer.verify();
+    writer.remove();
+    assert!(outage < Duration::from_secs(15), "{outage:?}");
+}

@@ -1,0 +1,251 @@
+//! `overlays/lease`, all members started at once: failover in a cluster, planned moves, updates, evictions, and chaos under load.
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, ListParams};
+
+use crate::cluster::{Cluster, states};
+use crate::overlay::Overlay;
+use crate::runner::Group;
+use crate::upkeep;
+use crate::wait::{self, until};
+use crate::writer::Writer;
+
+pub(crate) const GROUP: Group = Group {
+    name: "lease",
+    overlay: || {
+        Overlay::new("lease")
+            .with("parallel")
+            .with("role-label")
+            .with("events")
+    },
+    begin: |cluster| cluster.start(),
+    tests: &[
+        ("row_75_all_started_at_once_and_there_is_one_primary", row_75),
+        (
+            "row_37_and_43_the_services_lead_to_the_primary_and_to_every_standby",
+            row_43,
+        ),
+        ("the_role_label_and_events_follow_the_primary", labels),
+        ("the_token_is_not_where_sql_runs", token),
+        (
+            "a_primary_deleted_by_force_is_replaced_and_nothing_is_lost",
+            forced,
+        ),
+        ("a_primary_deleted_gracefully_hands_over", graceful),
+        ("a_switchover_is_one_command_in_a_pod", switchover),
+        (
+            "row_44_a_standby_that_does_not_stream_leaves_the_services_and_comes_back",
+            upkeep::row_44,
+        ),
+        (
+            "row_46_an_evicted_member_returns_and_the_budget_allows_one_at_a_time",
+            upkeep::row_46,
+        ),
+        (
+            "a_changed_password_is_taken_up_without_a_restart",
+            upkeep::password,
+        ),
+        ("podgres_check_looks_at_the_live_objects", upkeep::check_live),
+        (
+            "a_bad_image_stops_at_one_member_and_is_rolled_back",
+            upkeep::bad_image,
+        ),
+        ("row_61_pods_deleted_at_random_under_load_lose_nothing", chaos),
+        ("row_20_all_pods_off_and_on_again", upkeep::all_off),
+    ],
+};
+
+const OUTAGE_LIMIT: Duration = Duration::from_secs(10);
+
+fn row_75(cluster: &Cluster) {
+    let states = states(&cluster.status());
+    assert_eq!(
+        states.iter().filter(|state| state.contains(" primary ")).count(),
+        1,
+        "{states:?}"
+    );
+    let lease: Lease = cluster.get("pg").expect("the Lease");
+    let holder = lease
+        .spec
+        .and_then(|spec| spec.holder_identity)
+        .expect("a holder");
+    let primary = cluster.primary();
+    assert!(
+        holder.contains(&cluster.pod(&primary).uid),
+        "{holder} is not {primary}'s"
+    );
+    assert_eq!(cluster.sql(&primary, "SELECT pg_is_in_recovery()"), "f");
+}
+
+fn row_43(cluster: &Cluster) {
+    let primary = cluster.primary();
+    cluster
+        .sql_by("pg-rw", "CREATE TABLE IF NOT EXISTS routed AS SELECT 1 AS one")
+        .expect("written");
+    assert_eq!(
+        cluster.sql_by("pg-rw", "SELECT pg_is_in_recovery()").as_deref(),
+        Ok("f")
+    );
+    let answered = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    until(
+        "both standbys answer",
+        || answered_by(cluster),
+        |name| {
+            assert_ne!(*name, primary, "reads go to standbys while there are any");
+            answered.borrow_mut().insert(name.clone());
+            answered.borrow().len() == 2
+        },
+    );
+}
+
+/// Which member answers on the read-only Service: a standby's slot bears its name.
+fn answered_by(cluster: &Cluster) -> String {
+    let slot = cluster
+        .sql_by("pg-ro", "SELECT current_setting('primary_slot_name')")
+        .expect("a read");
+    slot.trim_start_matches("podgres_").replace('_', "-")
+}
+
+fn labels(cluster: &Cluster) {
+    let labelled = |role: &str| -> Vec<String> {
+        let selector = ListParams::default().labels(&format!("podgres.dev/role={role}"));
+        let found = cluster
+            .world
+            .now(cluster.api::<Pod>().list(&selector))
+            .expect("pods");
+        found
+            .items
+            .into_iter()
+            .filter_map(|pod| pod.metadata.name)
+            .collect()
+    };
+    let primary = cluster.primary();
+    until(
+        "one pod is labelled primary",
+        || labelled("primary"),
+        |names| *names == [primary.clone()],
+    );
+    until(
+        "two are labelled standby",
+        || labelled("standby").len(),
+        |count| *count == 2,
+    );
+    let _ = until(
+        "the Service follows",
+        || cluster.sql_by("pg-primary", "SELECT pg_is_in_recovery()"),
+        |answer| answer.as_deref() == Ok("f"),
+    );
+    let events = cluster.kubectl(&[
+        "get",
+        "events",
+        "--field-selector",
+        &format!("involvedObject.name={primary}"),
+    ]);
+    assert!(events.contains("Primary"), "{events}");
+}
+
+fn token(cluster: &Cluster) {
+    let found = cluster.try_kubectl(&[
+        "exec",
+        "pg-0",
+        "-c",
+        "postgres",
+        "--",
+        "ls",
+        "/var/run/secrets/kubernetes.io",
+    ]);
+    found.expect_err("no token in the PostgreSQL container");
+}
+
+fn forced(cluster: &Cluster) {
+    let writer = Writer::start(cluster);
+    let mut outages = Vec::new();
+    for _ in 0..3 {
+        let primary = cluster.primary();
+        outages.push(writer.outage(|| cluster.delete_pod(&primary, true)));
+        cluster.settle();
+    }
+    println!("    outage by pg-rw, pod deleted by force: {outages:?}");
+    writer.verify();
+    writer.remove();
+    assert!(outages.iter().all(|outage| *outage < OUTAGE_LIMIT), "{outages:?}");
+}
+
+fn graceful(cluster: &Cluster) {
+    let writer = Writer::start(cluster);
+    let primary = cluster.primary();
+    let outage = writer.outage(|| cluster.delete_pod(&primary, false));
+    println!("    outage by pg-rw, pod deleted gracefully: {outage:?}");
+    writer.verify();
+    writer.remove();
+    assert_ne!(cluster.primary(), primary);
+    cluster.settle();
+    let log = cluster.logs(&primary, "bootstrap", &[]);
+    assert!(!log.contains("cloning"), "it follows from its own volume: {log}");
+    assert!(outage < OUTAGE_LIMIT, "{outage:?}");
+}
+
+fn switchover(cluster: &Cluster) {
+    let to = cluster.standby();
+    let said = cluster.kubectl(&[
+        "exec",
+        &to,
+        "-c",
+        "sidecar",
+        "--",
+        "podgres",
+        "switchover",
+        "--to",
+        &to,
+    ]);
+    println!("    {}", said.trim());
+    assert_eq!(cluster.primary(), to);
+    let table = cluster.kubectl(&["exec", &to, "-c", "sidecar", "--", "podgres", "status"]);
+    assert!(table.contains(&to) && table.contains("primary"), "{table}");
+}
+
+fn chaos(cluster: &Cluster) {
+    let seconds = std::env::var("PODGRES_CHAOS_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(45);
+    let seed = std::env::var("PODGRES_CHAOS_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| fastrand::u64(..));
+    let mut random = fastrand::Rng::with_seed(seed);
+    let writer = Writer::start(cluster);
+    let end = std::time::Instant::now() + Duration::from_secs(seconds);
+    let mut deleted = Vec::new();
+    while std::time::Instant::now() < end {
+        let (pod, force) = (format!("pg-{}", random.u8(0..3)), random.bool());
+        let there: Api<Pod> = cluster.api();
+        if cluster
+            .world
+            .now(there.get_opt(&pod))
+            .ok()
+            .flatten()
+            .is_some_and(|pod| pod.metadata.deletion_timestamp.is_none())
+        {
+            cluster.delete_pod(&pod, force);
+            deleted.push(format!("{pod}{}", if force { " by force" } else { "" }));
+        }
+        std::thread::sleep(Duration::from_millis(random.u64(500..6_000)));
+    }
+    println!("    PODGRES_CHAOS_SEED={seed}: {deleted:?}");
+    cluster.settle();
+    writer.progress(100);
+    writer.verify();
+    let count = |pod: &str| cluster.sql(pod, "SELECT count(*), sum(number) FROM steady");
+    writer.remove();
+    let primary = cluster.primary();
+    wait::within(
+        Duration::from_secs(60),
+        "all have the same rows",
+        || ["pg-0", "pg-1", "pg-2"].map(count),
+        |counts| counts.iter().all(|found| *found == count(&primary)),
+    );
+}

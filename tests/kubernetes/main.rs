@@ -1,0 +1,43 @@
+//! podgres on a live Kubernetes cluster, whichever KUBECONFIG names: `make test-kubernetes`.
+//!
+//! The shipped manifests are applied as a user applies them, with `kubectl apply -k` and a kustomization.yaml of one's own; what then
+//! happens is read through the API. Tests of a group share one StatefulSet in a namespace of its own and run in order, since starting one takes
+//! half a minute. Without a cluster this fails. `cargo test --test kubernetes -- WORD…` runs tests whose names contain one of the words.
+
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "clippy takes a test's helpers for code that ships"
+)]
+
+#[path = "../support/authority.rs"]
+mod authority;
+mod cluster;
+mod faults;
+mod fixed;
+mod kubectl;
+mod lease;
+mod moving;
+mod overlay;
+mod rights;
+mod runner;
+mod tls;
+mod upkeep;
+#[path = "../support/user.rs"]
+mod user;
+mod wait;
+mod world;
+mod writer;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    runner::run(&[
+        fixed::GROUP,
+        moving::GROUP,
+        lease::GROUP,
+        rights::GROUP,
+        tls::GROUP,
+        faults::GROUP,
+    ])
+}

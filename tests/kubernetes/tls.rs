@@ -1,0 +1,87 @@
+//! `components/tls`: certificates from a Secret, verified among the members, replaced while all runs.
+
+use tempfile::TempDir;
+
+use crate::authority::Authority;
+use crate::cluster::{Cluster, SELECTOR};
+use crate::overlay::Overlay;
+use crate::runner::Group;
+use crate::wait::until;
+
+pub(crate) const GROUP: Group = Group {
+    name: "tls",
+    overlay: || Overlay::new("lease").with("parallel").with("tls"),
+    begin: |cluster| {
+        secret(cluster, &Authority::new("first"), false);
+        cluster.start();
+    },
+    tests: &[(
+        "replication_is_verified_and_a_new_certificate_is_taken_up",
+        certificates,
+    )],
+};
+
+/// Puts a certificate for all members into the Secret `pg-tls`.
+fn secret(cluster: &Cluster, authority: &Authority, replace: bool) {
+    let folder: TempDir = tempfile::tempdir().expect("a folder");
+    let name = |ordinal| format!("DNS:pg-{ordinal}.pg.{}.svc.cluster.local", cluster.namespace);
+    let names: Vec<String> = (0..3).map(name).chain(["DNS:pg-rw".to_owned()]).collect();
+    authority.issue(folder.path(), &names.join(","));
+    let trusted = folder.path().join("ca.crt");
+    std::fs::copy(authority.directory.path().join("ca.crt"), trusted).expect("copied");
+    let from = format!("--from-file={}", folder.path().display());
+    if replace {
+        cluster.kubectl(&["delete", "secret/pg-tls"]);
+    }
+    cluster.kubectl(&["create", "secret", "generic", "pg-tls", &from]);
+}
+
+fn certificates(cluster: &Cluster) {
+    let primary = cluster.primary();
+    let encrypted = "SELECT bool_and(ssl) AND count(*) >= 2 FROM pg_stat_ssl JOIN pg_stat_replication USING (pid) WHERE application_name LIKE 'pg-%'";
+    assert_eq!(cluster.sql(&primary, encrypted), "t");
+    let verify = || {
+        let options = "PGSSLMODE=verify-full PGSSLROOTCERT=/etc/podgres/tls/ca.crt PGPASSWORD=$(cat /etc/podgres/secret/password)";
+        let script =
+            format!("{options} psql -XAtq -h pg-rw -U postgres -d postgres -c 'SELECT pg_is_in_recovery()'");
+        cluster.try_kubectl(&["exec", &primary, "-c", "postgres", "--", "sh", "-c", &script])
+    };
+    assert_eq!(
+        verify().as_deref().map(str::trim),
+        Ok("f"),
+        "end to end through the route"
+    );
+    let before = cluster.pods();
+    // Another authority: what has not been taken up would be seen.
+    secret(cluster, &Authority::new("second"), true);
+    cluster.kubectl(&["annotate", "pods", "-l", SELECTOR, "podgres.dev/test=changed"]);
+    let changed = |pod: &str| {
+        cluster
+            .logs(pod, "sidecar", &[])
+            .contains("the mounted files have changed")
+    };
+    until(
+        "all have taken it up",
+        || ["pg-0", "pg-1", "pg-2"].map(changed),
+        |all| *all == [true; 3],
+    );
+    let _ = until(
+        "the new certificate is served and trusted",
+        || verify().map(|text| text.trim().to_owned()),
+        |answer| answer.as_deref() == Ok("f"),
+    );
+    cluster.settle();
+    assert_eq!(cluster.pods(), before, "no container was started again");
+    let standby = cluster.standby();
+    cluster.delete_pod(&standby, true);
+    until(
+        "another pod",
+        || cluster.pods(),
+        |pods| {
+            pods.get(&standby)
+                .is_some_and(|pod| pod.uid != before[&standby].uid)
+        },
+    );
+    cluster.settle();
+    assert_eq!(cluster.sql(&primary, encrypted), "t");
+}

@@ -1,0 +1,142 @@
+//! Example clients in pods of their own, and what the steady writer says of a fault.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
+use serde_json::Value;
+
+use crate::cluster::Cluster;
+use crate::kubectl;
+use crate::overlay::EXAMPLES_IMAGE;
+use crate::wait::{self, until};
+use crate::world::image;
+
+const PORT: u16 = 8080;
+
+/// A deployed example.
+pub(crate) struct Example<'a> {
+    cluster: &'a Cluster<'a>,
+    name: &'static str,
+    pod: String,
+}
+
+impl<'a> Example<'a> {
+    /// Applies `k8s/examples/NAME/NAME.yaml` with the image under test.
+    pub(crate) fn deploy(cluster: &'a Cluster<'a>, name: &'static str) -> Self {
+        let file = format!("{}/k8s/examples/{name}/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
+        let manifest = std::fs::read_to_string(file).expect("the example");
+        let wanted = format!("image: {}", image(EXAMPLES_IMAGE.0, EXAMPLES_IMAGE.1));
+        let manifest = manifest.replace("image: podgres-examples", &wanted);
+        let mut apply = kubectl::kubectl();
+        apply.args(["-n", &cluster.namespace, "apply", "-f", "-"]);
+        kubectl::text_with_input(&mut apply, &manifest);
+        cluster.kubectl(&[
+            "rollout",
+            "status",
+            &format!("deployment/{name}"),
+            "--timeout=60s",
+        ]);
+        let ours = ListParams::default().labels(&format!("app.kubernetes.io/name={name}"));
+        let pods = cluster.world.now(cluster.api::<Pod>().list(&ours)).expect("pods");
+        let running = pods
+            .items
+            .iter()
+            .find(|pod| pod.metadata.deletion_timestamp.is_none());
+        let pod = running.and_then(|pod| pod.metadata.name.clone()).expect("a pod");
+        Self { cluster, name, pod }
+    }
+
+    pub(crate) fn request(&self, method: &str, path: &str) -> Option<String> {
+        self.cluster.http(method, &self.pod, PORT, path)
+    }
+
+    /// Waits for its end: another one of that name must be another pod.
+    pub(crate) fn remove(&self) {
+        let (deployment, service) = (
+            format!("deployment/{}", self.name),
+            format!("service/{}", self.name),
+        );
+        self.cluster.kubectl(&[
+            "delete",
+            &deployment,
+            &service,
+            "--cascade=foreground",
+            "--timeout=60s",
+        ]);
+    }
+}
+
+/// The steady writer.
+pub(crate) struct Writer<'a>(Example<'a>);
+
+impl<'a> Writer<'a> {
+    /// Deploys it and waits until it writes.
+    pub(crate) fn start(cluster: &'a Cluster<'a>) -> Self {
+        let writer = Self(Example::deploy(cluster, "steady-writer"));
+        writer.progress(50);
+        writer
+    }
+
+    fn report(&self) -> Value {
+        let text = self.0.request("GET", "/").unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or(Value::Null)
+    }
+
+    /// Waits until so many more rows are acknowledged.
+    pub(crate) fn progress(&self, more: u64) {
+        let before = self.report()["acknowledged"].as_u64().unwrap_or_default();
+        until(
+            "rows are acknowledged",
+            || self.report(),
+            |report| {
+                report["acknowledged"]
+                    .as_u64()
+                    .is_some_and(|now| now >= before + more)
+            },
+        );
+    }
+
+    /// The longest time without an acknowledgement that a fault costs.
+    pub(crate) fn outage(&self, fault: impl FnOnce()) -> Duration {
+        self.0.request("POST", "/reset").expect("reset");
+        fault();
+        // The fault may take a moment to bite: writing must have gone on for a while.
+        wait::until(
+            "writing goes on",
+            || (self.calm(), self.report()),
+            |(calm, _)| *calm,
+        );
+        let longest = self.report()["longest_gap_ms"].as_u64().unwrap_or_default();
+        Duration::from_millis(longest)
+    }
+
+    fn calm(&self) -> bool {
+        let errors = || self.report()["errors"].as_u64();
+        let before = errors();
+        let acknowledged = || self.report()["acknowledged"].as_u64().unwrap_or_default();
+        let rows = acknowledged();
+        std::thread::sleep(Duration::from_secs(3));
+        before.is_some() && before == errors() && acknowledged() > rows + 100
+    }
+
+    /// Everything that was acknowledged is there.
+    pub(crate) fn verify(&self) {
+        let (_, text) = until(
+            "the writer reads back",
+            || self.0.request("GET", "/verify"),
+            Option::is_some,
+        );
+        let verified: Value = serde_json::from_str(&text.expect("an answer")).expect("JSON");
+        assert_eq!(
+            verified["missing"].as_array().map(Vec::len),
+            Some(0),
+            "acknowledged and lost: {verified}"
+        );
+        assert!(verified["acknowledged"].as_u64() > Some(0), "{verified}");
+    }
+
+    pub(crate) fn remove(&self) {
+        self.0.remove();
+    }
+}

@@ -1,0 +1,112 @@
+//! What `kubectl kustomize` makes of our folders, as far as they use it: resources, components, JSON patches with a target.
+//!
+//! So that the manifests can be judged where there is neither kubectl nor a cluster. Anything else in a kustomization.yaml is refused.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+/// The objects of `k8s/FOLDER` with components, in the order that a user lists them.
+pub(crate) fn build(folder: &str, components: &[&str]) -> Vec<Value> {
+    let mut objects = Vec::new();
+    apply(&top().join(folder), &mut objects);
+    for component in components {
+        apply(&top().join("components").join(component), &mut objects);
+    }
+    objects
+}
+
+/// The documents of a file below `k8s/`.
+pub(crate) fn documents(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+pub(crate) fn top() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("k8s")
+}
+
+fn apply(folder: &Path, objects: &mut Vec<Value>) {
+    let file = folder.join("kustomization.yaml");
+    let kustomization = documents(&file).remove(0);
+    let known = ["apiVersion", "kind", "resources", "patches"];
+    for key in kustomization.as_object().expect("an object").keys() {
+        assert!(
+            known.contains(&key.as_str()),
+            "{}: \"{key}\" is not known here",
+            file.display()
+        );
+    }
+    for resource in list(&kustomization["resources"]) {
+        let path = folder.join(resource.as_str().expect("a path"));
+        if path.is_dir() {
+            apply(&path, objects);
+        } else {
+            objects.extend(documents(&path));
+        }
+    }
+    for patch in list(&kustomization["patches"]) {
+        let (kind, name) = (&patch["target"]["kind"], &patch["target"]["name"]);
+        let mut targets = objects
+            .iter_mut()
+            .filter(|object| object["kind"] == *kind && object["metadata"]["name"] == *name);
+        let target = targets
+            .next()
+            .unwrap_or_else(|| panic!("{}: no {kind} {name}", file.display()));
+        let operations: Value =
+            serde_saphyr::from_str(patch["patch"].as_str().expect("a patch")).expect("YAML");
+        for operation in list(&operations) {
+            operate(target, operation).unwrap_or_else(|why| panic!("{}: {operation}: {why}", file.display()));
+        }
+    }
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// One operation of RFC 6902.
+fn operate(object: &mut Value, operation: &Value) -> Result<(), String> {
+    let text = |key: &str| operation[key].as_str().ok_or_else(|| format!("no {key}"));
+    let path = text("path")?;
+    match text("op")? {
+        "add" => add(object, path, operation["value"].clone()),
+        "remove" => remove(object, path).map(drop),
+        "replace" => {
+            let place = object.pointer_mut(path).ok_or("nothing is there")?;
+            *place = operation["value"].clone();
+            Ok(())
+        }
+        "move" => {
+            let moved = remove(object, text("from")?)?;
+            add(object, path, moved)
+        }
+        "test" if object.pointer(path) == Some(&operation["value"]) => Ok(()),
+        "test" => Err(format!("found {:?}", object.pointer(path))),
+        other => Err(format!("\"{other}\" is no operation")),
+    }
+}
+
+fn add(object: &mut Value, path: &str, value: Value) -> Result<(), String> {
+    let (parent, key) = path.rsplit_once('/').ok_or("no path")?;
+    match object.pointer_mut(parent).ok_or("its parent is not there")? {
+        Value::Array(list) if key == "-" => list.push(value),
+        Value::Array(list) => list.insert(key.parse().map_err(|_| "no index")?, value),
+        Value::Object(map) => drop(map.insert(key.replace("~1", "/"), value)),
+        _ => return Err("its parent holds nothing".to_owned()),
+    }
+    Ok(())
+}
+
+fn remove(object: &mut Value, path: &str) -> Result<Value, String> {
+    let (parent, key) = path.rsplit_once('/').ok_or("no path")?;
+    let removed = match object.pointer_mut(parent).ok_or("its parent is not there")? {
+        Value::Array(list) => {
+            let index: usize = key.parse().map_err(|_| "no index")?;
+            (index < list.len()).then(|| list.remove(index))
+        }
+        Value::Object(map) => map.remove(&key.replace("~1", "/")),
+        _ => None,
+    };
+    removed.ok_or_else(|| "nothing is there".to_owned())
+}
