@@ -232,7 +232,9 @@ impl<'a> Case<'a> {
         let primary = facts.in_recovery == Some(false);
         // Bound to its term, it takes nothing of an earlier primary any more; and it has all that is here.
         let peer = self.observation.peers.get(&upstream.of?);
-        let bound = peer.and_then(|peer| peer.leadership.as_ref()).is_some_and(|report| report.promised_term == self.term());
+        let bound = peer
+            .and_then(|peer| peer.leadership.as_ref())
+            .is_some_and(|report| report.promised_term == self.term());
         let before = bound && facts.history.timeline == position.timeline && position.lsn <= facts.flush_lsn;
         (looked && (primary || before)).then_some(relation)
     }
