@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::backup::{Lab, answer, text};
-use crate::harness::programs;
+use crate::harness::{Start, programs};
 use crate::user::give_away;
 
 /// The `sh` blocks of a page, in order.
@@ -26,7 +26,7 @@ stop_restored() { as_postgres pg_ctl -D "$1" -w -m fast stop >/dev/null; }
 
 #[test]
 fn the_commands_of_the_page_do_what_it_says() {
-    let lab = Lab::new(16, &[]);
+    let lab = Lab::new(Start::new(16));
     lab.demo.sql(
         &[],
         "CREATE TABLE orders AS SELECT i AS id, i * 2 AS amount FROM generate_series(1, 1000) i",

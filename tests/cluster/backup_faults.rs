@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::backup::{Lab, answer, ask_restored, text, told};
-use crate::harness::{LIMIT, member, members, wait_for};
+use crate::harness::{LIMIT, Start, member, members, wait_for};
 use crate::user::give_away;
 
 /// Backup folders at the destination, complete or not.
@@ -18,6 +18,14 @@ fn folders(lab: &Lab) -> Vec<PathBuf> {
         .flatten()
         .map(|entry| entry.path())
         .collect()
+}
+
+/// Until a server sends a base backup.
+fn wait_under_way(lab: &Lab) {
+    let sql = "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'podgres_backup' AND state = 'backup'";
+    let sends = |member: &str| lab.demo.sql(&["--member", member], sql) == "1";
+    let under_way = || ["0", "1", "2"].into_iter().any(sends);
+    assert!(wait_for(LIMIT, under_way), "the run does not begin");
 }
 
 fn start(command: &mut Command) -> Child {
@@ -37,7 +45,7 @@ fn first_piece(lab: &Lab, name: &str) -> PathBuf {
 
 #[test]
 fn row_48_and_56_killed_and_overlapping_runs_leave_whole_backups_only() {
-    let lab = Lab::new(16, &[]);
+    let lab = Lab::new(Start::new(16));
     lab.demo.sql(
         &[],
         "CREATE TABLE t AS SELECT i, md5(i::text) m FROM generate_series(1, 50000) i",
@@ -51,10 +59,7 @@ fn row_48_and_56_killed_and_overlapping_runs_leave_whole_backups_only() {
 
 fn a_second_run_is_refused_while_the_first_lives(lab: &Lab) {
     let mut slow = start(&mut lab.backup_command(&["--max-rate", "200kB"]));
-    assert!(
-        wait_for(LIMIT, || !folders(lab).is_empty()),
-        "the first run does not begin"
-    );
+    wait_under_way(lab);
     let second = lab.backup_command(&[]).output().expect("podgres backup");
     assert_eq!(second.status.code(), Some(65), "{}", told(&second));
     assert!(
@@ -193,7 +198,7 @@ fn an_interrupted_restore_goes_on(lab: &Lab) {
 /// archive across the failover.
 #[test]
 fn a_failover_during_a_backup_and_a_restore_across_it() {
-    let lab = Lab::new(18, &["--leadership", "lease"]);
+    let lab = Lab::new(Start::lease(18));
     lab.demo.sql(
         &[],
         "CREATE TABLE t AS SELECT i, md5(i::text) m FROM generate_series(1, 50000) i",
@@ -205,11 +210,8 @@ fn a_failover_during_a_backup_and_a_restore_across_it() {
         .find(|member| member["role"] == "standby")
         .expect("a standby");
     let source = standby["name"].as_str().expect("a name").to_owned();
-    let mut slow = start(&mut lab.backup_command(&["--from", &source, "--max-rate", "1MB"]));
-    assert!(
-        wait_for(LIMIT, || folders(&lab).len() == 2),
-        "the run does not begin"
-    );
+    let mut slow = start(&mut lab.backup_command(&["--from", &source, "--max-rate", "300kB"]));
+    wait_under_way(&lab);
     lab.done(&["switchover", "--dir", text(&lab.demo.directory), "--to", &source]);
     lab.demo.wait("the source is the primary", |status| {
         member(status, &source)["role"] == "primary"
@@ -233,7 +235,7 @@ fn a_failover_during_a_backup_and_a_restore_across_it() {
 /// Pod 0 restores, the others clone it.
 fn a_new_cluster_begins_with_a_backup(lab: &Lab) {
     let from = format!("PODGRES_RESTORE_FROM={}", lab.destination().display());
-    let copy = crate::harness::Start::lease(lab.version)
+    let copy = Start::lease(lab.version)
         .with(&["--replicas", "2", "--set", &from])
         .run();
     copy.wait_streaming(1);

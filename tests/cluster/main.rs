@@ -38,6 +38,7 @@ mod repair;
 mod reviewed;
 mod rotation;
 mod routing;
+mod s3_server;
 mod scaling;
 mod smoke;
 mod steady;
