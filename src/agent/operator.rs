@@ -87,7 +87,7 @@ impl Operator {
     async fn end_idle(&self, clients: &[SocketAddr]) -> Answer {
         match self.routed.end_idle(clients).await {
             Ok(ended) => Answer {
-                clients: Some(ended),
+                clients: Some(ended.into()),
                 ..Answer::new(Outcome::Done, "idle sessions were ended")
             },
             Err(error) => Answer::new(Outcome::Failed, error.to_string()),
@@ -264,7 +264,7 @@ impl Operator {
         });
         match &self.lease {
             Some(store) => {
-                let written = store.update(|record| record.read_only = switch.clone()).await;
+                let written = store.update(|record| record.read_only.clone_from(&switch)).await;
                 written.map_err(|error| unwritten(&error))?;
             }
             None => self.switch.turn(switch),

@@ -127,7 +127,7 @@ impl Agent {
         let supervisor = Supervisor::follow(settings.supervisor_socket.clone());
         let office = office(&settings)?;
         let requests = Requests::default();
-        let switch = Switchboard::open(settings.run_directory.clone());
+        let switch = Switchboard::open(&settings.run_directory);
         let (outlets, published, journal) = outlets(&settings, office.as_ref(), &requests, &switch);
         let agent = Self {
             office,

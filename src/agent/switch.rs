@@ -1,6 +1,6 @@
 //! The read-only switch without a Lease: this member's copy, kept in the pod's shared folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -21,7 +21,7 @@ pub(super) struct Switchboard {
 
 impl Switchboard {
     /// With what was known before this container started.
-    pub(super) fn open(run_directory: PathBuf) -> Self {
+    pub(super) fn open(run_directory: &Path) -> Self {
         let path = run_directory.join(FILE_NAME);
         let read = std::fs::read(&path).ok();
         let known = read.and_then(|bytes| serde_json::from_slice(&bytes).ok());

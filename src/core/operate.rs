@@ -215,7 +215,7 @@ pub struct Answer {
     pub term: Option<u64>,
     /// Whose sessions were ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub clients: Option<Vec<SocketAddr>>,
+    pub clients: Option<Box<[SocketAddr]>>,
     /// How long it took.
     #[serde(default)]
     pub elapsed_ms: u64,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::future::BoxFuture;
@@ -16,7 +17,7 @@ use crate::core::units;
 use crate::core::wal::Lsn;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
-const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+const MAX_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// What can be asked of the local server's position.
 #[derive(Clone)]
@@ -57,7 +58,7 @@ pub(super) async fn wait(State(state): State<HttpState>, query: Pairs) -> Respon
 }
 
 fn read(query: &Pairs) -> Result<(Lsn, Duration), String> {
-    let pairs = query.as_ref().map_err(|rejection| rejection.body_text())?;
+    let pairs = query.as_ref().map_err(QueryRejection::body_text)?;
     let value = |key: &str| {
         pairs
             .iter()

@@ -19,7 +19,7 @@ use super::session::{Order, Session};
 const SETTLE_TIMEOUT: Duration = Duration::from_millis(60);
 const SETTLE_PAUSE: Duration = Duration::from_millis(2);
 /// For the server to end its idle sessions, and for the ends to come through.
-const ANSWER_TIMEOUT: Duration = Duration::from_millis(1_000);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 const GONE_TIMEOUT: Duration = Duration::from_millis(100);
 /// Between two rounds, in which sessions go on.
 const ROUND_PAUSE: Duration = Duration::from_millis(25);
@@ -36,7 +36,9 @@ pub(super) async fn drain(endpoint: &Endpoint, leaving: Leaving<'_>) {
             return;
         }
         if Instant::now() >= deadline || endpoint.knowledge.end_idle.is_none() {
-            sessions.iter().for_each(|session| endpoint.cut(session));
+            for session in &sessions {
+                endpoint.cut(session);
+            }
             let _ended = timeout(GONE_TIMEOUT, gone(endpoint, &sessions)).await;
             return;
         }
@@ -86,7 +88,9 @@ async fn end_idle(endpoint: &Endpoint, address: SocketAddr, sessions: Vec<Arc<Se
             let (ended, busy): (Vec<_>, Vec<_>) = sessions
                 .into_iter()
                 .partition(|session| ended.contains(&session.local));
-            busy.iter().for_each(|session| session.command(Order::Run));
+            for session in &busy {
+                session.command(Order::Run);
+            }
             endpoint
                 .stats
                 .drained_total

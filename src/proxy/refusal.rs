@@ -114,14 +114,15 @@ impl Refusal {
             Self::Startup(_) => RefusalReason::ProtocolViolation,
             Self::StartupTimeout { .. } => RefusalReason::StartupTimeout,
             Self::EarlyData { .. } | Self::NotTls => RefusalReason::EarlyData,
-            Self::ServerWithoutTls => RefusalReason::NoServer,
             Self::InvalidOption(_) => RefusalReason::InvalidOption,
             Self::Replication => RefusalReason::Replication,
             Self::TooManyConnections { .. } => RefusalReason::TooManyConnections,
             Self::TooManyOfClient { .. } => RefusalReason::TooManyOfClient,
             Self::ProxyHeader(_) => RefusalReason::ProxyHeader,
             Self::TooManyHeld { .. } => RefusalReason::TooManyHeld,
-            Self::Unavailable(Unavailable::NoServer { .. }) => RefusalReason::NoServer,
+            Self::ServerWithoutTls | Self::Unavailable(Unavailable::NoServer { .. }) => {
+                RefusalReason::NoServer
+            }
             Self::Unavailable(Unavailable::SeveralPrimaries { .. }) => RefusalReason::SeveralPrimaries,
             Self::NotReplayed { .. } => RefusalReason::NotReplayed,
             Self::ShuttingDown => RefusalReason::ShuttingDown,

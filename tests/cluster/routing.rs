@@ -38,11 +38,15 @@ fn verb(demo: &Demo, words: &[&str]) -> Output {
 
 /// The name of the primary.
 fn primary(status: &Value) -> String {
+    found_primary(status).expect("a primary")
+}
+
+/// As [`primary`], where there may be none just now.
+fn found_primary(status: &Value) -> Option<String> {
     let mut found = members(status)
         .iter()
         .filter(|member| member["role"] == "primary");
-    let name = found.next().and_then(|member| member["name"].as_str());
-    name.expect("a primary").to_owned()
+    Some(found.next()?["name"].as_str()?.to_owned())
 }
 
 fn ordinal_of(name: &str) -> String {

@@ -2,8 +2,8 @@
 //! where that happened.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use podgres::demo::{DemoState, Target, dsn};
@@ -24,6 +24,8 @@ pub(super) struct Counts {
     /// Writes that a standby refused (25006).
     pub(super) read_only: AtomicU64,
     pub(super) longest_ms: AtomicU64,
+    /// Why transactions broke, for the message of a test that fails.
+    causes: Mutex<Vec<String>>,
 }
 
 impl Counts {
@@ -118,7 +120,7 @@ async fn run(config: Config, work: Work, counts: Arc<Counts>, stop: Arc<AtomicBo
                 Err(Failed::Between) => add(&counts.between),
                 Err(Failed::ReadOnly) => add(&counts.read_only),
                 Err(Failed::Inside(error)) => {
-                    eprintln!("a transaction broke: {error:?}");
+                    counts.causes.lock().expect("causes").push(error.to_string());
                     add(&counts.broken);
                 }
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use podgres::demo::Target;
 
 use super::clients::{Clients, Counts, Work};
-use super::{leased, ordinal_of, primary, verb};
+use super::{found_primary, leased, ordinal_of, primary, verb};
 use crate::harness::wait_for;
 
 #[test]
@@ -47,7 +47,8 @@ fn clients_of_a_lost_primary_hear_at_once_and_find_the_next_one() {
     demo.ask(&["delete-pod", &ordinal_of(&lost), "--force"]);
     writers.wait_for_more(20);
     let moved = wait_for(Duration::from_secs(30), || {
-        demo.status().is_some_and(|status| primary(&status) != lost)
+        let holder = demo.status().as_ref().and_then(found_primary);
+        holder.is_some_and(|name| name != lost)
     });
     assert!(moved, "{lost} is still the primary");
     let counts = writers.stop();
