@@ -32,6 +32,10 @@ fn main() -> ExitCode {
 
 /// As PostgreSQL's programs do it: message, detail, hint, each on its line of stderr.
 fn show(failure: &Failure) {
+    // What is expected needs no words, e.g. the end of an archive.
+    if failure.message.is_empty() {
+        return;
+    }
     let mut stderr = std::io::stderr().lock();
     drop(writeln!(stderr, "podgres: error: {}", failure.message));
     for (name, text) in [("detail", &failure.detail), ("hint", &failure.hint)] {

@@ -133,18 +133,7 @@ pub(super) async fn replay(
     let fetch_file = options.run_directory.join("fetch.json");
     files::write_whole(&fetch_file, &serde_json::to_vec(&fetch).unwrap_or_default())?;
     files::write_whole(&directory.join("recovery.signal"), b"")?;
-    let mut settings = vec![
-        ("restore_command", restore_command(&options.binary, &fetch_file)),
-        ("recovery_target_timeline", options.timeline.clone()),
-        ("recovery_target_action", "promote".to_owned()),
-    ];
-    settings.extend(match target {
-        Target::Backup => Some(("recovery_target", "immediate".to_owned())),
-        Target::Latest => None,
-        Target::Time(time) => Some(("recovery_target_time", time.clone())),
-        Target::Lsn(lsn) => Some(("recovery_target_lsn", lsn.to_string())),
-        Target::Name(name) => Some(("recovery_target_name", name.clone())),
-    });
+    let settings = recovery_settings(options, target, &fetch_file);
     let scratch = Scratch {
         program_directory: options.program_directory.clone(),
         data_directory: directory.to_owned(),
@@ -155,6 +144,31 @@ pub(super) async fn replay(
     let mut server = scratch.start().await?;
     check_identity(record, &mut server).await?;
     Ok(server)
+}
+
+/// The backup's own end is where the WAL in it ends: there may be no record after that place to stop at.
+fn recovery_settings(options: &Options, target: &Target, fetch_file: &Path) -> Vec<(&'static str, String)> {
+    let histories = *target == Target::Backup;
+    let timeline = if histories {
+        "current"
+    } else {
+        options.timeline.as_str()
+    };
+    let mut settings = vec![
+        (
+            "restore_command",
+            restore_command(&options.binary, fetch_file, histories),
+        ),
+        ("recovery_target_timeline", timeline.to_owned()),
+        ("recovery_target_action", "promote".to_owned()),
+    ];
+    settings.extend(match target {
+        Target::Backup | Target::Latest => None,
+        Target::Time(time) => Some(("recovery_target_time", time.clone())),
+        Target::Lsn(lsn) => Some(("recovery_target_lsn", lsn.to_string())),
+        Target::Name(name) => Some(("recovery_target_name", name.clone())),
+    });
+    settings
 }
 
 async fn check_identity(record: &Record, server: &mut ScratchServer) -> Result<(), BackupError> {
@@ -200,15 +214,16 @@ pub(super) fn scratch_error(source: SessionError) -> BackupError {
 }
 
 /// `'…/podgres' wal-fetch --strict --settings '…' '%f' '%p'`, as the shell reads it and `%` as PostgreSQL does.
-fn restore_command(binary: &Path, settings: &Path) -> String {
+fn restore_command(binary: &Path, settings: &Path, histories: bool) -> String {
     let quoted = |path: &Path| {
         format!(
             "'{}'",
             path.to_string_lossy().replace('\'', "'\\''").replace('%', "%%")
         )
     };
+    let more = if histories { " --histories" } else { "" };
     format!(
-        "{} wal-fetch --strict --settings {} '%f' '%p'",
+        "{} wal-fetch --strict{more} --settings {} '%f' '%p'",
         quoted(binary),
         quoted(settings)
     )
@@ -234,7 +249,7 @@ mod tests {
     #[test]
     fn paths_mean_themselves_to_the_shell_and_to_postgresql() {
         assert_eq!(
-            restore_command(Path::new("/a'b/podgres"), Path::new("/run/50%/fetch.json")),
+            restore_command(Path::new("/a'b/podgres"), Path::new("/run/50%/fetch.json"), false),
             "'/a'\\''b/podgres' wal-fetch --strict --settings '/run/50%%/fetch.json' '%f' '%p'"
         );
     }

@@ -1,16 +1,24 @@
 //! `podgres restore`: a new data directory from a backup, up to a moment.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::{Deserialize, Serialize};
 
 use crate::backup::restore::{self, Options};
+use crate::config::ProcessEnvironment;
 use crate::config::backup::StoreArguments;
+use crate::config::server::ServerArguments;
 use crate::core::backup::choose::Target;
 use crate::core::wal::Lsn;
+use crate::postgres::ServerSettings;
+use crate::store::{Store, StoreSettings};
 
 use super::backing::{self, Opened, RunDirectory};
+use super::wal_push::read_settings;
 use super::{ExitStatus, Failure};
+
+const SETTINGS_FILE: &str = "restore.json";
 
 /// Which backup, and with what it is restored.
 #[derive(Args, Debug)]
@@ -43,6 +51,18 @@ pub struct Arguments {
     /// The new data directory, absent or empty
     #[arg(long, env = "PGDATA")]
     pub pgdata: PathBuf,
+    /// Written by podgres for a new cluster's first pod
+    #[arg(long, hide = true, conflicts_with = "from")]
+    pub settings: Option<PathBuf>,
+}
+
+/// What the first pod of a new cluster restores from; its environment is not the program's.
+#[derive(Serialize, Deserialize)]
+struct Settings {
+    destination: StoreSettings,
+    key_file: Option<PathBuf>,
+    program_directory: PathBuf,
+    superuser: String,
 }
 
 /// How far to replay.
@@ -91,8 +111,14 @@ fn timeline(text: &str) -> Result<String, String> {
 }
 
 /// Restores, and says what it restored.
-pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let opened = backing::open_unprivileged(&arguments.from.store, "--from", arguments.from.from.as_deref())?;
+pub async fn run(mut arguments: Arguments) -> Result<(), Failure> {
+    let opened = match &arguments.settings {
+        Some(path) => take_settings(&mut arguments.from, read_settings(path)?)?,
+        None => {
+            let from = &arguments.from;
+            backing::open_unprivileged(&from.store, "--from", from.from.as_deref())?
+        }
+    };
     let run_directory = RunDirectory::create()?;
     let mut options = options(&arguments.from, &opened, &run_directory).await?;
     options.name = arguments.backup;
@@ -111,6 +137,50 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         directory.display(),
         record.postgres_version.split('.').next().unwrap_or_default(),
     ))
+}
+
+fn take_settings(from: &mut FromArguments, settings: Settings) -> Result<Opened, Failure> {
+    from.program_dir = Some(settings.program_directory);
+    from.superuser = settings.superuser;
+    from.store.key_file = settings.key_file;
+    let store = Store::open(&settings.destination).map_err(|error| backing::failure(error.into()))?;
+    Ok(Opened {
+        store,
+        settings: settings.destination,
+    })
+}
+
+/// The program that fills a new cluster's first directory, if one is to begin with a backup.
+pub(super) fn prepare(
+    arguments: &ServerArguments,
+    server: &ServerSettings,
+) -> Result<Option<Vec<String>>, Failure> {
+    let Some(from) = arguments.restore_from.as_deref().filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let settings = Settings {
+        destination: arguments
+            .store
+            .settings("PODGRES_RESTORE_FROM", Some(from), &ProcessEnvironment)?,
+        key_file: arguments.store.key_file.clone(),
+        program_directory: server.program_directory.clone(),
+        superuser: server.superuser.user.clone(),
+    };
+    let path = server.run_directory.join(SETTINGS_FILE);
+    backing::write_private(&path, &serde_json::to_vec(&settings).unwrap_or_default())?;
+    let binary = std::env::current_exe().map_err(|error| Failure::from_error(ExitStatus::Bug, &error))?;
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let mut words = vec![
+        text(&binary),
+        "restore".to_owned(),
+        "--settings".to_owned(),
+        text(&path),
+    ];
+    if let Some(time) = arguments.restore_to_time.as_ref().filter(|time| !time.is_empty()) {
+        words.extend(["--to-time".to_owned(), time.clone()]);
+    }
+    words.push("--pgdata".to_owned());
+    Ok(Some(words))
 }
 
 /// For a restore of the newest backup; the caller fills in what was asked.

@@ -1,5 +1,6 @@
 //! The routing endpoints of a process: bound, fed with what is known, served on threads of their own.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,10 +93,16 @@ impl Endpoints {
         let workers = Workers::start().map_err(|error| Failure::from_error(ExitStatus::Bug, &error))?;
         let workers = Arc::new(workers);
         let mut listening = JoinSet::new();
+        let named: BTreeMap<_, _> = self
+            .bound
+            .iter()
+            .map(|(listen, ..)| (listen.name.clone(), listen.policy.clone()))
+            .collect();
         for (listen, limits, socket, stats) in self.bound {
             let listener = Listener {
                 socket,
                 policy: listen.policy,
+                named_policies: named.clone(),
                 limits,
                 trusted_proxies: self.trusted_proxies.clone(),
                 knowledge: knowledge.clone(),

@@ -12,10 +12,10 @@ use crate::core::operate::{Answer, Outcome};
 use crate::core::policy::Leadership;
 use crate::core::situation::SITUATIONS;
 use crate::http::authorise::{AdminToken, Token};
-use crate::http::metrics::{Counters, LeaseCounters, RouteCounters};
+use crate::http::metrics::{Counters, LeaseCounters, RouteCounters, ServerCounters};
 use crate::http::serve::{Limits, ListenError, Listener, serve};
 use crate::http::{HttpState, PositionSource, router};
-use crate::proxy::RouteStats;
+use crate::proxy::{RouteStats, ServerStats};
 
 use super::wiring::read_logins;
 
@@ -134,9 +134,28 @@ fn counters((name, stats): &Route) -> RouteCounters {
         sessions: stats.sessions.load(Ordering::Relaxed),
         held: stats.held.load(Ordering::Relaxed),
         sessions_total: stats.sessions_total.load(Ordering::Relaxed),
-        refused_total: stats.refused().map(|(_, count)| count).sum(),
+        held_total: stats.held_total.load(Ordering::Relaxed),
+        held_microseconds_total: stats.held_microseconds_total.load(Ordering::Relaxed),
+        bytes_to_server_total: stats.bytes_to_server_total.load(Ordering::Relaxed),
+        bytes_to_client_total: stats.bytes_to_client_total.load(Ordering::Relaxed),
+        refused_total: stats
+            .refused()
+            .map(|(reason, count)| (reason.as_str(), count))
+            .collect(),
+        drained_total: stats.drained_total.load(Ordering::Relaxed),
+        connect_failures_total: stats.connect_failures_total.load(Ordering::Relaxed),
+        servers: stats.servers().into_iter().map(server_counters).collect(),
         cut_total: stats.cut_total.load(Ordering::Relaxed),
         cancel_requests_total: stats.cancels_total.load(Ordering::Relaxed),
+    }
+}
+
+fn server_counters((server, stats): (String, ServerStats)) -> ServerCounters {
+    ServerCounters {
+        server,
+        sessions_total: stats.sessions_total,
+        connect_microseconds_total: stats.connect_microseconds_total,
+        staleness_milliseconds_total: stats.staleness_milliseconds_total,
     }
 }
 

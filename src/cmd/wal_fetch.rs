@@ -28,6 +28,9 @@ pub struct Arguments {
     /// A store that does not answer ends the recovery, instead of being taken for the archive's end
     #[arg(long)]
     pub strict: bool,
+    /// Nothing but timeline histories, so that only the WAL in the backup is replayed
+    #[arg(long, hide = true)]
+    pub histories: bool,
 }
 
 /// Fetches; exit code 1 if there is no such file, which PostgreSQL takes for the archive's end.
@@ -35,10 +38,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let strict = arguments.strict;
     match fetch(arguments).await {
         Ok(true) => Ok(()),
-        Ok(false) => Err(Failure::new(
-            ExitStatus::NotThere,
-            "there is no such WAL file in the archive",
-        )),
+        Ok(false) => Err(Failure::new(ExitStatus::NotThere, "")),
         // PostgreSQL goes on after any code up to 125.
         Err(failure) if strict => Err(Failure {
             status: ExitStatus::EndRecovery,
@@ -49,6 +49,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 async fn fetch(arguments: Arguments) -> Result<bool, Failure> {
+    if arguments.histories && !matches!(arguments.file, WalFile::History { .. }) {
+        return Ok(false);
+    }
     let settings = match &arguments.settings {
         Some(path) => super::wal_push::read_settings(path)?,
         None => FetchSettings {

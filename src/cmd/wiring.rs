@@ -14,7 +14,7 @@ use crate::core::supervision::FailureKind;
 use crate::postgres::{ReadLogins, ServerSettings, find};
 use crate::supervisor::{SupervisorError, SupervisorOptions};
 
-use super::{ExitStatus, Failure, wal_push};
+use super::{ExitStatus, Failure, restore, wal_push};
 
 pub(super) const ROOT: &str = "this container runs as root, which PostgreSQL refuses";
 pub(super) const ROOT_HINT: &str =
@@ -41,8 +41,10 @@ pub(super) async fn server_settings(
     };
     let settings = server::resolve(inputs, &environment)?;
     let archive_command = wal_push::prepare(arguments, &settings)?;
+    let restore_program = restore::prepare(arguments, &settings)?;
     Ok(ServerSettings {
         archive_command,
+        restore_program,
         ..settings
     })
 }

@@ -31,6 +31,12 @@ pub struct ServerArguments {
     /// Where WAL is archived: a folder, or s3://bucket/prefix [default: nowhere]
     #[arg(long, env = "PODGRES_ARCHIVE_DESTINATION")]
     pub archive_destination: Option<String>,
+    /// Where the backup is that a new cluster begins with, instead of an empty database: a folder, or s3://bucket/prefix
+    #[arg(long, env = "PODGRES_RESTORE_FROM")]
+    pub restore_from: Option<String>,
+    /// How far: the last commit before a time [default: all archived WAL]
+    #[arg(long, env = "PODGRES_RESTORE_TO_TIME")]
+    pub restore_to_time: Option<String>,
     #[command(flatten)]
     pub store: StoreArguments,
 }
@@ -106,6 +112,7 @@ pub fn resolve(
         stop_timeout: pod.arguments.stop_timeout,
         gated: pod.arguments.leadership == LeadershipArgument::Lease,
         archive_command: None,
+        restore_program: None,
         data_directory,
     })
 }

@@ -6,6 +6,7 @@ mod exporter;
 mod families;
 mod family;
 mod leadership;
+mod routes;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -18,6 +19,7 @@ use crate::core::cluster::verdict::LoopAge;
 use crate::core::supervision::CloneReason;
 
 use family::Family;
+pub use routes::{RouteCounters, ServerCounters};
 
 /// The content type of the page.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -46,22 +48,6 @@ pub struct LeaseCounters {
     pub right_ms: Option<u64>,
     pub gate_attached: Option<bool>,
     pub errors_total: u64,
-}
-
-/// One routing endpoint.
-#[derive(Clone, Debug, Default)]
-pub struct RouteCounters {
-    /// `read_write`, `read_only`, or the name of a further listener.
-    pub route: String,
-    /// Open now.
-    pub sessions: u64,
-    /// Clients that wait for a server now.
-    pub held: u64,
-    pub sessions_total: u64,
-    pub refused_total: u64,
-    /// Ended by podgres because the server behind them was no longer right.
-    pub cut_total: u64,
-    pub cancel_requests_total: u64,
 }
 
 /// The whole page; `registry` holds what others keep themselves.

@@ -63,6 +63,25 @@ pub async fn run(settings: &ServerSettings) -> Result<(), JobError> {
 }
 
 async fn fill(settings: &ServerSettings, staging: &Path, private: &Path) -> Result<(), JobError> {
+    match &settings.restore_program {
+        Some(words) => restore(words, staging).await?,
+        None => fill_anew(settings, staging, private).await?,
+    }
+    let (directory, member) = (staging.to_owned(), settings.member.clone());
+    blocking(move || incarnation::renew(&directory, &member)).await?;
+    Ok(())
+}
+
+/// The content comes from a backup; the roles with it, and what is missing of them the primary's agent makes.
+async fn restore(words: &[String], staging: &Path) -> Result<(), JobError> {
+    tracing::info!("restoring a backup instead of initialising a new cluster");
+    let mut restore = command(Path::new(&words[0]), Locale::Inherited, Signal::TERM);
+    restore.args(&words[1..]).arg(staging);
+    program::run_watched(restore, None, |line| tracing::info!(?line, "restore")).await?;
+    Ok(())
+}
+
+async fn fill_anew(settings: &ServerSettings, staging: &Path, private: &Path) -> Result<(), JobError> {
     initialise(settings, staging, private).await?;
     conf::release_initdb_defaults(staging)?;
     let mut server = TemporaryServer::start(settings, staging, private).await?;
@@ -72,10 +91,7 @@ async fn fill(settings: &ServerSettings, staging: &Path, private: &Path) -> Resu
         initdb_scripts::run(settings, staging, &sockets).await
     };
     server.during(work).await?;
-    server.stop().await?;
-    let (directory, member) = (staging.to_owned(), settings.member.clone());
-    blocking(move || incarnation::renew(&directory, &member)).await?;
-    Ok(())
+    server.stop().await
 }
 
 async fn initialise(settings: &ServerSettings, staging: &Path, private: &Path) -> Result<(), JobError> {

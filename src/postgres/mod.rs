@@ -127,6 +127,8 @@ pub struct ServerSettings {
     pub gated: bool,
     /// `archive_command`; nothing is archived if `None`.
     pub archive_command: Option<String>,
+    /// What fills the directory of a new cluster instead of initdb: a program with its arguments, the directory being the last.
+    pub restore_program: Option<Vec<String>>,
 }
 
 impl ServerSettings {

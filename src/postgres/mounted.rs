@@ -95,6 +95,7 @@ mod tests {
             stop_timeout: Duration::from_secs(3),
             gated: false,
             archive_command: None,
+            restore_program: None,
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, NoTls, Row};
 
@@ -15,6 +16,8 @@ use crate::core::routing::freshness::Position;
 use crate::core::wal::{Lsn, TimelineId};
 
 const LIMIT: Duration = Duration::from_millis(800);
+/// After a connection that could not be made or was lost: logging in costs the server more than an answer.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Positions first: what is asked later is on the disk of a primary that has acknowledged it.
 const POSITION: &str = "
@@ -31,19 +34,28 @@ const REPLAYED: &str = "
 SELECT CASE WHEN in_recovery THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END AS lsn
 FROM (SELECT pg_is_in_recovery() AS in_recovery OFFSET 0) server";
 
-/// `idle` is outside of a transaction, with everything that was read answered.
+/// `idle` is outside of a transaction, with everything that was read answered. Materialised, since a planner that
+/// ends sessions before it looks at the other conditions would end all of them.
 const END_IDLE: &str = "
-SELECT host(client_addr) AS address, client_port
-FROM pg_stat_activity
-WHERE backend_type = 'client backend' AND state = 'idle'
-  AND (host(client_addr), client_port) IN (SELECT * FROM unnest($1::text[], $2::int4[]))
-  AND pg_terminate_backend(pid)";
+WITH idle AS MATERIALIZED (
+    SELECT pid, host(client_addr) AS address, client_port
+    FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND state = 'idle'
+      AND (host(client_addr), client_port) IN (SELECT * FROM unnest($1::text[], $2::int4[])))
+SELECT address, client_port, pg_terminate_backend(pid) AS ended FROM idle";
 
 /// The local server.
 pub struct RoutedServer {
     address: SocketAddr,
     logins: ReadLogins,
-    session: Mutex<Option<Session>>,
+    session: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    session: Option<Session>,
+    /// The last login.
+    connected_at: Option<Instant>,
 }
 
 struct Session {
@@ -95,6 +107,7 @@ impl RoutedServer {
     pub async fn end_idle(&self, clients: &[SocketAddr]) -> Result<Vec<SocketAddr>, QueryError> {
         let rows = self.ask(END_IDLE, Some(clients)).await?;
         let client = |row: &Row| {
+            let _ended = row.try_get("ended").ok().filter(|ended: &bool| *ended)?;
             let address: String = row.try_get("address").ok()?;
             let port: i32 = row.try_get("client_port").ok()?;
             let address: IpAddr = address.parse().ok()?;
@@ -117,22 +130,26 @@ impl RoutedServer {
     ) -> Result<Vec<Row>, QueryError> {
         let mut kept = self.session.lock().await;
         // Taken out, so that a question that is given up drops it.
-        let open = kept.take().filter(|session| !session.client.is_closed());
+        let open = kept.session.take().filter(|session| !session.client.is_closed());
         let session = match open {
             Some(session) => session,
-            None => self.connect().await?,
+            None => self.connect(&mut kept).await?,
         };
         let rows = match clients {
             None => session.client.query_typed(sql, &[]).await,
             Some(clients) => query_clients(&session.client, sql, clients).await,
         };
         if rows.is_ok() {
-            *kept = Some(session);
+            kept.session = Some(session);
         }
         Ok(rows?)
     }
 
-    async fn connect(&self) -> Result<Session, QueryError> {
+    async fn connect(&self, kept: &mut Kept) -> Result<Session, QueryError> {
+        if kept.connected_at.is_some_and(|at| at.elapsed() < RECONNECT_PAUSE) {
+            return Err(unexpected("the connection has just been lost"));
+        }
+        kept.connected_at = Some(Instant::now());
         let (superuser, _) = (self.logins)().map_err(|why| unexpected(&why))?;
         let connecting = configuration(self.address, &superuser).connect(NoTls).await;
         let (client, connection) = connecting.map_err(|source| QueryError::Unreachable {

@@ -12,7 +12,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::forwarded::{Forwarded, InvalidHeader, begins_header, read_header};
 use super::refusal::Refusal;
-use super::startup::{Parsed, Startup, parse};
+use super::server_name::{Hello, read_hello};
+use super::startup::{Parsed, Startup, TLS_HANDSHAKE, parse};
 
 /// For the last words to a client and for the client to read them.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -81,6 +82,16 @@ impl Client {
         packet.unwrap_or_else(|_elapsed| Err(Refusal::StartupTimeout { limit: self.limit }.into()))
     }
 
+    /// A whole ClientHello, of which `bytes` have come already, and the host name in it.
+    pub(super) async fn read_hello(&mut self, bytes: Vec<u8>) -> Result<(Vec<u8>, Option<String>), End> {
+        let begun = Instant::now();
+        let read = timeout_at(begun + self.left, read_whole_hello(&mut self.stream, bytes)).await;
+        self.left = self.left.saturating_sub(begun.elapsed());
+        read.unwrap_or(Err(End::RefusedInTls(Refusal::StartupTimeout {
+            limit: self.limit,
+        })))
+    }
+
     /// Answers a request for encryption with one byte, unless the client did not wait for it.
     pub(super) async fn answer(&mut self, answer: u8, request: &'static str) -> Result<(), End> {
         if super::socket::has_bytes(&self.stream) {
@@ -130,6 +141,25 @@ async fn read_forwarded(stream: &mut TcpStream) -> Result<Option<Forwarded>, Inv
         Ok(0) | Err(_) => Ok(None),
         Ok(_) if begins_header(first[0]) => read_header(stream).await,
         Ok(_) => Ok(Some(Forwarded::Unknown)),
+    }
+}
+
+async fn read_whole_hello(
+    stream: &mut TcpStream,
+    mut bytes: Vec<u8>,
+) -> Result<(Vec<u8>, Option<String>), End> {
+    loop {
+        let needed = match read_hello(&bytes) {
+            Hello::Whole(name) => return Ok((bytes, name)),
+            Hello::Other if bytes.first() == Some(&TLS_HANDSHAKE) => return Ok((bytes, None)),
+            Hello::Other => return Err(Refusal::NotTls.into()),
+            Hello::Needs(needed) => needed,
+        };
+        let missing = u64::try_from(needed.saturating_sub(bytes.len())).unwrap_or(0);
+        match stream.take(missing).read_buf(&mut bytes).await {
+            Ok(0) | Err(_) => return Err(End::Gone),
+            Ok(_) => {}
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
@@ -32,6 +33,8 @@ const GSSAPI: &str = "GSSAPI encryption request";
 #[derive(Debug)]
 pub(super) struct Endpoint {
     pub(super) policy: Arc<RoutePolicy>,
+    /// By the first label of a host name.
+    pub(super) named_policies: BTreeMap<String, Arc<RoutePolicy>>,
     pub(super) limits: Limits,
     pub(super) trusted_proxies: Vec<Network>,
     pub(super) clients: Arc<ClientCounts>,
@@ -166,7 +169,7 @@ impl Endpoint {
                 Startup::Cancel(packet) => return Ok(Outcome::Cancel(packet)),
                 Startup::Session(session) => return self.session(client, talk, &session).await,
                 Startup::DirectTls if !talk.asked_for_tls && !talk.asked_for_gss => {
-                    return self.direct_tls(client, &bytes).await;
+                    return self.direct_tls(client, bytes).await;
                 }
                 Startup::GssEncRequest if !talk.asked_for_gss => {
                     talk.asked_for_gss = true;
@@ -197,7 +200,7 @@ impl Endpoint {
                 let answer = upstream.tls_answer.unwrap_or(b'N');
                 client.answer(answer, SSL).await?;
                 if answer == b'S' {
-                    return Ok(Some(Outcome::Session(upstream, slot, Arc::clone(&self.policy))));
+                    return self.begin_tls(client, upstream, slot).await.map(Some);
                 }
                 talk.plain = Some((upstream, slot));
             }
@@ -251,13 +254,48 @@ impl Endpoint {
         Ok(Outcome::Session(upstream, slot, policy))
     }
 
-    async fn direct_tls(&self, client: &mut Client, bytes: &[u8]) -> Result<Outcome, End> {
-        let wish = Wish::of_policy(&self.policy);
-        match self.place(client, &wish, Opening::Tls(bytes), None).await {
-            Ok((upstream, slot)) => Ok(Outcome::Session(upstream, slot, Arc::clone(&self.policy))),
+    /// The client has been promised TLS: its hello may name another policy, and goes to that one's server.
+    async fn begin_tls(
+        &self,
+        client: &mut Client,
+        mut upstream: Upstream,
+        slot: Slot,
+    ) -> Result<Outcome, End> {
+        let (hello, name) = client.read_hello(Vec::new()).await?;
+        let policy = self.policy_of(name.as_deref());
+        let wish = Wish::of_policy(&policy);
+        if policy != self.policy && !self.still_serves(&wish, &upstream) {
+            drop(upstream);
+            upstream = match self.find_for(client, &wish, Opening::AskForTls).await {
+                Ok(upstream) if upstream.tls_answer == Some(b'S') => upstream,
+                Ok(_) => return Err(End::RefusedInTls(Refusal::ServerWithoutTls)),
+                Err(End::Refused(refusal)) => return Err(End::RefusedInTls(refusal)),
+                Err(end) => return Err(end),
+            };
+        }
+        let passed_on = timeout(self.limits.answer_timeout, upstream.stream.write_all(&hello)).await;
+        match passed_on {
+            Ok(Ok(())) => Ok(Outcome::Session(upstream, slot, policy)),
+            Ok(Err(_)) | Err(_) => Err(End::Gone),
+        }
+    }
+
+    async fn direct_tls(&self, client: &mut Client, bytes: Vec<u8>) -> Result<Outcome, End> {
+        let (hello, name) = client.read_hello(bytes).await?;
+        let policy = self.policy_of(name.as_deref());
+        let wish = Wish::of_policy(&policy);
+        match self.place(client, &wish, Opening::Tls(&hello), None).await {
+            Ok((upstream, slot)) => Ok(Outcome::Session(upstream, slot, Arc::clone(&policy))),
             Err(End::Refused(refusal)) => Err(End::RefusedInTls(refusal)),
             Err(end) => Err(end),
         }
+    }
+
+    /// The one that is called as the first label of the host name, else the listener's own.
+    fn policy_of(&self, host_name: Option<&str>) -> Arc<RoutePolicy> {
+        let label = host_name.and_then(|name| name.split('.').next());
+        let named = label.and_then(|label| self.named_policies.get(label));
+        Arc::clone(named.unwrap_or(&self.policy))
     }
 
     /// A place among the sessions and a server; ends early when the client does.
@@ -284,6 +322,20 @@ impl Endpoint {
             upstream = self.find_upstream(wish, opening) => upstream?,
         };
         Ok((upstream, slot))
+    }
+
+    /// Another server for a client that has its place already.
+    async fn find_for(
+        &self,
+        client: &Client,
+        wish: &Wish<'_>,
+        opening: Opening<'_>,
+    ) -> Result<Upstream, End> {
+        tokio::select! {
+            biased;
+            end = client.leaves(None) => Err(end),
+            upstream = self.find_upstream(wish, opening) => Ok(upstream?),
+        }
     }
 }
 

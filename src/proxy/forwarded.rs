@@ -281,7 +281,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_end(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0..3) {
+        fn any_bytes_end(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0..3_usize) {
             let start: &[u8] = [&b""[..], b"PROXY ", &SIGNATURE[..]][kind];
             let _read = read(&[start, &bytes].concat());
         }

@@ -2,6 +2,7 @@
 //!
 //! Beyond the limit connections wait in the kernel's queue, so that a flood costs no memory here.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -30,6 +31,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Listener {
     pub socket: TcpListener,
     pub policy: RoutePolicy,
+    /// Policies that a client picks by the first label of the host name that it asks for in TLS.
+    pub named_policies: BTreeMap<String, RoutePolicy>,
     pub limits: Limits,
     /// Balancers that may tell the client's address by the PROXY protocol.
     pub trusted_proxies: Vec<Network>,
@@ -101,6 +104,11 @@ impl Listener {
             held: semaphore(self.limits.max_held),
             cancels: semaphore(MAX_CANCELS),
             policy: Arc::new(self.policy),
+            named_policies: self
+                .named_policies
+                .into_iter()
+                .map(|(name, policy)| (name, Arc::new(policy)))
+                .collect(),
             limits: self.limits,
             trusted_proxies: self.trusted_proxies,
             clients: Arc::default(),

@@ -18,6 +18,7 @@ mod listener;
 mod pipes;
 mod refusal;
 mod relay;
+mod server_name;
 mod session;
 mod socket;
 pub mod startup;
@@ -33,7 +34,7 @@ pub use forwarded::{InvalidHeader, Network};
 pub use knowledge::{EndIdle, Knowledge, WaitForReplay};
 pub use listener::{Listener, ListenerError};
 pub use refusal::{Refusal, RefusalReason};
-pub use stats::{RouteStats, SessionCounts};
+pub use stats::{RouteStats, ServerStats, SessionCounts};
 pub use unavailable::Unavailable;
 pub use workers::Workers;
 

@@ -22,6 +22,11 @@ pub enum Refusal {
     /// Bytes behind a request for encryption that was not answered yet.
     #[error("received unencrypted data after {request}")]
     EarlyData { request: &'static str },
+    /// Plain bytes after the client was promised TLS.
+    #[error("received unencrypted data after the answer to an SSL request")]
+    NotTls,
+    #[error("the server that fits does not support SSL")]
+    ServerWithoutTls,
     #[error(transparent)]
     InvalidOption(#[from] InvalidOption),
     #[error("replication connections are not accepted on a read-only endpoint")]
@@ -108,7 +113,8 @@ impl Refusal {
             Self::Startup(StartupError::Protocol { .. }) => RefusalReason::UnsupportedProtocol,
             Self::Startup(_) => RefusalReason::ProtocolViolation,
             Self::StartupTimeout { .. } => RefusalReason::StartupTimeout,
-            Self::EarlyData { .. } => RefusalReason::EarlyData,
+            Self::EarlyData { .. } | Self::NotTls => RefusalReason::EarlyData,
+            Self::ServerWithoutTls => RefusalReason::NoServer,
             Self::InvalidOption(_) => RefusalReason::InvalidOption,
             Self::Replication => RefusalReason::Replication,
             Self::TooManyConnections { .. } => RefusalReason::TooManyConnections,
@@ -150,10 +156,13 @@ impl Refusal {
             }
             Self::Startup(_) => "The first bytes are not a startup packet of PostgreSQL.".into(),
             Self::StartupTimeout { .. } => "The client connected and did not say what it wants.".into(),
-            Self::EarlyData { .. } => {
+            Self::EarlyData { .. } | Self::NotTls => {
                 "This could be either a client-software bug or evidence of an attempted \
                  man-in-the-middle attack."
                     .into()
+            }
+            Self::ServerWithoutTls => {
+                "The host name in TLS asks for another policy, whose server has none.".into()
             }
             Self::InvalidOption(_) => "The route reads it in the startup packet.".into(),
             Self::Replication => "It would be balanced over standbys and cut when a server changes.".into(),
@@ -176,7 +185,8 @@ impl Refusal {
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Startup(_) | Self::StartupTimeout { .. } | Self::EarlyData { .. } => {
+            Self::ServerWithoutTls => "Set up TLS for every member, or connect without it.",
+            Self::Startup(_) | Self::StartupTimeout { .. } | Self::EarlyData { .. } | Self::NotTls => {
                 "Check that the client speaks PostgreSQL's protocol to this port and nothing in between changes it."
             }
             Self::InvalidOption(invalid) => invalid.hint,

@@ -10,7 +10,7 @@ pub const MAX_STARTUP_BYTES: usize = 10_000;
 /// The whole `SSLRequest`: length 8, code 1234.5679.
 pub(super) const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 /// The first byte of a TLS record that carries a handshake: `sslnegotiation=direct`.
-const TLS_HANDSHAKE: u8 = 0x16;
+pub(super) const TLS_HANDSHAKE: u8 = 0x16;
 /// Type, version 3.x and length of a TLS record (RFC 8446, 5.1).
 const TLS_HEADER_BYTES: usize = 5;
 const MAX_TLS_RECORD_BYTES: usize = 1 << 14;

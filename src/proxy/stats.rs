@@ -31,6 +31,17 @@ pub struct RouteStats {
     /// Attempts to reach a candidate that failed.
     pub connect_failures_total: AtomicU64,
     refused_total: [AtomicU64; RefusalReason::ALL.len()],
+    servers: Mutex<BTreeMap<String, ServerStats>>,
+}
+
+/// The counters of one server behind a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerStats {
+    pub sessions_total: u64,
+    /// From the attempt to its first byte.
+    pub connect_microseconds_total: u64,
+    /// Of its data when sessions began, added up.
+    pub staleness_milliseconds_total: u64,
 }
 
 impl RouteStats {
@@ -47,6 +58,26 @@ impl RouteStats {
         let at = RefusalReason::ALL.iter().position(|known| *known == reason);
         if let Some(count) = at.and_then(|at| self.refused_total.get(at)) {
             count_one(count);
+        }
+    }
+
+    /// The servers that had sessions, by name.
+    pub fn servers(&self) -> BTreeMap<String, ServerStats> {
+        self.servers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(super) fn count_opened(&self, server: &str, took: Duration, staleness_ms: Option<u64>) {
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        if !servers.contains_key(server) {
+            servers.insert(server.to_owned(), ServerStats::default());
+        }
+        if let Some(stats) = servers.get_mut(server) {
+            stats.sessions_total += 1;
+            stats.connect_microseconds_total += u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            stats.staleness_milliseconds_total += staleness_ms.unwrap_or(0);
         }
     }
 

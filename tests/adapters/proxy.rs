@@ -5,6 +5,7 @@
 mod cluster;
 mod ends;
 mod hostile;
+mod policies;
 mod routes;
 mod sessions;
 mod waiting;

@@ -8,6 +8,9 @@
 #[path = "../support/authority.rs"]
 mod authority;
 mod backup;
+mod backup_docs;
+mod backup_faults;
+mod backup_s3;
 mod chaos;
 mod chaos_lease;
 mod containers;
@@ -35,6 +38,7 @@ mod repair;
 mod reviewed;
 mod rotation;
 mod routing;
+mod s3_server;
 mod scaling;
 mod smoke;
 mod steady;

@@ -2,6 +2,7 @@
 
 mod clients;
 mod fresh;
+mod languages;
 mod moved;
 mod switched;
 

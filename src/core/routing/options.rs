@@ -12,7 +12,7 @@ use crate::core::wal::Lsn;
 /// How long a causal read waits for its standby unless the client says otherwise.
 const DEFAULT_WAIT: Duration = Duration::from_secs(2);
 /// No client may be held longer than this.
-const MAX_WAIT: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_mins(1);
 
 /// A session's own wishes; what is `None` is as the policy has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,10 +8,10 @@ use crate::core::cluster::{ClusterView, LagMode};
 use crate::core::status::{MemberState, Role};
 use crate::core::supervision::{CloneReason, JobKind};
 
+use super::Counters;
 use super::exporter;
 use super::family::{Family, Labels, Value, family, flag, gauges, number, real, seconds, whole};
 use super::leadership;
-use super::{Counters, RouteCounters};
 
 /// Every family, the empty ones too.
 pub(super) fn families(view: &ClusterView, counters: &Counters, turned: LoopAge) -> Vec<Family> {
@@ -22,7 +22,7 @@ pub(super) fn families(view: &ClusterView, counters: &Counters, turned: LoopAge)
     all.extend(cluster(view));
     all.extend(leadership::families(view, counters));
     all.extend(jobs(view, counters));
-    all.extend(routes(&counters.routes));
+    all.extend(super::routes::families(&counters.routes));
     all
 }
 
@@ -217,43 +217,4 @@ fn job_kind(kind: JobKind) -> &'static str {
         JobKind::Clone => "clone",
         JobKind::Rewind => "rewind",
     }
-}
-
-fn routes(routes: &[RouteCounters]) -> Vec<Family> {
-    let each = |value: fn(&RouteCounters) -> u64| -> Vec<(Labels, Value)> {
-        let sample =
-            |route: &RouteCounters| (vec![("route", route.route.clone())], Value::Whole(value(route)));
-        routes.iter().map(sample).collect()
-    };
-    let counter = |name, help, value| family(name, help, MetricType::Counter, each(value));
-    vec![
-        gauges(
-            "podgres_route_sessions",
-            "Client sessions now",
-            each(|route| route.sessions),
-        ),
-        gauges(
-            "podgres_route_held",
-            "Clients that wait for a server now",
-            each(|route| route.held),
-        ),
-        counter(
-            "podgres_route_sessions_opened",
-            "Client sessions that reached a server",
-            |route| route.sessions_total,
-        ),
-        counter("podgres_route_refused", "Clients that were refused", |route| {
-            route.refused_total
-        }),
-        counter(
-            "podgres_route_cut",
-            "Sessions ended because their server was no longer right",
-            |route| route.cut_total,
-        ),
-        counter(
-            "podgres_route_cancel_requests",
-            "Cancel requests passed on",
-            |route| route.cancel_requests_total,
-        ),
-    ]
 }

@@ -61,6 +61,7 @@ pub(crate) fn view(me: MemberStatus) -> ClusterView {
         term: 1,
         lease_holder: None,
         read_only: false,
+        read_only_switch: None,
         paused: false,
         lease: None,
         peers: if me.ordinal == Ordinal(0) {

@@ -202,13 +202,14 @@ impl TestServer {
             replication: replication(),
             database: "postgres".to_owned(),
             initdb_arguments: Vec::new(),
+            archive_command: None,
+            restore_program: None,
             host_auth_method: "scram-sha-256".to_owned(),
             initdb_scripts: PathBuf::new(),
             user_configuration: None,
             tls: None,
             stop_timeout: Duration::from_secs(3),
             gated: false,
-            archive_command: None,
         }
     }
 

@@ -91,6 +91,7 @@ impl Lab {
             stop_timeout: Duration::from_secs(3),
             gated: false,
             archive_command: None,
+            restore_program: None,
             member,
         }
     }

@@ -1,11 +1,12 @@
 //! A routing endpoint of a test, and clients of it: psql, tokio-postgres, bare sockets.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use podgres::core::routing::{RouteMode, RoutePolicy, RouteTable, Server};
+use podgres::core::routing::{OnPrimaryLoss, ReadOnlyFallback, RouteMode, RoutePolicy, RouteTable, Server};
 use podgres::proxy::{
     Knowledge, Limits, Listener, ListenerError, RefusalReason, RouteStats, SessionCounts, Workers,
 };
@@ -37,6 +38,21 @@ pub(super) fn table(servers: Vec<Server>) -> RouteTable {
         members,
         ..RouteTable::default()
     }
+}
+
+/// `primary.…` leads to the primary from any endpoint, `strict.…` to a standby that lacks nothing.
+fn named_policies() -> BTreeMap<String, RoutePolicy> {
+    let strict = RoutePolicy {
+        max_lag_bytes: 0,
+        fallback: ReadOnlyFallback::None,
+        on_primary_loss: OnPrimaryLoss::Refuse,
+        ..RoutePolicy::new(RouteMode::ReadOnly)
+    };
+    let named = [
+        ("primary", RoutePolicy::new(RouteMode::ReadWrite)),
+        ("strict", strict),
+    ];
+    named.map(|(name, policy)| (name.to_owned(), policy)).into()
 }
 
 pub(super) fn short_hold() -> Limits {
@@ -71,8 +87,9 @@ impl Route {
         let listener = Listener {
             socket,
             policy: RoutePolicy::new(mode),
+            named_policies: named_policies(),
             limits,
-            trusted_proxies: vec![],
+            trusted_proxies: vec!["127.0.0.0/8".parse().expect("network")],
             knowledge: Knowledge::of_table(receiver),
             sessions: Arc::clone(&sessions),
             stats: Arc::clone(&stats),

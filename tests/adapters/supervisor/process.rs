@@ -52,6 +52,7 @@ fn supervisor_process() {
         stop_timeout: Duration::from_millis(text(STOP_TIMEOUT_MS).parse().unwrap()),
         gated: std::env::var_os(GATED).is_some(),
         archive_command: None,
+        restore_program: None,
     };
     supervisor::stop_on_panic();
     let runtime = tokio::runtime::Builder::new_current_thread()

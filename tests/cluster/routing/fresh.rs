@@ -92,11 +92,11 @@ fn a_token_finds_every_own_write_on_a_slow_standby() {
     let demo = pair();
     demo.sql(
         &["--member", "1"],
-        "ALTER SYSTEM SET recovery_min_apply_delay = '20ms'",
+        "ALTER SYSTEM SET recovery_min_apply_delay = '500ms'",
     );
     demo.sql(&["--member", "1"], "SELECT pg_reload_conf()");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let tries = 60;
+    let tries = 15;
     let (missed_without, missed_with) = runtime.expect("runtime").block_on(async {
         let write = config(&demo.directory, Target::ReadWrite);
         let read = config(&demo.directory, Target::ReadOnly);

@@ -1,0 +1,253 @@
+//! What a backup, a restore and an archive survive: kills, a second run, a full volume, damage, a failover in the middle.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::backup::{Lab, answer, ask_restored, text, told};
+use crate::harness::{LIMIT, Start, member, members, wait_for};
+use crate::user::give_away;
+
+/// Backup folders at the destination, complete or not.
+fn folders(lab: &Lab) -> Vec<PathBuf> {
+    let entries = fs::read_dir(lab.destination().join("backups"));
+    entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// Until a server sends a base backup.
+fn wait_under_way(lab: &Lab) {
+    let sql = "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'podgres_backup' AND state = 'backup'";
+    let sends = |member: &str| lab.demo.sql(&["--member", member], sql) == "1";
+    let under_way = || ["0", "1", "2"].into_iter().any(sends);
+    assert!(wait_for(LIMIT, under_way), "the run does not begin");
+}
+
+fn start(command: &mut Command) -> Child {
+    command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("podgres")
+}
+
+fn first_piece(lab: &Lab, name: &str) -> PathBuf {
+    lab.destination()
+        .join("backups")
+        .join(name)
+        .join("base.00001.tar.zst")
+}
+
+#[test]
+fn row_48_and_56_killed_and_overlapping_runs_leave_whole_backups_only() {
+    let lab = Lab::new(Start::new(16));
+    lab.demo.sql(
+        &[],
+        "CREATE TABLE t AS SELECT i, md5(i::text) m FROM generate_series(1, 50000) i",
+    );
+    a_second_run_is_refused_while_the_first_lives(&lab);
+    killed_anywhere(&lab);
+    damage_is_found(&lab);
+    a_full_destination(&lab);
+    an_interrupted_restore_goes_on(&lab);
+}
+
+fn a_second_run_is_refused_while_the_first_lives(lab: &Lab) {
+    let mut slow = start(&mut lab.backup_command(&["--max-rate", "200kB"]));
+    wait_under_way(lab);
+    let second = lab.backup_command(&[]).output().expect("podgres backup");
+    assert_eq!(second.status.code(), Some(65), "{}", told(&second));
+    assert!(
+        told(&second).contains("is in use by podgres backup on"),
+        "{}",
+        told(&second)
+    );
+    assert!(lab.list().is_empty(), "a backup that is under way is shown");
+    slow.kill().expect("kill");
+    slow.wait().expect("wait");
+    assert!(lab.list().is_empty(), "a backup that was killed is shown");
+    // The lock has gone with the process; what it left goes with the next run.
+    lab.backup(&[]);
+    assert_eq!((lab.list().len(), folders(lab).len()), (1, 1));
+}
+
+fn killed_anywhere(lab: &Lab) {
+    for number in 1..=8 {
+        let mut run = start(&mut lab.backup_command(&["--keep", "1", "--max-rate", "20MB"]));
+        std::thread::sleep(Duration::from_millis(number * 150));
+        run.kill().expect("kill");
+        run.wait().expect("wait");
+        let list = lab.list();
+        assert!(!list.is_empty(), "after kill {number} there is no backup left");
+        for entry in list {
+            for object in entry["objects"].as_array().expect("objects") {
+                let name = entry["name"].as_str().expect("a name");
+                let path = lab
+                    .destination()
+                    .join("backups")
+                    .join(name)
+                    .join(object["path"].as_str().expect("a path"));
+                let bytes = fs::metadata(&path).expect("a listed object is there").len();
+                assert_eq!(object["stored_bytes"], bytes, "{}", path.display());
+            }
+        }
+    }
+    lab.backup(&["--keep", "1"]);
+    assert_eq!((lab.list().len(), folders(lab).len()), (1, 1));
+    let verified = lab.done(&["verify", "--from", text(&lab.destination())]);
+    assert!(verified.contains(": verified"), "{verified}");
+}
+
+/// A flipped byte: verification says so, the backup is not restored, and it does not push a good one out.
+fn damage_is_found(lab: &Lab) {
+    lab.backup(&[]);
+    let list = lab.list();
+    let [good, bad] = [0, 1].map(|at: usize| list[at]["name"].as_str().expect("a name").to_owned());
+    let piece = first_piece(lab, &bad);
+    let mut bytes = fs::read(&piece).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&piece, bytes).expect("write");
+    let output = lab
+        .command(&["verify", "--from", text(&lab.destination())])
+        .output()
+        .expect("verify");
+    assert_eq!(output.status.code(), Some(65), "{}", told(&output));
+    assert!(told(&output).contains("is damaged: "), "{}", told(&output));
+    assert_eq!(lab.list()[1]["good"], false);
+    let output = lab.restore(&lab.restored("bad"), &["--backup", &bad]);
+    assert_eq!(output.status.code(), Some(65), "{}", told(&output));
+    let restored = answer(&lab.restore(&lab.restored("good"), &["--to-backup"]));
+    assert!(restored.starts_with(&good), "{restored}");
+    lab.backup(&["--keep", "1"]);
+    let names: Vec<_> = lab.list().iter().map(|entry| entry["name"].clone()).collect();
+    assert_eq!(
+        names.len(),
+        2,
+        "the newest, and the newest that is verified: {names:?}"
+    );
+    assert_eq!(names[0], good);
+}
+
+fn a_full_destination(lab: &Lab) {
+    let folder = lab.folder.path().join("full");
+    fs::create_dir(&folder).expect("folder");
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=2m,mode=0777", "podgres-test"])
+        .arg(&folder)
+        .status()
+        .expect("mount");
+    assert!(mounted.success(), "these tests run as root");
+    give_away(&folder);
+    let output = lab
+        .command(&[
+            "backup",
+            "--dir",
+            text(&lab.demo.directory),
+            "--to",
+            text(&folder),
+        ])
+        .output()
+        .expect("podgres backup");
+    let list = lab.done(&["backups", "--from", text(&folder), "-o", "json"]);
+    let unmounted = Command::new("umount").arg(&folder).status().expect("umount");
+    assert!(unmounted.success());
+    assert_eq!(output.status.code(), Some(69), "{}", told(&output));
+    assert!(
+        told(&output).contains("No space left on device"),
+        "{}",
+        told(&output)
+    );
+    assert!(list.contains("\"backups\": []"), "{list}");
+}
+
+fn an_interrupted_restore_goes_on(lab: &Lab) {
+    let directory = lab.restored("killed");
+    let from = lab.destination();
+    for number in 0..6 {
+        let words = ["restore", "--from", text(&from), "--pgdata", text(&directory)];
+        let mut run = start(&mut lab.command(&words));
+        std::thread::sleep(Duration::from_millis(100 + number * 200));
+        run.kill().expect("kill");
+        run.wait().expect("wait");
+        let whole = directory.join("global/pg_control").exists();
+        assert!(
+            whole || !directory.exists(),
+            "half a directory after kill {number}"
+        );
+        if whole {
+            break;
+        }
+    }
+    if !directory.exists() {
+        answer(&lab.restore(&directory, &[]));
+    }
+    assert_eq!(ask_restored(16, &directory, "SELECT count(*) FROM t"), "50000");
+    assert!(
+        !lab.restored("killed.podgres-restore").exists(),
+        "the staging directory is left"
+    );
+}
+
+/// The member that is read becomes the primary in the middle; another one is read instead. Then a restore follows the
+/// archive across the failover.
+#[test]
+fn a_failover_during_a_backup_and_a_restore_across_it() {
+    let lab = Lab::new(Start::lease(18));
+    lab.demo.sql(
+        &[],
+        "CREATE TABLE t AS SELECT i, md5(i::text) m FROM generate_series(1, 50000) i",
+    );
+    lab.backup(&[]);
+    let status = lab.demo.wait_streaming(2);
+    let standby = members(&status)
+        .iter()
+        .find(|member| member["role"] == "standby")
+        .expect("a standby");
+    let source = standby["name"].as_str().expect("a name").to_owned();
+    let mut slow = start(&mut lab.backup_command(&["--from", &source, "--max-rate", "300kB"]));
+    wait_under_way(&lab);
+    lab.done(&["switchover", "--dir", text(&lab.demo.directory), "--to", &source]);
+    lab.demo.wait("the source is the primary", |status| {
+        member(status, &source)["role"] == "primary"
+    });
+    let ended = slow.wait().expect("wait");
+    assert!(ended.success(), "the run did not begin again: {ended}");
+    let newest = lab.list().pop().expect("a backup");
+    assert_eq!(newest["timeline"], 2, "{newest:#?}");
+    lab.demo.wait_streaming(2);
+    lab.demo
+        .sql(&[], "INSERT INTO t VALUES (-1, 'after the failover')");
+    lab.archive_all();
+    // From the backup of before, over the branch.
+    let first = lab.list()[0]["name"].as_str().expect("a name").to_owned();
+    let directory = lab.restored("across");
+    answer(&lab.restore(&directory, &["--backup", &first]));
+    assert_eq!(ask_restored(18, &directory, "SELECT count(*) FROM t"), "50001");
+    a_new_cluster_begins_with_a_backup(&lab);
+}
+
+/// Pod 0 restores, the others clone it.
+fn a_new_cluster_begins_with_a_backup(lab: &Lab) {
+    let from = format!("PODGRES_RESTORE_FROM={}", lab.destination().display());
+    let copy = Start::lease(lab.version)
+        .with(&["--replicas", "2", "--set", &from])
+        .run();
+    copy.wait_streaming(1);
+    // The roles came with the backup, the superuser's password too.
+    let password = fs::read(&lab.demo.deployed().password_file).expect("password");
+    fs::write(copy.directory.join("original-password"), password).expect("write");
+    let identifier = |status: &serde_json::Value| status["system_identifier"].clone();
+    let (old, new) = (lab.demo.status().expect("status"), copy.status().expect("status"));
+    assert_eq!(identifier(&old), identifier(&new));
+    let timeline = members(&new)[0]["timeline"].as_u64().expect("a timeline");
+    assert!(
+        timeline > 2,
+        "a restored cluster has a timeline of its own: {timeline}"
+    );
+}
