@@ -18,7 +18,7 @@ pub(crate) const GROUP: Group = Group {
     begin: |cluster| cluster.start(),
     tests: &[
         (
-            "the_api_server_is_down_for_a_minute_and_writing_goes_on",
+            "the_api_server_is_down_for_twice_the_leases_duration_and_writing_goes_on",
             api_down,
         ),
         ("row_08_a_node_is_cut_off_and_there_is_one_primary", node_cut),
@@ -29,8 +29,8 @@ pub(crate) const GROUP: Group = Group {
     ],
 };
 
-/// Above the Lease's duration several times.
-const API_OUTAGE: Duration = Duration::from_secs(45);
+/// Twice the Lease's duration.
+const API_OUTAGE: Duration = Duration::from_secs(30);
 
 fn machines(arguments: &[&str]) {
     let program = std::env::var("PODGRES_TEST_MACHINES")

@@ -321,7 +321,7 @@ fn todo(cluster: &Cluster) {
     let (_, shown) = until("the banner", page, |page| page.contains(CLOSED));
     cluster.world_kubectl(&["uncordon", &node]);
     assert!(
-        shown.contains("buy milk") && shown.contains("<fieldset disabled>"),
+        shown.contains("buy milk") && shown.contains("<fieldset disabled"),
         "{shown}"
     );
     until("writes are back", page, |page| {

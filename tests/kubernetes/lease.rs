@@ -216,7 +216,7 @@ fn chaos(cluster: &Cluster) {
     let seconds = std::env::var("PODGRES_CHAOS_SECONDS")
         .ok()
         .and_then(|text| text.parse().ok())
-        .unwrap_or(45);
+        .unwrap_or(30);
     let seed = std::env::var("PODGRES_CHAOS_SEED")
         .ok()
         .and_then(|text| text.parse().ok())

@@ -15,7 +15,7 @@ pub(crate) const GROUP: Group = Group {
     overlay: || Overlay::new("lease").with("parallel"),
     begin: |cluster| cluster.start(),
     tests: &[
-        ("nothing_but_the_lease_may_be_touched", nothing_else),
+        ("nothing_else_may_be_touched", nothing_else),
         ("a_denied_list_is_named", |cluster| denied(cluster, "list")),
         ("a_denied_watch_is_named", |cluster| denied(cluster, "watch")),
         ("a_denied_update_is_named", |cluster| denied(cluster, "update")),

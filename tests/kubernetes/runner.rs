@@ -10,7 +10,7 @@ use crate::world::World;
 
 /// Tests that share a StatefulSet.
 pub(crate) struct Group {
-    /// Part of the namespace's name; `-- NAME` runs all its tests.
+    /// Part of the namespace's name; as an argument it selects all its tests.
     pub(crate) name: &'static str,
     pub(crate) overlay: fn() -> Overlay,
     /// What is done before the first test: usually the overlay is applied, and all members wait to be ready.
@@ -42,7 +42,7 @@ pub(crate) fn run(groups: &[Group]) -> ExitCode {
         let tests: Vec<&Test> = group
             .tests
             .iter()
-            .filter(|(name, _)| selected(name) || selected(group.name))
+            .filter(|(name, _)| selected(name) || words.iter().any(|word| word == group.name))
             .collect();
         if !tests.is_empty() {
             run_group(&world, group, &tests, &mut tally);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, Client};
 use tokio::runtime::Runtime;
@@ -62,11 +63,20 @@ impl World {
         })
     }
 
-    /// Their names are never used again: nobody waits for their end.
+    /// Their names are never used again: nobody waits for their end. Young ones may be another run's.
     fn remove_leftovers(&self) {
         let ours = ListParams::default().labels(OURS);
-        let left = self.now(self.namespaces().list(&ours)).expect("namespaces").items;
-        for name in left.into_iter().filter_map(|namespace| namespace.metadata.name) {
+        let found = self.now(self.namespaces().list(&ours)).expect("namespaces").items;
+        let hour_ago = Timestamp::now() - SignedDuration::from_hours(1);
+        let old = |namespace: &Namespace| {
+            let made = namespace.metadata.creation_timestamp.as_ref();
+            made.is_some_and(|made| made.0 < hour_ago)
+        };
+        for name in found
+            .into_iter()
+            .filter(old)
+            .filter_map(|namespace| namespace.metadata.name)
+        {
             // One that is going already is refused.
             drop(self.now(self.namespaces().delete(&name, &DeleteParams::default())));
         }
