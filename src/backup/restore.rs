@@ -48,8 +48,13 @@ pub struct Options {
 pub async fn restore(store: &Store, options: &Options, directory: &Path) -> Result<Record, BackupError> {
     files::check_empty(directory)?;
     let found = catalogue(store).await?;
-    let record = pick(store, &found, options).await?;
+    let (record, timeline) = pick(store, &found, options).await?;
     check_key(&record, options.key.as_ref())?;
+    // By its number: where one was passed over, PostgreSQL's own search for the latest would end before it.
+    let options = &Options {
+        timeline: timeline.unwrap_or_else(|| options.timeline.clone()),
+        ..options.clone()
+    };
     let staging = with_suffix(directory, STAGING);
     tracing::info!(name = record.name, directory = %directory.display(), "restore begins");
     let place = staging.clone();
@@ -75,8 +80,12 @@ pub async fn restore(store: &Store, options: &Options, directory: &Path) -> Resu
     Ok(record)
 }
 
-/// The record to restore, by the pure rules.
-async fn pick(store: &Store, found: &Repository, options: &Options) -> Result<Record, BackupError> {
+/// The record to restore, by the pure rules, and the timeline to follow, if the archive knows.
+async fn pick(
+    store: &Store,
+    found: &Repository,
+    options: &Options,
+) -> Result<(Record, Option<String>), BackupError> {
     let newest = found
         .entries
         .iter()
@@ -101,7 +110,8 @@ async fn pick(store: &Store, found: &Repository, options: &Options) -> Result<Re
         target: &options.target,
         history: history.as_ref(),
     };
-    Ok(choose(&found.entries, &wish)?.record.clone())
+    let record = choose(&found.entries, &wish)?.record.clone();
+    Ok((record, history.map(|history| history.timeline.to_string())))
 }
 
 pub(super) fn check_key(record: &Record, key: Option<&SealKey>) -> Result<(), BackupError> {

@@ -31,11 +31,14 @@ fn table(view: &ClusterView, me: Option<&MemberStatus>) -> RouteTable {
     // Who was primary in an earlier term and has not been heard since is none any more.
     let outlived = |member: &&&MemberStatus| term_in_office(member).is_some_and(|term| Some(term) < newest);
     let current = members.iter().filter(|member| !outlived(member));
+    let unclear = current.clone().filter_map(|member| unclear(member));
+    let unclear = unclear.collect();
     let servers = current.filter_map(|member| server(view, member, orphaned));
     let everybody = view.peers.iter().filter_map(|peer| peer.status.as_ref());
     RouteTable {
         servers: servers.collect(),
         members: me.into_iter().chain(everybody).map(address).collect(),
+        unclear,
         read_only: view.read_only,
         orphaned,
     }
@@ -57,13 +60,7 @@ fn believed(peer: &PeerEntry) -> Option<&MemberStatus> {
 }
 
 fn server(view: &ClusterView, member: &MemberStatus, orphaned: bool) -> Option<Server> {
-    let in_recovery = member.server.as_ref()?.in_recovery;
-    // A standby that somebody promoted by hand is neither: not the primary by right, and no copy any more.
-    let role = match (member.role?, in_recovery) {
-        (Role::Primary, false) => Role::Primary,
-        (Role::Standby, true) => Role::Standby,
-        (Role::Primary, true) | (Role::Standby, false) => return None,
-    };
+    let role = clear_role(member)?;
     if role == Role::Standby && member.no_reads {
         return None;
     }
@@ -86,6 +83,20 @@ fn server(view: &ClusterView, member: &MemberStatus, orphaned: bool) -> Option<S
         leaving: member.leaving,
         incarnation: incarnation(member),
     })
+}
+
+/// A standby that was promoted and is not in office is neither: not the primary by right, and no copy any more.
+fn clear_role(member: &MemberStatus) -> Option<Role> {
+    match (member.role?, member.server.as_ref()?.in_recovery) {
+        (Role::Primary, false) => Some(Role::Primary),
+        (Role::Standby, true) => Some(Role::Standby),
+        (Role::Primary, true) | (Role::Standby, false) => None,
+    }
+}
+
+fn unclear(member: &MemberStatus) -> Option<(String, u64)> {
+    let runs = member.server.is_some() && clear_role(member).is_none();
+    runs.then(|| (member.name.clone(), incarnation(member)))
 }
 
 fn address(member: &MemberStatus) -> SocketAddr {

@@ -9,6 +9,7 @@ pub mod listen;
 pub mod membership;
 pub mod options;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -47,6 +48,9 @@ pub struct RouteTable {
     pub servers: Vec<Server>,
     /// PostgreSQL addresses of all known members, accepting or not.
     pub members: Vec<SocketAddr>,
+    /// Servers that run and are neither now, by name and incarnation: in the middle of a promotion, or without the
+    /// right to be what they are.
+    pub unclear: BTreeMap<String, u64>,
     /// The operator's read-only switch: no session goes to the primary.
     pub read_only: bool,
     /// The primary is known to be gone: nothing newer than what the standbys have exists anywhere.
@@ -261,21 +265,32 @@ pub enum Stay {
     Cut,
 }
 
-/// What becomes of a session that was opened to this incarnation of the server.
+/// What a session was opened to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened<'a> {
+    pub server: &'a str,
+    pub incarnation: u64,
+    pub role: Role,
+}
+
+/// What becomes of a session.
 ///
-/// Cut: the server has vanished from the table, or has restarted. Drained: its role no longer fits, it is
+/// Cut: the server has vanished from the table, or has restarted, or was the primary and lost the right. Drained: its role no longer fits, it is
 /// about to stop, or the read-only switch was turned. Kept: with growing lag, without a WAL receiver
 /// (reads outlive the primary), beside a second primary (which of the two is wrong is for the agents to
 /// find out; theirs then loses its role), and where a read-only session has fallen back to the primary:
 /// it stays when a standby becomes fit, because moving it would break a session to repair nothing.
 #[must_use]
-pub fn stay(policy: &RoutePolicy, table: &RouteTable, name: &str, incarnation: u64) -> Stay {
-    let server = table
-        .servers
-        .iter()
-        .find(|server| server.name == name && server.incarnation == incarnation);
-    let Some(server) = server else {
-        return Stay::Cut;
+pub fn stay(policy: &RoutePolicy, table: &RouteTable, opened: Opened<'_>) -> Stay {
+    let same = |server: &&Server| server.name == opened.server && server.incarnation == opened.incarnation;
+    let Some(server) = table.servers.iter().find(same) else {
+        // A standby that is being promoted still answers the reads that it has begun.
+        let unclear = table.unclear.get(opened.server) == Some(&opened.incarnation);
+        return if unclear && opened.role == Role::Standby {
+            Stay::Keep
+        } else {
+            Stay::Cut
+        };
     };
     let role_fits = match server.role {
         Role::Primary => policy.takes_primary(table),

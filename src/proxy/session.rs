@@ -10,7 +10,8 @@ use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
 
-use crate::core::routing::RoutePolicy;
+use crate::core::routing::{Opened, RoutePolicy};
+use crate::core::status::Role;
 
 use super::stats::CountedSession;
 
@@ -35,6 +36,8 @@ pub(super) enum Side {
 pub(super) struct Session {
     pub(super) server: String,
     pub(super) incarnation: u64,
+    /// Its role when the session began.
+    role: Role,
     /// The server's podgres, which can ask it about its sessions.
     pub(super) http_address: SocketAddr,
     /// The relay's own end of the connection to it: `client_addr` and `client_port` over there.
@@ -57,6 +60,7 @@ const FROZEN: u8 = 2;
 pub(super) struct Ends {
     pub(super) server: String,
     pub(super) incarnation: u64,
+    pub(super) role: Role,
     pub(super) http_address: SocketAddr,
     pub(super) local: SocketAddr,
 }
@@ -66,6 +70,7 @@ impl Session {
         Self {
             server: ends.server,
             incarnation: ends.incarnation,
+            role: ends.role,
             http_address: ends.http_address,
             local: ends.local,
             policy,
@@ -73,6 +78,14 @@ impl Session {
             order: AtomicU8::new(Order::Run as u8),
             report: AtomicU8::new(0),
             waker: AtomicWaker::new(),
+        }
+    }
+
+    pub(super) fn opened(&self) -> Opened<'_> {
+        Opened {
+            server: &self.server,
+            incarnation: self.incarnation,
+            role: self.role,
         }
     }
 

@@ -13,7 +13,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::core::routing::options::SessionOptions;
-use crate::core::routing::{RoutePolicy, RouteTable, Server, Stay, candidates, choose, stay};
+use crate::core::routing::{Opened, RoutePolicy, RouteTable, Server, Stay, candidates, choose, stay};
+
+use crate::core::status::Role;
 
 use super::connection::Endpoint;
 use super::refusal::Refusal;
@@ -66,6 +68,7 @@ pub(super) struct Upstream {
     pub(super) stream: TcpStream,
     pub(super) server: String,
     pub(super) incarnation: u64,
+    role: Role,
     http_address: SocketAddr,
     /// `S` or `N`, if it was asked for TLS.
     pub(super) tls_answer: Option<u8>,
@@ -80,6 +83,7 @@ impl Upstream {
             local: self.stream.local_addr()?,
             server: self.server,
             incarnation: self.incarnation,
+            role: self.role,
         };
         Ok((Session::new(ends, policy, self.counted), self.stream))
     }
@@ -180,7 +184,12 @@ impl Endpoint {
 
     fn keeps(&self, policy: &RoutePolicy, server: &Server) -> bool {
         let table = self.knowledge.table.borrow();
-        stay(policy, &table, &server.name, server.incarnation) == Stay::Keep
+        let opened = Opened {
+            server: &server.name,
+            incarnation: server.incarnation,
+            role: server.role,
+        };
+        stay(policy, &table, opened) == Stay::Keep
     }
 
     /// Returns when the server has left the table, restarted, or changed its role.
@@ -207,6 +216,7 @@ impl Endpoint {
             stream,
             server: server.name.clone(),
             incarnation: server.incarnation,
+            role: server.role,
             http_address: server.http_address,
             tls_answer,
             counted,

@@ -56,7 +56,7 @@ impl Endpoint {
     fn to_drain(&self, table: &RouteTable) -> Vec<Arc<Session>> {
         let mut leave = self.relayed.all();
         leave.retain(|session| {
-            let verdict = stay(&session.policy, table, &session.server, session.incarnation);
+            let verdict = stay(&session.policy, table, session.opened());
             if verdict == Stay::Cut {
                 self.cut(session);
             }
@@ -68,7 +68,7 @@ impl Endpoint {
     /// What becomes of a session by the newest table.
     pub(super) fn verdict(&self, session: &Session) -> Stay {
         let table = self.knowledge.table.borrow();
-        stay(&session.policy, &table, &session.server, session.incarnation)
+        stay(&session.policy, &table, session.opened())
     }
 
     pub(super) fn cut(&self, session: &Session) {

@@ -9,6 +9,7 @@ use kube::api::{Api, ListParams};
 use crate::cluster::{Cluster, states};
 use crate::overlay::Overlay;
 use crate::runner::Group;
+use crate::switch;
 use crate::upkeep;
 use crate::wait::{self, until};
 use crate::writer::Writer;
@@ -49,6 +50,10 @@ pub(crate) const GROUP: Group = Group {
             upkeep::password,
         ),
         ("podgres_check_looks_at_the_live_objects", upkeep::check_live),
+        (
+            "row_37_to_42_the_read_only_switch_keeps_the_todo_list_running",
+            switch::todo,
+        ),
         (
             "a_bad_image_stops_at_one_member_and_is_rolled_back",
             upkeep::bad_image,

@@ -21,6 +21,7 @@ mod moving;
 mod overlay;
 mod rights;
 mod runner;
+mod switch;
 mod tls;
 mod upkeep;
 #[path = "../support/user.rs"]

@@ -57,8 +57,18 @@ fn moved(cluster: &Cluster) {
     let before = cluster.pod(FIRST).uid;
     cluster.kubectl(&["delete", "statefulset/pg", "--cascade=orphan"]);
     assert_eq!(cluster.pod(FIRST).uid, before, "the server goes on");
-    // All members at once, which is the harder way: the new ones must wait and never make a database of their own.
     cluster.apply();
+    // The update begins with the highest ordinal, which waits for a primary and never makes a database of its own.
+    let second = || {
+        cluster
+            .try_kubectl(&["logs", "pg-1", "-c", "bootstrap"])
+            .unwrap_or_default()
+    };
+    until("the second one waits", second, |log| {
+        log.contains("there is no Lease, and this member is not the one to make it")
+    });
+    assert_eq!(cluster.pod(FIRST).uid, before, "the server still goes on");
+    cluster.delete_pod(FIRST, false);
     until(
         "its pod is replaced",
         || cluster.pods(),

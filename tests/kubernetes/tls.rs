@@ -4,6 +4,7 @@ use tempfile::TempDir;
 
 use crate::authority::Authority;
 use crate::cluster::{Cluster, SELECTOR};
+use crate::kubectl;
 use crate::overlay::Overlay;
 use crate::runner::Group;
 use crate::wait::until;
@@ -30,10 +31,25 @@ fn secret(cluster: &Cluster, authority: &Authority, replace: bool) {
     let trusted = folder.path().join("ca.crt");
     std::fs::copy(authority.directory.path().join("ca.crt"), trusted).expect("copied");
     let from = format!("--from-file={}", folder.path().display());
-    if replace {
-        cluster.kubectl(&["delete", "secret/pg-tls"]);
-    }
-    cluster.kubectl(&["create", "secret", "generic", "pg-tls", &from]);
+    let secret = cluster.kubectl(&[
+        "create",
+        "secret",
+        "generic",
+        "pg-tls",
+        &from,
+        "--dry-run=client",
+        "-o",
+        "json",
+    ]);
+    let mut apply = kubectl::kubectl();
+    apply.args([
+        "-n",
+        &cluster.namespace,
+        if replace { "replace" } else { "create" },
+        "-f",
+        "-",
+    ]);
+    kubectl::text_with_input(&mut apply, &secret);
 }
 
 fn certificates(cluster: &Cluster) {

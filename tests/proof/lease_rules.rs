@@ -57,6 +57,7 @@ pub(crate) const RULES: &[Rule] = &[
         "terms never go down, a claim's goes up, and a system identifier stays",
         terms_grow,
     ),
+    ("a number for a timeline is never given twice", timelines_grow),
     (
         "only the holder renews, records, answers, releases or hands over",
         only_the_holder,
@@ -226,8 +227,16 @@ impl<'a> Case<'a> {
         let holder = self.record()?.holder.as_ref()?;
         let of_holder = format!("pg-{}", upstream.of?) == holder.pod && !self.holds();
         let facts = self.upstream_facts()?;
-        let counts = of_holder && upstream.looked_at_ms > 0 && facts.in_recovery == Some(false);
-        counts.then(|| facts.history.relation(position, facts.flush_lsn))
+        let looked = of_holder && upstream.looked_at_ms > 0;
+        let relation = facts.history.relation(position, facts.flush_lsn);
+        let primary = facts.in_recovery == Some(false);
+        // Bound to its term, it takes nothing of an earlier primary any more; and it has all that is here.
+        let peer = self.observation.peers.get(&upstream.of?);
+        let bound = peer
+            .and_then(|peer| peer.leadership.as_ref())
+            .is_some_and(|report| report.promised_term == self.term());
+        let before = bound && facts.history.timeline == position.timeline && position.lsn <= facts.flush_lsn;
+        (looked && (primary || before)).then_some(relation)
     }
 }
 
@@ -372,6 +381,33 @@ fn terms_grow(case: &Case<'_>) -> bool {
         _ => write.record.term == record.term,
     };
     term && (identifier.is_none() || identifier == write.record.system_identifier)
+}
+
+fn timelines_grow(case: &Case<'_>) -> bool {
+    if let Some(PostgresAction::Promote { timeline, .. }) = &case.decision.postgres {
+        let server = case.observation.server.as_ref();
+        let own = server.is_some_and(|server| server.timeline == timeline.own);
+        if !own
+            || case
+                .record()
+                .is_none_or(|record| record.timeline != timeline.next)
+        {
+            return false;
+        }
+    }
+    let Some((write, record)) = case.decision.lease.as_ref().zip(case.record()) else {
+        return true;
+    };
+    let given = match (write.purpose, case.own_final_position(), case.facts()) {
+        // A standby that is to be promoted in the new term, or the one that is named.
+        (LeasePurpose::Claim, Some(own), _) if !case.holds() => Some(own.timeline),
+        (LeasePurpose::HandOver, _, Some(facts)) => Some(facts.timeline),
+        _ => None,
+    };
+    match given {
+        Some(own) => write.record.timeline > record.timeline.max(own),
+        None => write.record.timeline >= record.timeline,
+    }
 }
 
 fn only_the_holder(case: &Case<'_>) -> bool {

@@ -4,9 +4,10 @@ use podgres::core::decide::decide;
 use podgres::core::decision::{Decision, Memory, PostgresAction};
 use podgres::core::lease::{LeasePurpose, LeaseRecord};
 use podgres::core::member::Ordinal;
-use podgres::core::observation::Observation;
+use podgres::core::observation::{Observation, ProbeState};
 use podgres::core::situation::Situation;
 use podgres::core::supervision::{CloneReason, JobRequest, ServerRole, StopMode};
+use podgres::core::wal::Lsn;
 
 use crate::lease_worlds::{
     Choice,
@@ -207,7 +208,6 @@ fn a_detached_standby_follows_the_new_primary_that_contains_it() {
         (3, "forked"),
         (4, "ahead"),
         (5, "looked at before"),
-        (6, "in recovery"),
         (7, "foreign"),
     ] {
         let decision = decided(&detached.with(Upstream, upstream));
@@ -218,6 +218,27 @@ fn a_detached_standby_follows_the_new_primary_that_contains_it() {
     }
     let bound = decided(&detached.with(Promised, 2));
     assert_eq!(bound.postgres, None, "a promise binds");
+}
+
+#[test]
+fn a_holder_that_is_about_to_be_promoted_is_followed_once_it_is_bound_to_its_term() {
+    let choice = usual(&[(Postmaster, 6), (Server, 4), (Upstream, 6)]);
+    let follows = |decision: &Decision| matches!(decision.postgres, Some(PostgresAction::Reload { .. }));
+    assert!(follows(&decided(&choice)));
+    let unbound = told(&choice, |_, observation| {
+        for peer in observation.peers.values_mut() {
+            if let Some(report) = &mut peer.leadership {
+                report.promised_term = TERM - 1;
+            }
+        }
+    });
+    assert!(!follows(&unbound), "WAL of an earlier term may still reach it");
+    let behind = told(&choice, |_, observation| {
+        if let ProbeState::Ready { facts } = &mut observation.upstream.probe {
+            facts.flush_lsn = Lsn(1);
+        }
+    });
+    assert!(!follows(&behind), "it has less than this standby");
 }
 
 #[test]

@@ -240,6 +240,7 @@ pub(crate) fn record(choice: &Choice) -> LeaseRecord {
         released_by: (choice.get(Of::Holder) == 4).then_some(me),
         paused: choice.get(Of::Paused) == 1,
         read_only: None,
+        timeline: TimelineId(4),
         request: match choice.get(Of::Request) {
             0 => None,
             1 => Some(MoveRequest::Switchover {

@@ -6,12 +6,14 @@
 mod api;
 mod config;
 mod faults;
+mod jobs;
 mod network;
 mod oracle;
 mod postgres;
 mod random;
 mod runs;
 mod sidecar;
+mod stops;
 mod supervisor;
 mod trace;
 mod wal;

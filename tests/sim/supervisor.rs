@@ -2,18 +2,15 @@
 
 use std::net::IpAddr;
 
-use podgres::core::data_directory::{ControlState, DataDirectory, DataDirectoryFacts, SystemIdentifier};
+use podgres::core::data_directory::{DataDirectory, DataDirectoryFacts, SystemIdentifier};
 use podgres::core::decision::PostgresAction;
-use podgres::core::lease::Incarnation;
 use podgres::core::status::SlotStatus;
 use podgres::core::supervision::{
-    FailureKind, JobKind, JobProgress, JobRequest, JobState, JobStatus, Licence, Postmaster, PostmasterExit,
-    ServerRole, StopMode, SupervisorStatus, Terms,
+    JobState, JobStatus, Licence, Postmaster, ServerRole, StopMode, SupervisorStatus, Terms,
 };
-use podgres::core::wal::{Lsn, WalPosition};
+use podgres::core::wal::Lsn;
 
 use crate::config::{MS, SECOND, Time};
-use crate::wal::{Data, Wal, lsn};
 use crate::world::{Event, Member, World};
 
 /// A part of a request that takes time; `action` is the sidecar's, to be answered.
@@ -37,13 +34,13 @@ pub(crate) enum Then {
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     pub(crate) epoch: u64,
-    licence_ms: Option<u64>,
+    pub(crate) licence_ms: Option<u64>,
     pub(crate) status: SupervisorStatus,
     /// A start, a reload, a promotion or clearing up is under way.
-    working: bool,
+    pub(crate) working: bool,
     /// A term is being written.
-    binding: bool,
-    job_upstream: Option<usize>,
+    pub(crate) binding: bool,
+    pub(crate) job_upstream: Option<usize>,
 }
 
 impl Supervisor {
@@ -87,7 +84,7 @@ impl World {
         self.wake(member, 2 * MS);
     }
 
-    fn supervisor(&mut self, member: usize, epoch: u64) -> Option<&mut Supervisor> {
+    pub(crate) fn supervisor(&mut self, member: usize, epoch: u64) -> Option<&mut Supervisor> {
         let supervisor = self.members[member].supervisor.as_mut();
         supervisor.filter(|supervisor| supervisor.epoch == epoch)
     }
@@ -120,7 +117,7 @@ impl World {
     }
 
     /// The directory is read, which happens only while PostgreSQL does not run.
-    fn look_at_directory(&mut self, member: usize) {
+    pub(crate) fn look_at_directory(&mut self, member: usize) {
         let there = &mut self.members[member];
         let seen = directory(there);
         let incarnation = there.data.as_ref().map(|data| data.incarnation.clone());
@@ -347,7 +344,7 @@ impl World {
         }
     }
 
-    fn worked(&mut self, member: usize) {
+    pub(crate) fn worked(&mut self, member: usize) {
         if let Some(supervisor) = &mut self.members[member].supervisor {
             supervisor.working = false;
         }
@@ -503,368 +500,6 @@ impl World {
         Ok(())
     }
 
-    /// Fast or immediate; `patience` is until the next harder one.
-    pub(crate) fn stop_postgres(&mut self, member: usize, hard: bool, patience: Option<Time>) {
-        let fast = self.random.skewed(10 * MS, 300 * MS) + self.disk_delay(member);
-        let Some(postgres) = &mut self.members[member].postgres else {
-            return;
-        };
-        let pg = postgres.pg;
-        let before = postgres.stopping;
-        if before == Some(true) {
-            return;
-        }
-        if before.is_none() || hard {
-            postgres.stopping = Some(hard);
-            let delay = if hard { 20 * MS } else { fast };
-            self.after(delay, Event::Stopped { member, pg });
-        }
-        if let Some(patience) = patience {
-            self.after(patience, Event::Harder { member, pg });
-        }
-        self.log(member, || format!("PostgreSQL stops, hard: {hard}"));
-        self.status_changed(member);
-    }
-
-    pub(crate) fn harder(&mut self, member: usize, pg: u64) {
-        if self.postgres(member, pg).is_some() {
-            self.stop_postgres(member, true, None);
-        }
-    }
-
-    /// A stop is through, unless a fast one of a primary still has WAL to deliver.
-    pub(crate) fn stopped(&mut self, member: usize, pg: u64) {
-        let Some(postgres) = self.postgres(member, pg) else {
-            return;
-        };
-        let (hard, primary) = (postgres.stopping == Some(true), !postgres.in_recovery);
-        let was_ready = postgres.is_ready;
-        if !hard && primary && was_ready && !self.delivered(member) {
-            self.after(20 * MS, Event::Stopped { member, pg });
-            return;
-        }
-        self.end_data(member, !hard && was_ready);
-        self.bury_postgres(member, false);
-        self.settle(member, !hard, true, was_ready);
-    }
-
-    /// The last record has been written, sent, and flushed by every standby that is connected.
-    fn delivered(&mut self, member: usize) -> bool {
-        let Some(data) = &mut self.members[member].data else {
-            return true;
-        };
-        if data.control != ControlState::ShuttingDown {
-            data.control = ControlState::ShuttingDown;
-            let id = self.name();
-            if let Some(data) = &mut self.members[member].data {
-                data.wal.entries.push(id);
-            }
-            self.pump(member);
-        }
-        let end = self.wal_len(member);
-        let senders = self.members[member]
-            .postgres
-            .as_ref()
-            .map(|postgres| &postgres.senders);
-        senders.is_none_or(|senders| senders.iter().all(|s| s.standby.is_none() || s.flushed >= end))
-    }
-
-    /// What the control file says after PostgreSQL has ended.
-    pub(crate) fn end_data(&mut self, member: usize, clean: bool) {
-        let vouched = clean || self.random.chance(30);
-        let there = &mut self.members[member];
-        let Some((data, postgres)) = there.data.as_mut().zip(there.postgres.as_ref()) else {
-            return;
-        };
-        let end = data.wal.end();
-        if postgres.in_recovery {
-            data.control = if clean {
-                ControlState::ShutDownInRecovery
-            } else {
-                ControlState::InArchiveRecovery
-            };
-            if vouched && data.control_position.lsn <= end.lsn {
-                data.control_position = end;
-            }
-        } else {
-            data.control = if clean {
-                ControlState::ShutDown
-            } else {
-                ControlState::InProduction
-            };
-            if clean {
-                data.control_position = WalPosition {
-                    lsn: lsn(data.wal.len().saturating_sub(1)),
-                    ..end
-                };
-            }
-        }
-    }
-
-    /// The supervisor clears up behind a postmaster, then says that it has stopped.
-    pub(crate) fn settle(&mut self, member: usize, clean: bool, requested: bool, ready: bool) {
-        let delay = self.random.skewed(2 * MS, 100 * MS);
-        let Some(supervisor) = &mut self.members[member].supervisor else {
-            return;
-        };
-        supervisor.working = true;
-        let epoch = supervisor.epoch;
-        self.after(
-            delay,
-            Event::Settled {
-                member,
-                epoch,
-                clean,
-                requested,
-                ready,
-            },
-        );
-    }
-
-    pub(crate) fn settled(
-        &mut self,
-        member: usize,
-        epoch: u64,
-        (_, requested, was_ready): (bool, bool, bool),
-    ) {
-        let Some(supervisor) = self.supervisor(member, epoch) else {
-            return;
-        };
-        supervisor.working = false;
-        supervisor.status.postmaster = Postmaster::Stopped {
-            last_exit: Some(PostmasterExit {
-                requested,
-                description: "ended".to_owned(),
-                was_ready,
-            }),
-        };
-        self.look_at_directory(member);
-        self.status_changed(member);
-    }
-
-    fn run_job(&mut self, member: usize, job: JobRequest) -> Result<(), &'static str> {
-        let there = &self.members[member];
-        let Some(supervisor) = &there.supervisor else {
-            return Ok(());
-        };
-        let running = matches!(
-            &supervisor.status.job,
-            Some(JobStatus {
-                state: JobState::Running { .. },
-                ..
-            })
-        );
-        if supervisor.working || running || supervisor.status.stopping || there.postgres.is_some() {
-            return Err("cannot run the job");
-        }
-        let upstream = match &job {
-            JobRequest::Initdb => None,
-            JobRequest::Clone { upstream, .. } | JobRequest::Rewind { upstream, .. } => {
-                self.member_at(upstream.address)
-            }
-        };
-        let delay = match job.kind() {
-            JobKind::Initdb => self.random.skewed(200 * MS, 2 * SECOND),
-            JobKind::Clone => self.random.skewed(200 * MS, 8 * SECOND),
-            JobKind::Rewind => self.random.skewed(100 * MS, 3 * SECOND),
-        };
-        self.log(member, || format!("runs {job:?}"));
-        let Some(supervisor) = &mut self.members[member].supervisor else {
-            return Ok(());
-        };
-        let id = supervisor.status.job.as_ref().map_or(0, |job| job.id) + 1;
-        supervisor.job_upstream = upstream;
-        supervisor.status.job = Some(JobStatus {
-            id,
-            kind: job.kind(),
-            upstream: job.upstream().map(|upstream| upstream.host.clone()),
-            state: JobState::Running {
-                progress: JobProgress::default(),
-            },
-        });
-        let epoch = supervisor.epoch;
-        self.after(
-            delay,
-            Event::JobEnd {
-                member,
-                epoch,
-                id,
-                job: Box::new(job),
-            },
-        );
-        self.status_changed(member);
-        Ok(())
-    }
-
-    /// The running job ends at a place of its own choosing.
-    pub(crate) fn cancel_job(&mut self, member: usize) {
-        let half = self.random.chance(50);
-        let there = &mut self.members[member];
-        let Some(job) = there
-            .supervisor
-            .as_mut()
-            .and_then(|supervisor| supervisor.status.job.as_mut())
-        else {
-            return;
-        };
-        if !matches!(job.state, JobState::Running { .. }) {
-            return;
-        }
-        job.state = JobState::Failed {
-            refused: false,
-            kind: FailureKind::Passing,
-            message: "cancelled".to_owned(),
-        };
-        if job.kind == JobKind::Rewind
-            && let Some(data) = there.data.as_mut().filter(|_| half)
-        {
-            data.half_rewound = true;
-        }
-        self.look_at_directory(member);
-        self.status_changed(member);
-    }
-
-    pub(crate) fn job_end(&mut self, member: usize, epoch: u64, id: u64, job: &JobRequest) {
-        let Some(supervisor) = self.supervisor(member, epoch) else {
-            return;
-        };
-        let running = supervisor
-            .status
-            .job
-            .as_ref()
-            .is_some_and(|job| job.id == id && matches!(job.state, JobState::Running { .. }));
-        if !running {
-            return;
-        }
-        let upstream = supervisor.job_upstream;
-        let result = match job {
-            JobRequest::Initdb => self.initdb(member),
-            JobRequest::Clone {
-                system_identifier, ..
-            } => self.clone_from(member, upstream, *system_identifier),
-            JobRequest::Rewind { .. } => self.rewind(member, upstream),
-        };
-        self.log(member, || format!("{:?} ended: {result:?}", job.kind()));
-        let state = match result {
-            Ok(()) => JobState::Done,
-            Err((refused, message)) => JobState::Failed {
-                refused,
-                kind: if refused {
-                    FailureKind::Data
-                } else {
-                    FailureKind::Passing
-                },
-                message: message.to_owned(),
-            },
-        };
-        if let Some(supervisor) = &mut self.members[member].supervisor {
-            supervisor.status.job = Some(JobStatus {
-                id,
-                kind: job.kind(),
-                upstream: job.upstream().map(|upstream| upstream.host.clone()),
-                state,
-            });
-        }
-        self.look_at_directory(member);
-        self.status_changed(member);
-    }
-
-    fn initdb(&mut self, member: usize) -> Result<(), (bool, &'static str)> {
-        let (identifier, incarnation) = (self.name(), self.name());
-        self.oracle_initdb(member, identifier);
-        if self.members[member].data.is_some() {
-            return Err((true, "the directory is not empty"));
-        }
-        let wal = Wal {
-            entries: vec![identifier],
-            ..Wal::new()
-        };
-        self.members[member].data = Some(Data {
-            control_position: WalPosition {
-                lsn: Lsn(0),
-                ..wal.end()
-            },
-            wal,
-            incarnation: Incarnation(incarnation.to_string()),
-            system_identifier: identifier,
-            standby_signal: false,
-            control: ControlState::ShutDown,
-            half_rewound: false,
-            slots: Vec::new(),
-        });
-        Ok(())
-    }
-
-    /// The upstream's directory, if it can be copied from now.
-    fn source(&self, member: usize, upstream: Option<usize>) -> Result<(usize, &Data), (bool, &'static str)> {
-        let from = upstream.ok_or((false, "nobody is there"))?;
-        let there = &self.members[from];
-        let open = there
-            .postgres
-            .as_ref()
-            .is_some_and(|p| p.is_ready && p.stopping.is_none());
-        let reached = self.network.up(from, member) && self.network.up(member, from) && !there.frozen;
-        let data = there.data.as_ref().filter(|_| open && reached && from != member);
-        data.map(|data| (from, data)).ok_or((false, "could not connect"))
-    }
-
-    fn clone_from(
-        &mut self,
-        member: usize,
-        upstream: Option<usize>,
-        wanted: SystemIdentifier,
-    ) -> Result<(), (bool, &'static str)> {
-        let incarnation = self.name();
-        let (_, source) = self.source(member, upstream)?;
-        if source.system_identifier != wanted.0 {
-            return Err((true, "another cluster"));
-        }
-        let mut data = source.clone();
-        data.incarnation = Incarnation(incarnation.to_string());
-        data.standby_signal = true;
-        data.control = ControlState::InArchiveRecovery;
-        data.control_position = data.wal.end();
-        data.half_rewound = false;
-        data.slots.clear();
-        self.members[member].lineage += 1;
-        self.members[member].data = Some(data);
-        Ok(())
-    }
-
-    /// As `pg_rewind` judges: by timelines and positions alone.
-    fn rewind(&mut self, member: usize, upstream: Option<usize>) -> Result<(), (bool, &'static str)> {
-        let (_, source) = self.source(member, upstream)?;
-        let Some(data) = &self.members[member].data else {
-            return Err((true, "no directory"));
-        };
-        if source.system_identifier != data.system_identifier {
-            return Err((true, "another cluster"));
-        }
-        let mut next = data.clone();
-        if source.wal.history.timeline != data.wal.history.timeline {
-            let fork = fork(&data.wal, &source.wal)
-                .min(data.wal.len())
-                .min(source.wal.len());
-            next.wal.entries.truncate(fork);
-            let end = lsn(fork);
-            let passed = source
-                .wal
-                .history
-                .ancestors
-                .iter()
-                .take_while(|branch| branch.lsn <= end);
-            next.wal.history.ancestors = passed.copied().collect();
-            let after = source.wal.history.ancestors.get(next.wal.history.ancestors.len());
-            next.wal.history.timeline = after.map_or(source.wal.history.timeline, |branch| branch.timeline);
-            next.control_position = source.wal.end();
-        }
-        next.standby_signal = true;
-        next.control = ControlState::InArchiveRecovery;
-        self.members[member].lineage += 1;
-        self.members[member].data = Some(next);
-        Ok(())
-    }
-
     /// The disk is tried once a second while PostgreSQL is primary.
     pub(crate) fn disk_look(&mut self, member: usize, epoch: u64) {
         let (now, clock_ms) = (self.now, self.clock_ms(member));
@@ -902,28 +537,6 @@ impl World {
         let octet = |shift: u32| u8::try_from(pod >> shift & 255).unwrap_or(0);
         IpAddr::from([10, octet(16), octet(8), octet(0)])
     }
-}
-
-/// The last place that both histories have, by what they say.
-fn fork(target: &Wal, source: &Wal) -> usize {
-    let ends = |wal: &Wal| -> Vec<WalPosition> {
-        let last = WalPosition {
-            timeline: wal.history.timeline,
-            lsn: Lsn(u64::MAX),
-        };
-        wal.history.ancestors.iter().copied().chain([last]).collect()
-    };
-    let mut common = 0;
-    for (one, two) in ends(target).iter().zip(ends(source)) {
-        if one.timeline != two.timeline {
-            break;
-        }
-        common = one.lsn.min(two.lsn).0;
-        if one.lsn != two.lsn {
-            break;
-        }
-    }
-    usize::try_from(common / crate::wal::ENTRY_BYTES).unwrap_or(usize::MAX)
 }
 
 fn directory(there: &Member) -> DataDirectory {

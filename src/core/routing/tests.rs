@@ -53,6 +53,14 @@ fn read_only(fallback: ReadOnlyFallback) -> RoutePolicy {
     policy(RouteMode::ReadOnly, fallback)
 }
 
+fn opened(server: &str) -> Opened<'_> {
+    Opened {
+        server,
+        incarnation: 7,
+        role: Role::Standby,
+    }
+}
+
 fn names(servers: &[&Server]) -> String {
     let names: Vec<&str> = servers.iter().map(|server| server.name.as_str()).collect();
     names.join(" ")
@@ -173,12 +181,12 @@ fn the_switch_keeps_everybody_off_the_primary() {
     for policy in [read_write(), read_only(ReadOnlyFallback::Primary)] {
         assert_eq!(names(&candidates(&policy, &on)), "s");
         assert_eq!(unfit(&policy, &on, &on.servers[0]), Some(Unfit::ReadOnlySwitch));
-        assert_eq!(stay(&policy, &on, "p", 7), Stay::Drain);
-        assert_eq!(stay(&policy, &on, "s", 7), Stay::Keep);
+        assert_eq!(stay(&policy, &on, opened("p")), Stay::Drain);
+        assert_eq!(stay(&policy, &on, opened("s")), Stay::Keep);
     }
     let off = table(servers);
     assert_eq!(
-        stay(&read_write(), &off, "s", 7),
+        stay(&read_write(), &off, opened("s")),
         Stay::Drain,
         "no read-only session stays behind the read-write name"
     );
@@ -198,7 +206,7 @@ fn a_read_write_endpoint_may_degrade_while_there_is_no_primary() {
     assert_eq!(names(&candidates(&read_write(), &orphans)), "");
     let back = table(vec![standby("s", 1), primary("p")]);
     assert_eq!(names(&candidates(&policy, &back)), "p");
-    assert_eq!(stay(&policy, &back, "s", 7), Stay::Drain);
+    assert_eq!(stay(&policy, &back, opened("s")), Stay::Drain);
 }
 
 #[test]
@@ -277,7 +285,27 @@ fn a_session_stays_or_is_drained_or_is_cut() {
         (vec![restarted], [Cut, Cut, Cut]),
     ] {
         let table = table(servers);
-        let got = [&write, &fallback, &none].map(|policy| stay(policy, &table, "s", 7));
+        let got = [&write, &fallback, &none].map(|policy| stay(policy, &table, opened("s")));
         assert_eq!(got, expected, "{table:?}");
     }
+}
+
+#[test]
+fn reads_outlive_a_promotion_and_writes_no_loss_of_the_right() {
+    let unclear = RouteTable {
+        unclear: [("s".to_owned(), 7)].into(),
+        ..table(vec![])
+    };
+    let policy = read_only(ReadOnlyFallback::Primary);
+    assert_eq!(stay(&policy, &unclear, opened("s")), Stay::Keep);
+    let as_primary = Opened {
+        role: Role::Primary,
+        ..opened("s")
+    };
+    assert_eq!(stay(&read_write(), &unclear, as_primary), Stay::Cut);
+    let restarted = Opened {
+        incarnation: 6,
+        ..opened("s")
+    };
+    assert_eq!(stay(&policy, &unclear, restarted), Stay::Cut);
 }

@@ -1,0 +1,150 @@
+//! PostgreSQL ends: asked to, fenced or killed, and what its end leaves behind.
+
+use podgres::core::data_directory::ControlState;
+use podgres::core::supervision::{Postmaster, PostmasterExit};
+use podgres::core::wal::WalPosition;
+
+use crate::config::{MS, Time};
+use crate::wal::lsn;
+use crate::world::{Event, World};
+
+impl World {
+    /// Fast or immediate; `patience` is until the next harder one.
+    pub(crate) fn stop_postgres(&mut self, member: usize, hard: bool, patience: Option<Time>) {
+        let fast = self.random.skewed(10 * MS, 300 * MS) + self.disk_delay(member);
+        let Some(postgres) = &mut self.members[member].postgres else {
+            return;
+        };
+        let pg = postgres.pg;
+        let before = postgres.stopping;
+        if before == Some(true) {
+            return;
+        }
+        if before.is_none() || hard {
+            postgres.stopping = Some(hard);
+            let delay = if hard { 20 * MS } else { fast };
+            self.after(delay, Event::Stopped { member, pg });
+        }
+        if let Some(patience) = patience {
+            self.after(patience, Event::Harder { member, pg });
+        }
+        self.log(member, || format!("PostgreSQL stops, hard: {hard}"));
+        self.status_changed(member);
+    }
+
+    pub(crate) fn harder(&mut self, member: usize, pg: u64) {
+        if self.postgres(member, pg).is_some() {
+            self.stop_postgres(member, true, None);
+        }
+    }
+
+    /// A stop is through, unless a fast one of a primary still has WAL to deliver.
+    pub(crate) fn stopped(&mut self, member: usize, pg: u64) {
+        let Some(postgres) = self.postgres(member, pg) else {
+            return;
+        };
+        let (hard, primary) = (postgres.stopping == Some(true), !postgres.in_recovery);
+        let was_ready = postgres.is_ready;
+        if !hard && primary && was_ready && !self.delivered(member) {
+            self.after(20 * MS, Event::Stopped { member, pg });
+            return;
+        }
+        self.end_data(member, !hard && was_ready);
+        self.bury_postgres(member, false);
+        self.settle(member, !hard, true, was_ready);
+    }
+
+    /// The last record has been written, sent, and flushed by every standby that is connected.
+    fn delivered(&mut self, member: usize) -> bool {
+        let Some(data) = &mut self.members[member].data else {
+            return true;
+        };
+        if data.control != ControlState::ShuttingDown {
+            data.control = ControlState::ShuttingDown;
+            let id = self.name();
+            if let Some(data) = &mut self.members[member].data {
+                data.wal.entries.push(id);
+            }
+            self.pump(member);
+        }
+        let end = self.wal_len(member);
+        let senders = self.members[member]
+            .postgres
+            .as_ref()
+            .map(|postgres| &postgres.senders);
+        senders.is_none_or(|senders| senders.iter().all(|s| s.standby.is_none() || s.flushed >= end))
+    }
+
+    /// What the control file says after PostgreSQL has ended.
+    pub(crate) fn end_data(&mut self, member: usize, clean: bool) {
+        let vouched = clean || self.random.chance(30);
+        let there = &mut self.members[member];
+        let Some((data, postgres)) = there.data.as_mut().zip(there.postgres.as_ref()) else {
+            return;
+        };
+        let end = data.wal.end();
+        if postgres.in_recovery {
+            data.control = if clean {
+                ControlState::ShutDownInRecovery
+            } else {
+                ControlState::InArchiveRecovery
+            };
+            if vouched && data.control_position.lsn <= end.lsn {
+                data.control_position = end;
+            }
+        } else {
+            data.control = if clean {
+                ControlState::ShutDown
+            } else {
+                ControlState::InProduction
+            };
+            if clean {
+                data.control_position = WalPosition {
+                    lsn: lsn(data.wal.len().saturating_sub(1)),
+                    ..end
+                };
+            }
+        }
+    }
+
+    /// The supervisor clears up behind a postmaster, then says that it has stopped.
+    pub(crate) fn settle(&mut self, member: usize, clean: bool, requested: bool, ready: bool) {
+        let delay = self.random.skewed(2 * MS, 100 * MS);
+        let Some(supervisor) = &mut self.members[member].supervisor else {
+            return;
+        };
+        supervisor.working = true;
+        let epoch = supervisor.epoch;
+        self.after(
+            delay,
+            Event::Settled {
+                member,
+                epoch,
+                clean,
+                requested,
+                ready,
+            },
+        );
+    }
+
+    pub(crate) fn settled(
+        &mut self,
+        member: usize,
+        epoch: u64,
+        (_, requested, was_ready): (bool, bool, bool),
+    ) {
+        let Some(supervisor) = self.supervisor(member, epoch) else {
+            return;
+        };
+        supervisor.working = false;
+        supervisor.status.postmaster = Postmaster::Stopped {
+            last_exit: Some(PostmasterExit {
+                requested,
+                description: "ended".to_owned(),
+                was_ready,
+            }),
+        };
+        self.look_at_directory(member);
+        self.status_changed(member);
+    }
+}
