@@ -100,6 +100,14 @@ bench: compiler ## measures podgres beside Patroni and pg_basebackup; options in
 bench-route: ## what the routes cost beside HAProxy: pgbench, connects, COPY, memory
 	@$(MAKE) bench ARGS="--only route $(ARGS)"
 
+.PHONY: bench-backup
+bench-backup: compiler ## measures backup and restore beside pgBackRest and pg_basebackup; options in ARGS="--scale 15"
+	@postgresql=$$(tests/tools/postgresql demo)
+	eval "$$postgresql"
+	tests/tools/need pgbackrest pgbackrest
+	cargo build --release
+	python3 benches/backup.py --podgres $(target)/release/podgres --bindir "$$PG_BINDIR" $(ARGS)
+
 .PHONY: static
 static: compiler ## the release binary without any shared library, for the image
 	@tests/tools/need musl-gcc musl-tools

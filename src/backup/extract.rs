@@ -175,10 +175,9 @@ fn unpack(reader: &mut dyn Read, directory: &Path) -> Result<(), BackupError> {
         };
         let path = directory.join(&member.path);
         match member.kind {
-            MemberKind::Directory => create_private(&path)?,
             MemberKind::File { bytes } => unpack_file(reader, &path, &member, bytes, &mut buffer)?,
-            // A tablespace: its own archive makes it a directory inside, see below.
-            MemberKind::Link { .. } => create_private(&path)?,
+            // A link is a tablespace: its own archive fills it as a directory inside.
+            MemberKind::Directory | MemberKind::Link { .. } => create_private(&path)?,
         }
     }
     Ok(())

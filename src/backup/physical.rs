@@ -91,7 +91,7 @@ pub(super) async fn stream(
         match backup.next().await.map_err(failed)? {
             Piece::Archive(None) => objects.begin(Content::Base).await?,
             Piece::Archive(Some((oid, location))) => {
-                objects.begin(Content::Tablespace { oid, location }).await?
+                objects.begin(Content::Tablespace { oid, location }).await?;
             }
             Piece::Manifest => objects.begin(Content::Manifest).await?,
             Piece::Data(data) => objects.write(data).await?,

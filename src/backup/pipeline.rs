@@ -3,6 +3,7 @@
 //! Bounded everywhere, so that the slowest part sets the pace and memory does not grow. A writer that is dropped leaves no
 //! object behind.
 
+use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 
 use bytes::{Bytes, BytesMut};
@@ -176,8 +177,8 @@ fn transform(
         stored_bytes: 0,
     };
     let sealed = match &shape.key {
-        Some(key) => Sealed::Yes(Sealer::new(chunker, key)?),
-        None => Sealed::No(chunker),
+        Some(key) => Sealed::Yes(Box::new(Sealer::new(chunker, key)?)),
+        None => Sealed::No(Box::new(chunker)),
     };
     let mut bytes = 0;
     let mut pour = |into: &mut dyn Write| loop {
@@ -203,7 +204,7 @@ fn transform(
     };
     let mut chunker = match sealed {
         Sealed::Yes(sealer) => sealer.finish()?,
-        Sealed::No(chunker) => chunker,
+        Sealed::No(chunker) => *chunker,
     };
     chunker.send_buffer()?;
     let Chunker {
@@ -223,8 +224,8 @@ fn transform(
 }
 
 enum Sealed {
-    Yes(Sealer<Chunker>),
-    No(Chunker),
+    Yes(Box<Sealer<Chunker>>),
+    No(Box<Chunker>),
 }
 
 impl Write for Sealed {
@@ -297,9 +298,12 @@ where
         path: path.clone(),
         detail,
     };
-    let mut pieces = store.read(&path).await.map_err(|error| match error.missing() {
-        true => damaged("it is gone".to_owned()),
-        false => error.into(),
+    let mut pieces = store.read(&path).await.map_err(|error| {
+        if error.missing() {
+            damaged("it is gone".to_owned())
+        } else {
+            error.into()
+        }
     })?;
     let (sender, receiver) = mpsc::channel::<Bytes>(WAITING_CHUNKS * 2);
     let (compressed, key) = (!matches!(object.content, Content::Dump { .. }), key.cloned());
@@ -412,5 +416,9 @@ impl Read for Pieces {
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        write!(text, "{byte:02x}").ok();
+        text
+    })
 }

@@ -246,6 +246,8 @@ fn strip(directory: &Path) -> Result<(), BackupError> {
         "recovery.signal",
         "postmaster.pid",
         "postmaster.opts",
+        // Tablespaces come back as directories inside: nothing is linked to the places of the original.
+        "tablespace_map",
     ] {
         files::remove_file(&directory.join(name))?;
     }

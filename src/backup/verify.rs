@@ -4,7 +4,7 @@
 //! `pg_amcheck`. Logical: all dumps into an empty server, the recorded tables. What was found is remembered at the
 //! destination; a backup that failed is neither restored by default nor counted by retention.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::files::{self, blocking, with_suffix};
 use super::repository::remember;
@@ -82,7 +82,7 @@ async fn physical(
     store: &Store,
     record: &Record,
     options: &restore::Options,
-    directory: &PathBuf,
+    directory: &Path,
     findings: &mut Findings,
 ) -> Result<(), BackupError> {
     extract::physical(store, record, options.key.as_ref(), directory).await?;

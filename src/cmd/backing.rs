@@ -33,21 +33,50 @@ pub(super) fn open(
 }
 
 /// As [`open`], for a command that starts PostgreSQL's programs or writes: root goes on as another user, who owns what
-/// is written, and is given a new folder.
+/// is written.
 pub(super) fn open_unprivileged(
     arguments: &StoreArguments,
     flag: &str,
     destination: Option<&str>,
 ) -> Result<Opened, Failure> {
+    if let Some(user) = unprivileged_user()? {
+        become_user(&user)?;
+    }
+    open(arguments, flag, destination)
+}
+
+/// As [`open_unprivileged`], for a destination that may be new.
+pub(super) fn create(
+    arguments: &StoreArguments,
+    flag: &str,
+    destination: Option<&str>,
+) -> Result<Opened, Failure> {
     let settings = arguments.settings(flag, destination, &ProcessEnvironment)?;
-    let user = demo::pod_user().map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?;
-    if let Some(user) = user {
+    if let Some(user) = unprivileged_user()? {
         if let Destination::Folder(folder) = &settings.destination {
             give_new_folder(folder, &user);
         }
         become_user(&user)?;
     }
-    open(arguments, flag, destination)
+    let store = Store::create(&settings).map_err(|error| failure(error.into()))?;
+    Ok(Opened { store, settings })
+}
+
+fn unprivileged_user() -> Result<Option<PodUser>, Failure> {
+    demo::pod_user().map_err(|error| Failure::from_error(ExitStatus::Settings, &error))
+}
+
+/// Runs `work` until TERM or Ctrl-C, which end it in order: what it drops cleans up behind itself.
+pub(super) async fn until_terminated<T>(
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        result = work => result,
+        ended = super::sidecar::terminated() => {
+            ended?;
+            Err(Failure::new(ExitStatus::Overdue, "ended by a signal"))
+        }
+    }
 }
 
 /// What cannot be made or given is told by whoever then uses it.
@@ -63,6 +92,7 @@ impl From<BackupError> for Failure {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
 pub(super) fn failure(error: BackupError) -> Failure {
     let status = match &error {
         error if error.refused() => ExitStatus::Refused,

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
+use crate::backup::Server;
 use crate::backup::run::{Options, Outcome, Source, locked_backup};
-use crate::backup::{BackupError, Server};
 use crate::config::backup::StoreArguments;
 use crate::config::{Environment as _, ProcessEnvironment, server, units};
 use crate::core::backup::Kind;
@@ -18,7 +18,6 @@ use crate::core::cluster::table::size_text;
 use crate::demo::dsn::passfile_line;
 use crate::postgres::tls::{AUTHORITY_FILE, ClientTls};
 use crate::postgres::{Login, Secret};
-use crate::store::Store;
 
 use super::backing::{self, RunDirectory};
 use super::place::Place;
@@ -77,7 +76,7 @@ pub enum KindArgument {
 
 /// Makes a backup and says what it made.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let opened = backing::open_unprivileged(&arguments.store, "--to", arguments.to.as_deref())?;
+    let opened = backing::create(&arguments.store, "--to", arguments.to.as_deref())?;
     let run_directory = RunDirectory::create()?;
     let logins = logins(&arguments.place)?;
     let mut options = options(&arguments, &logins, &run_directory).await?;
@@ -88,7 +87,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         options.cluster = cluster["cluster"].as_str().unwrap_or_default().to_owned();
         options.term = cluster["term"].as_u64().unwrap_or(0);
         let source = choose(&arguments, &cluster, &logins, tried)?;
-        match attempt(&opened.store, &who, &source, &options).await {
+        match locked_backup(&opened.store, &who, &source, &options).await {
             Ok(outcome) => return backing::print(&told(&outcome)),
             Err(error) if error.retriable() && tried < TRIES => {
                 let failure = backing::failure(error);
@@ -105,16 +104,6 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
             Err(error) => return Err(backing::failure(error)),
         }
     }
-}
-
-/// Ctrl-C and TERM end it in order: the lock is given back, and what was written is swept by the next run.
-async fn attempt(
-    store: &Store,
-    who: &str,
-    source: &Source,
-    options: &Options,
-) -> Result<Outcome, BackupError> {
-    locked_backup(store, who, source, options).await
 }
 
 /// The best candidate; after a failure the next one.
@@ -212,8 +201,10 @@ async fn options(arguments: &Arguments, logins: &Logins, run: &RunDirectory) -> 
         (_, false) => PathBuf::new(),
     };
     let passfile = run.path().join("passfile");
-    let Login { user, password } = &logins.superuser;
-    backing::write_private(&passfile, &passfile_line(user, password.expose().as_bytes()))?;
+    if logical {
+        let Login { user, password } = &logins.superuser;
+        backing::write_private(&passfile, &passfile_line(user, password.expose().as_bytes()))?;
+    }
     Ok(Options {
         kind: if logical { Kind::Logical } else { Kind::Physical },
         databases: arguments.databases.clone(),
@@ -243,10 +234,10 @@ fn told(outcome: &Outcome) -> String {
         record.stop_lsn,
     );
     for name in &outcome.pruned {
-        text.push_str(&format!("{name}: deleted\n"));
+        text.extend([name, ": deleted\n"]);
     }
     if outcome.pruned_wal > 0 {
-        text.push_str(&format!("{} archived WAL files deleted\n", outcome.pruned_wal));
+        text.extend([&outcome.pruned_wal.to_string(), " archived WAL files deleted\n"]);
     }
     text
 }

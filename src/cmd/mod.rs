@@ -34,6 +34,8 @@ use clap::{Parser, Subcommand};
 use crate::config::InvalidSetting;
 use crate::telemetry::{LogFormat, LogLevel};
 
+use self::backing::until_terminated;
+
 /// Turns an ordinary StatefulSet with an ordinary PostgreSQL image into a replicated database.
 #[derive(Parser, Debug)]
 #[command(name = "podgres", version, propagate_version = true)]
@@ -229,10 +231,10 @@ pub fn run(verb: Verb) -> Result<(), Failure> {
             Verb::ReadOnly(arguments) => read_only::run(arguments).await,
             Verb::Restart(arguments) => orders::restart(arguments).await,
             Verb::Reinit(arguments) => orders::reinit(arguments).await,
-            Verb::Backup(arguments) => Box::pin(backup::run(*arguments)).await,
+            Verb::Backup(arguments) => Box::pin(until_terminated(backup::run(*arguments))).await,
             Verb::Backups(arguments) => backups::run(*arguments).await,
-            Verb::Verify(arguments) => Box::pin(verify::run(*arguments)).await,
-            Verb::Restore(arguments) => Box::pin(restore::run(*arguments)).await,
+            Verb::Verify(arguments) => Box::pin(until_terminated(verify::run(*arguments))).await,
+            Verb::Restore(arguments) => Box::pin(until_terminated(restore::run(*arguments))).await,
             Verb::WalPush(arguments) => wal_push::run(*arguments).await,
             Verb::WalFetch(arguments) => wal_fetch::run(*arguments).await,
             Verb::Check(arguments) => check::run(*arguments).await,

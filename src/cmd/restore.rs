@@ -112,12 +112,11 @@ fn timeline(text: &str) -> Result<String, String> {
 
 /// Restores, and says what it restored.
 pub async fn run(mut arguments: Arguments) -> Result<(), Failure> {
-    let opened = match &arguments.settings {
-        Some(path) => take_settings(&mut arguments.from, read_settings(path)?)?,
-        None => {
-            let from = &arguments.from;
-            backing::open_unprivileged(&from.store, "--from", from.from.as_deref())?
-        }
+    let opened = if let Some(path) = &arguments.settings {
+        take_settings(&mut arguments.from, read_settings(path)?)?
+    } else {
+        let from = &arguments.from;
+        backing::open_unprivileged(&from.store, "--from", from.from.as_deref())?
     };
     let run_directory = RunDirectory::create()?;
     let mut options = options(&arguments.from, &opened, &run_directory).await?;

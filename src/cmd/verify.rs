@@ -36,7 +36,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let opened = backing::open_unprivileged(&arguments.from.store, "--from", arguments.from.from.as_deref())?;
     let run_directory = RunDirectory::create()?;
     let mut options = options(&arguments.from, &opened, &run_directory).await?;
-    options.timeline = "current".to_owned();
+    "current".clone_into(&mut options.timeline);
     let scratch = arguments
         .scratch_dir
         .clone()
@@ -95,10 +95,10 @@ fn told(record: &Record, verification: &Verification, output: Output) -> String 
     };
     let mut text = format!("{}: {word}\n", record.name);
     for check in &verification.checks {
-        text.push_str(&format!("  ok: {check}\n"));
+        text.extend(["  ok: ", check, "\n"]);
     }
     for difference in &verification.differences {
-        text.push_str(&format!("  differs: {difference}\n"));
+        text.extend(["  differs: ", difference, "\n"]);
     }
     text
 }

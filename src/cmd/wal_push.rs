@@ -75,7 +75,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     .key()?;
     let archiver = Archiver {
-        store: Store::open(&settings.destination).map_err(|error| backing::failure(error.into()))?,
+        store: Store::create(&settings.destination).map_err(|error| backing::failure(error.into()))?,
         writer: Writer {
             member: settings.member,
             term: terms::held_beside(&data_directory),

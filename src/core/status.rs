@@ -142,6 +142,21 @@ pub struct ServerStatus {
     /// The setting as this session sees it.
     #[serde(default)]
     pub synchronous_standby_names: String,
+    /// Primary with an archive only.
+    #[serde(default)]
+    pub archive: Option<ArchiveStatus>,
+}
+
+/// How far WAL is archived (`pg_stat_archiver`, and what waits in `pg_wal`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveStatus {
+    /// Since the server's statistics began.
+    pub archived_files: u64,
+    pub failed_attempts: u64,
+    /// Complete, and not archived yet: they stay in `pg_wal` until they are.
+    pub waiting_files: u64,
+    /// How long the oldest of them has waited.
+    pub waiting_ms: u64,
 }
 
 /// Process ids, given only where they mean something outside the pod: in a demo.

@@ -72,6 +72,13 @@ SELECT in_recovery,
             (SELECT array_agg(name) FROM (
                 SELECT min(name COLLATE \"C\") AS name FROM pg_ls_waldir()
                 WHERE name ~ '^[0-9A-F]{24}$' GROUP BY left(name, 8)) oldest) END AS oldest_segments,
+       CASE WHEN NOT in_recovery AND current_setting('archive_mode') <> 'off' THEN
+            (SELECT json_build_object('archived_files', archived_count, 'failed_attempts', failed_count,
+                    'waiting_files', waiting.files, 'waiting_ms', waiting.ms)::text
+             FROM pg_stat_archiver, (
+                SELECT count(*) AS files, coalesce((extract(epoch FROM
+                       clock_timestamp() - min(modification)) * 1000)::bigint, 0) AS ms
+                FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready') waiting) END AS archive,
        (SELECT rolpassword FROM pg_authid
         WHERE rolname = $2::text::name AND rolcanlogin AND rolreplication) AS verifier
 FROM (SELECT pg_is_in_recovery() AS in_recovery OFFSET 0) server
@@ -124,6 +131,7 @@ pub(super) fn decode(row: &Row, facts: &ServerFacts) -> Result<Answer, QueryErro
             .map(|silent| silent.max(0).cast_unsigned()),
         replay_waiting: get::<Option<bool>>(row, "replay_waiting")?.unwrap_or(false),
         synchronous_standby_names: get(row, "synchronous_standby_names")?,
+        archive: get::<Option<&str>>(row, "archive")?.and_then(|text| serde_json::from_str(text).ok()),
     };
     let verifier = get(row, "verifier")?;
     Ok(Answer { status, verifier })

@@ -9,7 +9,7 @@ pub enum StoreError {
     Object {
         action: &'static str,
         path: String,
-        source: object_store::Error,
+        source: Box<object_store::Error>,
     },
     #[error("could not use folder \"{}\"", path.display())]
     Folder { path: PathBuf, source: std::io::Error },
@@ -20,7 +20,7 @@ impl StoreError {
         Self::Object {
             action,
             path: path.to_owned(),
-            source,
+            source: Box::new(source),
         }
     }
 
@@ -35,7 +35,7 @@ impl StoreError {
     pub fn denied(&self) -> bool {
         match self {
             Self::Object { source, .. } => matches!(
-                source,
+                **source,
                 object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }
             ),
             Self::Folder { source, .. } => source.kind() == std::io::ErrorKind::PermissionDenied,
@@ -45,12 +45,9 @@ impl StoreError {
     /// There is no such object, or it has changed meanwhile.
     #[must_use]
     pub fn missing(&self) -> bool {
-        matches!(
-            self,
-            Self::Object {
-                source: object_store::Error::NotFound { .. },
-                ..
-            }
-        )
+        match self {
+            Self::Object { source, .. } => matches!(**source, object_store::Error::NotFound { .. }),
+            Self::Folder { .. } => false,
+        }
     }
 }

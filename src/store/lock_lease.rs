@@ -22,6 +22,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const DEAD_AFTER: Duration = Duration::from_secs(15);
 /// Before others may think us dead.
 const LOST_AFTER: Duration = Duration::from_secs(12);
+const WRITE_LIMIT: Duration = Duration::from_secs(9);
 
 #[derive(Serialize, Deserialize)]
 struct Content {
@@ -161,12 +162,7 @@ impl Place {
             }
             content.beat += 1;
             let sent = Instant::now();
-            match timeout(
-                LOST_AFTER - BEAT,
-                self.write(content, PutMode::Update(version.clone())),
-            )
-            .await
-            {
+            match timeout(WRITE_LIMIT, self.write(content, PutMode::Update(version.clone()))).await {
                 Ok(Ok(next)) => (version, last) = (next, sent),
                 // Another one has it, or a write of ours has come through whose answer was lost.
                 Ok(Err(object_store::Error::Precondition { .. })) => match self.look().await {

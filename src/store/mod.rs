@@ -60,10 +60,27 @@ impl std::fmt::Display for Store {
 }
 
 impl Store {
-    /// Opens a destination; a folder is made if its parent is there.
+    /// As [`Store::open`], for a destination that may be new: a folder is made if its parent is there.
     ///
     /// # Errors
-    /// The folder cannot be made, or the settings of the bucket are no good. Nothing is asked of a bucket yet.
+    /// As [`Store::open`], or the folder cannot be made.
+    pub fn create(settings: &StoreSettings) -> Result<Self, StoreError> {
+        if let Destination::Folder(path) = &settings.destination
+            && let Err(source) = std::fs::create_dir(path)
+            && source.kind() != std::io::ErrorKind::AlreadyExists
+        {
+            return Err(StoreError::Folder {
+                path: path.clone(),
+                source,
+            });
+        }
+        Self::open(settings)
+    }
+
+    /// Opens a destination.
+    ///
+    /// # Errors
+    /// There is no such folder, or the settings of the bucket are no good. Nothing is asked of a bucket yet.
     pub fn open(settings: &StoreSettings) -> Result<Self, StoreError> {
         let name = settings.destination.to_string();
         match &settings.destination {
@@ -86,10 +103,6 @@ impl Store {
             path: folder.to_owned(),
             source,
         };
-        match std::fs::create_dir(folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(error)),
-            _ => {}
-        }
         let folder = folder.canonicalize().map_err(failed)?;
         let objects = LocalFileSystem::new_with_prefix(&folder)
             .map_err(|source| StoreError::new("open", &name, source))?
@@ -216,7 +229,7 @@ impl Store {
     fn place(&self, path: &str) -> path::Path {
         path.split('/')
             .filter(|part| !part.is_empty())
-            .fold(self.prefix.clone(), |place, part| place.join(part))
+            .fold(self.prefix.clone(), path::Path::join)
     }
 
     fn below(&self, place: &path::Path) -> String {

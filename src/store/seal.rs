@@ -53,10 +53,10 @@ impl SealKey {
         let mut text = b"podgres key fingerprint".to_vec();
         text.extend_from_slice(&self.0);
         let digest = ring::digest::digest(&ring::digest::SHA256, &text);
-        digest.as_ref()[..8]
+        let number = digest.as_ref()[..8]
             .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+            .fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        format!("{number:016x}")
     }
 
     fn derive(&self, salt: &[u8]) -> io::Result<LessSafeKey> {

@@ -1,4 +1,4 @@
-//! What a backup, a restore and an archive survive: kills, a second run, a full volume, damage, a failover in the middle.
+//! What a backup and a restore survive: kills, a second run, a full volume, damage.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::backup::{Lab, answer, ask_restored, text, told};
-use crate::harness::{LIMIT, Start, member, members, wait_for};
+use crate::harness::{LIMIT, Start, wait_for};
 use crate::user::give_away;
 
 /// Backup folders at the destination, complete or not.
@@ -191,63 +191,5 @@ fn an_interrupted_restore_goes_on(lab: &Lab) {
     assert!(
         !lab.restored("killed.podgres-restore").exists(),
         "the staging directory is left"
-    );
-}
-
-/// The member that is read becomes the primary in the middle; another one is read instead. Then a restore follows the
-/// archive across the failover.
-#[test]
-fn a_failover_during_a_backup_and_a_restore_across_it() {
-    let lab = Lab::new(Start::lease(18));
-    lab.demo.sql(
-        &[],
-        "CREATE TABLE t AS SELECT i, md5(i::text) m FROM generate_series(1, 50000) i",
-    );
-    lab.backup(&[]);
-    let status = lab.demo.wait_streaming(2);
-    let standby = members(&status)
-        .iter()
-        .find(|member| member["role"] == "standby")
-        .expect("a standby");
-    let source = standby["name"].as_str().expect("a name").to_owned();
-    let mut slow = start(&mut lab.backup_command(&["--from", &source, "--max-rate", "300kB"]));
-    wait_under_way(&lab);
-    lab.done(&["switchover", "--dir", text(&lab.demo.directory), "--to", &source]);
-    lab.demo.wait("the source is the primary", |status| {
-        member(status, &source)["role"] == "primary"
-    });
-    let ended = slow.wait().expect("wait");
-    assert!(ended.success(), "the run did not begin again: {ended}");
-    let newest = lab.list().pop().expect("a backup");
-    assert_eq!(newest["timeline"], 2, "{newest:#?}");
-    lab.demo.wait_streaming(2);
-    lab.demo
-        .sql(&[], "INSERT INTO t VALUES (-1, 'after the failover')");
-    lab.archive_all();
-    // From the backup of before, over the branch.
-    let first = lab.list()[0]["name"].as_str().expect("a name").to_owned();
-    let directory = lab.restored("across");
-    answer(&lab.restore(&directory, &["--backup", &first]));
-    assert_eq!(ask_restored(18, &directory, "SELECT count(*) FROM t"), "50001");
-    a_new_cluster_begins_with_a_backup(&lab);
-}
-
-/// Pod 0 restores, the others clone it.
-fn a_new_cluster_begins_with_a_backup(lab: &Lab) {
-    let from = format!("PODGRES_RESTORE_FROM={}", lab.destination().display());
-    let copy = Start::lease(lab.version)
-        .with(&["--replicas", "2", "--set", &from])
-        .run();
-    copy.wait_streaming(1);
-    // The roles came with the backup, the superuser's password too.
-    let password = fs::read(&lab.demo.deployed().password_file).expect("password");
-    fs::write(copy.directory.join("original-password"), password).expect("write");
-    let identifier = |status: &serde_json::Value| status["system_identifier"].clone();
-    let (old, new) = (lab.demo.status().expect("status"), copy.status().expect("status"));
-    assert_eq!(identifier(&old), identifier(&new));
-    let timeline = members(&new)[0]["timeline"].as_u64().expect("a timeline");
-    assert!(
-        timeline > 2,
-        "a restored cluster has a timeline of its own: {timeline}"
     );
 }

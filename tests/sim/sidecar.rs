@@ -681,5 +681,6 @@ fn empty_status(system_identifier: u64) -> ServerStatus {
         receiver_silent_ms: None,
         replay_waiting: false,
         synchronous_standby_names: String::new(),
+        archive: None,
     }
 }

@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn a_name_tells_order_time_and_kind() {
         let name = name(17, 1_795_281_330, Kind::Physical);
-        assert_eq!(name, "000017-20261121T165530Z-physical");
+        assert_eq!(name, "000017-20261121T171530Z-physical");
         assert_eq!(sequence_of(&name), Some(17));
         assert_eq!(sequence_of("lost+found"), None);
     }

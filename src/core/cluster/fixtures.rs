@@ -154,6 +154,7 @@ fn server() -> ServerStatus {
         receiver_silent_ms: None,
         replay_waiting: false,
         synchronous_standby_names: String::new(),
+        archive: None,
     }
 }
 

@@ -5,7 +5,7 @@ use prometheus_client::metrics::MetricType;
 use crate::core::cluster::check::{Check, CheckQuery};
 use crate::core::cluster::verdict::{LoopAge, answer};
 use crate::core::cluster::{ClusterView, LagMode};
-use crate::core::status::{MemberState, Role};
+use crate::core::status::{ArchiveStatus, MemberState, Role};
 use crate::core::supervision::{CloneReason, JobKind};
 
 use super::Counters;
@@ -18,6 +18,15 @@ pub(super) fn families(view: &ClusterView, counters: &Counters, turned: LoopAge)
     let mut all = exporter::families(view);
     all.extend(member(view, counters, turned));
     all.extend(wal(view));
+    all.extend(
+        view.me
+            .server
+            .as_ref()
+            .and_then(|server| server.archive.as_ref())
+            .map(archive)
+            .into_iter()
+            .flatten(),
+    );
     all.extend(view.me.server.as_ref().map(exporter::slots).into_iter().flatten());
     all.extend(cluster(view));
     all.extend(leadership::families(view, counters));
@@ -86,6 +95,35 @@ fn roles(now: Option<Role>) -> Vec<(Labels, Value)> {
 fn state_set(label: &'static str, names: &[&str], now: Option<&str>) -> Vec<(Labels, Value)> {
     let sample = |name: &&str| (vec![(label, (*name).to_owned())], whole(Some(*name) == now));
     names.iter().map(sample).collect()
+}
+
+/// Of a primary with an archive: the alarm before its volume fills.
+fn archive(archive: &ArchiveStatus) -> Vec<Family> {
+    let count = |value| vec![(Vec::new(), Value::Whole(value))];
+    vec![
+        family(
+            "podgres_archived_files",
+            "WAL files archived",
+            MetricType::Counter,
+            count(archive.archived_files),
+        ),
+        family(
+            "podgres_archive_failures",
+            "Times that archiving a WAL file failed",
+            MetricType::Counter,
+            count(archive.failed_attempts),
+        ),
+        number(
+            "podgres_archive_waiting_files",
+            "WAL files that wait to be archived and stay until they are",
+            Some(archive.waiting_files),
+        ),
+        seconds(
+            "podgres_archive_lag_seconds",
+            "How long the oldest of them has waited",
+            Some(archive.waiting_ms),
+        ),
+    ]
 }
 
 fn wal(view: &ClusterView) -> Vec<Family> {

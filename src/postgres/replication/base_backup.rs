@@ -148,7 +148,8 @@ fn command(request: &BaseBackupRequest) -> String {
     );
     if let Some(rate) = request.max_rate_bytes {
         // In kilobytes, and within the bounds that the server has.
-        options.push_str(&format!(", MAX_RATE {}", (rate >> 10).clamp(32, 1_048_576)));
+        options.push_str(", MAX_RATE ");
+        options.push_str(&(rate >> 10).clamp(32, 1_048_576).to_string());
     }
     if request.incremental_to.is_some() {
         options.push_str(", INCREMENTAL true");

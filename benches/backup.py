@@ -1,0 +1,149 @@
+"""Backup and restore beside pgBackRest and pg_basebackup: the same server, the same run, one after the other.
+
+    benches/backup.py --podgres BINARY --bindir DIR [--scale 135] [--rounds 2]
+
+Scale 135 of pgbench is 2 GB. Prints one line a measure with the ratio to pgBackRest. Memory is that of the largest process.
+"""
+
+import argparse
+import os
+import pathlib
+import pwd
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+PROCESSES = 2
+
+
+def server_user():
+    """Whom PostgreSQL runs as, if this is root."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise SystemExit("neither a user postgres nor nobody")
+
+
+def demote():
+    user = server_user()
+    if user:
+        os.setgroups([])
+        os.setgid(user.pw_gid)
+        os.setuid(user.pw_uid)
+
+
+def measured(command, environment):
+    """Seconds and megabytes of a command as PostgreSQL's user."""
+    begun = time.monotonic()
+    process = subprocess.Popen(
+        [str(word) for word in command], env={**os.environ, **environment}, preexec_fn=demote,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        raise SystemExit(f"{command} failed:\n{output}")
+    return time.monotonic() - begun, usage.ru_maxrss / 1024
+
+
+class Lab:
+    def __init__(self, arguments):
+        self.podgres, self.bindir = arguments.podgres, pathlib.Path(arguments.bindir)
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="podgres-bench-", dir=arguments.folder))
+        self.folder.chmod(0o777)
+        self.demo = self.folder / "demo"
+        self.process = subprocess.Popen(
+            [self.podgres, "demo", "--dir", self.demo, "--program-dir", self.bindir, "--leadership", "fixed",
+             "--replicas", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.data = self.demo / "volumes/data-demo-0/pgdata"
+        for _ in range(600):
+            found = subprocess.run([self.podgres, "demo", "dsn", "--dir", self.demo], capture_output=True, text=True)
+            self.dsn = found.stdout.strip()
+            if found.returncode == 0 and subprocess.run(
+                    [self.bindir / "psql", "-XAtqc", "SELECT 1", self.dsn], capture_output=True).returncode == 0:
+                break
+            time.sleep(0.1)
+        subprocess.run([self.bindir / "pgbench", "-i", "-q", "-s", str(arguments.scale), self.dsn], check=True,
+                       stderr=subprocess.DEVNULL)
+        subprocess.run([self.bindir / "psql", "-Xqc", "CHECKPOINT", self.dsn], check=True)
+
+    def fresh(self, name):
+        path = self.folder / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+        user = server_user()
+        if user:
+            os.chown(path, user.pw_uid, user.pw_gid)
+        return path
+
+    def end(self):
+        self.process.terminate()
+        self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def pgbackrest(lab, repository):
+    """Its command line and environment, without a configuration file."""
+    # postmaster.pid: process, data directory, start, port, socket folder.
+    _, _, _, port, sockets, *_ = lab.data.joinpath("postmaster.pid").read_text().splitlines()
+    password = lab.dsn.split("//")[1].split("@")[0].split(":")[1]
+    options = [
+        "--stanza=bench", f"--repo1-path={repository}", f"--pg1-path={lab.data}", f"--pg1-socket-path={sockets}",
+        f"--pg1-port={port}", "--pg1-user=postgres", "--compress-type=zst", "--compress-level=3",
+        f"--process-max={PROCESSES}", "--no-archive-check", "--start-fast", f"--log-path={repository}",
+        f"--lock-path={repository}", f"--spool-path={repository}", "--log-level-console=warn"]
+    return ["pgbackrest", *options], {"PGPASSWORD": password}
+
+
+def round_of(lab):
+    found = {}
+    ours, environment = lab.fresh("ours"), {"PG_BINDIR": str(lab.bindir)}
+    found["podgres backup"] = measured(
+        [lab.podgres, "backup", "--dir", lab.demo, "--to", ours, "--from", "primary", "--proof-size", "0B",
+         "--threads", PROCESSES], environment)
+    target = lab.fresh("restored")
+    found["podgres restore"] = measured(
+        [lab.podgres, "restore", "--from", ours, "--to-backup", "--pgdata", target / "data"], environment)
+    if shutil.which("pgbackrest"):
+        repository = lab.fresh("theirs")
+        command, login = pgbackrest(lab, repository)
+        measured([*command, "stanza-create"], login)
+        found["pgBackRest backup"] = measured([*command, "--type=full", "backup"], login)
+        target = lab.fresh("restored")
+        restore = [word for word in command if not word.startswith(("--pg1", "--no-archive", "--start", "--compress"))]
+        found["pgBackRest restore"] = measured([*restore, f"--pg1-path={target}", "restore"], login)
+    plain = lab.fresh("plain")
+    found["pg_basebackup"] = measured(
+        [lab.bindir / "pg_basebackup", "-d", lab.dsn, "-D", plain / "data", "-c", "fast"], {})
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--podgres", required=True)
+    parser.add_argument("--bindir", required=True)
+    parser.add_argument("--scale", type=int, default=135)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", default="/var/tmp")
+    arguments = parser.parse_args()
+    lab = Lab(arguments)
+    try:
+        rounds = [round_of(lab) for _ in range(arguments.rounds)]
+    finally:
+        lab.end()
+    middle = {name: tuple(statistics.median(found[name][at] for found in rounds) for at in (0, 1)) for name in rounds[0]}
+    print(f"{'':20} {'seconds':>8} {'MB':>6}  ratio to pgBackRest")
+    for name, (seconds, megabytes) in middle.items():
+        anchor = middle.get("pgBackRest " + name.split(" ")[-1])
+        ratio = f"{anchor[0] / seconds:.2f}x" if anchor else ""
+        print(f"{name:20} {seconds:8.1f} {megabytes:6.0f}  {ratio}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
