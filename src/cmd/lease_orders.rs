@@ -87,7 +87,7 @@ impl ClusterLease {
         let switch = on.then_some(ReadOnlySwitch { by, at, reason });
         match self
             .client
-            .update(|record| record.read_only = switch.clone())
+            .update(|record| record.read_only.clone_from(&switch))
             .await
         {
             Ok(_) if on => Answer::new(Outcome::Done, "the cluster is read-only"),

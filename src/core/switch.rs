@@ -36,24 +36,24 @@ impl SwitchPosition {
 mod tests {
     use super::*;
 
-    fn by(name: &str) -> Option<ReadOnlySwitch> {
-        Some(ReadOnlySwitch {
+    fn by(name: &str) -> ReadOnlySwitch {
+        ReadOnlySwitch {
             by: name.to_owned(),
             at: String::new(),
             reason: String::new(),
-        })
+        }
     }
 
     #[test]
     fn the_last_turn_wins_and_two_at_once_end_alike() {
         let start = SwitchPosition::default();
-        let on = start.turned(by("alice"));
+        let on = start.turned(Some(by("alice")));
         let off = on.turned(None);
         assert_eq!(
             SwitchPosition::newest([&off, &start, &on].into_iter()),
             Some(&off)
         );
-        let rival = start.turned(by("bob"));
+        let rival = start.turned(Some(by("bob")));
         let one_way = SwitchPosition::newest([&on, &rival].into_iter());
         assert_eq!(one_way, SwitchPosition::newest([&rival, &on].into_iter()));
         assert_eq!(SwitchPosition::newest(std::iter::empty()), None);

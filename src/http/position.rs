@@ -77,16 +77,16 @@ mod tests {
 
     use super::*;
 
-    fn query(pairs: &[(&str, &str)]) -> Pairs {
+    fn query(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
         let owned = pairs
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Ok(Query(owned.collect()))
+        owned.collect()
     }
 
     #[test]
     fn the_wait_has_a_bound_whatever_is_asked() {
-        let read = |pairs: &[(&str, &str)]| read(&query(pairs));
+        let read = |pairs: &[(&str, &str)]| read(&Ok(Query(query(pairs))));
         assert_eq!(
             read(&[("lsn", "0/3000060")]),
             Ok((Lsn(0x300_0060), DEFAULT_TIMEOUT))

@@ -52,17 +52,16 @@ async fn ask(
     open: Option<Connection>,
 ) -> Result<(Connection, Option<Position>), RequestError> {
     let target = address.to_string();
-    let mut connection = match open {
-        Some(connection) => connection,
-        None => {
-            let socket = TcpStream::connect(address)
-                .await
-                .map_err(|source| RequestError::Connect {
-                    target: target.clone(),
-                    source,
-                })?;
-            Connection::start(socket, &target).await?
-        }
+    let mut connection = if let Some(connection) = open {
+        connection
+    } else {
+        let socket = TcpStream::connect(address)
+            .await
+            .map_err(|source| RequestError::Connect {
+                target: target.clone(),
+                source,
+            })?;
+        Connection::start(socket, &target).await?
     };
     let response = connection.get("/position", &target).await?;
     let (status, value) = connection.json(response).await?;

@@ -285,7 +285,13 @@ impl State {
         folders.dedup();
         let folders: String = folders
             .iter()
-            .map(|folder| format!("<CommonPrefixes><Prefix>{folder}</Prefix></CommonPrefixes>"))
+            .flat_map(|folder| {
+                [
+                    "<CommonPrefixes><Prefix>",
+                    folder.as_str(),
+                    "</Prefix></CommonPrefixes>",
+                ]
+            })
             .collect();
         Answer::xml(format!(
             "<ListBucketResult><IsTruncated>false</IsTruncated>{contents}{folders}</ListBucketResult>"
