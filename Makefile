@@ -13,7 +13,7 @@ IMAGE ?= podgres:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -
 architecture := $(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(shell uname -m)))
 # Each test of the cluster runs three PostgreSQL servers and more.
 test_threads := 2
-shell_scripts := .ci/run benches/run images/build images/sbom tests/kubernetes/machines tests/sim/mutants/check tests/tools/clients tests/tools/need tests/tools/postgresql
+shell_scripts := .ci/run benches/run images/build images/sbom tests/kubernetes/lab tests/kubernetes/machines tests/sim/mutants/check tests/tools/clients tests/tools/need tests/tools/postgresql
 
 .PHONY: help
 help: ## this list
