@@ -166,11 +166,13 @@ fn physical_round(version: u32) {
     assert_eq!(list[0]["tables"], list[1]["tables"], "both kinds saw the same");
     let verified = lab.done(&["verify", "--all", "--from", text(&lab.destination())]);
     assert_eq!(verified.matches("verified\n").count(), 2, "{verified}");
-    assert_eq!(
-        verified.matches("pg_amcheck found nothing wrong").count(),
-        2,
-        "{verified}"
-    );
+    // The wheel's programs come without the extension, the distribution's with it.
+    let checked = if version == 15 {
+        "pg_amcheck found nothing wrong"
+    } else {
+        "pg_amcheck was left out"
+    };
+    assert_eq!(verified.matches(checked).count(), 2, "{verified}");
     assert!(lab.list().iter().all(|entry| entry["verified"] == true));
     row_57_to_a_moment(&lab);
 }
