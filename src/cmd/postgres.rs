@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::config::pod::PodArguments;
 use crate::config::server::ServerArguments;
-use crate::supervisor;
+use crate::supervisor::{self, SupervisorOptions};
 
 use super::{Failure, wiring};
 
@@ -23,8 +23,14 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     wiring::prepare_run_directory(&pod)?;
     let settings = wiring::server_settings(&pod, &arguments.server).await?;
     supervisor::stop_on_panic();
-    supervisor::run(settings, wiring::supervisor_options())
-        .await
-        .map(|_| ())
-        .map_err(|error| wiring::supervisor_failure(&error))
+    supervisor::run(
+        settings,
+        SupervisorOptions {
+            children_hold_volume: true,
+            ..wiring::supervisor_options()
+        },
+    )
+    .await
+    .map(|_| ())
+    .map_err(|error| wiring::supervisor_failure(&error))
 }

@@ -43,6 +43,9 @@ pub struct SupervisorOptions {
     pub socket: Option<PathBuf>,
     /// Reads the logins again before each use; without it those of the settings stay.
     pub logins: Option<ReadLogins>,
+    /// Whether what this process starts holds the volume too, for as long as it runs: where a server is started, and not where
+    /// only its directory is prepared.
+    pub children_hold_volume: bool,
 }
 
 /// Why a supervisor could not begin its work.
@@ -102,5 +105,6 @@ pub async fn run(
     let socket = options
         .socket
         .unwrap_or_else(|| settings.run_directory.join(SOCKET_NAME));
-    run::run(inputs::Inputs::new(settings, options.logins), socket).await
+    let children = options.children_hold_volume;
+    run::run(inputs::Inputs::new(settings, options.logins), socket, children).await
 }

@@ -69,7 +69,11 @@ pub(super) struct Supervisor {
     pub(super) inspect_at: Instant,
 }
 
-pub(super) async fn run(inputs: Inputs, socket: PathBuf) -> Result<SupervisorExit, SupervisorError> {
+pub(super) async fn run(
+    inputs: Inputs,
+    socket: PathBuf,
+    children_hold_volume: bool,
+) -> Result<SupervisorExit, SupervisorError> {
     reaper::adopt_orphans().map_err(SupervisorError::AdoptOrphans)?;
     let mut signals = Signals::listen().map_err(SupervisorError::Signals)?;
     let child_died = signal(SignalKind::child()).map_err(SupervisorError::Signals)?;
@@ -78,7 +82,7 @@ pub(super) async fn run(inputs: Inputs, socket: PathBuf) -> Result<SupervisorExi
     let _only_one = tokio::select! {
         biased;
         () = told_to_end(&mut signals) => return Ok(ended),
-        only_one = only_one::wait(&inputs.settings.data_directory) => only_one,
+        only_one = only_one::wait(&inputs.settings.data_directory, children_hold_volume) => only_one,
     };
     let found = tokio::select! {
         biased;

@@ -113,7 +113,14 @@ fn row_78_a_write_on_the_read_only_route_fails_as_read_only() {
     let demo = Start::new(16).with(&["--replicas", "2"]).run();
     demo.wait_streaming(1);
     demo.sql(&[], "CREATE TABLE items (name text)");
-    let there = || demo.try_sql(&["--read-only"], "TABLE items").status.success();
+    // Until a standby is known to be fresh, the primary answers.
+    let there = || {
+        let output = demo.try_sql(
+            &["--read-only"],
+            "SELECT pg_is_in_recovery() AND to_regclass('items') IS NOT NULL",
+        );
+        output.stdout == b"t\n"
+    };
     assert!(wait_for(LIMIT, there));
     for sql in [
         "INSERT INTO items VALUES ('x')",

@@ -102,12 +102,16 @@ fn a_rotated_password_reaches_clients_standbys_and_podgres_itself() {
     // podgres' own sessions log in anew: on a standby, and on the primary after a crash.
     let own = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'podgres'";
     for pod in ["0", "1", "2"] {
-        assert_eq!(demo.sql(&["--member", pod], own), "t", "{pod}");
+        let ended = demo.sql(&["--member", pod], own);
+        assert!(
+            !ended.is_empty() && ended.lines().all(|line| line == "t"),
+            "{pod}: {ended}"
+        );
     }
     let back = |pod: &str| {
         let own = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'podgres'";
         let output = demo.try_sql(&["--member", pod], own);
-        output.stdout == b"1\n"
+        !matches!(output.stdout.as_slice(), b"" | b"0\n")
     };
     for pod in ["0", "1", "2"] {
         assert!(
