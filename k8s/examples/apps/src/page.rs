@@ -14,10 +14,11 @@ pub(crate) fn page(items: &[Item], closed: Option<&str>) -> String {
             escaped(reason)
         )
     });
-    let rows: String = items
+    let rows: Vec<String> = items
         .iter()
         .map(|item| format!("<li value=\"{}\">{}</li>", item.id, escaped(&item.text)))
         .collect();
+    let rows = rows.concat();
     let disabled = if closed.is_some() { " disabled" } else { "" };
     format!(
         "<!doctype html><meta charset=\"utf-8\"><title>To do</title>\
