@@ -11,8 +11,8 @@ cargo_deny_version := 0.20.2
 # The image's name, and what else images/build takes: IMAGE=registry.example/podgres:1 make image BUILDER=podman
 IMAGE ?= podgres:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 architecture := $(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(shell uname -m)))
-# Each test of the cluster runs three PostgreSQL servers and more, and mostly waits.
-test_threads := 3
+# Each test of the cluster runs three PostgreSQL servers and more.
+test_threads := 2
 shell_scripts := .ci/run benches/run images/build images/sbom tests/kubernetes/lab tests/kubernetes/machines tests/sim/mutants/check tests/tools/clients tests/tools/need tests/tools/postgresql
 
 .PHONY: help
@@ -30,7 +30,8 @@ demo: compiler ## a replicated PostgreSQL on this machine, until Ctrl-C; options
 test: fmt clippy deny doc proof ## everything that must hold: style, dependencies, documentation, all tests
 	@postgresql=$$(tests/tools/postgresql test)
 	eval "$$postgresql"
-	cargo test --no-fail-fast -- --test-threads=$(test_threads)
+	cargo test --no-fail-fast --lib --bins --test pure --test adapters -- --test-threads=3
+	cargo test --no-fail-fast --test cluster -- --test-threads=$(test_threads)
 	cargo test --package podgres-examples
 
 .PHONY: chaos

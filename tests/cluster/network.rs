@@ -11,7 +11,7 @@ use podgres::core::member::{Ordinal, Topology};
 use podgres::demo::dns::{Server, Zone};
 
 use crate::hand::Pod;
-use crate::harness::programs;
+use crate::harness::{LIMIT, programs, wait_for};
 use crate::plain::{give_away, open_to_all};
 use crate::relay::Relay;
 
@@ -88,8 +88,17 @@ impl Network {
         };
         drop(socket);
         let address = self.dns_address();
-        let server = Server::bind(address, self.zone.clone());
-        self.dns = Dns::Answering(self.runtime.block_on(server).expect("DNS server"));
+        // A child that another test has just forked holds the socket until it is another program.
+        let mut bound = None;
+        let free = || {
+            bound = self
+                .runtime
+                .block_on(Server::bind(address, self.zone.clone()))
+                .ok();
+            bound.is_some()
+        };
+        assert!(wait_for(LIMIT, free), "could not bind {address}");
+        self.dns = Dns::Answering(bound.expect("DNS server"));
     }
 
     fn dns_address(&self) -> SocketAddr {
