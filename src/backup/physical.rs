@@ -76,7 +76,6 @@ pub(super) async fn stream(
         label: label.to_owned(),
         slot: format!("base_backup_{:08x}", fastrand::u32(..)),
         max_rate_bytes: None,
-        incremental_to: None,
     };
     let client = connect(server).await.map_err(failed)?;
     let mut backup = client.base_backup(&request).await.map_err(failed)?;

@@ -2,14 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Args;
 use tokio::sync::watch;
 
 use crate::agent::{Outside, OutsideSettings, follow_freshness};
+use crate::config::pod::NetworkArguments;
 use crate::config::routes::RouteArguments;
-use crate::config::{ProcessEnvironment, server, units};
+use crate::config::{ProcessEnvironment, server};
 use crate::core::member::{Ordinal, Topology};
 use crate::core::signature::MemberKey;
 use crate::proxy::{Knowledge, SessionCounts};
@@ -37,28 +37,18 @@ pub struct Arguments {
     /// Where to listen
     #[arg(long, env = "PODGRES_LISTEN_ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub listen_address: IpAddr,
-    #[arg(long, env = "PODGRES_READ_WRITE_PORT", default_value_t = 6432)]
-    pub read_write_port: u16,
-    #[arg(long, env = "PODGRES_READ_ONLY_PORT", default_value_t = 6433)]
-    pub read_only_port: u16,
-    /// The members' HTTP port
-    #[arg(long, env = "PODGRES_HTTP_PORT", default_value_t = 8008)]
-    pub http_port: u16,
-    /// DNS server to ask instead of resolv.conf's
-    #[arg(long, env = "PODGRES_DNS_SERVER")]
-    pub dns_server: Option<SocketAddr>,
-    /// Silence after which a member counts as unreachable
-    #[arg(long, env = "PODGRES_PEER_TIMEOUT", value_parser = units::duration, default_value = "2s")]
-    pub peer_timeout: Duration,
+    #[command(flatten)]
+    pub network: NetworkArguments,
     #[command(flatten)]
     pub routes: RouteArguments,
 }
 
 /// Runs until TERM or INT.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let listens = arguments
-        .routes
-        .listeners(arguments.read_write_port, arguments.read_only_port)?;
+    let listens = arguments.routes.listeners(
+        arguments.network.read_write_port,
+        arguments.network.read_only_port,
+    )?;
     let address = |port| SocketAddr::new(arguments.listen_address, port);
     let endpoints = Endpoints::bind(listens, &arguments.routes, address).await?;
     let outside = Outside::follow(outside_settings(&arguments)).map_err(|error| agent_failure(&error))?;
@@ -98,8 +88,8 @@ fn outside_settings(arguments: &Arguments) -> OutsideSettings {
             cluster_domain: arguments.cluster_domain.clone(),
             first_ordinal: Ordinal(arguments.first_ordinal),
         },
-        dns_server: arguments.dns_server,
-        http_port: arguments.http_port,
-        peer_timeout: arguments.peer_timeout,
+        dns_server: arguments.network.dns_server,
+        http_port: arguments.network.http_port,
+        peer_timeout: arguments.network.peer_timeout,
     }
 }

@@ -27,7 +27,7 @@ pub(super) type Route = (String, Arc<RouteStats>);
 
 /// Listens where the pod says.
 pub(super) async fn http_listeners(pod: &Pod, run_directory: &Path) -> Result<Vec<Listener>, ListenError> {
-    let tcp = Listener::tcp(pod.bind_address(pod.arguments.http_port)).await?;
+    let tcp = Listener::tcp(pod.bind_address(pod.arguments.network.http_port)).await?;
     let unix = Listener::unix(&run_directory.join(SOCKET_NAME)).await?;
     Ok(vec![tcp, unix])
 }
@@ -43,7 +43,7 @@ pub(super) async fn serve_http(
     let mut state = HttpState::new(
         published.view.clone(),
         published.beat.clone(),
-        pod.arguments.peer_timeout,
+        pod.arguments.network.peer_timeout,
     );
     state.visited = Arc::clone(&published.visited);
     let journal = published.journal.clone();
@@ -172,7 +172,7 @@ fn settings(pod: &Pod, server: &ServerArguments) -> serde_json::Value {
         "service": pod.service,
         "namespace": pod.namespace,
         "cluster_domain": arguments.cluster_domain,
-        "peer_timeout_seconds": arguments.peer_timeout.as_secs_f64(),
+        "peer_timeout_seconds": arguments.network.peer_timeout.as_secs_f64(),
         "stop_timeout_seconds": arguments.stop_timeout.as_secs_f64(),
         "reclone": arguments.reclone,
         "tls_directory": server.tls_directory(),

@@ -60,7 +60,10 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         .when(in_use)
         .await
         .map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))?;
-    let ports = (pod.arguments.read_write_port, pod.arguments.read_only_port);
+    let ports = (
+        pod.arguments.network.read_write_port,
+        pod.arguments.network.read_only_port,
+    );
     let listens = arguments.routes.listeners(ports.0, ports.1)?;
     let endpoints = Endpoints::bind(listens, &arguments.routes, |port| pod.bind_address(port)).await?;
     let mut settings = agent::Settings {

@@ -11,6 +11,23 @@ use super::{Environment, InvalidSetting, units};
 use crate::core::member::{MemberName, Ordinal};
 use crate::core::policy::{Leadership, Policy};
 
+/// How members are found and asked, and where clients come: in a pod, and of `podgres route` beside none.
+#[derive(Args, Clone, Debug)]
+pub struct NetworkArguments {
+    #[arg(long, env = "PODGRES_READ_WRITE_PORT", default_value_t = 6432)]
+    pub read_write_port: u16,
+    #[arg(long, env = "PODGRES_READ_ONLY_PORT", default_value_t = 6433)]
+    pub read_only_port: u16,
+    #[arg(long, env = "PODGRES_HTTP_PORT", default_value_t = 8008)]
+    pub http_port: u16,
+    /// DNS server to ask instead of resolv.conf's
+    #[arg(long, env = "PODGRES_DNS_SERVER")]
+    pub dns_server: Option<SocketAddr>,
+    /// Silence after which a peer counts as unreachable
+    #[arg(long, env = "PODGRES_PEER_TIMEOUT", value_parser = units::duration, default_value = "2s")]
+    pub peer_timeout: Duration,
+}
+
 /// Flags of every command that runs in a pod.
 #[derive(Args, Clone, Debug)]
 pub struct PodArguments {
@@ -51,18 +68,8 @@ pub struct PodArguments {
     pub listen_address: Option<IpAddr>,
     #[arg(long, env = "PODGRES_POSTGRES_PORT", default_value_t = 5432)]
     pub postgres_port: u16,
-    #[arg(long, env = "PODGRES_READ_WRITE_PORT", default_value_t = 6432)]
-    pub read_write_port: u16,
-    #[arg(long, env = "PODGRES_READ_ONLY_PORT", default_value_t = 6433)]
-    pub read_only_port: u16,
-    #[arg(long, env = "PODGRES_HTTP_PORT", default_value_t = 8008)]
-    pub http_port: u16,
-    /// DNS server to ask instead of resolv.conf's
-    #[arg(long, env = "PODGRES_DNS_SERVER")]
-    pub dns_server: Option<SocketAddr>,
-    /// Silence after which a peer counts as unreachable
-    #[arg(long, env = "PODGRES_PEER_TIMEOUT", value_parser = units::duration, default_value = "2s")]
-    pub peer_timeout: Duration,
+    #[command(flatten)]
+    pub network: NetworkArguments,
     /// Fast stop, then immediate stop after this long, where a deadline presses
     #[arg(long, env = "PODGRES_STOP_TIMEOUT", value_parser = units::duration, default_value = "3s")]
     pub stop_timeout: Duration,
@@ -198,7 +205,7 @@ impl Pod {
             priority: (!arguments.lease.never_primary).then_some(arguments.lease.priority),
             times: arguments
                 .lease
-                .times(arguments.peer_timeout, arguments.stop_timeout),
+                .times(arguments.network.peer_timeout, arguments.stop_timeout),
         }
     }
 

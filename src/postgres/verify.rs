@@ -1,6 +1,6 @@
-//! `pg_verifybackup` and `pg_combinebackup`: whether a restored directory is what its manifest says.
+//! `pg_verifybackup`: whether a restored directory is what its manifest says.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -32,22 +32,4 @@ pub async fn verify_backup(
         .arg("--quiet")
         .arg(directory);
     program::run(verify, LIMIT).await.map(drop)
-}
-
-/// Makes a full directory of a full backup and the incremental ones after it, oldest first (PostgreSQL 17 and later).
-///
-/// # Errors
-/// They do not fit each other.
-pub async fn combine_backups(
-    program_directory: &Path,
-    chain: &[PathBuf],
-    into: &Path,
-) -> Result<(), ProgramError> {
-    let mut combine = command(
-        &program_directory.join("pg_combinebackup"),
-        Locale::C,
-        Signal::KILL,
-    );
-    combine.arg("--no-sync").arg("--output").arg(into).args(chain);
-    program::run(combine, LIMIT).await.map(drop)
 }

@@ -277,6 +277,21 @@ impl<'a> Cluster<'a> {
             .map_left(drop);
     }
 
+    /// Deletes a standby by force and waits until all is well with another pod in its place; `before` is what was there.
+    pub(crate) fn replace_standby(&self, before: &BTreeMap<String, PodFacts>) {
+        let standby = self.standby();
+        self.delete_pod(&standby, true);
+        until(
+            "another pod",
+            || self.pods(),
+            |pods| {
+                pods.get(&standby)
+                    .is_some_and(|pod| pod.uid != before[&standby].uid)
+            },
+        );
+        self.settle();
+    }
+
     /// The volume of what went wrong: pods, logs, events.
     pub(crate) fn show(&self) {
         println!("{:#}", self.status());

@@ -88,16 +88,6 @@ fn certificates(cluster: &Cluster) {
     );
     cluster.settle();
     assert_eq!(cluster.pods(), before, "no container was started again");
-    let standby = cluster.standby();
-    cluster.delete_pod(&standby, true);
-    until(
-        "another pod",
-        || cluster.pods(),
-        |pods| {
-            pods.get(&standby)
-                .is_some_and(|pod| pod.uid != before[&standby].uid)
-        },
-    );
-    cluster.settle();
+    cluster.replace_standby(&before);
     assert_eq!(cluster.sql(&primary, encrypted), "t");
 }

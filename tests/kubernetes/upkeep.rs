@@ -105,17 +105,7 @@ pub(crate) fn password(cluster: &Cluster) {
     cluster.settle();
     assert_eq!(cluster.pods(), before, "no container was started again");
     // Replication logs in with it too.
-    let standby = cluster.standby();
-    cluster.delete_pod(&standby, true);
-    until(
-        "another pod",
-        || cluster.pods(),
-        |pods| {
-            pods.get(&standby)
-                .is_some_and(|pod| pod.uid != before[&standby].uid)
-        },
-    );
-    cluster.settle();
+    cluster.replace_standby(&before);
     cluster.kubectl(&[
         "patch",
         "secret/pg",

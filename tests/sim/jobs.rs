@@ -6,7 +6,7 @@ use podgres::core::supervision::{FailureKind, JobKind, JobProgress, JobRequest, 
 use podgres::core::wal::{Lsn, WalPosition};
 
 use crate::config::{MS, SECOND};
-use crate::wal::{Data, Wal, lsn};
+use crate::wal::{Data, Wal};
 use crate::world::{Event, World};
 
 impl World {
@@ -214,16 +214,7 @@ impl World {
                 .min(data.wal.len())
                 .min(source.wal.len());
             next.wal.entries.truncate(fork);
-            let end = lsn(fork);
-            let passed = source
-                .wal
-                .history
-                .ancestors
-                .iter()
-                .take_while(|branch| branch.lsn <= end);
-            next.wal.history.ancestors = passed.copied().collect();
-            let after = source.wal.history.ancestors.get(next.wal.history.ancestors.len());
-            next.wal.history.timeline = after.map_or(source.wal.history.timeline, |branch| branch.timeline);
+            next.wal.take_history_of(&source.wal);
             next.control_position = source.wal.end();
         }
         next.standby_signal = true;

@@ -12,7 +12,6 @@ use podgres::core::synchronous_names;
 use podgres::core::wal::{Relation, TimelineId};
 
 use crate::config::{MS, SECOND, Time};
-use crate::wal::lsn;
 use crate::world::{Event, Member, World};
 
 /// Longest time in which a process of PostgreSQL reads its configuration after a reload.
@@ -367,16 +366,7 @@ impl World {
                 .entries
                 .extend_from_slice(&source.wal.entries[have..upto]);
         }
-        let end = lsn(data.wal.len());
-        let passed = source
-            .wal
-            .history
-            .ancestors
-            .iter()
-            .take_while(|branch| branch.lsn <= end);
-        data.wal.history.ancestors = passed.copied().collect();
-        let next = source.wal.history.ancestors.get(data.wal.history.ancestors.len());
-        data.wal.history.timeline = next.map_or(source.wal.history.timeline, |branch| branch.timeline);
+        data.wal.take_history_of(&source.wal);
         let flushed = data.wal.len();
         let now = self.now;
         if let Some(postgres) = self.postgres(to, pg) {

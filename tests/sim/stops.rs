@@ -110,11 +110,9 @@ impl World {
     /// The supervisor clears up behind a postmaster, then says that it has stopped.
     pub(crate) fn settle(&mut self, member: usize, clean: bool, requested: bool, ready: bool) {
         let delay = self.random.skewed(2 * MS, 100 * MS);
-        let Some(supervisor) = &mut self.members[member].supervisor else {
+        let Some(epoch) = self.begin_work(member) else {
             return;
         };
-        supervisor.working = true;
-        let epoch = supervisor.epoch;
         self.after(
             delay,
             Event::Settled {

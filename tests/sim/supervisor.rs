@@ -250,12 +250,17 @@ impl World {
         );
     }
 
+    /// From now on until it is told otherwise, the supervisor takes up nothing else; which one that is.
+    pub(crate) fn begin_work(&mut self, member: usize) -> Option<u64> {
+        let supervisor = self.members[member].supervisor.as_mut()?;
+        supervisor.working = true;
+        Some(supervisor.epoch)
+    }
+
     fn work(&mut self, member: usize, delay: Time, step: Step) {
-        let Some(supervisor) = &mut self.members[member].supervisor else {
+        let Some(epoch) = self.begin_work(member) else {
             return;
         };
-        supervisor.working = true;
-        let epoch = supervisor.epoch;
         self.after(
             delay,
             Event::Step {

@@ -49,6 +49,17 @@ impl Wal {
         self.history.timeline = next.max(TimelineId(end.timeline.0 + 1));
     }
 
+    /// What is here came from `source`: so far as it reaches, its timelines are that one's.
+    pub(crate) fn take_history_of(&mut self, source: &Self) {
+        let end = self.end().lsn;
+        let branches = &source.history.ancestors;
+        let passed = branches.iter().take_while(|branch| branch.lsn <= end).count();
+        self.history.ancestors = branches[..passed].to_vec();
+        self.history.timeline = branches
+            .get(passed)
+            .map_or(source.history.timeline, |branch| branch.timeline);
+    }
+
     pub(crate) fn is_prefix_of(&self, other: &Wal) -> bool {
         other
             .entries

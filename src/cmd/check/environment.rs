@@ -95,7 +95,7 @@ fn writable(directory: &Path, hint: &str, findings: &mut Vec<Finding>) {
 async fn names(pod: &Pod, findings: &mut Vec<Finding>) {
     let topology = wiring::topology(pod);
     let host = topology.pod_host(pod.name.ordinal);
-    let resolver = match Resolver::new(pod.arguments.dns_server) {
+    let resolver = match Resolver::new(pod.arguments.network.dns_server) {
         Ok(resolver) => resolver,
         Err(error) => {
             let hint = "the pod needs a DNS server (dnsPolicy: ClusterFirst)";

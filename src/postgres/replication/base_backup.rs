@@ -9,7 +9,7 @@ use bytes::{Buf as _, Bytes};
 use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
 
-use super::{EXCHANGE_LIMIT_MESSAGES, ReplicationClient, Row, UpstreamError, error, required, wire};
+use super::{ReplicationClient, Row, UpstreamError, error, required, wire};
 use crate::core::wal::{Lsn, TimelineId, WalPosition};
 
 /// The checkpoint before the first byte; on a standby the restartpoint.
@@ -27,8 +27,6 @@ pub struct BaseBackupRequest {
     pub slot: String,
     /// Bytes of files a second that the server sends at most.
     pub max_rate_bytes: Option<u64>,
-    /// Only what has changed since the backup with this manifest (PostgreSQL 17 and later).
-    pub incremental_to: Option<Bytes>,
 }
 
 /// What comes, in this order: archives each with their data, then the manifest with its data, then the end.
@@ -64,9 +62,6 @@ impl ReplicationClient {
             "CREATE_REPLICATION_SLOT {slot} TEMPORARY PHYSICAL (RESERVE_WAL)"
         ))
         .await?;
-        if let Some(manifest) = &request.incremental_to {
-            self.upload_manifest(manifest).await?;
-        }
         self.wire.bulk();
         let command = command(request);
         frontend::query(&command, self.wire.outgoing()).map_err(|error| UpstreamError::protocol(&error))?;
@@ -109,35 +104,6 @@ impl ReplicationClient {
         }
         Err(UpstreamError::unexpected_message())
     }
-
-    /// `UPLOAD_MANIFEST`.
-    async fn upload_manifest(&mut self, manifest: &Bytes) -> Result<(), UpstreamError> {
-        let protocol = |error: std::io::Error| UpstreamError::protocol(&error);
-        frontend::query("UPLOAD_MANIFEST", self.wire.outgoing()).map_err(protocol)?;
-        self.wire.send().await?;
-        let mut sent = false;
-        for _ in 0..EXCHANGE_LIMIT_MESSAGES {
-            let message = tokio::time::timeout(SILENCE_LIMIT, self.wire.receive()).await;
-            match message.unwrap_or(Err(UpstreamError::TimedOut { limit: SILENCE_LIMIT }))? {
-                Message::CopyInResponse(_) if !sent => {
-                    for chunk in manifest.chunks(64 << 10) {
-                        frontend::CopyData::new(chunk)
-                            .map_err(protocol)?
-                            .write(self.wire.outgoing());
-                        self.wire.send().await?;
-                    }
-                    frontend::copy_done(self.wire.outgoing());
-                    self.wire.send().await?;
-                    sent = true;
-                }
-                Message::ErrorResponse(body) => return Err(error::reported(&body)),
-                Message::ReadyForQuery(_) => return Ok(()),
-                Message::CommandComplete(_) | Message::NoticeResponse(_) => {}
-                _ => return Err(UpstreamError::unexpected_message()),
-            }
-        }
-        Err(UpstreamError::unexpected_message())
-    }
 }
 
 fn command(request: &BaseBackupRequest) -> String {
@@ -150,9 +116,6 @@ fn command(request: &BaseBackupRequest) -> String {
         // In kilobytes, and within the bounds that the server has.
         options.push_str(", MAX_RATE ");
         options.push_str(&(rate >> 10).clamp(32, 1_048_576).to_string());
-    }
-    if request.incremental_to.is_some() {
-        options.push_str(", INCREMENTAL true");
     }
     format!("BASE_BACKUP ({options})")
 }
