@@ -1,6 +1,7 @@
 //! `podgres route`: the routing endpoints alone, beside an application or as a Deployment; members by DNS only.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -14,7 +15,7 @@ use crate::core::member::{Ordinal, Topology};
 use crate::core::signature::MemberKey;
 use crate::proxy::{Knowledge, SessionCounts};
 
-use super::routes::{Endpoints, idle_ender, replay_waiter};
+use super::routes::{Endpoints, encryption, idle_ender, replay_waiter};
 use super::sidecar::{agent_failure, terminated};
 use super::{ExitStatus, Failure};
 
@@ -37,6 +38,9 @@ pub struct Arguments {
     /// Where to listen
     #[arg(long, env = "PODGRES_LISTEN_ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub listen_address: IpAddr,
+    /// Folder with tls.crt, tls.key and ca.crt of the cluster, for --tls terminate
+    #[arg(long, env = "PODGRES_TLS_DIR", default_value = "/etc/podgres/tls")]
+    pub tls_dir: PathBuf,
     #[command(flatten)]
     pub network: NetworkArguments,
     #[command(flatten)]
@@ -50,8 +54,11 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         arguments.network.read_only_port,
     )?;
     let address = |port| SocketAddr::new(arguments.listen_address, port);
-    let endpoints = Endpoints::bind(listens, &arguments.routes, address).await?;
-    let outside = Outside::follow(outside_settings(&arguments)).map_err(|error| agent_failure(&error))?;
+    let settings = outside_settings(&arguments);
+    let folder = Some(arguments.tls_dir.as_path()).filter(|folder| folder.is_dir());
+    let encryption = encryption(&arguments.routes, folder, &settings.topology)?;
+    let endpoints = Endpoints::bind(listens, &arguments.routes, encryption, address).await?;
+    let outside = Outside::follow(settings).map_err(|error| agent_failure(&error))?;
     let secret = server::replication_secret(&ProcessEnvironment)?;
     let cluster = arguments.cluster.clone();
     let key = move || {

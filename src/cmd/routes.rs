@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,14 +13,17 @@ use tokio::time::sleep;
 
 use crate::agent::{Published, follow_freshness, member_key};
 use crate::config::pod::Pod;
-use crate::config::routes::RouteArguments;
+use crate::config::routes::{RouteArguments, TlsArgument};
+use crate::core::member::Topology;
 use crate::core::operate::{Answer, Order};
 use crate::core::routing::RouteMode;
 use crate::core::routing::listen::Listen;
 use crate::core::signature::MemberKey;
 use crate::peers::{send_signed_order, wait_for_replay};
+use crate::postgres::tls::ClientTls;
 use crate::proxy::{
-    EndIdle, Knowledge, Limits, Listener, Network, RouteStats, SessionCounts, WaitForReplay, Workers,
+    CertificateFolder, Encryption, EndIdle, Knowledge, Limits, Listener, Network, RouteStats, SessionCounts,
+    WaitForReplay, Workers,
 };
 
 use super::serve::Route;
@@ -36,6 +40,7 @@ const END_BATCH: usize = 1000;
 
 /// Bound and not served yet.
 pub(super) struct Endpoints {
+    encryption: Option<Arc<Encryption>>,
     trusted_proxies: Vec<Network>,
     bound: Vec<(Listen, Limits, TcpListener, Arc<RouteStats>)>,
 }
@@ -44,6 +49,7 @@ impl Endpoints {
     pub(super) async fn bind(
         listens: Vec<Listen>,
         arguments: &RouteArguments,
+        encryption: Option<Arc<Encryption>>,
         address: impl Fn(u16) -> SocketAddr,
     ) -> Result<Self, Failure> {
         let mut bound = Vec::new();
@@ -59,6 +65,7 @@ impl Endpoints {
         }
         let trusted_proxies = arguments.trusted_proxies.clone();
         Ok(Self {
+            encryption,
             trusted_proxies,
             bound,
         })
@@ -105,6 +112,7 @@ impl Endpoints {
                 named_policies: named.clone(),
                 limits,
                 trusted_proxies: self.trusted_proxies.clone(),
+                encryption: self.encryption.clone(),
                 knowledge: knowledge.clone(),
                 sessions: Arc::clone(sessions),
                 stats,
@@ -120,6 +128,33 @@ impl Endpoints {
         }
         Ok(listening)
     }
+}
+
+/// What terminates TLS, if that is asked for.
+pub(super) fn encryption(
+    arguments: &RouteArguments,
+    folder: Option<&Path>,
+    topology: &Topology,
+) -> Result<Option<Arc<Encryption>>, Failure> {
+    if arguments.tls == TlsArgument::PassThrough {
+        return Ok(None);
+    }
+    let folder = folder.ok_or_else(|| {
+        Failure::new(
+            ExitStatus::Settings,
+            "TLS cannot be terminated without a certificate",
+        )
+        .hint("Mount tls.crt, tls.key and ca.crt of the cluster and give their folder in PODGRES_TLS_DIR.")
+    })?;
+    let certificate =
+        CertificateFolder::open(folder).map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?;
+    let authority =
+        ClientTls::open(folder).map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?;
+    Ok(Some(Arc::new(Encryption {
+        certificate: Arc::new(certificate),
+        authority: Arc::new(move || authority.config()),
+        domain: topology.service_host(),
+    })))
 }
 
 /// What the endpoints of a pod know and whom they ask.

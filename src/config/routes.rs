@@ -36,6 +36,9 @@ pub struct RouteArguments {
         value_name = "PORT,KEY=VALUE,…"
     )]
     pub listen: Vec<String>,
+    /// Where the encryption of routed sessions ends
+    #[arg(long, env = "PODGRES_TLS", value_enum, default_value_t = TlsArgument::PassThrough)]
+    pub tls: TlsArgument,
     /// How long a new connection waits for a server
     #[arg(long, env = "PODGRES_HOLD", value_parser = units::duration, default_value = "10s")]
     pub hold: Duration,
@@ -62,6 +65,14 @@ pub struct RouteArguments {
 pub enum FallbackArgument {
     Primary,
     None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TlsArgument {
+    /// At the servers: the endpoints pass it through unread
+    PassThrough,
+    /// At the endpoints, with the cluster's own certificate; the way to the servers is TLS again
+    Terminate,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

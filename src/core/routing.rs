@@ -46,8 +46,8 @@ pub struct Server {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteTable {
     pub servers: Vec<Server>,
-    /// PostgreSQL addresses of all known members, accepting or not.
-    pub members: Vec<SocketAddr>,
+    /// PostgreSQL addresses of all known members by name, accepting or not.
+    pub members: BTreeMap<String, SocketAddr>,
     /// Servers that run and are neither now, by name and incarnation: in the middle of a promotion, or without the
     /// right to be what they are.
     pub unclear: BTreeMap<String, u64>,

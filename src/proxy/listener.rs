@@ -16,6 +16,7 @@ use crate::core::routing::RoutePolicy;
 use super::Limits;
 use super::cancel::MAX_CANCELS;
 use super::connection::Endpoint;
+use super::encryption::Encryption;
 use super::forwarded::Network;
 use super::knowledge::Knowledge;
 use super::stats::{RouteStats, SessionCounts};
@@ -36,6 +37,8 @@ pub struct Listener {
     pub limits: Limits,
     /// Balancers that may tell the client's address by the PROXY protocol.
     pub trusted_proxies: Vec<Network>,
+    /// TLS ends here; without it passes through to the servers.
+    pub encryption: Option<Arc<Encryption>>,
     pub knowledge: Knowledge,
     /// Shared by the listeners of one process, so that they balance together.
     pub sessions: Arc<SessionCounts>,
@@ -111,6 +114,7 @@ impl Listener {
                 .collect(),
             limits: self.limits,
             trusted_proxies: self.trusted_proxies,
+            encryption: self.encryption,
             clients: Arc::default(),
             knowledge: self.knowledge,
             memberships: Mutex::default(),

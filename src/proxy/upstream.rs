@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -18,6 +19,7 @@ use crate::core::routing::{Opened, RoutePolicy, RouteTable, Server, Stay, candid
 use crate::core::status::Role;
 
 use super::connection::Endpoint;
+use super::encryption::{Encryption, OtherCertificate, ServerTls};
 use super::refusal::Refusal;
 use super::session::{Ends, Session};
 use super::stats::{CountedSession, Raised, count_one};
@@ -36,6 +38,20 @@ pub(super) enum Opening<'a> {
     Startup(&'a [u8]),
     /// The beginning of TLS. A server that does not speak it may close without a word.
     Tls(&'a [u8]),
+    /// TLS of the endpoint's own, and a startup packet in it.
+    Encrypted {
+        by: &'a Encryption,
+        /// What the client was shown.
+        certificate: &'a CertificateDer<'static>,
+        startup: &'a [u8],
+    },
+}
+
+/// The connection to a server.
+#[derive(Debug)]
+pub(super) enum Link {
+    Plain(TcpStream),
+    Tls(Box<ServerTls>),
 }
 
 /// What a session may be given.
@@ -65,7 +81,9 @@ impl<'a> Wish<'a> {
 /// A connection to a server, counted as a session of it while it lives.
 #[derive(Debug)]
 pub(super) struct Upstream {
-    pub(super) stream: TcpStream,
+    pub(super) link: Link,
+    /// This end of it.
+    local: SocketAddr,
     pub(super) server: String,
     pub(super) incarnation: u64,
     role: Role,
@@ -77,15 +95,15 @@ pub(super) struct Upstream {
 
 impl Upstream {
     /// What the warden needs of it, and its connection.
-    pub(super) fn into_session(self, policy: Arc<RoutePolicy>) -> io::Result<(Session, TcpStream)> {
+    pub(super) fn into_session(self, policy: Arc<RoutePolicy>) -> (Session, Link) {
         let ends = Ends {
             http_address: self.http_address,
-            local: self.stream.local_addr()?,
+            local: self.local,
             server: self.server,
             incarnation: self.incarnation,
             role: self.role,
         };
-        Ok((Session::new(ends, policy, self.counted), self.stream))
+        (Session::new(ends, policy, self.counted), self.link)
     }
 }
 
@@ -110,6 +128,9 @@ impl Endpoint {
                 Err(failures) => failures,
             };
             if Instant::now() >= deadline {
+                if let Some(refusal) = other_certificate(&failures) {
+                    return Err(refusal);
+                }
                 return Err(Unavailable::of(wish.policy, &seen, &failures, begun.elapsed()).into());
             }
             if place.is_none() {
@@ -125,6 +146,24 @@ impl Endpoint {
                 () = sleep_until(pause) => {}
             }
         }
+    }
+
+    /// Whether a server that has not been told anything yet has begun to answer this startup packet.
+    pub(super) async fn says_startup(&self, upstream: &mut Upstream, packet: &[u8]) -> bool {
+        let Link::Plain(stream) = &mut upstream.link else {
+            return false;
+        };
+        let said = timeout(self.limits.answer_timeout, say_startup(stream, packet)).await;
+        matches!(said, Ok(Ok(())))
+    }
+
+    /// Whether the server has been given the client's first bytes of TLS.
+    pub(super) async fn passes_on(&self, upstream: &mut Upstream, hello: &[u8]) -> bool {
+        let Link::Plain(stream) = &mut upstream.link else {
+            return false;
+        };
+        let passed_on = timeout(self.limits.answer_timeout, stream.write_all(hello)).await;
+        matches!(passed_on, Ok(Ok(())))
     }
 
     /// Whether a session to that server may begin, by the newest table.
@@ -163,20 +202,21 @@ impl Endpoint {
                 opened = self.open(server, opening) => opened.map(Some),
                 () = self.stops_fitting(policy, server) => Ok(None),
             };
-            let cause = match opened {
+            let (cause, other_certificate) = match opened {
                 Ok(Some(upstream)) if self.keeps(policy, server) => {
                     self.stats
                         .count_opened(&server.name, begun.elapsed(), server.staleness_ms);
                     return Ok(upstream);
                 }
-                Ok(_) => "it has just left, or its role has changed".to_owned(),
-                Err(error) => error.to_string(),
+                Ok(_) => ("it has just left, or its role has changed".to_owned(), false),
+                Err(error) => (error.to_string(), is_other_certificate(&error)),
             };
             count_one(&self.stats.connect_failures_total);
             tracing::debug!(server = server.name, cause, "could not open a routed connection");
             failures.push(FailedAttempt {
                 server: server.name.clone(),
                 cause,
+                other_certificate,
             });
         }
         Err(failures)
@@ -210,10 +250,24 @@ impl Endpoint {
         let connecting = TcpStream::connect(server.address);
         let mut stream = limited(self.limits.connect_timeout, "connection", connecting).await?;
         socket::prepare(&stream)?;
-        let answering = limited(self.limits.answer_timeout, "answer", say(&mut stream, opening));
-        let tls_answer = answering.await?;
+        let local = stream.local_addr()?;
+        let answering = async {
+            if let Opening::Encrypted {
+                by,
+                certificate,
+                startup,
+            } = opening
+            {
+                let opened = by.open(stream, &server.name, certificate, startup).await?;
+                return Ok((Link::Tls(Box::new(opened)), None));
+            }
+            let tls_answer = say(&mut stream, opening).await?;
+            Ok((Link::Plain(stream), tls_answer))
+        };
+        let (link, tls_answer) = limited(self.limits.answer_timeout, "answer", answering).await?;
         Ok(Upstream {
-            stream,
+            link,
+            local,
             server: server.name.clone(),
             incarnation: server.incarnation,
             role: server.role,
@@ -253,7 +307,9 @@ impl Drop for Waiting<'_> {
 
 async fn say(stream: &mut TcpStream, opening: Opening<'_>) -> io::Result<Option<u8>> {
     match opening {
-        Opening::Startup(bytes) => say_startup(stream, bytes).await.map(|()| None),
+        Opening::Startup(startup) | Opening::Encrypted { startup, .. } => {
+            say_startup(stream, startup).await.map(|()| None)
+        }
         Opening::Tls(bytes) => {
             stream.write_all(bytes).await?;
             stream.peek(&mut [0]).await.map(|_| None)
@@ -270,12 +326,26 @@ async fn say(stream: &mut TcpStream, opening: Opening<'_>) -> io::Result<Option<
 
 /// Returns when the server has begun to answer, which is left to be read. A kernel takes connections and bytes
 /// for a process that is frozen.
-pub(super) async fn say_startup(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+async fn say_startup(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes).await?;
     match stream.peek(&mut [0]).await? {
         0 => Err(io::Error::other("it closed the connection without an answer")),
         _ => Ok(()),
     }
+}
+
+fn is_other_certificate(error: &io::Error) -> bool {
+    let inner = error.get_ref();
+    inner.is_some_and(<dyn std::error::Error + Send + Sync>::is::<OtherCertificate>)
+}
+
+/// The reason, if it alone kept the client from a server.
+fn other_certificate(failures: &[FailedAttempt]) -> Option<Refusal> {
+    let (first, rest) = failures.split_first()?;
+    let all = first.other_certificate && rest.iter().all(|failure| failure.other_certificate);
+    all.then(|| Refusal::OtherCertificate {
+        server: first.server.clone(),
+    })
 }
 
 async fn limited<T>(limit: Duration, what: &str, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
