@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -42,6 +43,8 @@ pub(super) struct Endpoint {
     pub(super) trusted_proxies: Vec<Network>,
     /// TLS ends here; without it passes through to the servers.
     pub(super) encryption: Option<Arc<Encryption>>,
+    /// One has, so far.
+    pub(super) servers_speak_tls: AtomicBool,
     pub(super) clients: Arc<ClientCounts>,
     pub(super) knowledge: Knowledge,
     /// Who is in and out just now, by the server's name.
@@ -224,7 +227,7 @@ impl Endpoint {
     /// (CVE-2024-10977), so that the client is told the reason after its startup packet. One
     /// that insists on TLS then leaves.
     async fn ask_for_tls(&self, client: &mut Client, talk: &mut Talk) -> Result<Option<Outcome>, End> {
-        let wish = Wish::of_policy(&self.policy);
+        let wish = Wish::of_policy(&self.policy, client.address);
         match self.place(client, &wish, Opening::AskForTls, Some(SSL)).await {
             Ok((upstream, slot)) => {
                 let answer = upstream.tls_answer.unwrap_or(b'N');
@@ -257,6 +260,7 @@ impl Endpoint {
         let wish = Wish {
             policy: &policy,
             options: &options,
+            unreadable: None,
         };
         if let Some((mut upstream, slot)) = talk.plain
             && self.still_serves(&wish, &upstream)
@@ -295,7 +299,7 @@ impl Endpoint {
     ) -> Result<Outcome, End> {
         let (hello, name) = client.read_hello(Vec::new()).await?;
         let policy = self.policy_of(name.as_deref());
-        let wish = Wish::of_policy(&policy);
+        let wish = Wish::of_policy(&policy, client.address);
         if policy != self.policy && !self.still_serves(&wish, &upstream) {
             drop(upstream);
             upstream = match self.find_for(client, &wish, Opening::AskForTls).await {
@@ -306,6 +310,7 @@ impl Endpoint {
             };
         }
         if self.passes_on(&mut upstream, &hello).await {
+            upstream.unreadable = Some(client.address);
             Ok(Outcome::Session(upstream, slot, policy))
         } else {
             Err(End::Gone)
@@ -315,9 +320,12 @@ impl Endpoint {
     async fn direct_tls(&self, client: &mut Client, bytes: Vec<u8>) -> Result<Outcome, End> {
         let (hello, name) = client.read_hello(bytes).await?;
         let policy = self.policy_of(name.as_deref());
-        let wish = Wish::of_policy(&policy);
+        let wish = Wish::of_policy(&policy, client.address);
         match self.place(client, &wish, Opening::Tls(&hello), None).await {
-            Ok((upstream, slot)) => Ok(Outcome::Session(upstream, slot, Arc::clone(&policy))),
+            Ok((mut upstream, slot)) => {
+                upstream.unreadable = Some(client.address);
+                Ok(Outcome::Session(upstream, slot, Arc::clone(&policy)))
+            }
             Err(End::Refused(refusal)) => Err(End::RefusedInTls(refusal)),
             Err(end) => Err(end),
         }

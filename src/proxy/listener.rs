@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -115,6 +116,7 @@ impl Listener {
             limits: self.limits,
             trusted_proxies: self.trusted_proxies,
             encryption: self.encryption,
+            servers_speak_tls: AtomicBool::new(false),
             clients: Arc::default(),
             knowledge: self.knowledge,
             memberships: Mutex::default(),

@@ -94,6 +94,7 @@ impl Endpoint {
         let wish = Wish {
             policy: &policy,
             options: &options,
+            unreadable: None,
         };
         let opening = Opening::Encrypted {
             by,

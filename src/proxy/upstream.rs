@@ -4,8 +4,9 @@
 //! does not answer, or that leaves the table before it does, costs the client time and no error.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
@@ -13,8 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::core::routing::choose::{choose, keep_together};
 use crate::core::routing::options::SessionOptions;
-use crate::core::routing::{Opened, RoutePolicy, RouteTable, Server, Stay, candidates, choose, stay};
+use crate::core::routing::{Affinity, Opened, RoutePolicy, RouteTable, Server, Stay, candidates, stay};
 
 use crate::core::status::Role;
 
@@ -59,11 +61,13 @@ pub(super) enum Link {
 pub(super) struct Wish<'a> {
     pub(super) policy: &'a RoutePolicy,
     pub(super) options: &'a SessionOptions,
+    /// Whose encryption passes through: its sessions may have to be kept together.
+    pub(super) unreadable: Option<IpAddr>,
 }
 
 impl<'a> Wish<'a> {
     /// Of a client whose own wishes cannot be read.
-    pub(super) fn of_policy(policy: &'a RoutePolicy) -> Self {
+    pub(super) fn of_policy(policy: &'a RoutePolicy, client: IpAddr) -> Self {
         const NONE: &SessionOptions = &SessionOptions {
             max_staleness_ms: None,
             max_lag_bytes: None,
@@ -74,6 +78,7 @@ impl<'a> Wish<'a> {
         Self {
             policy,
             options: NONE,
+            unreadable: Some(client),
         }
     }
 }
@@ -90,6 +95,8 @@ pub(super) struct Upstream {
     http_address: SocketAddr,
     /// `S` or `N`, if it was asked for TLS.
     pub(super) tls_answer: Option<u8>,
+    /// The client, once its encryption passes through.
+    pub(super) unreadable: Option<IpAddr>,
     counted: CountedSession,
 }
 
@@ -102,6 +109,7 @@ impl Upstream {
             server: self.server,
             incarnation: self.incarnation,
             role: self.role,
+            unreadable: self.unreadable,
         };
         (Session::new(ends, policy, self.counted), self.link)
     }
@@ -123,7 +131,7 @@ impl Endpoint {
             let seen = knowledge.now();
             let fit = self.fit(wish, &seen);
             let causal = self.reach(wish, fit, &seen).await?;
-            let failures = match self.try_servers(wish.policy, &causal, opening).await {
+            let failures = match self.try_servers(wish, &causal, opening).await {
                 Ok(upstream) => return Ok(upstream),
                 Err(failures) => failures,
             };
@@ -188,15 +196,21 @@ impl Endpoint {
 
     async fn try_servers(
         &self,
-        policy: &RoutePolicy,
+        wish: &Wish<'_>,
         servers: &[&Server],
         opening: Opening<'_>,
     ) -> Result<Upstream, Vec<FailedAttempt>> {
+        let policy = wish.policy;
         let sessions = |server: &Server| self.sessions.of(&server.name);
         let warm = |server: &Server| self.membership(server).1;
         let draws = [fastrand::usize(..), fastrand::usize(..), fastrand::usize(..)];
+        let mut order = choose(servers, &sessions, &warm, draws);
+        if let Some(client) = self.kept_together(wish) {
+            let there = self.relayed.servers_of(client);
+            order = keep_together(order, client, &|server| there.contains(&server.name));
+        }
         let mut failures = Vec::new();
-        for server in choose(servers, &sessions, &warm, draws) {
+        for server in order {
             let begun = Instant::now();
             let opened = tokio::select! {
                 opened = self.open(server, opening) => opened.map(Some),
@@ -220,6 +234,13 @@ impl Endpoint {
             });
         }
         Err(failures)
+    }
+
+    /// Whose sessions are to be on one server; only where servers speak TLS is anything unreadable.
+    fn kept_together(&self, wish: &Wish<'_>) -> Option<IpAddr> {
+        let wanted =
+            wish.policy.affinity == Affinity::Client && self.servers_speak_tls.load(Ordering::Relaxed);
+        wish.unreadable.filter(|_| wanted)
     }
 
     fn keeps(&self, policy: &RoutePolicy, server: &Server) -> bool {
@@ -265,6 +286,9 @@ impl Endpoint {
             Ok((Link::Plain(stream), tls_answer))
         };
         let (link, tls_answer) = limited(self.limits.answer_timeout, "answer", answering).await?;
+        if tls_answer == Some(b'S') {
+            self.servers_speak_tls.store(true, Ordering::Relaxed);
+        }
         Ok(Upstream {
             link,
             local,
@@ -273,6 +297,7 @@ impl Endpoint {
             role: server.role,
             http_address: server.http_address,
             tls_answer,
+            unreadable: None,
             counted,
         })
     }

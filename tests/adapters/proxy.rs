@@ -9,4 +9,6 @@ mod hostile;
 mod policies;
 mod routes;
 mod sessions;
+mod together;
+mod traffic;
 mod waiting;

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::tls::MakeTlsConnect;
 
 use super::cluster::{Cluster, DOMAIN, cluster, loopback, member};
 use super::routes::{PATIENCE, Route, answer, complaint, read_to_end, short_hold, table, until};
@@ -44,7 +45,7 @@ fn verified(cluster: &Cluster, route: &Route) -> String {
     format!("sslmode=verify-full sslrootcert={authority} hostaddr={address} host=pg-0.{DOMAIN}")
 }
 
-fn encrypted_client(cluster: &Cluster, route: &Route) -> (tokio_postgres::Config, ClientTls) {
+pub(super) fn encrypted_client(cluster: &Cluster, route: &Route) -> (tokio_postgres::Config, ClientTls) {
     let mut config = tokio_postgres::Config::new();
     config
         .host(format!("any.{DOMAIN}"))
@@ -54,6 +55,16 @@ fn encrypted_client(cluster: &Cluster, route: &Route) -> (tokio_postgres::Config
         .dbname("postgres")
         .ssl_mode(SslMode::Require);
     (config, ClientTls::open(&cluster.tls()).expect("authority"))
+}
+
+/// A cancel request inside TLS through `route`, as libpq 17 sends it.
+pub(super) async fn cancel(token: &tokio_postgres::CancelToken, route: &Route, tls: &ClientTls) {
+    let stream = TcpStream::connect(route.address).await.expect("connect");
+    let mut connector = tls.postgres_connector();
+    let host = format!("any.{DOMAIN}");
+    let connect = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut connector, &host);
+    let sent = token.cancel_query_raw(stream, connect.expect("name")).await;
+    sent.expect("sent");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,17 +197,7 @@ async fn an_encrypted_cancel_request_finds_its_server() {
     let limit = Instant::now() + PATIENCE;
     while !asleep.is_finished() {
         assert!(Instant::now() < limit, "not cancelled");
-        let (config, tls) = encrypted_client(&cluster, &write);
-        let stream = TcpStream::connect(write.address).await.expect("connect");
-        let mut connector = tls.postgres_connector();
-        let host = format!("any.{DOMAIN}");
-        let connect =
-            <_ as tokio_postgres::tls::MakeTlsConnect<TcpStream>>::make_tls_connect(&mut connector, &host);
-        token
-            .cancel_query_raw(stream, connect.expect("name"))
-            .await
-            .expect("sent");
-        drop(config);
+        cancel(&token, &write, &tls).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let error = asleep.await.expect("no panic").expect_err("cancelled");
@@ -210,7 +211,10 @@ async fn direct_tls_must_name_the_protocol() {
     let write = route(&cluster, RouteMode::ReadWrite, Limits::default(), vec![member(0)]).await;
     let (mut config, tls) = encrypted_client(&cluster, &write);
     config.ssl_negotiation(SslNegotiation::Direct);
-    let (client, connection) = config.connect(tls.postgres_connector()).await.expect("session");
+    let mut named = rustls::ClientConfig::clone(&tls.config());
+    named.alpn_protocols = vec![b"postgresql".to_vec()];
+    let connector = tokio_postgres_rustls::MakeRustlsConnect::new(named);
+    let (client, connection) = config.connect(connector).await.expect("session");
     tokio::spawn(connection);
     let row = client.query_one(WHERE_AND_HOW, &[]).await.expect("row");
     assert!(row.get::<_, bool>(2), "the way to the server is encrypted");

@@ -90,13 +90,22 @@ impl Route {
         table: RouteTable,
         encryption: Option<Encryption>,
     ) -> Self {
+        Self::of(RoutePolicy::new(mode), limits, table, encryption).await
+    }
+
+    pub(super) async fn of(
+        policy: RoutePolicy,
+        limits: Limits,
+        table: RouteTable,
+        encryption: Option<Encryption>,
+    ) -> Self {
         let socket = TcpListener::bind((loopback(200), 0)).await.expect("port");
         let address = socket.local_addr().expect("address");
         let (sender, receiver) = watch::channel(Arc::new(table));
         let (stats, sessions) = (Arc::<RouteStats>::default(), Arc::<SessionCounts>::default());
         let listener = Listener {
             socket,
-            policy: RoutePolicy::new(mode),
+            policy,
             named_policies: named_policies(),
             limits,
             trusted_proxies: vec!["127.0.0.0/8".parse().expect("network")],
