@@ -1,7 +1,7 @@
 //! The cluster's own certificate and key, as the endpoints show them to clients when they terminate TLS.
 //!
-//! Read from the mounted folder, and again when its files change. Never leaves the process, and never asks clients for
-//! certificates of theirs.
+//! Read from the mounted folder, and again when its files change; the pair before stays at hand until the servers have
+//! changed too. Never leaves the process, and never asks clients for certificates of theirs.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,13 @@ pub enum CertificateError {
 /// A mounted folder with `tls.crt` and `tls.key`.
 pub struct CertificateFolder {
     folder: PathBuf,
-    loaded: Mutex<(Stamps, Shown)>,
+    loaded: Mutex<Loaded>,
+}
+
+struct Loaded {
+    stamps: Stamps,
+    newest: Shown,
+    before: Option<Shown>,
 }
 
 /// One version of the certificate.
@@ -64,25 +70,34 @@ impl CertificateFolder {
     /// # Errors
     /// A file that cannot be read or used, or a key of another certificate.
     pub fn open(folder: &Path) -> Result<Self, CertificateError> {
-        let loaded = (stamps(folder), load(folder)?);
+        let loaded = Loaded {
+            stamps: stamps(folder),
+            newest: load(folder)?,
+            before: None,
+        };
         Ok(Self {
             folder: folder.to_owned(),
             loaded: Mutex::new(loaded),
         })
     }
 
-    /// The certificate as the files have it now. Files that cannot be used are reported once, and the last good ones stay.
-    pub(super) fn now(&self) -> Shown {
+    /// The certificate as the files have it now; the one before it while that is what a server has shown last.
+    ///
+    /// Files that cannot be used are reported once, and the last good ones stay.
+    pub(super) fn to_show(&self, server: Option<&CertificateDer<'_>>) -> Shown {
         let now = stamps(&self.folder);
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if loaded.0 != now {
-            loaded.0 = now;
+        if loaded.stamps != now {
+            loaded.stamps = now;
             match load(&self.folder) {
-                Ok(fresh) => loaded.1 = fresh,
+                Ok(fresh) if fresh.certificate == loaded.newest.certificate => loaded.newest = fresh,
+                Ok(fresh) => loaded.before = Some(std::mem::replace(&mut loaded.newest, fresh)),
                 Err(error) => tracing::warn!(%error, "keeping the previous certificate of the routes"),
             }
         }
-        loaded.1.clone()
+        let before = loaded.before.as_ref();
+        let still = before.filter(|before| server == Some(before.certificate.as_ref()));
+        still.unwrap_or(&loaded.newest).clone()
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -14,20 +14,23 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::certificate::CertificateFolder;
+use super::certificate::{CertificateFolder, Shown};
 use super::startup;
 
 /// For the beginning of a server's answer.
 const FIRST_WORDS_BYTES: usize = 1024;
 
+/// By which servers are verified, as of now.
+pub type Authority = Arc<dyn Fn() -> Arc<ClientConfig> + Send + Sync>;
+
 /// How an endpoint terminates TLS.
-#[derive(Clone)]
 pub struct Encryption {
-    pub certificate: Arc<CertificateFolder>,
-    /// By which servers are verified, as of now.
-    pub authority: Arc<dyn Fn() -> Arc<ClientConfig> + Send + Sync>,
+    certificate: Arc<CertificateFolder>,
+    authority: Authority,
     /// What follows a member's name in its certificate, without the dot between.
-    pub domain: String,
+    domain: String,
+    /// What a server behind this endpoint has shown last.
+    servers_show: Mutex<Option<CertificateDer<'static>>>,
 }
 
 /// The server has another certificate than the endpoint.
@@ -52,6 +55,30 @@ impl fmt::Debug for Encryption {
 }
 
 impl Encryption {
+    /// `domain` follows a member's name in its certificate, without the dot between.
+    #[must_use]
+    pub fn new(certificate: Arc<CertificateFolder>, authority: Authority, domain: String) -> Self {
+        Self {
+            certificate,
+            authority,
+            domain,
+            servers_show: Mutex::default(),
+        }
+    }
+
+    /// For another endpoint, which may lead to other servers.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        let (certificate, authority) = (Arc::clone(&self.certificate), Arc::clone(&self.authority));
+        Self::new(certificate, authority, self.domain.clone())
+    }
+
+    /// What the next client is shown.
+    pub(super) fn to_show(&self) -> Shown {
+        let server = self.servers_show.lock().unwrap_or_else(PoisonError::into_inner);
+        self.certificate.to_show(server.as_ref())
+    }
+
     /// TLS with the member over a fresh connection.
     pub(super) async fn encrypt(
         &self,
@@ -77,8 +104,11 @@ impl Encryption {
         startup: &[u8],
     ) -> io::Result<ServerTls> {
         let mut stream = self.encrypt(stream, member).await?;
-        let shown = stream.get_ref().1.peer_certificates();
-        if shown.and_then(|chain| chain.first()) != Some(certificate) {
+        let chain = stream.get_ref().1.peer_certificates();
+        let shown = chain.and_then(|chain| chain.first());
+        let same = shown == Some(certificate);
+        self.note(shown);
+        if !same {
             return Err(io::Error::other(OtherCertificate));
         }
         stream.write_all(startup).await?;
@@ -87,6 +117,13 @@ impl Encryption {
         match stream.read_buf(&mut said).await? {
             0 => Err(io::Error::other("it closed the connection without an answer")),
             _ => Ok(ServerTls { stream, said }),
+        }
+    }
+
+    fn note(&self, shown: Option<&CertificateDer<'_>>) {
+        let mut known = self.servers_show.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref() != shown {
+            *known = shown.map(|shown| shown.clone().into_owned());
         }
     }
 }

@@ -39,7 +39,7 @@ pub struct Listener {
     /// Balancers that may tell the client's address by the PROXY protocol.
     pub trusted_proxies: Vec<Network>,
     /// TLS ends here; without it passes through to the servers.
-    pub encryption: Option<Arc<Encryption>>,
+    pub encryption: Option<Encryption>,
     pub knowledge: Knowledge,
     /// Shared by the listeners of one process, so that they balance together.
     pub sessions: Arc<SessionCounts>,
@@ -115,7 +115,7 @@ impl Listener {
                 .collect(),
             limits: self.limits,
             trusted_proxies: self.trusted_proxies,
-            encryption: self.encryption,
+            encryption: self.encryption.map(Arc::new),
             servers_speak_tls: AtomicBool::new(false),
             clients: Arc::default(),
             knowledge: self.knowledge,

@@ -35,7 +35,7 @@ mod workers;
 use std::time::Duration;
 
 pub use certificate::{CertificateError, CertificateFolder};
-pub use encryption::Encryption;
+pub use encryption::{Authority, Encryption};
 pub use forwarded::{InvalidHeader, Network};
 pub use knowledge::{EndIdle, Knowledge, WaitForReplay};
 pub use listener::{Listener, ListenerError};

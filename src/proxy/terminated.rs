@@ -48,7 +48,7 @@ impl Endpoint {
         open: OwnedSemaphorePermit,
     ) {
         let mut stopping = self.stopping.clone();
-        let shown = encryption.certificate.now();
+        let shown = encryption.to_show();
         let Some(mut client) = client.encrypt(&shown).await else {
             return;
         };

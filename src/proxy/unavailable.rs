@@ -165,6 +165,7 @@ pub(super) mod tests {
             ..RouteTable::default()
         };
         let failures = [FailedAttempt {
+            other_certificate: false,
             server: "pg-0".to_owned(),
             cause: "connection refused".to_owned(),
         }];

@@ -49,6 +49,16 @@ pub(super) enum Opening<'a> {
     },
 }
 
+impl Opening<'_> {
+    /// The client was shown what no client would be shown now: waiting does not help it.
+    fn is_outdated(&self) -> bool {
+        match self {
+            Self::Encrypted { by, certificate, .. } => by.to_show().certificate.as_ref() != *certificate,
+            _ => false,
+        }
+    }
+}
+
 /// The connection to a server.
 #[derive(Debug)]
 pub(super) enum Link {
@@ -135,10 +145,13 @@ impl Endpoint {
                 Ok(upstream) => return Ok(upstream),
                 Err(failures) => failures,
             };
-            if Instant::now() >= deadline {
-                if let Some(refusal) = other_certificate(&failures) {
-                    return Err(refusal);
-                }
+            let overdue = Instant::now() >= deadline;
+            if let Some(refusal) = other_certificate(&failures)
+                && (overdue || opening.is_outdated())
+            {
+                return Err(refusal);
+            }
+            if overdue {
                 return Err(Unavailable::of(wish.policy, &seen, &failures, begun.elapsed()).into());
             }
             if place.is_none() {

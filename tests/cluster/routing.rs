@@ -1,5 +1,6 @@
 //! The routing endpoints of whole clusters: planned moves, the read-only switch, freshness, causal reads.
 
+mod beside;
 mod clients;
 mod encrypted;
 mod fresh;

@@ -6,7 +6,7 @@ use podgres::core::lease::{LeasePurpose, LeaseRecord};
 use podgres::core::member::Ordinal;
 use podgres::core::observation::{Observation, ProbeState};
 use podgres::core::situation::Situation;
-use podgres::core::supervision::{CloneReason, JobRequest, ServerRole, StopMode};
+use podgres::core::supervision::{CloneReason, JobRequest, Postmaster, ServerRole, StopMode};
 use podgres::core::wal::Lsn;
 
 use crate::lease_worlds::{
@@ -528,4 +528,24 @@ fn a_new_cluster_begins_with_the_lease_and_only_in_the_first_ordinal() {
             job: JobRequest::Initdb
         })
     );
+}
+
+#[test]
+fn changed_files_never_reached_a_server_under_a_lease() {
+    for choice in [usual(&[]), primary(&[])] {
+        let decision = told(&choice, |_, observation| {
+            observation.supervisor.as_mut().expect("there is one").outdated = true;
+        });
+        let Some(PostgresAction::Reload { server }) = &decision.postgres else {
+            panic!("{decision:#?}");
+        };
+        let observation = observed(&choice);
+        let postmaster = &observation.supervisor.as_ref().expect("there is one").postmaster;
+        let Postmaster::Running { role, .. } = postmaster else {
+            panic!("{postmaster:?}");
+        };
+        assert_eq!(server, role, "as it runs, with its synchronous standbys");
+        assert!(decision.detail.contains("the mounted files have changed"));
+        assert_eq!(decision.memory.reloads, 1);
+    }
 }

@@ -27,11 +27,9 @@ const IN_RECOVERY: &str = "SELECT pg_is_in_recovery()";
 /// By the certificate in one folder, with servers verified by the authority in another.
 fn encryption(certificate: &Path, authority: &Path) -> Encryption {
     let authority = ClientTls::open(authority).expect("authority");
-    Encryption {
-        certificate: Arc::new(CertificateFolder::open(certificate).expect("certificate")),
-        authority: Arc::new(move || authority.config()),
-        domain: DOMAIN.to_owned(),
-    }
+    let certificate = CertificateFolder::open(certificate).expect("certificate");
+    let authority: podgres::proxy::Authority = Arc::new(move || authority.config());
+    Encryption::new(Arc::new(certificate), authority, DOMAIN.to_owned())
 }
 
 async fn route(cluster: &Cluster, mode: RouteMode, limits: Limits, servers: Vec<Server>) -> Route {

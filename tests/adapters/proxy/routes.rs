@@ -109,7 +109,7 @@ impl Route {
             named_policies: named_policies(),
             limits,
             trusted_proxies: vec!["127.0.0.0/8".parse().expect("network")],
-            encryption: encryption.map(Arc::new),
+            encryption,
             knowledge: Knowledge::of_table(receiver),
             sessions: Arc::clone(&sessions),
             stats: Arc::clone(&stats),

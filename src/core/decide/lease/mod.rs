@@ -28,6 +28,7 @@ pub(super) use office::note;
 
 use super::Turn;
 use super::note::progress_text;
+use super::running::refreshed;
 use standing::Standing;
 
 /// The whole of a turn under a Lease; PostgreSQL's part and the Lease's are independent of each other.
@@ -105,7 +106,11 @@ fn situation(turn: Turn<'_>, standing: &Standing) -> Decision {
             .row(Situation::HandingOver, "PostgreSQL is stopping".to_owned())
             .soon(),
         Postmaster::Stopping { .. } => turn.row(Situation::Stopping, String::new()).soon(),
-        Postmaster::Running { role, ready, .. } => running(turn, standing, role, *ready),
+        Postmaster::Running { role, ready, .. } => {
+            let (at_ms, outdated) = (turn.observation.at_ms, turn.supervisor.outdated && *ready);
+            let decision = running(turn, standing, role, *ready);
+            refreshed(decision, at_ms, outdated, role)
+        }
         Postmaster::Stopped { .. } => stopped(turn, standing),
     }
 }
