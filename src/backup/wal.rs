@@ -149,7 +149,7 @@ pub async fn fetch(
 /// The history of a timeline, or of the newest one; `None` if there is no archive.
 ///
 /// # Errors
-/// The store's, or there is no such timeline.
+/// The store's; or its file is not there: then another timeline's WAL would be taken for its.
 pub async fn history(
     store: &Store,
     system_identifier: SystemIdentifier,
@@ -166,7 +166,12 @@ pub async fn history(
     let text = match store.get(&path).await? {
         Some(object) => String::from_utf8_lossy(&read(&path, &object, key)?.1).into_owned(),
         None if timeline <= TimelineId(1) => String::new(),
-        None => return Ok(None),
+        None => {
+            return Err(BackupError::Damaged {
+                path,
+                detail: "it is gone, so that nobody knows where its timeline begins".to_owned(),
+            });
+        }
     };
     let parsed = TimelineHistory::parse(timeline, &text);
     parsed.map(Some).map_err(|error| BackupError::Damaged {

@@ -9,6 +9,7 @@
 mod authority;
 mod backup;
 mod backup_docs;
+mod backup_failover;
 mod backup_faults;
 mod backup_s3;
 mod chaos;
