@@ -23,6 +23,7 @@ pub mod verify;
 pub mod wal;
 pub mod wal_batch;
 mod wal_object;
+pub mod wal_standby;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -23,6 +23,8 @@ use crate::store::{Store, StoreSettings};
 
 const WAL: &str = "wal";
 const SUFFIX: &str = ".zst";
+/// More later files than one process archives beside the one that it was asked for.
+const OUT_OF_ORDER: usize = 64;
 
 /// What `wal-fetch` needs to know, as a file that only its owner reads.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -109,6 +111,32 @@ pub async fn push(
         writer: tag.member,
         term: tag.term,
     })
+}
+
+/// Whether there is such a file in the archive.
+///
+/// # Errors
+/// The store's.
+pub async fn is_archived(
+    store: &Store,
+    system_identifier: SystemIdentifier,
+    file: WalFile,
+) -> Result<bool, BackupError> {
+    Ok(store.exists(&path(system_identifier, file)).await?)
+}
+
+/// Whether much later WAL of the timeline is archived: then nobody is about to archive this.
+///
+/// # Errors
+/// The store's.
+pub async fn passed_over(
+    store: &Store,
+    system_identifier: SystemIdentifier,
+    file: WalFile,
+) -> Result<bool, BackupError> {
+    let archived = archived(store, system_identifier).await?;
+    let later = archived.iter().filter(|(other, _)| file.comes_before(*other));
+    Ok(later.count() > OUT_OF_ORDER)
 }
 
 fn read(path: &str, object: &[u8], key: Option<&SealKey>) -> Result<(Tag, Vec<u8>), BackupError> {

@@ -41,7 +41,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Ok(false) => Err(Failure::new(ExitStatus::NotThere, "")),
         // PostgreSQL goes on after any code up to 125.
         Err(failure) if strict => Err(Failure {
-            status: ExitStatus::EndRecovery,
+            status: ExitStatus::NoRetry,
             ..failure
         }),
         Err(failure) => Err(failure),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backup::wal::{self, Writer};
 use crate::backup::wal_batch::Archiver;
+use crate::backup::wal_standby;
 use crate::config::ProcessEnvironment;
 use crate::config::backup::StoreArguments;
 use crate::config::server::ServerArguments;
@@ -26,6 +27,7 @@ const MARKS: &str = "archived";
 const LIMIT: Duration = Duration::from_mins(2);
 /// A server that is to stop waits for its archiver, and a planned move for the server.
 const STOPPING_LIMIT: Duration = Duration::from_secs(1);
+const LOOK_PAUSE: Duration = Duration::from_millis(250);
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -85,23 +87,56 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         marks: settings.marks,
         data_directory,
     };
-    let limit = if postmaster_pid::is_stopping(&archiver.data_directory) {
-        STOPPING_LIMIT
+    let stopping = postmaster_pid::is_stopping(&archiver.data_directory);
+    let limit = if stopping { STOPPING_LIMIT } else { LIMIT };
+    let ended = tokio::select! {
+        ended = tokio::time::timeout(limit, archive(&archiver, &arguments.path)) => {
+            ended.map_err(|_| late(&archiver, limit)).and_then(|ended| ended)
+        }
+        failure = stops(&archiver), if !stopping => Err(failure),
+    };
+    ended.map_err(|failure| {
+        let stopping = stopping || postmaster_pid::is_stopping(&archiver.data_directory);
+        // Tried again, it would hold up the stop, and a planned move; the next primary archives it.
+        let status = if stopping {
+            ExitStatus::NoRetry
+        } else {
+            failure.status
+        };
+        Failure { status, ..failure }
+    })
+}
+
+async fn archive(archiver: &Archiver, path: &Path) -> Result<(), Failure> {
+    let standby = wal_standby::is_standby(&archiver.data_directory);
+    if standby && wal_standby::confirmed(archiver, path).await? {
+        return Ok(());
+    }
+    Ok(archiver.archive(path).await?)
+}
+
+/// Ends some time after the server was told to stop.
+async fn stops(archiver: &Archiver) -> Failure {
+    while !postmaster_pid::is_stopping(&archiver.data_directory) {
+        tokio::time::sleep(LOOK_PAUSE).await;
+    }
+    let standby = wal_standby::is_standby(&archiver.data_directory);
+    tokio::time::sleep(if standby { Duration::ZERO } else { STOPPING_LIMIT }).await;
+    late(archiver, STOPPING_LIMIT)
+}
+
+fn late(archiver: &Archiver, limit: Duration) -> Failure {
+    let archive = &archiver.store;
+    let whose = if wal_standby::is_standby(&archiver.data_directory) {
+        "the primary has not archived it"
     } else {
-        LIMIT
+        "could not archive"
     };
-    let late = || {
-        let archive = &archiver.store;
-        Failure::new(
-            ExitStatus::Overdue,
-            format!("could not archive within {} s to \"{archive}\"", limit.as_secs()),
-        )
-        .hint("PostgreSQL keeps the file and tries again.")
-    };
-    tokio::time::timeout(limit, archiver.archive(&arguments.path))
-        .await
-        .map_err(|_| late())?
-        .map_err(Failure::from)
+    Failure::new(
+        ExitStatus::Overdue,
+        format!("{whose} within {} s to \"{archive}\"", limit.as_secs()),
+    )
+    .hint("PostgreSQL keeps the file and tries again.")
 }
 
 /// Writes the file for the server's `archive_command`, and gives that command; `None` if nothing is archived.

@@ -155,6 +155,15 @@ impl Store {
         }
     }
 
+    /// Whether there is such an object.
+    pub async fn exists(&self, path: &str) -> Result<bool, StoreError> {
+        match self.objects.head(&self.place(path)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(source) => Err(StoreError::new("look for", path, source)),
+        }
+    }
+
     /// A large object, piece by piece; an interrupted download goes on where it stopped.
     pub async fn read(
         &self,

@@ -8,6 +8,7 @@
 #[path = "../support/authority.rs"]
 mod authority;
 mod backup;
+mod backup_archive;
 mod backup_docs;
 mod backup_failover;
 mod backup_faults;
