@@ -21,6 +21,7 @@ pub mod restore;
 pub mod run;
 pub mod verify;
 pub mod wal;
+pub mod wal_ahead;
 pub mod wal_batch;
 mod wal_object;
 pub mod wal_standby;

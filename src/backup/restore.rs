@@ -12,6 +12,7 @@ use super::extract;
 use super::files::{self, blocking, with_suffix};
 use super::repository::{Repository, catalogue};
 use super::wal::{self, FetchSettings};
+use super::wal_ahead::Ahead;
 use super::{BackupError, facts};
 use crate::core::backup::choose::{Target, Wish, choose};
 use crate::core::backup::wal_file::WalFile;
@@ -150,6 +151,7 @@ pub(super) async fn replay(
         destination: options.destination.clone(),
         key_file: options.key_file.clone(),
         system_identifier: record.system_identifier,
+        ahead: Some(ahead(directory).folder),
     };
     let fetch_file = options.run_directory.join("fetch.json");
     files::write_whole(&fetch_file, &serde_json::to_vec(&fetch).unwrap_or_default())?;
@@ -162,9 +164,18 @@ pub(super) async fn replay(
         superuser: options.superuser.clone(),
         settings,
     };
-    let mut server = scratch.start().await?;
+    let started = scratch.start().await;
+    ahead(directory).end()?;
+    let mut server = started?;
     check_identity(record, &mut server).await?;
     Ok(server)
+}
+
+/// On the volume that must hold the WAL anyway.
+fn ahead(directory: &Path) -> Ahead {
+    Ahead {
+        folder: with_suffix(directory, ".wal-ahead"),
+    }
 }
 
 /// The backup's own end is where the WAL in it ends: there may be no record after that place to stop at.
