@@ -69,13 +69,14 @@ impl Agent {
         }
     }
 
-    /// Every member that routes says that it has left this server.
+    /// Everybody who routes, members and others, says that it has left this server.
     fn drained(&self, entries: &[PeerEntry]) -> bool {
         let name = self.settings.member.to_string();
         let left = |routes: &BTreeSet<String>| routes.contains(&name);
         let own = self.routes_left.borrow().as_ref().is_none_or(left);
         let mut live = entries.iter().filter_map(PeerEntry::live_status);
-        own && live.all(|status| status.routes_left.as_ref().is_none_or(left))
+        own && self.visitors.have_left(boottime_ms())
+            && live.all(|status| status.routes_left.as_ref().is_none_or(left))
     }
 
     fn note_server(&mut self, server: Option<&ServerStatus>) {

@@ -21,6 +21,7 @@ mod run;
 mod supervisor;
 mod switch;
 mod upstream;
+mod visitors;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

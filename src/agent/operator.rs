@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::clock::boottime_ms;
 use crate::core::cluster::ClusterView;
 use crate::core::cluster::impossible::Impossible;
 use crate::core::cluster::moves;
@@ -25,6 +26,7 @@ use crate::postgres::routed::RoutedServer;
 
 use super::Requests;
 use super::switch::Switchboard;
+use super::visitors::Visitors;
 
 const SWITCHOVER_LIMIT: Duration = Duration::from_secs(30);
 /// The Lease may have to run out first.
@@ -48,16 +50,17 @@ pub struct Operator {
     pub(super) routed: RoutedServer,
     /// Without a Lease.
     pub(super) switch: Switchboard,
+    pub(super) visitors: Visitors,
 }
 
 impl Operator {
     /// Carries out one order, to its end or to a deadline.
     pub async fn carry_out(&self, order: Order) -> Answer {
         let began = Instant::now();
-        if let Order::EndIdle { clients } = &order {
-            return self.end_idle(clients).await;
+        let of_a_route = matches!(order, Order::EndIdle { .. } | Order::Route { .. });
+        if !of_a_route {
+            tracing::info!(?order, "the operator's order");
         }
-        tracing::info!(?order, "the operator's order");
         let answer = match order {
             Order::Switchover {
                 leader,
@@ -76,14 +79,20 @@ impl Operator {
             Order::Pause { paused } => self.pause(paused).await,
             Order::ReadOnly { on, reason, by } => self.read_only(on, reason, by).await,
             Order::EndIdle { clients } => Ok(self.end_idle(&clients).await),
+            Order::Route { route, left } => {
+                self.visitors.hear(&route, left, boottime_ms());
+                Ok(Answer::new(Outcome::Done, "the route is known"))
+            }
         };
         let mut answer = answer.unwrap_or_else(|answer| answer);
         answer.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(outcome = ?answer.outcome, elapsed_ms = answer.elapsed_ms, "{}", answer.message);
+        if !of_a_route {
+            tracing::info!(outcome = ?answer.outcome, elapsed_ms = answer.elapsed_ms, "{}", answer.message);
+        }
         answer
     }
 
-    /// For a route that drains: many times a second, so nothing is logged.
+    /// For a route that drains.
     async fn end_idle(&self, clients: &[SocketAddr]) -> Answer {
         match self.routed.end_idle(clients).await {
             Ok(ended) => Answer {

@@ -38,6 +38,7 @@ use super::positions::Positions;
 use super::supervisor::Supervisor;
 use super::switch::Switchboard;
 use super::upstream::{Access, Wanted};
+use super::visitors::Visitors;
 use super::{Published, Settings, names, publish, upstream};
 
 /// A loop that has not turned for this long is stuck: every wait in it is shorter.
@@ -91,6 +92,7 @@ pub struct Agent {
     /// The leaving servers that the routes of this process have left; `None` where nothing routes.
     pub(super) routes_left: watch::Receiver<Option<BTreeSet<String>>>,
     pub(super) switch: Switchboard,
+    pub(super) visitors: Visitors,
     pub(super) recorder: Recorder,
     outlets: Outlets,
 }
@@ -171,6 +173,7 @@ impl Agent {
             memory: Memory::default(),
             routes_left: published.routes_left.subscribe(),
             switch,
+            visitors: published.operator.visitors.clone(),
             recorder: Recorder::new(journal),
             outlets,
             settings,
@@ -352,6 +355,7 @@ impl Agent {
             _ = self.names.changed() => {}
             Ok(()) = self.routes_left.changed() => {}
             () = self.switch.turned() => {}
+            () = self.visitors.news() => {}
             _ = self.upstream.changed() => {}
             () = self.peers.changed() => {}
             () = tokio::time::sleep(limit) => {}
@@ -387,6 +391,7 @@ fn outlets(
     let operator = Operator {
         routed: routed(),
         switch: switch.clone(),
+        visitors: Visitors::default(),
         view: view_receiver.clone(),
         lease: office.map(Office::store),
         requests: requests.clone(),

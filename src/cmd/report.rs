@@ -1,4 +1,5 @@
-//! Tells the Kubernetes API what others may see of this pod: its role as a label, and an Event for each change of what it does.
+//! Tells the Kubernetes API what others may see of this pod: its role as a label, an Event for each change of what it
+//! does, and, from one of the pods, an Event for each turn of the read-only switch.
 //!
 //! Opt-ins without a say: whoever reads them looks at what was true a moment ago, and nothing here is waited for.
 
@@ -8,9 +9,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::config::report::ReportArguments;
-use crate::core::cluster::ClusterView;
+use crate::core::cluster::{ClusterView, PeerEntry};
+use crate::core::lease::ReadOnlySwitch;
 use crate::core::situation::{Outlook, SITUATIONS};
-use crate::core::status::Role;
+use crate::core::status::{MemberStatus, Role};
 use crate::kube::pod::{EventKind, PodReporter};
 
 /// A label that could not be set is tried again after this long.
@@ -21,6 +23,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 struct Told {
     role: Option<&'static str>,
     situation: String,
+    read_only: Option<ReadOnlySwitch>,
 }
 
 /// Reports until the agent has ended.
@@ -41,6 +44,13 @@ pub(super) async fn report(
             reporter.emit_event(kind, &reason, &now.me.message).await;
             told.situation.clone_from(&now.me.situation);
         }
+        if told.read_only != now.read_only_switch {
+            let turn = turn(told.read_only.as_ref(), now.read_only_switch.as_ref());
+            if arguments.emit_events && speaks_for_all(&now) {
+                reporter.emit_event(turn.0, turn.1, &turn.2).await;
+            }
+            told.read_only.clone_from(&now.read_only_switch);
+        }
         let pending = arguments.label_pod && told.role != Some(role);
         let changed = view.changed();
         if pending {
@@ -50,6 +60,32 @@ pub(super) async fn report(
             return;
         }
     }
+}
+
+/// The Event for a turn of the read-only switch.
+fn turn(before: Option<&ReadOnlySwitch>, now: Option<&ReadOnlySwitch>) -> (EventKind, &'static str, String) {
+    if let Some(ReadOnlySwitch { by, at, reason }) = now {
+        let why = if reason.is_empty() {
+            "no reason given"
+        } else {
+            reason
+        };
+        let note = format!("{by} has switched the cluster to read-only at {at}: {why}");
+        return (EventKind::Warning, "ReadOnlySwitchOn", note);
+    }
+    let by = before.map_or("", |switch| switch.by.as_str());
+    let note = format!("the cluster takes writes again; {by} had switched it to read-only");
+    (EventKind::Normal, "ReadOnlySwitchOff", note)
+}
+
+/// One pod tells what concerns all: the primary; while there is none, the first of those that are there.
+fn speaks_for_all(view: &ClusterView) -> bool {
+    let peers = || view.peers.iter().filter_map(PeerEntry::live_status);
+    let is_primary = |member: &MemberStatus| member.role == Some(Role::Primary);
+    if is_primary(&view.me) {
+        return true;
+    }
+    !peers().any(is_primary) && peers().all(|peer| view.me.ordinal < peer.ordinal)
 }
 
 fn role(view: &ClusterView) -> &'static str {
@@ -86,6 +122,25 @@ fn event(situation: &str) -> (EventKind, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_turn_of_the_switch_says_who_and_why() {
+        let on = |reason: &str| ReadOnlySwitch {
+            by: "alice@db".to_owned(),
+            at: "2026-01-02T03:04:05Z".to_owned(),
+            reason: reason.to_owned(),
+        };
+        let (kind, reason, note) = turn(None, Some(&on("a migration")));
+        assert_eq!((kind, reason), (EventKind::Warning, "ReadOnlySwitchOn"));
+        assert!(
+            note.starts_with("alice@db has switched") && note.ends_with("a migration"),
+            "{note}"
+        );
+        assert!(turn(None, Some(&on(""))).2.ends_with("no reason given"));
+        let (kind, reason, note) = turn(Some(&on("")), None);
+        assert_eq!((kind, reason), (EventKind::Normal, "ReadOnlySwitchOff"));
+        assert!(note.contains("alice@db"), "{note}");
+    }
 
     #[test]
     fn an_event_names_its_situation_and_says_whether_somebody_is_needed() {

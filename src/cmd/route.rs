@@ -1,6 +1,7 @@
 //! `podgres route`: the routing endpoints alone, beside an application or as a Deployment; members by DNS only.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -12,9 +13,12 @@ use crate::config::routes::RouteArguments;
 use crate::config::{ProcessEnvironment, server};
 use crate::core::member::{Ordinal, Topology};
 use crate::core::signature::MemberKey;
+use crate::http::beside::{RouteState, router_of_routes};
+use crate::http::serve as http;
 use crate::proxy::{Knowledge, SessionCounts};
 
-use super::routes::{Endpoints, idle_ender, replay_waiter};
+use super::routes::{Endpoints, encryption, idle_ender, make_known, replay_waiter};
+use super::serve::{Route, counters};
 use super::sidecar::{agent_failure, terminated};
 use super::{ExitStatus, Failure};
 
@@ -37,6 +41,12 @@ pub struct Arguments {
     /// Where to listen
     #[arg(long, env = "PODGRES_LISTEN_ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub listen_address: IpAddr,
+    /// Folder with tls.crt, tls.key and ca.crt of the cluster, for --tls terminate
+    #[arg(long, env = "PODGRES_TLS_DIR", default_value = "/etc/podgres/tls")]
+    pub tls_dir: PathBuf,
+    /// Where /metrics, /liveness and /readiness are, IP:PORT [default: nowhere]
+    #[arg(long, env = "PODGRES_STATUS_ADDRESS")]
+    pub status_address: Option<SocketAddr>,
     #[command(flatten)]
     pub network: NetworkArguments,
     #[command(flatten)]
@@ -50,8 +60,11 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         arguments.network.read_only_port,
     )?;
     let address = |port| SocketAddr::new(arguments.listen_address, port);
-    let endpoints = Endpoints::bind(listens, &arguments.routes, address).await?;
-    let outside = Outside::follow(outside_settings(&arguments)).map_err(|error| agent_failure(&error))?;
+    let settings = outside_settings(&arguments);
+    let folder = Some(arguments.tls_dir.as_path()).filter(|folder| folder.is_dir());
+    let encryption = encryption(&arguments.routes, folder, &settings.topology)?;
+    let endpoints = Endpoints::bind(listens, &arguments.routes, encryption, address).await?;
+    let outside = Outside::follow(settings).map_err(|error| agent_failure(&error))?;
     let secret = server::replication_secret(&ProcessEnvironment)?;
     let cluster = arguments.cluster.clone();
     let key = move || {
@@ -59,15 +72,26 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
             .as_ref()
             .map(|secret| MemberKey::derive(&cluster, secret.expose()))
     };
+    let key: Arc<dyn Fn() -> Option<MemberKey> + Send + Sync> = Arc::new(key);
+    let sessions = Arc::new(SessionCounts::default());
+    if key().is_some() {
+        tokio::spawn(make_known(
+            outside.routes.clone(),
+            Arc::clone(&sessions),
+            Arc::clone(&key),
+        ));
+    }
     let knowledge = Knowledge {
         freshness: Some(follow_freshness(outside.view, None, endpoints.ask_pause())),
         table: outside.routes,
         wait_for_replay: Some(replay_waiter()),
         // Without the secret members end nobody's sessions for this route: they are cut when they must leave.
-        end_idle: key().is_some().then(|| idle_ender(Arc::new(key))),
+        end_idle: key().is_some().then(|| idle_ender(key)),
     };
     let (stop, stopped) = watch::channel(false);
-    let mut listening = endpoints.serve(&knowledge, &Arc::new(SessionCounts::default()), &stopped)?;
+    let pages = pages(endpoints.stats(), &knowledge, stopped.clone());
+    serve_pages(arguments.status_address, pages).await?;
+    let mut listening = endpoints.serve(&knowledge, &sessions, &stopped)?;
     tokio::select! {
         _ = listening.join_next() => Err(Failure::new(ExitStatus::Overdue, "a routing endpoint has lost its socket")),
         ended = terminated() => {
@@ -76,6 +100,36 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
             ended
         }
     }
+}
+
+fn pages(endpoints: Vec<Route>, knowledge: &Knowledge, stopped: watch::Receiver<bool>) -> RouteState {
+    let table = knowledge.table.clone();
+    RouteState {
+        counters: Arc::new(move || endpoints.iter().map(counters).collect()),
+        servers: Arc::new(move || {
+            let table = table.borrow();
+            let servers = table.servers.iter().filter(|_| !*stopped.borrow());
+            servers.map(|server| server.name.clone()).collect()
+        }),
+    }
+}
+
+/// Until the process ends.
+async fn serve_pages(address: Option<SocketAddr>, pages: RouteState) -> Result<(), Failure> {
+    let Some(address) = address else {
+        return Ok(());
+    };
+    let listener = http::Listener::tcp(address)
+        .await
+        .map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))?;
+    let router = router_of_routes(pages);
+    tokio::spawn(http::serve(
+        vec![listener],
+        router,
+        http::Limits::default(),
+        std::future::pending(),
+    ));
+    Ok(())
 }
 
 fn outside_settings(arguments: &Arguments) -> OutsideSettings {

@@ -2,24 +2,28 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::agent::{Published, follow_freshness, member_key};
 use crate::config::pod::Pod;
-use crate::config::routes::RouteArguments;
+use crate::config::routes::{RouteArguments, TlsArgument};
+use crate::core::member::Topology;
 use crate::core::operate::{Answer, Order};
-use crate::core::routing::RouteMode;
 use crate::core::routing::listen::Listen;
+use crate::core::routing::{RouteMode, RouteTable, Server};
 use crate::core::signature::MemberKey;
 use crate::peers::{send_signed_order, wait_for_replay};
+use crate::postgres::tls::ClientTls;
 use crate::proxy::{
-    EndIdle, Knowledge, Limits, Listener, Network, RouteStats, SessionCounts, WaitForReplay, Workers,
+    Authority, CertificateFolder, Encryption, EndIdle, Knowledge, Limits, Listener, Network, RouteStats,
+    SessionCounts, WaitForReplay, Workers,
 };
 
 use super::serve::Route;
@@ -29,6 +33,8 @@ use super::{ExitStatus, Failure, status_of, wiring};
 const ASK_PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_millis(50)];
 /// While a server leaves, its sessions are counted so often.
 const LEFT_PAUSE: Duration = Duration::from_millis(10);
+/// How often a route that is no member's makes itself known.
+const TELL_PAUSE: Duration = Duration::from_secs(1);
 /// For one order to end idle sessions.
 const END_LIMIT: Duration = Duration::from_millis(900);
 /// Sessions in one order.
@@ -36,6 +42,7 @@ const END_BATCH: usize = 1000;
 
 /// Bound and not served yet.
 pub(super) struct Endpoints {
+    encryption: Option<Encryption>,
     trusted_proxies: Vec<Network>,
     bound: Vec<(Listen, Limits, TcpListener, Arc<RouteStats>)>,
 }
@@ -44,6 +51,7 @@ impl Endpoints {
     pub(super) async fn bind(
         listens: Vec<Listen>,
         arguments: &RouteArguments,
+        encryption: Option<Encryption>,
         address: impl Fn(u16) -> SocketAddr,
     ) -> Result<Self, Failure> {
         let mut bound = Vec::new();
@@ -59,6 +67,7 @@ impl Endpoints {
         }
         let trusted_proxies = arguments.trusted_proxies.clone();
         Ok(Self {
+            encryption,
             trusted_proxies,
             bound,
         })
@@ -105,6 +114,7 @@ impl Endpoints {
                 named_policies: named.clone(),
                 limits,
                 trusted_proxies: self.trusted_proxies.clone(),
+                encryption: self.encryption.as_ref().map(Encryption::another),
                 knowledge: knowledge.clone(),
                 sessions: Arc::clone(sessions),
                 stats,
@@ -120,6 +130,31 @@ impl Endpoints {
         }
         Ok(listening)
     }
+}
+
+/// What terminates TLS, if that is asked for.
+pub(super) fn encryption(
+    arguments: &RouteArguments,
+    folder: Option<&Path>,
+    topology: &Topology,
+) -> Result<Option<Encryption>, Failure> {
+    if arguments.tls == TlsArgument::PassThrough {
+        return Ok(None);
+    }
+    let folder = folder.ok_or_else(|| {
+        Failure::new(
+            ExitStatus::Settings,
+            "TLS cannot be terminated without a certificate",
+        )
+        .hint("Mount tls.crt, tls.key and ca.crt of the cluster and give their folder in PODGRES_TLS_DIR.")
+    })?;
+    let certificate =
+        CertificateFolder::open(folder).map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?;
+    let authority =
+        ClientTls::open(folder).map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?;
+    let authority: Authority = Arc::new(move || authority.config());
+    let domain = topology.service_host();
+    Ok(Some(Encryption::new(Arc::new(certificate), authority, domain)))
 }
 
 /// What the endpoints of a pod know and whom they ask.
@@ -160,6 +195,47 @@ pub(super) async fn tell_left(published: Published, sessions: Arc<SessionCounts>
         tokio::select! {
             changed = table.changed() => if changed.is_err() { return },
             () = sleep(LEFT_PAUSE), if waiting => {}
+        }
+    }
+}
+
+/// Says to every server, again and again, that this route is there, and whether it has left one that is leaving: a
+/// planned move waits for it. For a route that is no member's.
+pub(super) async fn make_known(
+    mut table: watch::Receiver<Arc<RouteTable>>,
+    sessions: Arc<SessionCounts>,
+    key: Arc<dyn Fn() -> Option<MemberKey> + Send + Sync>,
+) {
+    let route = format!("{:016x}", fastrand::u64(..));
+    let mut told: BTreeMap<SocketAddr, (Instant, bool)> = BTreeMap::new();
+    loop {
+        let servers: Vec<(SocketAddr, bool, bool)> = {
+            let table = table.borrow_and_update();
+            let word = |server: &Server| {
+                let left = server.leaving && sessions.of(&server.name) == 0;
+                (server.http_address, server.leaving, left)
+            };
+            table.servers.iter().map(word).collect()
+        };
+        for &(address, _, left) in &servers {
+            let due = |(at, known): &(Instant, bool)| *known != left || at.elapsed() >= TELL_PAUSE;
+            if told.get(&address).is_none_or(due)
+                && let Some(key) = key()
+            {
+                told.insert(address, (Instant::now(), left));
+                let order = Order::Route {
+                    route: route.clone(),
+                    left,
+                };
+                tokio::spawn(async move {
+                    drop(send_signed_order(address, &order, &key, END_LIMIT).await);
+                });
+            }
+        }
+        let leaving = servers.iter().any(|(_, leaving, _)| *leaving);
+        tokio::select! {
+            changed = table.changed() => if changed.is_err() { return },
+            () = sleep(if leaving { LEFT_PAUSE } else { TELL_PAUSE }) => {}
         }
     }
 }

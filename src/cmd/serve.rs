@@ -128,7 +128,8 @@ fn lease_counters(standing: &Standing) -> LeaseCounters {
     }
 }
 
-fn counters((name, stats): &Route) -> RouteCounters {
+/// What an endpoint has counted so far.
+pub(super) fn counters((name, stats): &Route) -> RouteCounters {
     RouteCounters {
         route: name.clone(),
         sessions: stats.sessions.load(Ordering::Relaxed),

@@ -65,10 +65,13 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         pod.arguments.network.read_only_port,
     );
     let listens = arguments.routes.listeners(ports.0, ports.1)?;
-    let endpoints = Endpoints::bind(listens, &arguments.routes, |port| pod.bind_address(port)).await?;
+    let folder = arguments.server.tls_directory();
+    let encryption = routes::encryption(&arguments.routes, folder.as_deref(), &wiring::topology(&pod))?;
+    let address = |port| pod.bind_address(port);
+    let endpoints = Endpoints::bind(listens, &arguments.routes, encryption, address).await?;
     let mut settings = agent::Settings {
         gate: true,
-        ..wiring::agent_settings(&pod, arguments.server.tls_directory())
+        ..wiring::agent_settings(&pod, folder)
     };
     settings.policy.times.drain_timeout_ms = milliseconds(arguments.routes.drain_timeout);
     let (agent, published) = Agent::start(settings).map_err(|error| agent_failure(&error))?;

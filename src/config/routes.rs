@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{InvalidSetting, units};
 use crate::core::routing::listen::{Listen, on_primary_loss};
-use crate::core::routing::{OnPrimaryLoss, ReadOnlyFallback, RouteMode, RoutePolicy};
+use crate::core::routing::{Affinity, OnPrimaryLoss, ReadOnlyFallback, RouteMode, RoutePolicy};
 use crate::proxy::{Limits, Network};
 
 /// Flags of the routing endpoints.
@@ -28,7 +28,7 @@ pub struct RouteArguments {
     #[arg(long, env = "PODGRES_DEGRADE", value_enum, default_value_t = DegradeArgument::Off)]
     pub degrade: DegradeArgument,
     /// A further endpoint: PORT,name=…,mode=read-only|read-write,max_staleness=…,max_lag=…,fallback=primary|none,
-    /// on_primary_loss=…,degrade=…,max_connections=…,max_connections_per_client=…
+    /// on_primary_loss=…,degrade=…,affinity=client|none,max_connections=…,max_connections_per_client=…
     #[arg(
         long,
         env = "PODGRES_LISTEN",
@@ -36,6 +36,13 @@ pub struct RouteArguments {
         value_name = "PORT,KEY=VALUE,…"
     )]
     pub listen: Vec<String>,
+    /// Where the encryption of routed sessions ends
+    #[arg(long, env = "PODGRES_TLS", value_enum, default_value_t = TlsArgument::PassThrough)]
+    pub tls: TlsArgument,
+    /// Where encrypted sessions go that pass through: those of one client address together, so that their encrypted
+    /// cancel requests find them, or each where there is most room
+    #[arg(long, env = "PODGRES_AFFINITY", value_enum, default_value_t = AffinityArgument::Client)]
+    pub affinity: AffinityArgument,
     /// How long a new connection waits for a server
     #[arg(long, env = "PODGRES_HOLD", value_parser = units::duration, default_value = "10s")]
     pub hold: Duration,
@@ -65,6 +72,20 @@ pub enum FallbackArgument {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TlsArgument {
+    /// At the servers: the endpoints pass it through unread
+    PassThrough,
+    /// At the endpoints, with the cluster's own certificate; the way to the servers is TLS again
+    Terminate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AffinityArgument {
+    Client,
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DegradeArgument {
     /// Nothing: connections are held
     Off,
@@ -86,6 +107,10 @@ impl RouteArguments {
             },
             on_primary_loss: self.on_primary_loss,
             degrade: mode == RouteMode::ReadWrite && self.degrade == DegradeArgument::ReadOnly,
+            affinity: match self.affinity {
+                AffinityArgument::Client => Affinity::Client,
+                AffinityArgument::None => Affinity::None,
+            },
         }
     }
 

@@ -30,6 +30,9 @@ pub enum Order {
     /// A route of another member wants these clients' idle sessions ended, by their addresses as the server
     /// sees them.
     EndIdle { clients: Vec<SocketAddr> },
+    /// A route that is no member's is there, and says whether it has left this member's server, which is leaving.
+    /// Said again every second.
+    Route { route: String, left: bool },
 }
 
 impl Order {
@@ -45,6 +48,7 @@ impl Order {
             Self::Pause { paused: false } => "/resume",
             Self::ReadOnly { .. } => "/read-only",
             Self::EndIdle { .. } => "/sessions/end-idle",
+            Self::Route { .. } => "/sessions/route",
         }
     }
 
@@ -80,6 +84,11 @@ impl Order {
             },
             Self::EndIdle { clients } => Body {
                 clients: Some(clients),
+                ..Body::default()
+            },
+            Self::Route { route, left } => Body {
+                route: Some(route),
+                left: Some(left),
                 ..Body::default()
             },
         }
@@ -126,6 +135,10 @@ impl Order {
                     .clients
                     .ok_or("which sessions: {\"clients\": [\"ADDRESS:PORT\"]}")?,
             }),
+            "/sessions/route" => Ok(Self::Route {
+                route: body.route.ok_or("which route: {\"route\": \"NAME\"}")?,
+                left: body.left.unwrap_or(false),
+            }),
             "/config" => Ok(Self::Pause {
                 paused: body.pause.ok_or("cannot change any setting but \"pause\"")?,
             }),
@@ -157,6 +170,10 @@ pub struct Body {
     by: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     clients: Option<Vec<SocketAddr>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    route: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    left: Option<bool>,
     /// Patroni's, which have no meaning here.
     #[serde(default, skip_serializing)]
     scheduled_at: Option<serde_json::Value>,

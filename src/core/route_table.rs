@@ -37,7 +37,11 @@ fn table(view: &ClusterView, me: Option<&MemberStatus>) -> RouteTable {
     let everybody = view.peers.iter().filter_map(|peer| peer.status.as_ref());
     RouteTable {
         servers: servers.collect(),
-        members: me.into_iter().chain(everybody).map(address).collect(),
+        members: me
+            .into_iter()
+            .chain(everybody)
+            .map(|member| (member.name.clone(), address(member)))
+            .collect(),
         unclear,
         read_only: view.read_only,
         orphaned,

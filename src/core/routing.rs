@@ -46,8 +46,8 @@ pub struct Server {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteTable {
     pub servers: Vec<Server>,
-    /// PostgreSQL addresses of all known members, accepting or not.
-    pub members: Vec<SocketAddr>,
+    /// PostgreSQL addresses of all known members by name, accepting or not.
+    pub members: BTreeMap<String, SocketAddr>,
     /// Servers that run and are neither now, by name and incarnation: in the middle of a promotion, or without the
     /// right to be what they are.
     pub unclear: BTreeMap<String, u64>,
@@ -94,6 +94,16 @@ pub enum OnPrimaryLoss {
     Refuse,
 }
 
+/// Whether sessions whose encryption passes through are kept together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Affinity {
+    /// All of one client address go to the same server, and so do its cancel requests, which cannot be read.
+    Client,
+    /// Each goes where there is most room.
+    None,
+}
+
 /// What one listener promises its clients.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoutePolicy {
@@ -104,6 +114,7 @@ pub struct RoutePolicy {
     pub on_primary_loss: OnPrimaryLoss,
     /// A read-write endpoint serves standbys while there is no primary.
     pub degrade: bool,
+    pub affinity: Affinity,
 }
 
 impl RoutePolicy {
@@ -117,6 +128,7 @@ impl RoutePolicy {
             fallback: ReadOnlyFallback::Primary,
             on_primary_loss: OnPrimaryLoss::Serve,
             degrade: false,
+            affinity: Affinity::Client,
         }
     }
 

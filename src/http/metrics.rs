@@ -69,6 +69,19 @@ pub fn page(
     Ok(text)
 }
 
+/// The page of a process that has routing endpoints and is no member.
+///
+/// # Errors
+/// Only if a metric cannot be written.
+pub fn page_of_routes(counters: &[RouteCounters]) -> Result<String, std::fmt::Error> {
+    let mut own = Registry::default();
+    own.register_collector(Box::new(Page(routes::families(counters))));
+    let mut text = String::new();
+    encode_registry(&mut text, &own)?;
+    encode_eof(&mut text)?;
+    Ok(text)
+}
+
 #[derive(Debug)]
 struct Page(Vec<Family>);
 

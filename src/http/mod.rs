@@ -17,12 +17,14 @@
 //! | `/challenge` | what a member signs next on this connection |
 //! | `/position` | how far this member's server is, asked just now: what the routes measure freshness by |
 //! | `/wait?lsn=0/3000060&timeout=2s` | 200 as soon as this member has replayed so far, else 503 |
+//! | POST `/sessions/end-idle` `/sessions/route` | orders of routes: end these idle sessions; a route is there |
 //! | POST `/switchover` `/failover` `/restart` `/reinitialize` `/pause` `/resume` `/read-only` | orders, see [`core::operate`](crate::core::operate); PATCH or PUT `/config` takes `pause` |
 //!
 //! The others answer GET, HEAD and OPTIONS. Any other method changes something: 401 or 403 without authority
 //! ([`authorise`]), else 405 where there is no such verb. An unknown path is 404; every body is JSON but `/metrics`.
 
 pub mod authorise;
+pub mod beside;
 mod deadline;
 mod handlers;
 pub mod metrics;

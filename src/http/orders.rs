@@ -21,7 +21,7 @@ use super::authorise::{Challenge, Credentials, Origin, Unauthorised, check_beare
 use super::handlers::{fresh, refusal};
 
 /// Every path that takes an order by POST.
-pub(super) const ORDER_PATHS: [&str; 8] = [
+pub(super) const ORDER_PATHS: [&str; 9] = [
     "/switchover",
     "/failover",
     "/restart",
@@ -30,6 +30,7 @@ pub(super) const ORDER_PATHS: [&str; 8] = [
     "/resume",
     "/read-only",
     "/sessions/end-idle",
+    "/sessions/route",
 ];
 
 const BODY_LIMIT: usize = 64 * 1024;

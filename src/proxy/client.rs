@@ -6,10 +6,13 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
+use super::certificate::{ALPN, Shown};
 use super::forwarded::{Forwarded, InvalidHeader, begins_header, read_header};
 use super::refusal::Refusal;
 use super::server_name::{Hello, read_hello};
@@ -40,8 +43,8 @@ impl From<Refusal> for End {
 
 /// A client, and the time that it may still take for its startup packets.
 #[derive(Debug)]
-pub(super) struct Client {
-    pub(super) stream: TcpStream,
+pub(super) struct Client<S = TcpStream> {
+    pub(super) stream: S,
     /// Its own, or what a balancer told.
     pub(super) address: IpAddr,
     limit: Duration,
@@ -74,12 +77,30 @@ impl Client {
         Ok(())
     }
 
-    /// The next startup packet; for direct TLS with the bytes that were read of it.
-    pub(super) async fn read_startup(&mut self) -> Result<(Startup, Vec<u8>), End> {
+    /// Whether the client begins with TLS, without asking first. Takes nothing from what it sends.
+    pub(super) async fn begins_tls(&mut self) -> Result<bool, End> {
         let begun = Instant::now();
-        let packet = timeout_at(begun + self.left, read_packet(&mut self.stream)).await;
+        let mut first = [0];
+        let peeked = timeout_at(begun + self.left, self.stream.peek(&mut first)).await;
         self.left = self.left.saturating_sub(begun.elapsed());
-        packet.unwrap_or_else(|_elapsed| Err(Refusal::StartupTimeout { limit: self.limit }.into()))
+        match peeked {
+            Ok(Ok(1..)) => Ok(first[0] == TLS_HANDSHAKE),
+            Ok(Ok(_) | Err(_)) => Err(End::Gone),
+            Err(_elapsed) => Err(Refusal::StartupTimeout { limit: self.limit }.into()),
+        }
+    }
+
+    /// The TLS handshake with the client, which is shown `certificate`. `None` if it fails: TLS has told the client why.
+    pub(super) async fn encrypt(self, certificate: &Shown) -> Option<Client<TlsStream<TcpStream>>> {
+        let begun = Instant::now();
+        let accepting = TlsAcceptor::from(certificate.config.clone()).accept(self.stream);
+        let stream = timeout_at(begun + self.left, accepting).await.ok()?.ok()?;
+        Some(Client {
+            stream,
+            address: self.address,
+            limit: self.limit,
+            left: self.left.saturating_sub(begun.elapsed()),
+        })
     }
 
     /// A whole ClientHello, of which `bytes` have come already, and the host name in it.
@@ -116,22 +137,56 @@ impl Client {
             },
         }
     }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    /// The next startup packet; for direct TLS with the bytes that were read of it.
+    pub(super) async fn read_startup(&mut self) -> Result<(Startup, Vec<u8>), End> {
+        let begun = Instant::now();
+        let packet = timeout_at(begun + self.left, read_packet(&mut self.stream)).await;
+        self.left = self.left.saturating_sub(begun.elapsed());
+        packet.unwrap_or_else(|_elapsed| Err(Refusal::StartupTimeout { limit: self.limit }.into()))
+    }
 
     /// Tells the client why, and closes so that it can read it: a close with unread bytes would
     /// reset the connection and could take the message with it.
     pub(super) async fn farewell(self, end: &End) {
-        let message = match end {
-            End::Gone => return,
-            End::Refused(refusal) => refusal.encode(),
-            End::RefusedInTls(_) => TLS_ALERT.to_vec(),
-        };
+        match end {
+            End::Gone => {}
+            End::Refused(refusal) => self.close(&refusal.encode()).await,
+            End::RefusedInTls(_) => self.close(&TLS_ALERT).await,
+        }
+    }
+
+    /// Closes after these last words.
+    pub(super) async fn close(self, words: &[u8]) {
         let _in_time = timeout(FAREWELL_TIMEOUT, async move {
             let mut stream = self.stream;
-            stream.write_all(&message).await?;
+            stream.write_all(words).await?;
             stream.shutdown().await?;
             tokio::io::copy(&mut stream.take(FAREWELL_BYTES), &mut tokio::io::sink()).await
         })
         .await;
+    }
+}
+
+impl Client<TlsStream<TcpStream>> {
+    /// The host name that it asked for, in lower case.
+    pub(super) fn server_name(&self) -> Option<String> {
+        self.stream.get_ref().1.server_name().map(str::to_ascii_lowercase)
+    }
+
+    /// It has named PostgreSQL's protocol.
+    pub(super) fn has_alpn(&self) -> bool {
+        self.stream.get_ref().1.alpn_protocol() == Some(ALPN)
+    }
+
+    /// Returns when the client closes. What it sends meanwhile is added to `early`.
+    pub(super) async fn leaves_tls(&mut self, early: &mut Vec<u8>) -> End {
+        match self.stream.read_buf(early).await {
+            Ok(0) | Err(_) => End::Gone,
+            Ok(_) => std::future::pending().await,
+        }
     }
 }
 
@@ -163,7 +218,7 @@ async fn read_whole_hello(
     }
 }
 
-async fn read_packet(stream: &mut TcpStream) -> Result<(Startup, Vec<u8>), End> {
+async fn read_packet<S: AsyncRead + Unpin>(stream: &mut S) -> Result<(Startup, Vec<u8>), End> {
     let mut bytes = Vec::new();
     loop {
         let needed = match parse(&bytes).map_err(Refusal::from)? {

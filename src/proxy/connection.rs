@@ -3,12 +3,13 @@
 //! The order of the protocol is held here; reading is in `client`, choosing in `upstream`, the rest in `relay`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::timeout;
 
 use crate::core::routing::membership::Membership;
 use crate::core::routing::options::SessionOptions;
@@ -17,14 +18,17 @@ use crate::core::routing::{RouteMode, RoutePolicy, Stay};
 use super::Limits;
 use super::client::{Client, End};
 use super::clients::{ClientCounts, ClientPlace};
+use super::direction::Direction;
+use super::encryption::Encryption;
 use super::forwarded::Network;
 use super::knowledge::Knowledge;
 use super::refusal::Refusal;
 use super::relay::Relay;
-use super::session::{Entered, Sessions};
+use super::session::{Entered, Session, Sessions};
 use super::startup::{SessionStartup, Startup, StartupError};
 use super::stats::{RouteStats, SessionCounts, count_one};
-use super::upstream::{Opening, Upstream, Wish, say_startup};
+use super::terminated::Came;
+use super::upstream::{Link, Opening, Upstream, Wish};
 
 const SSL: &str = "SSL request";
 const GSSAPI: &str = "GSSAPI encryption request";
@@ -37,6 +41,10 @@ pub(super) struct Endpoint {
     pub(super) named_policies: BTreeMap<String, Arc<RoutePolicy>>,
     pub(super) limits: Limits,
     pub(super) trusted_proxies: Vec<Network>,
+    /// TLS ends here; without it passes through to the servers.
+    pub(super) encryption: Option<Arc<Encryption>>,
+    /// One has, so far.
+    pub(super) servers_speak_tls: AtomicBool,
     pub(super) clients: Arc<ClientCounts>,
     pub(super) knowledge: Knowledge,
     /// Who is in and out just now, by the server's name.
@@ -52,7 +60,7 @@ pub(super) struct Endpoint {
 
 /// A place among the sessions of a listener, and among those of the client.
 #[derive(Debug)]
-struct Slot {
+pub(super) struct Slot {
     _among_all: OwnedSemaphorePermit,
     _of_client: ClientPlace,
 }
@@ -73,11 +81,13 @@ struct Talk {
 enum Outcome {
     Session(Upstream, Slot, Arc<RoutePolicy>),
     Cancel(Vec<u8>),
+    /// It speaks TLS from here on, with this endpoint.
+    Encrypted(Came, Arc<Encryption>),
 }
 
 /// What a relayed session occupies until it ends.
 #[derive(Debug)]
-struct Occupied {
+pub(super) struct Occupied {
     stats: Arc<RouteStats>,
     _entered: Entered,
     _slot: Slot,
@@ -108,19 +118,23 @@ impl Endpoint {
             Ok(Outcome::Session(upstream, slot, policy)) => {
                 self.relay(client.stream, upstream, policy, (slot, open));
             }
-            Ok(Outcome::Cancel(packet)) => self.forward_cancel(&packet).await,
-            Err(end) => {
-                if let End::Refused(refusal) | End::RefusedInTls(refusal) = &end {
-                    self.stats.count_refusal(refusal.reason());
-                    tracing::debug!(
-                        client = %client.address,
-                        reason = refusal.reason().as_str(),
-                        "refused a routed connection: {refusal}"
-                    );
-                }
-                client.farewell(&end).await;
-            }
+            Ok(Outcome::Cancel(packet)) => self.forward_cancel(&packet, None).await,
+            Ok(Outcome::Encrypted(came, by)) => self.serve_encrypted(client, came, by, open).await,
+            Err(end) => self.send_away(client, &end).await,
         }
+    }
+
+    /// Counts a refusal, and tells the client.
+    pub(super) async fn send_away<S: AsyncRead + AsyncWrite + Unpin>(&self, client: Client<S>, end: &End) {
+        if let End::Refused(refusal) | End::RefusedInTls(refusal) = end {
+            self.stats.count_refusal(refusal.reason());
+            tracing::debug!(
+                client = %client.address,
+                reason = refusal.reason().as_str(),
+                "refused a routed connection: {refusal}"
+            );
+        }
+        client.farewell(end).await;
     }
 
     /// From here on the session is a task of its own, so that what the talk before needed is given back.
@@ -129,11 +143,25 @@ impl Endpoint {
         client: TcpStream,
         upstream: Upstream,
         policy: Arc<RoutePolicy>,
-        (slot, open): (Slot, OwnedSemaphorePermit),
+        places: (Slot, OwnedSemaphorePermit),
     ) {
-        let Ok((session, server)) = upstream.into_session(policy) else {
-            return;
-        };
+        let (session, link) = upstream.into_session(policy);
+        let Link::Plain(server) = link else { return };
+        let (session, occupied) = self.begin_session(session, places);
+        let (up, down) = (Direction::default(), Direction::default());
+        let relay = Relay::new((client, up), (server, down), session, Arc::clone(&self.stats));
+        tokio::spawn(async move {
+            relay.run().await;
+            drop(occupied);
+        });
+    }
+
+    /// Enters a session among the others. What comes back with it lasts as long as the relay.
+    pub(super) fn begin_session(
+        &self,
+        session: Session,
+        (slot, open): (Slot, OwnedSemaphorePermit),
+    ) -> (Arc<Session>, Occupied) {
         let session = Arc::new(session);
         count_one(&self.stats.sessions);
         count_one(&self.stats.sessions_total);
@@ -147,11 +175,7 @@ impl Endpoint {
         if self.verdict(&session) == Stay::Cut || *self.stopping.borrow() {
             self.cut(&session);
         }
-        let relay = Relay::new(client, server, session, Arc::clone(&self.stats));
-        tokio::spawn(async move {
-            relay.run().await;
-            drop(occupied);
-        });
+        (session, occupied)
     }
 
     async fn negotiate(&self, client: &mut Client) -> Result<Outcome, End> {
@@ -163,6 +187,11 @@ impl Endpoint {
             client.read_forwarded().await?;
         }
         let mut talk = Talk::default();
+        if let Some(by) = &self.encryption
+            && client.begins_tls().await?
+        {
+            return Ok(Outcome::Encrypted(Came::Direct, Arc::clone(by)));
+        }
         loop {
             let (startup, bytes) = client.read_startup().await?;
             match startup {
@@ -177,6 +206,10 @@ impl Endpoint {
                 }
                 Startup::SslRequest if !talk.asked_for_tls => {
                     talk.asked_for_tls = true;
+                    if let Some(by) = &self.encryption {
+                        client.answer(b'S', SSL).await?;
+                        return Ok(Outcome::Encrypted(Came::Asking, Arc::clone(by)));
+                    }
                     if let Some(outcome) = self.ask_for_tls(client, &mut talk).await? {
                         return Ok(outcome);
                     }
@@ -194,7 +227,7 @@ impl Endpoint {
     /// (CVE-2024-10977), so that the client is told the reason after its startup packet. One
     /// that insists on TLS then leaves.
     async fn ask_for_tls(&self, client: &mut Client, talk: &mut Talk) -> Result<Option<Outcome>, End> {
-        let wish = Wish::of_policy(&self.policy);
+        let wish = Wish::of_policy(&self.policy, client.address);
         match self.place(client, &wish, Opening::AskForTls, Some(SSL)).await {
             Ok((upstream, slot)) => {
                 let answer = upstream.tls_answer.unwrap_or(b'N');
@@ -223,35 +256,38 @@ impl Endpoint {
         if let Some(refusal) = talk.refusal {
             return Err(refusal.into());
         }
-        if self.policy.mode == RouteMode::ReadOnly && session.asks_for_replication() {
-            return Err(Refusal::Replication.into());
-        }
-        let options = SessionOptions::read(session.parameters()).map_err(Refusal::from)?;
-        let policy = if options == SessionOptions::default() {
-            Arc::clone(&self.policy)
-        } else {
-            Arc::new(options.applied_to(&self.policy))
-        };
+        let (options, policy) = Self::wishes(&self.policy, session)?;
         let wish = Wish {
             policy: &policy,
             options: &options,
+            unreadable: None,
         };
         if let Some((mut upstream, slot)) = talk.plain
             && self.still_serves(&wish, &upstream)
-            && matches!(
-                timeout(
-                    self.limits.answer_timeout,
-                    say_startup(&mut upstream.stream, &session.bytes)
-                )
-                .await,
-                Ok(Ok(()))
-            )
+            && self.says_startup(&mut upstream, &session.bytes).await
         {
             return Ok(Outcome::Session(upstream, slot, policy));
         }
         let opening = Opening::Startup(&session.bytes);
         let (upstream, slot) = self.place(client, &wish, opening, None).await?;
         Ok(Outcome::Session(upstream, slot, policy))
+    }
+
+    /// What the startup packet asks for, as options and as the policy that they make of `base`.
+    pub(super) fn wishes(
+        base: &Arc<RoutePolicy>,
+        session: &SessionStartup,
+    ) -> Result<(SessionOptions, Arc<RoutePolicy>), Refusal> {
+        if base.mode == RouteMode::ReadOnly && session.asks_for_replication() {
+            return Err(Refusal::Replication);
+        }
+        let options = SessionOptions::read(session.parameters())?;
+        let policy = if options == SessionOptions::default() {
+            Arc::clone(base)
+        } else {
+            Arc::new(options.applied_to(base))
+        };
+        Ok((options, policy))
     }
 
     /// The client has been promised TLS: its hello may name another policy, and goes to that one's server.
@@ -263,7 +299,7 @@ impl Endpoint {
     ) -> Result<Outcome, End> {
         let (hello, name) = client.read_hello(Vec::new()).await?;
         let policy = self.policy_of(name.as_deref());
-        let wish = Wish::of_policy(&policy);
+        let wish = Wish::of_policy(&policy, client.address);
         if policy != self.policy && !self.still_serves(&wish, &upstream) {
             drop(upstream);
             upstream = match self.find_for(client, &wish, Opening::AskForTls).await {
@@ -273,26 +309,30 @@ impl Endpoint {
                 Err(end) => return Err(end),
             };
         }
-        let passed_on = timeout(self.limits.answer_timeout, upstream.stream.write_all(&hello)).await;
-        match passed_on {
-            Ok(Ok(())) => Ok(Outcome::Session(upstream, slot, policy)),
-            Ok(Err(_)) | Err(_) => Err(End::Gone),
+        if self.passes_on(&mut upstream, &hello).await {
+            upstream.unreadable = Some(client.address);
+            Ok(Outcome::Session(upstream, slot, policy))
+        } else {
+            Err(End::Gone)
         }
     }
 
     async fn direct_tls(&self, client: &mut Client, bytes: Vec<u8>) -> Result<Outcome, End> {
         let (hello, name) = client.read_hello(bytes).await?;
         let policy = self.policy_of(name.as_deref());
-        let wish = Wish::of_policy(&policy);
+        let wish = Wish::of_policy(&policy, client.address);
         match self.place(client, &wish, Opening::Tls(&hello), None).await {
-            Ok((upstream, slot)) => Ok(Outcome::Session(upstream, slot, Arc::clone(&policy))),
+            Ok((mut upstream, slot)) => {
+                upstream.unreadable = Some(client.address);
+                Ok(Outcome::Session(upstream, slot, Arc::clone(&policy)))
+            }
             Err(End::Refused(refusal)) => Err(End::RefusedInTls(refusal)),
             Err(end) => Err(end),
         }
     }
 
     /// The one that is called as the first label of the host name, else the listener's own.
-    fn policy_of(&self, host_name: Option<&str>) -> Arc<RoutePolicy> {
+    pub(super) fn policy_of(&self, host_name: Option<&str>) -> Arc<RoutePolicy> {
         let label = host_name.and_then(|name| name.split('.').next());
         let named = label.and_then(|label| self.named_policies.get(label));
         Arc::clone(named.unwrap_or(&self.policy))
@@ -306,22 +346,26 @@ impl Endpoint {
         opening: Opening<'_>,
         waits_for: Option<&'static str>,
     ) -> Result<(Upstream, Slot), End> {
-        let max_connections = self.limits.max_connections;
-        let among_all = Arc::clone(&self.slots)
-            .try_acquire_owned()
-            .map_err(|_| Refusal::TooManyConnections { max_connections })?;
-        let max_connections = self.limits.max_connections_per_client;
-        let of_client = self.clients.enter(client.address, max_connections);
-        let slot = Slot {
-            _among_all: among_all,
-            _of_client: of_client.ok_or(Refusal::TooManyOfClient { max_connections })?,
-        };
+        let slot = self.slot(client.address)?;
         let upstream = tokio::select! {
             biased;
             end = client.leaves(waits_for) => return Err(end),
             upstream = self.find_upstream(wish, opening) => upstream?,
         };
         Ok((upstream, slot))
+    }
+
+    pub(super) fn slot(&self, client: IpAddr) -> Result<Slot, Refusal> {
+        let max_connections = self.limits.max_connections;
+        let among_all = Arc::clone(&self.slots)
+            .try_acquire_owned()
+            .map_err(|_| Refusal::TooManyConnections { max_connections })?;
+        let max_connections = self.limits.max_connections_per_client;
+        let of_client = self.clients.enter(client, max_connections);
+        Ok(Slot {
+            _among_all: among_all,
+            _of_client: of_client.ok_or(Refusal::TooManyOfClient { max_connections })?,
+        })
     }
 
     /// Another server for a client that has its place already.

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::pipes::Pipe;
+use super::relay::{Progress, Way};
 
 /// Shared by all sessions of a thread; a session that is not being polled has nothing in it.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -20,10 +21,15 @@ const LARGE_READ_BYTES: usize = 8 * 1024;
 /// So many large reads in a row, and splice is tried.
 const LARGE_READS: u8 = 4;
 /// Reads in a row, then others have their turn.
-const ROUNDS: usize = 16;
+pub(super) const ROUNDS: usize = 16;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER_BYTES]);
+}
+
+/// Lends the thread's buffer, whose content means nothing before and after.
+pub(super) fn with_buffer<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
+    BUFFER.with_borrow_mut(|buffer| work(buffer))
 }
 
 /// How far one direction has got.
@@ -34,12 +40,12 @@ pub(super) struct Direction {
     pipe: Option<Pipe>,
     large_reads: u8,
     end: End,
-    /// Moved since the last [`Direction::take_count`].
+    /// Moved since the last [`Progress::take_count`].
     bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     #[default]
     Open,
     /// The sender has ended; the receiver is to be told once it has everything.
@@ -47,21 +53,18 @@ enum End {
     Told,
 }
 
-impl Direction {
-    /// Nothing that was read waits to be taken.
-    pub(super) fn is_empty(&self) -> bool {
+impl Progress for Direction {
+    fn is_empty(&self) -> bool {
         self.rest.is_empty() && self.pipe.as_ref().is_none_or(Pipe::is_empty)
     }
 
-    /// Bytes moved since this was asked last.
-    pub(super) fn take_count(&mut self) -> u64 {
+    fn take_count(&mut self) -> u64 {
         std::mem::take(&mut self.bytes)
     }
+}
 
-    /// Moves what there is. Ready once the sender has ended and the receiver has been told.
-    ///
-    /// With `may_read` false nothing more is read. `heard` is called before what was read is passed on.
-    pub(super) fn poll(
+impl Way<TcpStream, TcpStream> for Direction {
+    fn poll(
         &mut self,
         context: &mut Context<'_>,
         from: &mut TcpStream,
@@ -91,7 +94,9 @@ impl Direction {
         context.waker().wake_by_ref();
         Poll::Pending
     }
+}
 
+impl Direction {
     fn has_pipe(&mut self) -> bool {
         if self.pipe.is_none() {
             self.pipe = Pipe::take();
@@ -107,7 +112,7 @@ impl Direction {
         to: &mut TcpStream,
         heard: &impl Fn(),
     ) -> Poll<io::Result<()>> {
-        BUFFER.with_borrow_mut(|buffer| {
+        with_buffer(|buffer| {
             let mut buffer = ReadBuf::new(buffer);
             ready!(Pin::new(from).poll_read(context, &mut buffer))?;
             let read = buffer.filled();

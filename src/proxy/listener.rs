@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::core::routing::RoutePolicy;
 use super::Limits;
 use super::cancel::MAX_CANCELS;
 use super::connection::Endpoint;
+use super::encryption::Encryption;
 use super::forwarded::Network;
 use super::knowledge::Knowledge;
 use super::stats::{RouteStats, SessionCounts};
@@ -36,6 +38,8 @@ pub struct Listener {
     pub limits: Limits,
     /// Balancers that may tell the client's address by the PROXY protocol.
     pub trusted_proxies: Vec<Network>,
+    /// TLS ends here; without it passes through to the servers.
+    pub encryption: Option<Encryption>,
     pub knowledge: Knowledge,
     /// Shared by the listeners of one process, so that they balance together.
     pub sessions: Arc<SessionCounts>,
@@ -111,6 +115,8 @@ impl Listener {
                 .collect(),
             limits: self.limits,
             trusted_proxies: self.trusted_proxies,
+            encryption: self.encryption.map(Arc::new),
+            servers_speak_tls: AtomicBool::new(false),
             clients: Arc::default(),
             knowledge: self.knowledge,
             memberships: Mutex::default(),

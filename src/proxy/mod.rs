@@ -7,11 +7,14 @@
 
 mod cancel;
 mod causal;
+mod certificate;
 mod client;
 mod clients;
 mod connection;
+mod copy;
 mod direction;
 mod drain;
+mod encryption;
 mod forwarded;
 mod knowledge;
 mod listener;
@@ -23,6 +26,7 @@ mod session;
 mod socket;
 pub mod startup;
 mod stats;
+mod terminated;
 mod unavailable;
 mod upstream;
 mod warden;
@@ -30,6 +34,8 @@ mod workers;
 
 use std::time::Duration;
 
+pub use certificate::{CertificateError, CertificateFolder};
+pub use encryption::{Authority, Encryption};
 pub use forwarded::{InvalidHeader, Network};
 pub use knowledge::{EndIdle, Knowledge, WaitForReplay};
 pub use listener::{Listener, ListenerError};

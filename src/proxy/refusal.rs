@@ -27,6 +27,11 @@ pub enum Refusal {
     NotTls,
     #[error("the server that fits does not support SSL")]
     ServerWithoutTls,
+    /// Direct TLS must say that it is for PostgreSQL, else another protocol could be smuggled in.
+    #[error("direct SSL connection without the ALPN protocol \"postgresql\"")]
+    WithoutAlpn,
+    #[error("server \"{server}\" has another certificate than the routing endpoint")]
+    OtherCertificate { server: String },
     #[error(transparent)]
     InvalidOption(#[from] InvalidOption),
     #[error("replication connections are not accepted on a read-only endpoint")]
@@ -61,6 +66,7 @@ pub enum RefusalReason {
     TooManyOfClient,
     ProxyHeader,
     TooManyHeld,
+    OtherCertificate,
     NoServer,
     SeveralPrimaries,
     NotReplayed,
@@ -68,7 +74,7 @@ pub enum RefusalReason {
 }
 
 impl RefusalReason {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::ProtocolViolation,
         Self::UnsupportedProtocol,
         Self::StartupTimeout,
@@ -79,6 +85,7 @@ impl RefusalReason {
         Self::TooManyOfClient,
         Self::ProxyHeader,
         Self::TooManyHeld,
+        Self::OtherCertificate,
         Self::NoServer,
         Self::SeveralPrimaries,
         Self::NotReplayed,
@@ -98,6 +105,7 @@ impl RefusalReason {
             Self::TooManyOfClient => "too_many_of_client",
             Self::ProxyHeader => "proxy_header",
             Self::TooManyHeld => "too_many_held",
+            Self::OtherCertificate => "other_certificate",
             Self::NoServer => "no_server",
             Self::SeveralPrimaries => "several_primaries",
             Self::NotReplayed => "not_replayed",
@@ -111,7 +119,7 @@ impl Refusal {
     pub fn reason(&self) -> RefusalReason {
         match self {
             Self::Startup(StartupError::Protocol { .. }) => RefusalReason::UnsupportedProtocol,
-            Self::Startup(_) => RefusalReason::ProtocolViolation,
+            Self::Startup(_) | Self::WithoutAlpn => RefusalReason::ProtocolViolation,
             Self::StartupTimeout { .. } => RefusalReason::StartupTimeout,
             Self::EarlyData { .. } | Self::NotTls => RefusalReason::EarlyData,
             Self::InvalidOption(_) => RefusalReason::InvalidOption,
@@ -120,6 +128,7 @@ impl Refusal {
             Self::TooManyOfClient { .. } => RefusalReason::TooManyOfClient,
             Self::ProxyHeader(_) => RefusalReason::ProxyHeader,
             Self::TooManyHeld { .. } => RefusalReason::TooManyHeld,
+            Self::OtherCertificate { .. } => RefusalReason::OtherCertificate,
             Self::ServerWithoutTls | Self::Unavailable(Unavailable::NoServer { .. }) => {
                 RefusalReason::NoServer
             }
@@ -142,7 +151,8 @@ impl Refusal {
             | RefusalReason::TooManyOfClient
             | RefusalReason::TooManyHeld => "53300",
             RefusalReason::InvalidOption => "22023",
-            RefusalReason::NoServer
+            RefusalReason::OtherCertificate
+            | RefusalReason::NoServer
             | RefusalReason::SeveralPrimaries
             | RefusalReason::NotReplayed
             | RefusalReason::ShuttingDown => "57P03",
@@ -164,6 +174,13 @@ impl Refusal {
             }
             Self::ServerWithoutTls => {
                 "The host name in TLS asks for another policy, whose server has none.".into()
+            }
+            Self::WithoutAlpn => {
+                "Without it the server on the other side could be taken for another one.".into()
+            }
+            Self::OtherCertificate { .. } => {
+                "SCRAM authentication binds to the certificate that the client was shown, and would fail."
+                    .into()
             }
             Self::InvalidOption(_) => "The route reads it in the startup packet.".into(),
             Self::Replication => "It would be balanced over standbys and cut when a server changes.".into(),
@@ -187,7 +204,14 @@ impl Refusal {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::ServerWithoutTls => "Set up TLS for every member, or connect without it.",
-            Self::Startup(_) | Self::StartupTimeout { .. } | Self::EarlyData { .. } | Self::NotTls => {
+            Self::OtherCertificate { .. } => {
+                "Give the endpoint and all members the same tls.crt and tls.key; right after a change connect again."
+            }
+            Self::Startup(_)
+            | Self::StartupTimeout { .. }
+            | Self::EarlyData { .. }
+            | Self::NotTls
+            | Self::WithoutAlpn => {
                 "Check that the client speaks PostgreSQL's protocol to this port and nothing in between changes it."
             }
             Self::InvalidOption(invalid) => invalid.hint,
@@ -263,6 +287,9 @@ mod tests {
             Refusal::TooManyOfClient { max_connections: 1 },
             InvalidHeader.into(),
             Refusal::TooManyHeld { max_held: 1 },
+            Refusal::OtherCertificate {
+                server: "a".to_owned(),
+            },
             of_table(RouteTable::default()).into(),
             of_table(split).into(),
             Refusal::NotReplayed {

@@ -4,17 +4,18 @@
 //! nothing to the client: an `ErrorResponse` in the middle of a message, or of TLS, would be worse than a close.
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::{client, server};
 
-use super::direction::Direction;
 use super::session::{Order, Session, Side};
 use super::stats::RouteStats;
 
@@ -33,20 +34,73 @@ pub(super) enum Ended {
     Cut,
 }
 
-/// Relays between the two until it ends. Dropped, it closes both.
-pub(super) struct Relay {
-    pub(super) client: TcpStream,
-    pub(super) server: TcpStream,
-    session: Arc<Session>,
-    stats: Arc<RouteStats>,
-    up: Direction,
-    down: Direction,
+/// One end of a session.
+pub(super) trait Peer: AsyncRead + AsyncWrite + Unpin {
+    fn socket(&self) -> &TcpStream;
 }
 
-impl Relay {
+impl Peer for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Peer for client::TlsStream<TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+impl Peer for server::TlsStream<TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+/// How far a direction has got.
+pub(super) trait Progress {
+    /// Nothing that was read waits to be taken.
+    fn is_empty(&self) -> bool;
+
+    /// Bytes moved since this was asked last.
+    fn take_count(&mut self) -> u64;
+}
+
+/// One direction of a session.
+pub(super) trait Way<F, T>: Progress {
+    /// Moves what there is. Ready once the sender has ended and the receiver has been told.
+    ///
+    /// With `may_read` false nothing more is read. `heard` is called before what was read is passed on.
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        from: &mut F,
+        to: &mut T,
+        may_read: bool,
+        heard: impl Fn(),
+    ) -> Poll<io::Result<()>>;
+}
+
+/// Relays between the two until it ends. Dropped, it closes both.
+pub(super) struct Relay<C, S, W> {
+    client: C,
+    server: S,
+    session: Arc<Session>,
+    stats: Arc<RouteStats>,
+    up: W,
+    down: W,
+}
+
+impl<C, S, W> Relay<C, S, W>
+where
+    C: Peer,
+    S: Peer,
+    W: Way<C, S> + Way<S, C> + Unpin,
+{
+    /// `up` leads from the client to the server, `down` back.
     pub(super) fn new(
-        client: TcpStream,
-        server: TcpStream,
+        (client, up): (C, W),
+        (server, down): (S, W),
         session: Arc<Session>,
         stats: Arc<RouteStats>,
     ) -> Self {
@@ -55,8 +109,8 @@ impl Relay {
             server,
             session,
             stats,
-            up: Direction::default(),
-            down: Direction::default(),
+            up,
+            down,
         }
     }
 
@@ -65,7 +119,7 @@ impl Relay {
         let ended = (&mut self).await;
         match ended {
             // What is still on its way to a server that must not be written to is thrown away.
-            Ended::Cut => drop(self.server.set_zero_linger()),
+            Ended::Cut => drop(self.server.socket().set_zero_linger()),
             Ended::Server => Box::pin(linger(self.client)).await,
             Ended::Client => {}
         }
@@ -82,7 +136,12 @@ impl Relay {
     }
 }
 
-impl Future for Relay {
+impl<C, S, W> Future for Relay<C, S, W>
+where
+    C: Peer,
+    S: Peer,
+    W: Way<C, S> + Way<S, C> + Unpin,
+{
     type Output = Ended;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Ended> {
@@ -113,7 +172,7 @@ impl Future for Relay {
 }
 
 /// Closes so that the client can read what came last: a close with unread bytes would reset the connection.
-async fn linger(mut client: TcpStream) {
+async fn linger(mut client: impl Peer) {
     let _in_time = timeout(LINGER_TIMEOUT, async move {
         client.shutdown().await?;
         tokio::io::copy(&mut client.take(LINGER_BYTES), &mut tokio::io::sink()).await

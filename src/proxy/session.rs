@@ -2,8 +2,8 @@
 //!
 //! Shared between the relays, which report who spoke last, and the warden, which gives the orders.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
@@ -42,6 +42,8 @@ pub(super) struct Session {
     pub(super) http_address: SocketAddr,
     /// The relay's own end of the connection to it: `client_addr` and `client_port` over there.
     pub(super) local: SocketAddr,
+    /// The client, if its encryption passes through.
+    unreadable: Option<IpAddr>,
     pub(super) policy: Arc<RoutePolicy>,
     _counted: CountedSession,
     order: AtomicU8,
@@ -63,6 +65,7 @@ pub(super) struct Ends {
     pub(super) role: Role,
     pub(super) http_address: SocketAddr,
     pub(super) local: SocketAddr,
+    pub(super) unreadable: Option<IpAddr>,
 }
 
 impl Session {
@@ -73,6 +76,7 @@ impl Session {
             role: ends.role,
             http_address: ends.http_address,
             local: ends.local,
+            unreadable: ends.unreadable,
             policy,
             _counted: counted,
             order: AtomicU8::new(Order::Run as u8),
@@ -152,6 +156,15 @@ impl Sessions {
 
     pub(super) fn all(&self) -> Vec<Arc<Session>> {
         self.lock().values().cloned().collect()
+    }
+
+    /// Where a client has sessions whose encryption passes through.
+    pub(super) fn servers_of(&self, client: IpAddr) -> BTreeSet<String> {
+        let by_number = self.lock();
+        let its = by_number
+            .values()
+            .filter(|session| session.unreadable == Some(client));
+        its.map(|session| session.server.clone()).collect()
     }
 
     /// How many of these are still there.

@@ -32,6 +32,8 @@ pub enum Unavailable {
 pub(super) struct FailedAttempt {
     pub(super) server: String,
     pub(super) cause: String,
+    /// The server's certificate is not the one that the client was shown.
+    pub(super) other_certificate: bool,
 }
 
 impl Unavailable {
@@ -111,7 +113,7 @@ fn describe(policy: &RoutePolicy, table: &RouteTable, failures: &[FailedAttempt]
     let accepting: Vec<SocketAddr> = table.servers.iter().map(|server| server.address).collect();
     let others = table
         .members
-        .iter()
+        .values()
         .filter(|address| !accepting.contains(address))
         .map(|address| format!("member {address} does not accept connections"));
     servers.chain(others).collect()
@@ -119,12 +121,18 @@ fn describe(policy: &RoutePolicy, table: &RouteTable, failures: &[FailedAttempt]
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::core::routing::Server;
     use crate::core::status::Role;
 
     fn address(last: u8) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, last], 5432))
+    }
+
+    fn member(last: u8) -> (String, SocketAddr) {
+        (format!("pg-{last:02}"), address(last))
     }
 
     pub(in crate::proxy) fn server(name: &str, last: u8, role: Role) -> Server {
@@ -153,10 +161,11 @@ pub(super) mod tests {
     fn the_detail_says_what_is_known_of_every_member() {
         let table = RouteTable {
             servers: vec![server("pg-0", 1, Role::Primary), server("pg-1", 2, Role::Standby)],
-            members: vec![address(1), address(2), address(3)],
+            members: (1..=3).map(member).collect(),
             ..RouteTable::default()
         };
         let failures = [FailedAttempt {
+            other_certificate: false,
             server: "pg-0".to_owned(),
             cause: "connection refused".to_owned(),
         }];
@@ -178,7 +187,7 @@ pub(super) mod tests {
     fn a_split_is_named() {
         let table = RouteTable {
             servers: vec![server("a", 1, Role::Primary), server("b", 2, Role::Primary)],
-            members: vec![],
+            members: BTreeMap::new(),
             ..RouteTable::default()
         };
         let got = Unavailable::of(&policy(RouteMode::ReadWrite), &table, &[], Duration::ZERO);
@@ -193,7 +202,7 @@ pub(super) mod tests {
     fn a_long_list_is_cut() {
         let table = RouteTable {
             servers: vec![],
-            members: (0..40).map(address).collect(),
+            members: (0..40).map(member).collect(),
             ..RouteTable::default()
         };
         let got = Unavailable::of(&policy(RouteMode::ReadWrite), &table, &[], Duration::ZERO);

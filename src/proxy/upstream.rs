@@ -4,20 +4,24 @@
 //! does not answer, or that leaves the table before it does, costs the client time and no error.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::core::routing::choose::{choose, keep_together};
 use crate::core::routing::options::SessionOptions;
-use crate::core::routing::{Opened, RoutePolicy, RouteTable, Server, Stay, candidates, choose, stay};
+use crate::core::routing::{Affinity, Opened, RoutePolicy, RouteTable, Server, Stay, candidates, stay};
 
 use crate::core::status::Role;
 
 use super::connection::Endpoint;
+use super::encryption::{Encryption, OtherCertificate, ServerTls};
 use super::refusal::Refusal;
 use super::session::{Ends, Session};
 use super::stats::{CountedSession, Raised, count_one};
@@ -36,6 +40,30 @@ pub(super) enum Opening<'a> {
     Startup(&'a [u8]),
     /// The beginning of TLS. A server that does not speak it may close without a word.
     Tls(&'a [u8]),
+    /// TLS of the endpoint's own, and a startup packet in it.
+    Encrypted {
+        by: &'a Encryption,
+        /// What the client was shown.
+        certificate: &'a CertificateDer<'static>,
+        startup: &'a [u8],
+    },
+}
+
+impl Opening<'_> {
+    /// The client was shown what no client would be shown now: waiting does not help it.
+    fn is_outdated(&self) -> bool {
+        match self {
+            Self::Encrypted { by, certificate, .. } => by.to_show().certificate.as_ref() != *certificate,
+            _ => false,
+        }
+    }
+}
+
+/// The connection to a server.
+#[derive(Debug)]
+pub(super) enum Link {
+    Plain(TcpStream),
+    Tls(Box<ServerTls>),
 }
 
 /// What a session may be given.
@@ -43,11 +71,13 @@ pub(super) enum Opening<'a> {
 pub(super) struct Wish<'a> {
     pub(super) policy: &'a RoutePolicy,
     pub(super) options: &'a SessionOptions,
+    /// Whose encryption passes through: its sessions may have to be kept together.
+    pub(super) unreadable: Option<IpAddr>,
 }
 
 impl<'a> Wish<'a> {
     /// Of a client whose own wishes cannot be read.
-    pub(super) fn of_policy(policy: &'a RoutePolicy) -> Self {
+    pub(super) fn of_policy(policy: &'a RoutePolicy, client: IpAddr) -> Self {
         const NONE: &SessionOptions = &SessionOptions {
             max_staleness_ms: None,
             max_lag_bytes: None,
@@ -58,6 +88,7 @@ impl<'a> Wish<'a> {
         Self {
             policy,
             options: NONE,
+            unreadable: Some(client),
         }
     }
 }
@@ -65,27 +96,32 @@ impl<'a> Wish<'a> {
 /// A connection to a server, counted as a session of it while it lives.
 #[derive(Debug)]
 pub(super) struct Upstream {
-    pub(super) stream: TcpStream,
+    pub(super) link: Link,
+    /// This end of it.
+    local: SocketAddr,
     pub(super) server: String,
     pub(super) incarnation: u64,
     role: Role,
     http_address: SocketAddr,
     /// `S` or `N`, if it was asked for TLS.
     pub(super) tls_answer: Option<u8>,
+    /// The client, once its encryption passes through.
+    pub(super) unreadable: Option<IpAddr>,
     counted: CountedSession,
 }
 
 impl Upstream {
     /// What the warden needs of it, and its connection.
-    pub(super) fn into_session(self, policy: Arc<RoutePolicy>) -> io::Result<(Session, TcpStream)> {
+    pub(super) fn into_session(self, policy: Arc<RoutePolicy>) -> (Session, Link) {
         let ends = Ends {
             http_address: self.http_address,
-            local: self.stream.local_addr()?,
+            local: self.local,
             server: self.server,
             incarnation: self.incarnation,
             role: self.role,
+            unreadable: self.unreadable,
         };
-        Ok((Session::new(ends, policy, self.counted), self.stream))
+        (Session::new(ends, policy, self.counted), self.link)
     }
 }
 
@@ -105,11 +141,17 @@ impl Endpoint {
             let seen = knowledge.now();
             let fit = self.fit(wish, &seen);
             let causal = self.reach(wish, fit, &seen).await?;
-            let failures = match self.try_servers(wish.policy, &causal, opening).await {
+            let failures = match self.try_servers(wish, &causal, opening).await {
                 Ok(upstream) => return Ok(upstream),
                 Err(failures) => failures,
             };
-            if Instant::now() >= deadline {
+            let overdue = Instant::now() >= deadline;
+            if let Some(refusal) = other_certificate(&failures)
+                && (overdue || opening.is_outdated())
+            {
+                return Err(refusal);
+            }
+            if overdue {
                 return Err(Unavailable::of(wish.policy, &seen, &failures, begun.elapsed()).into());
             }
             if place.is_none() {
@@ -125,6 +167,24 @@ impl Endpoint {
                 () = sleep_until(pause) => {}
             }
         }
+    }
+
+    /// Whether a server that has not been told anything yet has begun to answer this startup packet.
+    pub(super) async fn says_startup(&self, upstream: &mut Upstream, packet: &[u8]) -> bool {
+        let Link::Plain(stream) = &mut upstream.link else {
+            return false;
+        };
+        let said = timeout(self.limits.answer_timeout, say_startup(stream, packet)).await;
+        matches!(said, Ok(Ok(())))
+    }
+
+    /// Whether the server has been given the client's first bytes of TLS.
+    pub(super) async fn passes_on(&self, upstream: &mut Upstream, hello: &[u8]) -> bool {
+        let Link::Plain(stream) = &mut upstream.link else {
+            return false;
+        };
+        let passed_on = timeout(self.limits.answer_timeout, stream.write_all(hello)).await;
+        matches!(passed_on, Ok(Ok(())))
     }
 
     /// Whether a session to that server may begin, by the newest table.
@@ -149,37 +209,51 @@ impl Endpoint {
 
     async fn try_servers(
         &self,
-        policy: &RoutePolicy,
+        wish: &Wish<'_>,
         servers: &[&Server],
         opening: Opening<'_>,
     ) -> Result<Upstream, Vec<FailedAttempt>> {
+        let policy = wish.policy;
         let sessions = |server: &Server| self.sessions.of(&server.name);
         let warm = |server: &Server| self.membership(server).1;
         let draws = [fastrand::usize(..), fastrand::usize(..), fastrand::usize(..)];
+        let mut order = choose(servers, &sessions, &warm, draws);
+        if let Some(client) = self.kept_together(wish) {
+            let there = self.relayed.servers_of(client);
+            order = keep_together(order, client, &|server| there.contains(&server.name));
+        }
         let mut failures = Vec::new();
-        for server in choose(servers, &sessions, &warm, draws) {
+        for server in order {
             let begun = Instant::now();
             let opened = tokio::select! {
                 opened = self.open(server, opening) => opened.map(Some),
                 () = self.stops_fitting(policy, server) => Ok(None),
             };
-            let cause = match opened {
+            let (cause, other_certificate) = match opened {
                 Ok(Some(upstream)) if self.keeps(policy, server) => {
                     self.stats
                         .count_opened(&server.name, begun.elapsed(), server.staleness_ms);
                     return Ok(upstream);
                 }
-                Ok(_) => "it has just left, or its role has changed".to_owned(),
-                Err(error) => error.to_string(),
+                Ok(_) => ("it has just left, or its role has changed".to_owned(), false),
+                Err(error) => (error.to_string(), is_other_certificate(&error)),
             };
             count_one(&self.stats.connect_failures_total);
             tracing::debug!(server = server.name, cause, "could not open a routed connection");
             failures.push(FailedAttempt {
                 server: server.name.clone(),
                 cause,
+                other_certificate,
             });
         }
         Err(failures)
+    }
+
+    /// Whose sessions are to be on one server; only where servers speak TLS is anything unreadable.
+    fn kept_together(&self, wish: &Wish<'_>) -> Option<IpAddr> {
+        let wanted =
+            wish.policy.affinity == Affinity::Client && self.servers_speak_tls.load(Ordering::Relaxed);
+        wish.unreadable.filter(|_| wanted)
     }
 
     fn keeps(&self, policy: &RoutePolicy, server: &Server) -> bool {
@@ -210,15 +284,33 @@ impl Endpoint {
         let connecting = TcpStream::connect(server.address);
         let mut stream = limited(self.limits.connect_timeout, "connection", connecting).await?;
         socket::prepare(&stream)?;
-        let answering = limited(self.limits.answer_timeout, "answer", say(&mut stream, opening));
-        let tls_answer = answering.await?;
+        let local = stream.local_addr()?;
+        let answering = async {
+            if let Opening::Encrypted {
+                by,
+                certificate,
+                startup,
+            } = opening
+            {
+                let opened = by.open(stream, &server.name, certificate, startup).await?;
+                return Ok((Link::Tls(Box::new(opened)), None));
+            }
+            let tls_answer = say(&mut stream, opening).await?;
+            Ok((Link::Plain(stream), tls_answer))
+        };
+        let (link, tls_answer) = limited(self.limits.answer_timeout, "answer", answering).await?;
+        if tls_answer == Some(b'S') {
+            self.servers_speak_tls.store(true, Ordering::Relaxed);
+        }
         Ok(Upstream {
-            stream,
+            link,
+            local,
             server: server.name.clone(),
             incarnation: server.incarnation,
             role: server.role,
             http_address: server.http_address,
             tls_answer,
+            unreadable: None,
             counted,
         })
     }
@@ -253,7 +345,9 @@ impl Drop for Waiting<'_> {
 
 async fn say(stream: &mut TcpStream, opening: Opening<'_>) -> io::Result<Option<u8>> {
     match opening {
-        Opening::Startup(bytes) => say_startup(stream, bytes).await.map(|()| None),
+        Opening::Startup(startup) | Opening::Encrypted { startup, .. } => {
+            say_startup(stream, startup).await.map(|()| None)
+        }
         Opening::Tls(bytes) => {
             stream.write_all(bytes).await?;
             stream.peek(&mut [0]).await.map(|_| None)
@@ -270,12 +364,26 @@ async fn say(stream: &mut TcpStream, opening: Opening<'_>) -> io::Result<Option<
 
 /// Returns when the server has begun to answer, which is left to be read. A kernel takes connections and bytes
 /// for a process that is frozen.
-pub(super) async fn say_startup(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+async fn say_startup(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes).await?;
     match stream.peek(&mut [0]).await? {
         0 => Err(io::Error::other("it closed the connection without an answer")),
         _ => Ok(()),
     }
+}
+
+fn is_other_certificate(error: &io::Error) -> bool {
+    let inner = error.get_ref();
+    inner.is_some_and(<dyn std::error::Error + Send + Sync>::is::<OtherCertificate>)
+}
+
+/// The reason, if it alone kept the client from a server.
+fn other_certificate(failures: &[FailedAttempt]) -> Option<Refusal> {
+    let (first, rest) = failures.split_first()?;
+    let all = first.other_certificate && rest.iter().all(|failure| failure.other_certificate);
+    all.then(|| Refusal::OtherCertificate {
+        server: first.server.clone(),
+    })
 }
 
 async fn limited<T>(limit: Duration, what: &str, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {

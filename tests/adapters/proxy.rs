@@ -3,9 +3,12 @@
 #![allow(clippy::expect_used, reason = "helpers of tests")]
 
 mod cluster;
+mod encrypted;
 mod ends;
 mod hostile;
 mod policies;
 mod routes;
 mod sessions;
+mod together;
+mod traffic;
 mod waiting;

@@ -1,9 +1,12 @@
 //! The routing endpoints of whole clusters: planned moves, the read-only switch, freshness, causal reads.
 
+mod beside;
 mod clients;
+mod encrypted;
 mod fresh;
 mod languages;
 mod moved;
+mod pgbench;
 mod switched;
 
 use std::process::Output;

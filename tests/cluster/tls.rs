@@ -27,7 +27,13 @@ fn demo_with_tls(mounted: &Mounted, replicas: &str) -> Demo {
 }
 
 /// A client of a server or a route that calls it by the name of a pod and trusts `authority`.
-fn client(demo: &Demo, address: SocketAddr, name: &str, authority: &Authority, options: &str) -> Output {
+pub(crate) fn client(
+    demo: &Demo,
+    address: SocketAddr,
+    name: &str,
+    authority: &Authority,
+    options: &str,
+) -> Output {
     let state = demo.deployed();
     let password = fs::read_to_string(&state.password_file).expect("password");
     let dsn = format!(

@@ -529,3 +529,35 @@ fn a_new_cluster_begins_with_the_lease_and_only_in_the_first_ordinal() {
         })
     );
 }
+
+#[test]
+fn changed_files_reached_no_server_under_a_lease() {
+    let outdated = |_: &mut Memory, observation: &mut Observation| {
+        observation.supervisor.as_mut().expect("there is one").outdated = true;
+    };
+    for choice in [usual(&[]), primary(&[])] {
+        let quiet = decided(&choice);
+        let decision = told(&choice, outdated);
+        assert_eq!(decision.situation, quiet.situation);
+        let Some(PostgresAction::Reload { server }) = decision.postgres else {
+            panic!("{decision:#?}");
+        };
+        let observation = observed(&choice);
+        let supervisor = observation.supervisor.expect("there is one");
+        let podgres::core::supervision::Postmaster::Running { role, .. } = supervisor.postmaster else {
+            panic!("it runs");
+        };
+        assert_eq!(
+            server, role,
+            "as it runs, its synchronous set and upstream included"
+        );
+    }
+    let lost = usual(LOST).with(ThirdPeer, 3);
+    let quiet = decided(&lost);
+    assert!(quiet.postgres.is_some(), "{quiet:#?}");
+    assert_eq!(
+        told(&lost, outdated).postgres,
+        quiet.postgres,
+        "what has to be done comes first"
+    );
+}

@@ -14,30 +14,6 @@ use super::{Turn, slots, standby};
 const STOP: PostgresAction = PostgresAction::Stop { mode: StopMode::Fast };
 
 pub(super) fn decide(turn: Turn<'_>, role: &ServerRole, ready: bool) -> Decision {
-    let (at_ms, outdated) = (turn.observation.at_ms, turn.supervisor.outdated && ready);
-    let mut decision = as_it_runs(turn, role, ready);
-    let moved = decision.situation == Situation::UpstreamMoved;
-    if !outdated && !moved {
-        decision.memory.reloads = 0;
-        decision.memory.reload_at_ms = 0;
-    }
-    if outdated && !moved && decision.postgres.is_none() {
-        return refreshed(decision, at_ms, role);
-    }
-    decision
-}
-
-/// A server that is otherwise left alone is given what has changed in the mounted files, whatever it says itself:
-/// perhaps it cannot follow its primary, or cannot be asked, just because of them.
-fn refreshed(mut decision: Decision, at_ms: u64, role: &ServerRole) -> Decision {
-    if !decision.detail.is_empty() {
-        decision.detail.push_str("; ");
-    }
-    decision.detail.push_str("the mounted files have changed");
-    decision.reload(at_ms, role.clone())
-}
-
-fn as_it_runs(turn: Turn<'_>, role: &ServerRole, ready: bool) -> Decision {
     let server = turn.observation.server.as_ref();
     if !turn.policy.first() {
         if server.is_some_and(|server| !server.in_recovery) {

@@ -1,5 +1,7 @@
 //! In which order candidates are tried. Chance comes from outside.
 
+use std::net::IpAddr;
+
 use super::Server;
 
 /// The order in which to try the candidates: the less used of two random ones, the other, then the rest
@@ -29,4 +31,35 @@ pub fn choose<'a>(
     pair.sort_by_key(|(cold, used, _)| (*cold, *used));
     rest.sort_by_key(|(cold, used, _)| (*cold, *used));
     pair.into_iter().chain(rest).map(|(.., server)| server).collect()
+}
+
+/// Puts one server first for all sessions of a client: where it `has` sessions already, else the one that its address
+/// falls to, for every endpoint that sees the same candidates (rendezvous hashing). The others keep their order.
+#[must_use]
+pub fn keep_together<'a>(
+    mut order: Vec<&'a Server>,
+    client: IpAddr,
+    has: &dyn Fn(&Server) -> bool,
+) -> Vec<&'a Server> {
+    let place = |server: &&Server| (has(server), score(client, &server.name));
+    let first = order.iter().copied().max_by_key(place);
+    if let Some(first) = first {
+        order.retain(|server| server.name != first.name);
+        order.insert(0, first);
+    }
+    order
+}
+
+/// FNV-1a, and its bits mixed (as in MurmurHash3), so that neighbouring addresses fall apart.
+fn score(client: IpAddr, server: &str) -> u64 {
+    let address = match client.to_canonical() {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    };
+    let bytes = address.octets().into_iter().chain(server.bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let mixed = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    mixed ^ (mixed >> 33)
 }

@@ -1,6 +1,6 @@
 //! Further listeners in the operator's words: `6434,mode=read-only,max_staleness=1s,fallback=none`.
 
-use super::{OnPrimaryLoss, ReadOnlyFallback, RouteMode, RoutePolicy};
+use super::{Affinity, OnPrimaryLoss, ReadOnlyFallback, RouteMode, RoutePolicy};
 use crate::core::units;
 
 /// One listener: a port, a name, and what it promises.
@@ -55,12 +55,13 @@ impl Listen {
             "fallback" => policy.fallback = fallback(value)?,
             "on_primary_loss" => policy.on_primary_loss = on_primary_loss(value)?,
             "degrade" => policy.degrade = degrade(value)?,
+            "affinity" => policy.affinity = affinity(value)?,
             "max_connections" => self.max_connections = Some(count(value)?),
             "max_connections_per_client" => self.max_connections_per_client = Some(count(value)?),
             _ => {
                 return Err(format!(
                     "\"{key}\" is none of mode, name, max_staleness, max_lag, fallback, on_primary_loss, degrade, \
-                     max_connections, max_connections_per_client"
+                     affinity, max_connections, max_connections_per_client"
                 ));
             }
         }
@@ -124,6 +125,14 @@ fn degrade(value: &str) -> Result<bool, String> {
     }
 }
 
+fn affinity(value: &str) -> Result<Affinity, String> {
+    match value {
+        "client" => Ok(Affinity::Client),
+        "none" => Ok(Affinity::None),
+        _ => Err(format!("\"{value}\" is neither client nor none")),
+    }
+}
+
 fn milliseconds(value: &str) -> Result<u64, String> {
     let duration = units::duration(value)?;
     u64::try_from(duration.as_millis()).map_err(|_| format!("\"{value}\" is too long"))
@@ -146,7 +155,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "6434,name=ro-1s,mode=read-only,max_staleness=1s,max_lag=1MB,fallback=none,\
-                    on_primary_loss=serve-for:5m,degrade=off,max_connections=9,max_connections_per_client=3";
+                    on_primary_loss=serve-for:5m,degrade=off,affinity=none,max_connections=9,max_connections_per_client=3";
         let policy = RoutePolicy {
             mode: RouteMode::ReadOnly,
             max_staleness_ms: 1_000,
@@ -154,6 +163,7 @@ mod tests {
             fallback: ReadOnlyFallback::None,
             on_primary_loss: OnPrimaryLoss::ServeFor { ms: 300_000 },
             degrade: false,
+            affinity: Affinity::None,
         };
         let expected = Listen {
             port: 6434,
@@ -189,6 +199,7 @@ mod tests {
                 "7000,on_primary_loss=pray",
                 "\"pray\" is none of serve, serve-for:5m, refuse",
             ),
+            ("7000,affinity=sticky", "\"sticky\" is neither client nor none"),
             (
                 "7000,max_connections=many",
                 "\"many\" is no number of connections",

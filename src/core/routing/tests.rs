@@ -309,3 +309,37 @@ fn reads_outlive_a_promotion_and_writes_no_loss_of_the_right() {
     };
     assert_eq!(stay(&policy, &unclear, restarted), Stay::Cut);
 }
+
+#[test]
+fn sessions_of_one_client_fall_to_one_server_and_clients_spread() {
+    let (a, b, c) = (standby("a", 0), standby("b", 0), standby("c", 0));
+    let client = |n: u8| std::net::IpAddr::from([10, 0, 0, n]);
+    let first = |order: Vec<&Server>, client, has: &dyn Fn(&Server) -> bool| {
+        let kept = choose::keep_together(order.clone(), client, has);
+        assert_eq!(kept.len(), order.len());
+        kept.first().map(|server| server.name.clone())
+    };
+    let nowhere = |_: &Server| false;
+    let mut by_server = BTreeMap::<String, usize>::new();
+    for n in 0..=255 {
+        let winner = first(vec![&a, &b, &c], client(n), &nowhere);
+        assert_eq!(
+            winner,
+            first(vec![&c, &a, &b], client(n), &nowhere),
+            "in whatever order"
+        );
+        // One that leaves takes only its own clients with it.
+        let winner = winner.expect("a server");
+        if winner != "c" {
+            assert_eq!(first(vec![&a, &b], client(n), &nowhere).as_ref(), Some(&winner));
+        }
+        *by_server.entry(winner).or_default() += 1;
+    }
+    assert!(
+        by_server.len() == 3 && by_server.values().all(|count| *count > 60),
+        "{by_server:?}"
+    );
+    let has = |server: &Server| server.name == "b";
+    assert!((0..=255).all(|n| first(vec![&a, &b, &c], client(n), &has).as_deref() == Some("b")));
+    assert_eq!(first(vec![], client(1), &nowhere), None);
+}

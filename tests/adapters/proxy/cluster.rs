@@ -12,10 +12,14 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use podgres::core::routing::Server;
 use podgres::core::status::Role;
 
+use crate::authority::Authority;
 use crate::postgresql::programs_with_tls;
 use crate::user::{self, run_as_server_user};
 
 pub(super) const PASSWORD: &str = "se'cret \\ passwörd";
+
+/// Every member's certificate is for the names in this domain.
+pub(super) const DOMAIN: &str = "podgres.test";
 
 const CONFIGURATION: &str = "
 port = 5432
@@ -34,6 +38,7 @@ host replication all all scram-sha-256
 ";
 
 pub(super) struct Cluster {
+    pub(super) authority: Authority,
     pub(super) directory: tempfile::TempDir,
     running: Vec<PathBuf>,
 }
@@ -77,6 +82,7 @@ impl Cluster {
         let directory = tempfile::tempdir().expect("directory");
         fs::set_permissions(directory.path(), Permissions::from_mode(0o711)).expect("mode");
         let mut cluster = Self {
+            authority: Authority::new("routes"),
             directory,
             running: Vec::new(),
         };
@@ -107,12 +113,9 @@ impl Cluster {
         )
     }
 
-    pub(super) fn certificate(&self) -> PathBuf {
-        self.directory.path().join("server.crt")
-    }
-
-    pub(super) fn key(&self) -> PathBuf {
-        self.directory.path().join("server.key")
+    /// The folder with the servers' certificate and key, and the authority's certificate.
+    pub(super) fn tls(&self) -> PathBuf {
+        self.directory.path().join("tls")
     }
 
     fn member_directory(&self, n: u8) -> PathBuf {
@@ -127,31 +130,19 @@ impl Cluster {
     }
 
     fn make_certificate(&self) {
-        let made = Command::new("openssl")
-            .args([
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-                "-nodes",
-            ])
-            .args([
-                "-days",
-                "2",
-                "-subj",
-                "/CN=podgres.test",
-                "-addext",
-                "subjectAltName=DNS:podgres.test",
-            ])
-            .args(["-keyout".as_ref(), self.key().as_os_str()])
-            .args(["-out".as_ref(), self.certificate().as_os_str()])
-            .output()
-            .expect("openssl");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        give_away(&self.key(), 0o600);
-        give_away(&self.certificate(), 0o644);
+        let folder = self.tls();
+        fs::create_dir(&folder).expect("directory");
+        fs::set_permissions(&folder, Permissions::from_mode(0o711)).expect("mode");
+        let names = format!("DNS:{DOMAIN},DNS:*.{DOMAIN}");
+        self.authority.issue(&folder, &names);
+        fs::copy(
+            self.authority.directory.path().join("ca.crt"),
+            folder.join("ca.crt"),
+        )
+        .expect("authority");
+        for (file, mode) in [("tls.key", 0o600), ("tls.crt", 0o644), ("ca.crt", 0o644)] {
+            give_away(&folder.join(file), mode);
+        }
     }
 
     fn start_primary(&mut self) {
@@ -175,8 +166,8 @@ impl Cluster {
         let configuration = fs::read_to_string(data.join("postgresql.conf")).expect("configuration");
         let tls = format!(
             "ssl_cert_file = '{}'\nssl_key_file = '{}'\n",
-            self.certificate().display(),
-            self.key().display()
+            self.tls().join("tls.crt").display(),
+            self.tls().join("tls.key").display()
         );
         fs::write(data.join("postgresql.conf"), configuration + CONFIGURATION + &tls).expect("configuration");
         fs::write(data.join("pg_hba.conf"), HBA).expect("hba");

@@ -107,8 +107,8 @@ async fn direct_tls_goes_through_untouched() {
     let tls = tokio::process::Command::new("openssl")
         .args(["s_server", "-quiet", "-www", "-alpn", "postgresql", "-accept"])
         .arg(server.address.to_string())
-        .args(["-cert".as_ref(), cluster.certificate().as_os_str()])
-        .args(["-key".as_ref(), cluster.key().as_os_str()])
+        .args(["-cert".as_ref(), cluster.tls().join("tls.crt").as_os_str()])
+        .args(["-key".as_ref(), cluster.tls().join("tls.key").as_os_str()])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .kill_on_drop(true)
@@ -125,7 +125,7 @@ async fn direct_tls_goes_through_untouched() {
             "-connect",
         ])
         .arg(write.address.to_string())
-        .args(["-CAfile".as_ref(), cluster.certificate().as_os_str()])
+        .args(["-CAfile".as_ref(), cluster.tls().join("ca.crt").as_os_str()])
         .stdin(Stdio::null())
         .output();
     let output = timeout(PATIENCE, client)
@@ -134,7 +134,7 @@ async fn direct_tls_goes_through_untouched() {
         .expect("openssl");
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(
-        text.contains("Verification: OK") && text.contains("CN = podgres.test"),
+        text.contains("Verification: OK") && text.contains("CN = server"),
         "{text}"
     );
     let none = Route::read_write(impatient(), vec![]).await;

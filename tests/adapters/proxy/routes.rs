@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use podgres::core::routing::{OnPrimaryLoss, ReadOnlyFallback, RouteMode, RoutePolicy, RouteTable, Server};
 use podgres::proxy::{
-    Knowledge, Limits, Listener, ListenerError, RefusalReason, RouteStats, SessionCounts, Workers,
+    Encryption, Knowledge, Limits, Listener, ListenerError, RefusalReason, RouteStats, SessionCounts, Workers,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -32,7 +32,8 @@ pub(super) struct Route {
 }
 
 pub(super) fn table(servers: Vec<Server>) -> RouteTable {
-    let members = servers.iter().map(|server| server.address).collect();
+    let members = servers.iter().map(|server| (server.name.clone(), server.address));
+    let members = members.collect();
     RouteTable {
         servers,
         members,
@@ -80,16 +81,35 @@ impl Route {
     }
 
     pub(super) async fn start(mode: RouteMode, limits: Limits, table: RouteTable) -> Self {
+        Self::start_with(mode, limits, table, None).await
+    }
+
+    pub(super) async fn start_with(
+        mode: RouteMode,
+        limits: Limits,
+        table: RouteTable,
+        encryption: Option<Encryption>,
+    ) -> Self {
+        Self::of(RoutePolicy::new(mode), limits, table, encryption).await
+    }
+
+    pub(super) async fn of(
+        policy: RoutePolicy,
+        limits: Limits,
+        table: RouteTable,
+        encryption: Option<Encryption>,
+    ) -> Self {
         let socket = TcpListener::bind((loopback(200), 0)).await.expect("port");
         let address = socket.local_addr().expect("address");
         let (sender, receiver) = watch::channel(Arc::new(table));
         let (stats, sessions) = (Arc::<RouteStats>::default(), Arc::<SessionCounts>::default());
         let listener = Listener {
             socket,
-            policy: RoutePolicy::new(mode),
+            policy,
             named_policies: named_policies(),
             limits,
             trusted_proxies: vec!["127.0.0.0/8".parse().expect("network")],
+            encryption,
             knowledge: Knowledge::of_table(receiver),
             sessions: Arc::clone(&sessions),
             stats: Arc::clone(&stats),

@@ -42,8 +42,8 @@ async fn psql_reaches_the_right_server_with_and_without_tls() {
 async fn the_certificate_that_a_client_verifies_is_the_servers() {
     let cluster = cluster();
     let write = Route::read_write(Limits::default(), vec![member(0)]).await;
-    let certificate = cluster.certificate();
-    let verify = format!("sslmode=verify-ca sslrootcert={}", certificate.display());
+    let authority = cluster.tls().join("ca.crt");
+    let verify = format!("sslmode=verify-ca sslrootcert={}", authority.display());
     assert_eq!(answer(&write.psql(&verify, "SELECT 1").await), "1");
 }
 

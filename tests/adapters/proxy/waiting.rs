@@ -41,7 +41,7 @@ async fn a_held_connection_is_served_by_the_first_server_that_fits() {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_the_hold_the_refusal_says_what_is_missing() {
     let mut missing = table(vec![member(1)]);
-    missing.members.push(member(0).address);
+    missing.members.insert(member(0).name, member(0).address);
     let write = Route::start(RouteMode::ReadWrite, short_hold(), missing).await;
     for options in ["sslmode=disable", "sslmode=prefer"] {
         let text = complaint(&write.psql(options, "SELECT 1").await);

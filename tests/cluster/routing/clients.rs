@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use podgres::demo::{DemoState, Target, dsn};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+use tokio_postgres::{Client, Config, NoTls, Socket};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -51,15 +52,24 @@ pub(super) struct Clients {
 
 impl Clients {
     pub(super) fn start(directory: &Path, target: Target, work: Work, number: usize) -> Self {
+        Self::start_as(config(directory, target), NoTls, work, number)
+    }
+
+    /// With connections of any kind.
+    pub(super) fn start_as<T>(config: Config, tls: T, work: Work, number: usize) -> Self
+    where
+        T: MakeTlsConnect<Socket, Stream: Send + 'static, TlsConnect: Send> + Clone + Send + 'static,
+        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+    {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("runtime");
         let (counts, stop) = (Arc::<Counts>::default(), Arc::<AtomicBool>::default());
-        let config = config(directory, target);
         let tasks = (0..number).map(|_| {
-            let client = run(config.clone(), work, Arc::clone(&counts), Arc::clone(&stop));
+            let connector = (config.clone(), tls.clone());
+            let client = run(connector, work, Arc::clone(&counts), Arc::clone(&stop));
             runtime.spawn(client)
         });
         let tasks = tasks.collect();
@@ -102,12 +112,16 @@ pub(super) fn config(directory: &Path, target: Target) -> Config {
         .expect("connection string")
 }
 
-async fn run(config: Config, work: Work, counts: Arc<Counts>, stop: Arc<AtomicBool>) {
+async fn run<T>((config, tls): (Config, T), work: Work, counts: Arc<Counts>, stop: Arc<AtomicBool>)
+where
+    T: MakeTlsConnect<Socket, Stream: Send + 'static, TlsConnect: Send> + Clone,
+    <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+{
     let add = |count: &AtomicU64| {
         count.fetch_add(1, Ordering::Relaxed);
     };
     while !stop.load(Ordering::Relaxed) {
-        let connecting = tokio::time::timeout(PATIENCE, config.connect(NoTls));
+        let connecting = tokio::time::timeout(PATIENCE, config.connect(tls.clone()));
         let Ok(Ok((client, connection))) = connecting.await else {
             add(&counts.refused);
             continue;

@@ -146,3 +146,67 @@ fn a_token_finds_every_own_write_on_a_slow_standby() {
     assert_eq!(code, 503, "{body}");
     assert_eq!(demo.get(1, "/wait?lsn=now").expect("an answer").0, 400);
 }
+
+/// For as many reads of own writes as fit.
+const TIME_FOR_TRIES: Duration = Duration::from_secs(15);
+const TRIES: u32 = 10_000;
+
+#[test]
+fn thousands_of_reads_of_own_writes_miss_none_and_wait_for_milliseconds() {
+    let demo = pair();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let (mut waits, missed) = runtime.expect("runtime").block_on(async {
+        let began = Instant::now();
+        let lanes = (0..8).map(|lane| own_reads(&demo, lane, began));
+        let lanes = futures_util::future::join_all(lanes).await;
+        lanes
+            .into_iter()
+            .fold((Vec::new(), 0), |(mut all, missed), (waits, more)| {
+                all.extend(waits);
+                (all, missed + more)
+            })
+    });
+    assert_eq!(missed, 0, "of {}", waits.len());
+    assert!(waits.len() >= 200, "only {} tries", waits.len());
+    waits.sort();
+    let median = waits[waits.len() / 2];
+    assert!(
+        median < Duration::from_secs(1),
+        "{median:?} of {} tries",
+        waits.len()
+    );
+}
+
+/// Writes a row, asks for its token, and reads it from a standby on a new connection, over and over: how long each
+/// connection took, and how many rows were missed.
+async fn own_reads(demo: &Demo, lane: u32, began: Instant) -> (Vec<Duration>, u32) {
+    let write = config(&demo.directory, Target::ReadWrite);
+    let read = config(&demo.directory, Target::ReadOnly);
+    let (writer, connection) = write.connect(NoTls).await.expect("read-write");
+    tokio::spawn(connection);
+    let (mut waits, mut missed) = (Vec::new(), 0);
+    for n in 0..TRIES / 8 {
+        if began.elapsed() > TIME_FOR_TRIES {
+            break;
+        }
+        let n = lane * TRIES + n;
+        writer
+            .batch_execute(&format!("INSERT INTO work VALUES ({n})"))
+            .await
+            .expect("insert");
+        let asked = "SELECT pg_current_wal_insert_lsn()::text";
+        let token: String = writer.query_one(asked, &[]).await.expect("token").get(0);
+        let mut read = read.clone();
+        read.options(format!(
+            "-c podgres.min_lsn={token} -c podgres.fallback=none -c podgres.wait=10s"
+        ));
+        let connecting = Instant::now();
+        let (reader, connection) = read.connect(NoTls).await.expect("read-only");
+        waits.push(connecting.elapsed());
+        tokio::spawn(connection);
+        let sql = format!("SELECT pg_is_in_recovery() AND exists (SELECT FROM work WHERE n = {n})");
+        let row = reader.query_one(&sql, &[]).await.expect("row");
+        missed += u32::from(!row.get::<_, bool>(0));
+    }
+    (waits, missed)
+}

@@ -1,0 +1,152 @@
+//! `podgres route`: the endpoints of a process that is no member, which finds the members by DNS.
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use podgres::demo::Target;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio_postgres::{Config, NoTls};
+
+use super::clients::{Clients, Counts, Work, config};
+use super::{leased, primary, verb};
+use crate::hand::http_get;
+use crate::harness::{Demo, podgres, wait_for};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const READ_WRITE: u16 = 7432;
+const READ_ONLY: u16 = 7433;
+const STRICT: u16 = 7434;
+const STATUS: u16 = 7435;
+
+/// A route beside an application, on an address of its own.
+struct Beside {
+    child: Child,
+    address: IpAddr,
+}
+
+impl Beside {
+    fn start(demo: &Demo) -> Self {
+        let state = demo.deployed();
+        // The last byte of a loopback address that no pod of a demo has.
+        let IpAddr::V4(pod) = state.pods[0].address else {
+            panic!("a demo has IPv4 addresses");
+        };
+        let [a, b, c, _] = pod.octets();
+        let address = IpAddr::from([a, b, c, 250]);
+        let child = podgres()
+            .args([
+                "route",
+                "--cluster",
+                "demo",
+                "--dns-server",
+                &state.dns_server().to_string(),
+            ])
+            .args(["--http-port", &state.ports.http.to_string()])
+            .args(["--listen-address", &address.to_string()])
+            .args(["--read-write-port", &READ_WRITE.to_string()])
+            .args(["--read-only-port", &READ_ONLY.to_string()])
+            .args([
+                "--listen",
+                &format!("{STRICT},name=strict,max_lag=0,fallback=none"),
+            ])
+            .args(["--status-address", &SocketAddr::new(address, STATUS).to_string()])
+            .env("PODGRES_REPLICATION_PASSWORD_FILE", &state.password_file)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("podgres route");
+        let route = Self { child, address };
+        let ready = || route.get("/readiness").is_some_and(|(code, _)| code == 200);
+        assert!(wait_for(PATIENCE, ready), "{:?}", route.get("/readiness"));
+        route
+    }
+
+    fn get(&self, path: &str) -> Option<(u16, String)> {
+        http_get(SocketAddr::new(self.address, STATUS), path)
+    }
+
+    /// Through one of its endpoints.
+    fn config(&self, demo: &Demo, port: u16) -> Config {
+        let plain = config(&demo.directory, Target::ReadWrite);
+        let mut config = Config::new();
+        config.host(self.address.to_string()).port(port);
+        config.user(plain.get_user().expect("a user"));
+        config.password(plain.get_password().expect("a password"));
+        config.dbname("postgres");
+        config
+    }
+
+    /// Whether a session through that endpoint is on a standby.
+    fn on_standby(&self, demo: &Demo, port: u16) -> bool {
+        let config = self.config(demo, port);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("runtime").block_on(async {
+            let (client, connection) = config.connect(NoTls).await.expect("session");
+            tokio::spawn(connection);
+            let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await;
+            row.expect("row").get(0)
+        })
+    }
+
+    /// TERM; how it ends.
+    fn stop(mut self) -> Option<i32> {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("TERM");
+        self.child.wait().expect("wait").code()
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[test]
+fn a_route_beside_an_application_serves_policies_and_drains_with_the_members() {
+    let demo = leased(&[]);
+    demo.sql(&[], "CREATE TABLE work (n int)");
+    let route = Beside::start(&demo);
+    assert!(!route.on_standby(&demo, READ_WRITE));
+    // Freshness is known only as far back as it has asked.
+    assert!(wait_for(PATIENCE, || route.on_standby(&demo, READ_ONLY)));
+    assert!(route.on_standby(&demo, STRICT));
+    assert_eq!(route.get("/liveness").expect("an answer").0, 200);
+    let page = route.get("/metrics").expect("an answer").1;
+    for part in [
+        "podgres_route_sessions_opened_total{route=\"strict\"} 1",
+        "podgres_route_sessions_opened_total{route=\"read_write\"} 1",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+
+    let start = |port, work, number| Clients::start_as(route.config(&demo, port), NoTls, work, number);
+    let writers = start(READ_WRITE, Work::Write, 6);
+    let readers = start(READ_ONLY, Work::Read, 2);
+    for _ in 0..2 {
+        writers.wait_for_more(50);
+        let before = primary(&demo.status().expect("status"));
+        verb(&demo, &["switchover"]);
+        writers.wait_for_more(50);
+        assert_ne!(before, primary(&demo.wait_streaming(2)));
+    }
+    let broken = |counts: &Counts| Counts::get(&counts.broken) + Counts::get(&counts.refused);
+    assert_eq!(
+        broken(&writers.counts) + broken(&readers.counts),
+        0,
+        "{:?}",
+        writers.counts
+    );
+
+    verb(&demo, &["read-only", "on", "--reason", "a test"]);
+    let refused = || Counts::get(&writers.counts.read_only) > 0;
+    assert!(wait_for(PATIENCE, refused), "{:?}", writers.counts);
+    assert!(route.on_standby(&demo, READ_WRITE));
+    verb(&demo, &["read-only", "off"]);
+    writers.wait_for_more(20);
+    let (writers, readers) = (writers.stop(), readers.stop());
+    assert_eq!(broken(&writers) + broken(&readers), 0, "{writers:?} {readers:?}");
+    let there = demo.sql(&[], "SELECT count(*) FROM work");
+    assert_eq!(there, Counts::get(&writers.done).to_string());
+    assert_eq!(route.stop(), Some(0));
+}
