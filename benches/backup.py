@@ -170,8 +170,9 @@ def wal_of_podgres(lab):
     settings.chmod(0o644)
     push = archive_commands(
         lab, lambda name: [lab.podgres, "wal-push", "--settings", settings, f"pg_wal/{name}"], {})
+    ahead = lab.fresh("ahead")
     fetch = restore_commands(
-        lab, lambda name, path: [lab.podgres, "wal-fetch", "--from", archive, name, path], {})
+        lab, lambda name, path: [lab.podgres, "wal-fetch", "--from", archive, "--ahead-dir", ahead, name, path], {})
     return {"podgres wal-push": push, "podgres wal-fetch": fetch}
 
 

@@ -13,6 +13,7 @@ mod error;
 mod extract;
 mod facts;
 mod files;
+mod finish;
 mod logical;
 mod physical;
 mod pipeline;

@@ -4,22 +4,19 @@
 //! timeline of its own, which any PostgreSQL of that version starts. A kill at any moment leaves no such name, and the next
 //! try goes on.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::error::FileContext as _;
 use super::extract;
 use super::files::{self, blocking, with_suffix};
+use super::finish;
 use super::repository::{Repository, catalogue};
 use super::wal::{self, FetchSettings};
 use super::wal_ahead::Ahead;
 use super::{BackupError, facts};
 use crate::core::backup::choose::{Target, Wish, choose};
-use crate::core::backup::wal_file::WalFile;
 use crate::core::backup::{Kind, Record};
 use crate::postgres::Login;
 use crate::postgres::Secret;
-use crate::postgres::roles;
 use crate::postgres::scratch::{Scratch, ScratchServer};
 use crate::postgres::session::{Access, Session, SessionError};
 use crate::store::seal::SealKey;
@@ -75,14 +72,14 @@ pub async fn restore(store: &Store, options: &Options, directory: &Path) -> Resu
     files::write_whole(&replaying, b"")?;
     let mut server = replay(&record, options, &staging, &options.target).await?;
     if let Some(stored_form) = &options.superuser_password {
-        set_password(&mut server, &options.superuser, stored_form).await?;
+        finish::set_password(&mut server, &options.superuser, stored_form).await?;
     }
-    let current = current_segment(&mut server).await?;
+    let current = finish::current_segment(&mut server).await?;
     server.stop().await?;
     let (from, to) = (staging.clone(), directory.to_owned());
     blocking(move || {
         strip(&from)?;
-        mark_unarchived(&from, current)?;
+        finish::mark_unarchived(&from, current)?;
         files::check_empty(&to)?;
         files::publish(&from, &to)?;
         extract::forget(&from)
@@ -220,49 +217,6 @@ async fn check_identity(record: &Record, server: &mut ScratchServer) -> Result<(
         return Ok(());
     }
     Err(BackupError::ForeignDirectory { found, expected })
-}
-
-/// The new cluster's Secret need not be that of the one that was backed up.
-async fn set_password(
-    server: &mut ScratchServer,
-    superuser: &str,
-    stored_form: &str,
-) -> Result<(), BackupError> {
-    let scratch = server.scratch().clone();
-    let statement = roles::password_statement(superuser, stored_form);
-    let set = async {
-        let session = connect(&scratch, "template1").await?;
-        session.execute("set the superuser's password", &statement).await
-    };
-    server.during(set).await?.map_err(scratch_error)
-}
-
-async fn current_segment(server: &mut ScratchServer) -> Result<WalFile, BackupError> {
-    let scratch = server.scratch().clone();
-    let asked = async {
-        let session = connect(&scratch, "template1").await?;
-        let sql = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())";
-        session.text("ask for the WAL position", sql).await
-    };
-    let name = server.during(asked).await?.map_err(scratch_error)?;
-    Ok(name.parse()?)
-}
-
-/// What the scratch server, which archives nothing, has begun: the new timeline's history and the segments before the
-/// current one. Without them nobody who reads the archive would find what the restored cluster writes.
-fn mark_unarchived(directory: &Path, current: WalFile) -> Result<(), BackupError> {
-    let wal = directory.join("pg_wal");
-    for entry in fs::read_dir(&wal).file("read directory", &wal)? {
-        let name = entry.file("read directory", &wal)?.file_name();
-        let Some(file) = name.to_str().and_then(|name| name.parse::<WalFile>().ok()) else {
-            continue;
-        };
-        if file.timeline() == current.timeline() && (file.is_history() || file.comes_before(current)) {
-            let mark = wal.join("archive_status").join(format!("{file}.ready"));
-            files::write_whole(&mark, b"")?;
-        }
-    }
-    Ok(())
 }
 
 /// Logs in to a scratch server.

@@ -114,7 +114,10 @@ async fn aim(
     tried: usize,
 ) -> Result<Source, Failure> {
     let cluster = arguments.place.cluster().await?;
-    options.cluster = cluster["cluster"].as_str().unwrap_or_default().to_owned();
+    cluster["cluster"]
+        .as_str()
+        .unwrap_or_default()
+        .clone_into(&mut options.cluster);
     options.term = cluster["term"].as_u64().unwrap_or(0);
     choose(arguments, &cluster, logins, tried)
 }

@@ -57,6 +57,28 @@ struct Settings {
 
 /// Archives the file, and others that wait.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let archiver = archiver(&arguments)?;
+    let stopping = postmaster_pid::is_stopping(&archiver.data_directory);
+    let limit = if stopping { STOPPING_LIMIT } else { LIMIT };
+    let ended = tokio::select! {
+        ended = tokio::time::timeout(limit, archive(&archiver, &arguments.path)) => {
+            ended.map_err(|_| late(&archiver, limit)).and_then(|ended| ended)
+        }
+        failure = stops(&archiver), if !stopping => Err(failure),
+    };
+    ended.map_err(|failure| {
+        let stopping = stopping || postmaster_pid::is_stopping(&archiver.data_directory);
+        // Tried again, it would hold up the stop, and a planned move; the next primary archives it.
+        let status = if stopping {
+            ExitStatus::NoRetry
+        } else {
+            failure.status
+        };
+        Failure { status, ..failure }
+    })
+}
+
+fn archiver(arguments: &Arguments) -> Result<Archiver, Failure> {
     let settings = match &arguments.settings {
         Some(path) => read_settings(path)?,
         None => Settings {
@@ -76,7 +98,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         ..StoreArguments::default()
     }
     .key()?;
-    let archiver = Archiver {
+    Ok(Archiver {
         store: Store::create(&settings.destination).map_err(|error| backing::failure(error.into()))?,
         writer: Writer {
             member: settings.member,
@@ -86,24 +108,6 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         system_identifier: wal::system_identifier(&data_directory)?,
         marks: settings.marks,
         data_directory,
-    };
-    let stopping = postmaster_pid::is_stopping(&archiver.data_directory);
-    let limit = if stopping { STOPPING_LIMIT } else { LIMIT };
-    let ended = tokio::select! {
-        ended = tokio::time::timeout(limit, archive(&archiver, &arguments.path)) => {
-            ended.map_err(|_| late(&archiver, limit)).and_then(|ended| ended)
-        }
-        failure = stops(&archiver), if !stopping => Err(failure),
-    };
-    ended.map_err(|failure| {
-        let stopping = stopping || postmaster_pid::is_stopping(&archiver.data_directory);
-        // Tried again, it would hold up the stop, and a planned move; the next primary archives it.
-        let status = if stopping {
-            ExitStatus::NoRetry
-        } else {
-            failure.status
-        };
-        Failure { status, ..failure }
     })
 }
 
