@@ -6,6 +6,7 @@ Scale 135 of pgbench is 2 GB. Prints one line a measure with the ratio to pgBack
 """
 
 import argparse
+import json
 import os
 import pathlib
 import pwd
@@ -17,6 +18,9 @@ import tempfile
 import time
 
 PROCESSES = 2
+MOST_SEGMENTS = 60
+# What pgBackRest takes with `backup` alone.
+BACKUP_ONLY = ("--no-archive-check", "--start-fast", "--compress")
 
 
 def server_user():
@@ -39,11 +43,11 @@ def demote():
         os.setuid(user.pw_uid)
 
 
-def measured(command, environment):
+def measured(command, environment, folder=None):
     """Seconds and megabytes of a command as PostgreSQL's user."""
     begun = time.monotonic()
     process = subprocess.Popen(
-        [str(word) for word in command], env={**os.environ, **environment}, preexec_fn=demote,
+        [str(word) for word in command], env={**os.environ, **environment}, preexec_fn=demote, cwd=folder,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -73,6 +77,39 @@ class Lab:
                        stderr=subprocess.DEVNULL)
         subprocess.run([self.bindir / "psql", "-Xqc", "CHECKPOINT", self.dsn], check=True)
 
+        self.keep_wal()
+
+    def keep_wal(self):
+        """The segments that loading has written, as a data directory for the archivers."""
+        self.wal = self.fresh("wal")
+        for name in ("global", "pg_wal/archive_status"):
+            self.wal.joinpath(name).mkdir(parents=True)
+        shutil.copy(self.data / "global/pg_control", self.wal / "global/pg_control")
+        shutil.copy(self.data / "PG_VERSION", self.wal / "PG_VERSION")
+        done = subprocess.run(
+            [self.bindir / "psql", "-XAtqc", "SELECT pg_walfile_name(pg_switch_wal())", self.dsn], check=True,
+            capture_output=True, text=True).stdout.strip()
+        names = sorted(path.name for path in (self.data / "pg_wal").iterdir() if len(path.name) == 24)
+        self.segments = [name for name in names if name <= done][-MOST_SEGMENTS:]
+        for name in self.segments:
+            shutil.copy(self.data / "pg_wal" / name, self.wal / "pg_wal" / name)
+        self.give(self.wal)
+
+    def waiting(self):
+        """All of them wait to be archived."""
+        marks = self.wal / "pg_wal/archive_status"
+        for path in marks.iterdir():
+            path.unlink()
+        for name in self.segments:
+            marks.joinpath(f"{name}.ready").touch()
+        self.give(marks)
+
+    @staticmethod
+    def give(folder):
+        user = server_user()
+        for path in [folder, *folder.rglob("*")] if user else []:
+            os.chown(path, user.pw_uid, user.pw_gid)
+
     def fresh(self, name):
         path = self.folder / name
         shutil.rmtree(path, ignore_errors=True)
@@ -97,8 +134,57 @@ def pgbackrest(lab, repository):
         "--stanza=bench", f"--repo1-path={repository}", f"--pg1-path={lab.data}", f"--pg1-socket-path={sockets}",
         f"--pg1-port={port}", "--pg1-user=postgres", "--compress-type=zst", "--compress-level=3",
         f"--process-max={PROCESSES}", "--no-archive-check", "--start-fast", f"--log-path={repository}",
-        f"--lock-path={repository}", f"--spool-path={repository}", "--log-level-console=warn"]
+        f"--lock-path={repository}", "--log-level-console=warn"]
     return ["pgbackrest", *options], {"PGPASSWORD": password}
+
+
+def archive_commands(lab, commands, environment):
+    """As PostgreSQL's archiver: one file after the other, each by a process of its own. Seconds, largest process."""
+    begun, most = time.monotonic(), 0
+    for name in lab.segments:
+        most = max(most, measured(commands(name), environment, lab.wal)[1])
+        marks = lab.wal / "pg_wal/archive_status"
+        marks.joinpath(f"{name}.ready").rename(marks / f"{name}.done")
+    return time.monotonic() - begun, most
+
+
+def restore_commands(lab, commands, environment):
+    """As PostgreSQL's recovery; what came back must be what was sent."""
+    into = lab.fresh("fetched")
+    begun, most = time.monotonic(), 0
+    for name in lab.segments:
+        most = max(most, measured(commands(name, into / name), environment, lab.wal)[1])
+    seconds = time.monotonic() - begun
+    for name in lab.segments:
+        if into.joinpath(name).read_bytes() != (lab.wal / "pg_wal" / name).read_bytes():
+            raise SystemExit(f"{name} did not come back as it was")
+    return seconds, most
+
+
+def wal_of_podgres(lab):
+    lab.waiting()
+    run, archive = lab.fresh("run"), lab.fresh("our-wal")
+    settings = run / "archive.json"
+    settings.write_text(json.dumps({
+        "destination": {"destination": str(archive)}, "key_file": None, "member": "bench", "marks": str(run / "marks")}))
+    settings.chmod(0o644)
+    push = archive_commands(
+        lab, lambda name: [lab.podgres, "wal-push", "--settings", settings, f"pg_wal/{name}"], {})
+    ahead = lab.fresh("ahead")
+    fetch = restore_commands(
+        lab, lambda name, path: [lab.podgres, "wal-fetch", "--from", archive, "--ahead-dir", ahead, name, path], {})
+    return {"podgres wal-push": push, "podgres wal-fetch": fetch}
+
+
+def wal_of_pgbackrest(lab, command, login):
+    lab.waiting()
+    spool = lab.fresh("spool")
+    plain = [word for word in command if not word.startswith((*BACKUP_ONLY, "--pg1", "--spool"))]
+    plain += [f"--pg1-path={lab.wal}", "--archive-async", f"--spool-path={spool}"]
+    push = archive_commands(
+        lab, lambda name: [*plain, "--compress-type=zst", "--compress-level=1", "archive-push", f"pg_wal/{name}"], login)
+    fetch = restore_commands(lab, lambda name, path: [*plain, "archive-get", name, path], login)
+    return {"pgBackRest wal-push": push, "pgBackRest wal-fetch": fetch}
 
 
 def round_of(lab):
@@ -107,20 +193,23 @@ def round_of(lab):
     found["podgres backup"] = measured(
         [lab.podgres, "backup", "--dir", lab.demo, "--to", ours, "--from", "primary", "--proof-size", "0B",
          "--threads", PROCESSES], environment)
+    found |= wal_of_podgres(lab)
     target = lab.fresh("restored")
     found["podgres restore"] = measured(
         [lab.podgres, "restore", "--from", ours, "--to-backup", "--pgdata", target / "data"], environment)
     if shutil.which("pgbackrest"):
         repository = lab.fresh("theirs")
         command, login = pgbackrest(lab, repository)
-        measured([*command, "stanza-create"], login)
+        measured([*(word for word in command if not word.startswith((*BACKUP_ONLY, "--process-max"))), "stanza-create"], login)
         found["pgBackRest backup"] = measured([*command, "--type=full", "backup"], login)
         target = lab.fresh("restored")
-        restore = [word for word in command if not word.startswith(("--pg1", "--no-archive", "--start", "--compress"))]
-        found["pgBackRest restore"] = measured([*restore, f"--pg1-path={target}", "restore"], login)
+        restore = [word for word in command if not word.startswith((*BACKUP_ONLY, "--pg1"))]
+        found["pgBackRest restore"] = measured([*restore, f"--pg1-path={target}", "--type=immediate", "restore"], login)
+        found |= wal_of_pgbackrest(lab, command, login)
     plain = lab.fresh("plain")
+    member = subprocess.run([lab.podgres, "demo", "dsn", "--dir", lab.demo, "--member", "0"], check=True, capture_output=True, text=True).stdout.strip()
     found["pg_basebackup"] = measured(
-        [lab.bindir / "pg_basebackup", "-d", lab.dsn, "-D", plain / "data", "-c", "fast"], {})
+        [lab.bindir / "pg_basebackup", "-d", member.replace("//postgres:", "//podgres_replication:"), "-D", plain / "data", "-c", "fast"], {})
     return found
 
 
@@ -138,11 +227,12 @@ def main():
     finally:
         lab.end()
     middle = {name: tuple(statistics.median(found[name][at] for found in rounds) for at in (0, 1)) for name in rounds[0]}
+    print(f"load {os.getloadavg()[0]:.1f}, {len(lab.segments)} segments, {arguments.rounds} rounds")
     print(f"{'':20} {'seconds':>8} {'MB':>6}  ratio to pgBackRest")
     for name, (seconds, megabytes) in middle.items():
         anchor = middle.get("pgBackRest " + name.split(" ")[-1])
         ratio = f"{anchor[0] / seconds:.2f}x" if anchor else ""
-        print(f"{name:20} {seconds:8.1f} {megabytes:6.0f}  {ratio}")
+        print(f"{name:20} {seconds:8.2f} {megabytes:6.0f}  {ratio}")
 
 
 if __name__ == "__main__":

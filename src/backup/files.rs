@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::BackupError;
@@ -70,6 +70,13 @@ pub(super) fn publish(staging: &Path, path: &Path) -> Result<(), BackupError> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     let opened = File::open(parent).file("open directory", parent)?;
     opened.sync_all().file("fsync directory", parent)
+}
+
+/// A new file, empty, that only its owner reads.
+pub(super) fn create_private_file(path: &Path) -> Result<File, BackupError> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(path).file("create file", path)
 }
 
 /// Writes a file as a whole: never half of it under its name.

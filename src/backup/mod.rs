@@ -13,6 +13,7 @@ mod error;
 mod extract;
 mod facts;
 mod files;
+mod finish;
 mod logical;
 mod physical;
 mod pipeline;
@@ -21,8 +22,10 @@ pub mod restore;
 pub mod run;
 pub mod verify;
 pub mod wal;
+pub mod wal_ahead;
 pub mod wal_batch;
 mod wal_object;
+pub mod wal_standby;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -22,6 +22,8 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// Pieces of input that wait for the thread; they come in some 32 KiB each.
 const WAITING_INPUTS: usize = 64;
 const WAITING_CHUNKS: usize = 2;
+/// What one of zstd's threads takes at a time: its own choice, four windows, costs more memory than all the rest.
+const JOB_BYTES: u32 = 2 << 20;
 
 /// How objects are made.
 #[derive(Clone, Debug)]
@@ -194,6 +196,7 @@ fn transform(
     let sealed = if compressed {
         let mut encoder = zstd::Encoder::new(sealed, shape.level)?;
         encoder.multithread(shape.threads)?;
+        encoder.set_parameter(zstd::zstd_safe::CParameter::JobSize(JOB_BYTES))?;
         encoder.include_checksum(true)?;
         pour(&mut encoder)?;
         encoder.finish()?

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 
 use super::extract;
 use super::files::{self, blocking, with_suffix};
+use super::finish;
 use super::repository::{Repository, catalogue};
 use super::wal::{self, FetchSettings};
+use super::wal_ahead::Ahead;
 use super::{BackupError, facts};
 use crate::core::backup::choose::{Target, Wish, choose};
 use crate::core::backup::{Kind, Record};
@@ -39,6 +41,8 @@ pub struct Options {
     /// This binary, for `restore_command`.
     pub binary: PathBuf,
     pub superuser: String,
+    /// What its password becomes, as servers store it; the backup's if `None`.
+    pub superuser_password: Option<String>,
 }
 
 /// Restores into `directory`, which is absent or empty.
@@ -66,11 +70,16 @@ pub async fn restore(store: &Store, options: &Options, directory: &Path) -> Resu
     }
     extract::physical(store, &record, options.key.as_ref(), &staging).await?;
     files::write_whole(&replaying, b"")?;
-    let server = replay(&record, options, &staging, &options.target).await?;
+    let mut server = replay(&record, options, &staging, &options.target).await?;
+    if let Some(stored_form) = &options.superuser_password {
+        finish::set_password(&mut server, &options.superuser, stored_form).await?;
+    }
+    let current = finish::current_segment(&mut server).await?;
     server.stop().await?;
     let (from, to) = (staging.clone(), directory.to_owned());
     blocking(move || {
         strip(&from)?;
+        finish::mark_unarchived(&from, current)?;
         files::check_empty(&to)?;
         files::publish(&from, &to)?;
         extract::forget(&from)
@@ -139,6 +148,7 @@ pub(super) async fn replay(
         destination: options.destination.clone(),
         key_file: options.key_file.clone(),
         system_identifier: record.system_identifier,
+        ahead: Some(ahead(directory).folder),
     };
     let fetch_file = options.run_directory.join("fetch.json");
     files::write_whole(&fetch_file, &serde_json::to_vec(&fetch).unwrap_or_default())?;
@@ -151,9 +161,18 @@ pub(super) async fn replay(
         superuser: options.superuser.clone(),
         settings,
     };
-    let mut server = scratch.start().await?;
+    let started = scratch.start().await;
+    ahead(directory).end()?;
+    let mut server = started?;
     check_identity(record, &mut server).await?;
     Ok(server)
+}
+
+/// On the volume that must hold the WAL anyway.
+fn ahead(directory: &Path) -> Ahead {
+    Ahead {
+        folder: with_suffix(directory, ".wal-ahead"),
+    }
 }
 
 /// The backup's own end is where the WAL in it ends: there may be no record after that place to stop at.

@@ -4,7 +4,7 @@
 //! that part of the timeline.
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{self, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::BackupError;
 use super::error::FileContext as _;
-use super::files::{blocking, write_whole};
-use super::wal_object::{Tag, pack, sha256, unpack};
+use super::files::{blocking, create_private_file, with_suffix};
+use super::wal_object::{Tag, pack, sum, unpack};
 use crate::core::backup::Entry;
 use crate::core::backup::wal_file::WalFile;
 use crate::core::data_directory::SystemIdentifier;
@@ -23,6 +23,8 @@ use crate::store::{Store, StoreSettings};
 
 const WAL: &str = "wal";
 const SUFFIX: &str = ".zst";
+/// More later files than one process archives beside the one that it was asked for.
+const OUT_OF_ORDER: usize = 64;
 
 /// What `wal-fetch` needs to know, as a file that only its owner reads.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,6 +32,9 @@ pub struct FetchSettings {
     pub destination: StoreSettings,
     pub key_file: Option<PathBuf>,
     pub system_identifier: SystemIdentifier,
+    /// Where segments wait that were fetched ahead; `None`: only what is asked for is fetched.
+    #[serde(default)]
+    pub ahead: Option<PathBuf>,
 }
 
 /// Who archives.
@@ -81,18 +86,20 @@ pub async fn push(
     let name = source.file_name().unwrap_or_default().to_string_lossy();
     let file: WalFile = name.parse()?;
     let (source, writer_copy) = (source.to_owned(), writer.clone());
-    let (content, packed) = blocking(move || {
-        let content = fs::read(&source).file("read file", &source)?;
+    let (sha256, packed) = blocking(move || {
+        let mut content = fs::File::open(&source).file("open file", &source)?;
+        let (bytes, sha256) = sum(&mut content).file("read file", &source)?;
+        content.rewind().file("read file", &source)?;
         let tag = Tag {
             file: file.to_string(),
             system_identifier,
             member: writer_copy.member,
             term: writer_copy.term,
-            bytes: content.len() as u64,
-            sha256: sha256(&content),
+            bytes,
+            sha256,
         };
-        let packed = pack(&tag, &content, writer_copy.key.as_ref()).file("compress file", &source)?;
-        Ok((content, packed))
+        let packed = pack(&tag, &mut content, writer_copy.key.as_ref()).file("compress file", &source)?;
+        Ok((tag.sha256, packed))
     })
     .await?;
     let path = path(system_identifier, file);
@@ -100,8 +107,8 @@ pub async fn push(
         return Ok(Pushed::New);
     }
     let known = store.get(&path).await?.unwrap_or_default();
-    let (tag, archived) = read(&path, &known, writer.key.as_ref())?;
-    if archived == content {
+    let tag = read(&path, &known, writer.key.as_ref(), &mut io::sink())?;
+    if tag.sha256 == sha256 {
         return Ok(Pushed::Known);
     }
     Err(BackupError::OtherContent {
@@ -111,8 +118,39 @@ pub async fn push(
     })
 }
 
-fn read(path: &str, object: &[u8], key: Option<&SealKey>) -> Result<(Tag, Vec<u8>), BackupError> {
-    unpack(object, key).map_err(|error| BackupError::Damaged {
+/// Whether there is such a file in the archive.
+///
+/// # Errors
+/// The store's.
+pub async fn is_archived(
+    store: &Store,
+    system_identifier: SystemIdentifier,
+    file: WalFile,
+) -> Result<bool, BackupError> {
+    Ok(store.exists(&path(system_identifier, file)).await?)
+}
+
+/// Whether much later WAL of the timeline is archived: then nobody is about to archive this.
+///
+/// # Errors
+/// The store's.
+pub async fn passed_over(
+    store: &Store,
+    system_identifier: SystemIdentifier,
+    file: WalFile,
+) -> Result<bool, BackupError> {
+    let archived = archived(store, system_identifier).await?;
+    let later = archived.iter().filter(|(other, _)| file.comes_before(*other));
+    Ok(later.count() > OUT_OF_ORDER)
+}
+
+fn read(
+    path: &str,
+    object: &[u8],
+    key: Option<&SealKey>,
+    into: &mut dyn io::Write,
+) -> Result<Tag, BackupError> {
+    unpack(object, key, into).map_err(|error| BackupError::Damaged {
         path: path.to_owned(),
         detail: error.to_string(),
     })
@@ -133,23 +171,29 @@ pub async fn fetch(
     let Some(object) = store.get(&path).await? else {
         return Ok(false);
     };
-    let (tag, content) = read(&path, &object, key)?;
-    if tag.system_identifier != system_identifier {
-        return Err(BackupError::ForeignWal {
-            file: file.to_string(),
-            found: tag.system_identifier.to_string(),
-            expected: system_identifier.to_string(),
-        });
-    }
-    let into = into.to_owned();
-    blocking(move || write_whole(&into, &content)).await?;
+    let (into, key) = (into.to_owned(), key.cloned());
+    blocking(move || {
+        // Not synced: after a crash PostgreSQL asks for it again.
+        let staged = with_suffix(&into, ".podgres-new");
+        let mut content = create_private_file(&staged)?;
+        let tag = read(&path, &object, key.as_ref(), &mut content)?;
+        if tag.system_identifier != system_identifier || tag.file != file.to_string() {
+            return Err(BackupError::ForeignWal {
+                file: tag.file,
+                found: tag.system_identifier.to_string(),
+                expected: system_identifier.to_string(),
+            });
+        }
+        fs::rename(&staged, &into).file("rename file", &staged)
+    })
+    .await?;
     Ok(true)
 }
 
 /// The history of a timeline, or of the newest one; `None` if there is no archive.
 ///
 /// # Errors
-/// The store's, or there is no such timeline.
+/// The store's; or its file is not there: then another timeline's WAL would be taken for its.
 pub async fn history(
     store: &Store,
     system_identifier: SystemIdentifier,
@@ -164,9 +208,18 @@ pub async fn history(
     let file = WalFile::History { timeline };
     let path = path(system_identifier, file);
     let text = match store.get(&path).await? {
-        Some(object) => String::from_utf8_lossy(&read(&path, &object, key)?.1).into_owned(),
+        Some(object) => {
+            let mut text = Vec::new();
+            read(&path, &object, key, &mut text)?;
+            String::from_utf8_lossy(&text).into_owned()
+        }
         None if timeline <= TimelineId(1) => String::new(),
-        None => return Ok(None),
+        None => {
+            return Err(BackupError::Damaged {
+                path,
+                detail: "it is gone, so that nobody knows where its timeline begins".to_owned(),
+            });
+        }
     };
     let parsed = TimelineHistory::parse(timeline, &text);
     parsed.map(Some).map_err(|error| BackupError::Damaged {

@@ -1,7 +1,7 @@
 //! `archive_command` with a view of more than one file: what else waits is archived in the same run.
 //!
 //! PostgreSQL asks for one file at a time and starts a process for each. A process that is started for one file also takes
-//! the next that are ready, two at a time, and leaves a mark for each, in the pod's run directory; the call for a marked
+//! the next that are ready, several at a time, and leaves a mark for each, in the pod's run directory; the call for a marked
 //! file ends at once. A mark is written after the object is durable, and counts only for the very file it was made for.
 
 use std::fs;
@@ -19,8 +19,8 @@ use crate::core::data_directory::SystemIdentifier;
 use crate::store::Store;
 
 const BATCH: usize = 16;
-/// Each holds a segment and its compressed form in memory.
-const AT_ONCE: usize = 2;
+/// Each holds a compressed segment in memory.
+const MOST_AT_ONCE: usize = 4;
 const READY: &str = ".ready";
 
 /// A data directory whose WAL is archived.
@@ -50,11 +50,13 @@ impl Archiver {
             Vec::new()
         };
         let mut others = others.into_iter();
+        let at_once = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let at_once = at_once.clamp(2, MOST_AT_ONCE);
         let mut running = JoinSet::new();
         let asked = push(&self.store, &self.writer, self.system_identifier, &source);
         let beside = async {
             loop {
-                while running.len() < AT_ONCE - 1
+                while running.len() < at_once - 1
                     && let Some(other) = others.next()
                 {
                     let archiver = self.clone();

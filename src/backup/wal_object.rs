@@ -3,8 +3,9 @@
 //! What stands in front is one of zstd's skippable frames (RFC 8878, 3.1.2), so that `zstd -d` reads an object that is not
 //! encrypted as it is.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write};
 
+use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
 use super::pipeline::hex;
@@ -14,6 +15,7 @@ use crate::store::seal::{Opener, SealKey, Sealer};
 const SKIPPABLE_MAGIC: u32 = 0x184D_2A50;
 const MOST_TAG_BYTES: usize = 64 << 10;
 const LEVEL: i32 = 1;
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// Who archived a file, and what it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,19 +30,23 @@ pub(super) struct Tag {
     pub sha256: String,
 }
 
-pub(super) fn sha256(content: &[u8]) -> String {
-    hex(ring::digest::digest(&ring::digest::SHA256, content).as_ref())
+/// Length and SHA-256 of what a reader gives.
+pub(super) fn sum(content: &mut dyn Read) -> io::Result<(u64, String)> {
+    let mut hashed = Hashed::new(io::sink());
+    let bytes = copy(content, &mut hashed)?;
+    Ok((bytes, hashed.sha256()))
 }
 
-pub(super) fn pack(tag: &Tag, content: &[u8], key: Option<&SealKey>) -> io::Result<Vec<u8>> {
+/// The object of a file, whose sum is in the tag already.
+pub(super) fn pack(tag: &Tag, content: &mut dyn Read, key: Option<&SealKey>) -> io::Result<Vec<u8>> {
     let text = serde_json::to_vec(tag)?;
-    let mut packed = Vec::with_capacity(content.len() / 4 + text.len());
+    let mut packed = Vec::with_capacity(usize::try_from(tag.bytes / 4).unwrap_or(0) + text.len());
     packed.extend_from_slice(&SKIPPABLE_MAGIC.to_le_bytes());
     packed.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
     packed.extend_from_slice(&text);
     let mut encoder = zstd::Encoder::new(packed, LEVEL)?;
     encoder.include_checksum(true)?;
-    encoder.write_all(content)?;
+    copy(content, &mut encoder)?;
     let packed = encoder.finish()?;
     let Some(key) = key else {
         return Ok(packed);
@@ -50,44 +56,82 @@ pub(super) fn pack(tag: &Tag, content: &[u8], key: Option<&SealKey>) -> io::Resu
     sealer.finish()
 }
 
-/// The file and its tag; checked.
-pub(super) fn unpack(object: &[u8], key: Option<&SealKey>) -> io::Result<(Tag, Vec<u8>)> {
-    let opened;
-    let packed = match key {
-        Some(key) => {
-            let mut clear = Vec::new();
-            Opener::new(object, key)?.read_to_end(&mut clear)?;
-            opened = clear;
-            opened.as_slice()
-        }
-        None => object,
+/// Writes the file, and gives its tag; what does not fit the tag is an error.
+pub(super) fn unpack(object: &[u8], key: Option<&SealKey>, into: &mut dyn Write) -> io::Result<Tag> {
+    let mut packed: Box<dyn Read + '_> = match key {
+        Some(key) => Box::new(Opener::new(object, key)?),
+        None => Box::new(object),
     };
     let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
-    let number = |at: usize| {
-        let bytes = packed.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
-        bytes
-            .map(u32::from_le_bytes)
-            .ok_or_else(|| invalid("it is too short"))
-    };
-    if number(0)? != SKIPPABLE_MAGIC {
+    let (mut magic, mut length) = ([0; 4], [0; 4]);
+    packed.read_exact(&mut magic)?;
+    packed.read_exact(&mut length)?;
+    if u32::from_le_bytes(magic) != SKIPPABLE_MAGIC {
         return Err(invalid("it was not written by podgres, or is encrypted"));
     }
-    let length = usize::try_from(number(4)?).unwrap_or(usize::MAX);
-    let text = packed
-        .get(8..8 + length.min(MOST_TAG_BYTES))
-        .ok_or_else(|| invalid("it is too short"))?;
-    let tag: Tag = serde_json::from_slice(text)?;
-    let mut content = Vec::with_capacity(usize::try_from(tag.bytes).unwrap_or(0).min(1 << 30));
-    zstd::Decoder::new(&packed[8 + text.len()..])?.read_to_end(&mut content)?;
-    if sha256(&content) != tag.sha256 {
+    let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
+    let mut text = vec![0; length.min(MOST_TAG_BYTES)];
+    packed.read_exact(&mut text)?;
+    let tag: Tag = serde_json::from_slice(&text)?;
+    let mut hashed = Hashed::new(into);
+    copy(&mut zstd::Decoder::new(packed)?, &mut hashed)?;
+    if hashed.sha256() != tag.sha256 {
         return Err(invalid("its content is not what was archived"));
     }
-    Ok((tag, content))
+    Ok(tag)
+}
+
+fn copy(from: &mut dyn Read, into: &mut dyn Write) -> io::Result<u64> {
+    let (mut buffer, mut total) = (vec![0; BUFFER_BYTES], 0);
+    loop {
+        let bytes = from.read(&mut buffer)?;
+        if bytes == 0 {
+            return Ok(total);
+        }
+        into.write_all(&buffer[..bytes])?;
+        total += bytes as u64;
+    }
+}
+
+/// Hashes what passes.
+struct Hashed<W> {
+    inner: W,
+    digest: Context,
+}
+
+impl<W> Hashed<W> {
+    fn new(inner: W) -> Self {
+        Self {
+            inner,
+            digest: Context::new(&SHA256),
+        }
+    }
+
+    fn sha256(self) -> String {
+        hex(self.digest.finish().as_ref())
+    }
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let bytes = self.inner.write(data)?;
+        self.digest.update(&data[..bytes]);
+        Ok(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn unpacked(object: &[u8], key: Option<&SealKey>) -> io::Result<(Tag, Vec<u8>)> {
+        let mut content = Vec::new();
+        Ok((unpack(object, key, &mut content)?, content))
+    }
 
     fn tag(content: &[u8]) -> Tag {
         Tag {
@@ -96,7 +140,7 @@ mod tests {
             member: "pg-0".to_owned(),
             term: 3,
             bytes: content.len() as u64,
-            sha256: sha256(content),
+            sha256: sum(&mut &*content).expect("a sum").1,
         }
     }
 
@@ -105,21 +149,21 @@ mod tests {
         let content = b"wal ".repeat(5_000);
         let key = SealKey::parse(&"a".repeat(64)).expect("a key");
         for key in [None, Some(&key)] {
-            let packed = pack(&tag(&content), &content, key).expect("packed");
+            let packed = pack(&tag(&content), &mut &content[..], key).expect("packed");
             assert!(packed.len() < content.len() / 4);
             assert_eq!(
-                unpack(&packed, key).expect("unpacked"),
+                unpacked(&packed, key).expect("unpacked"),
                 (tag(&content), content.clone())
             );
             for at in 0..packed.len() {
                 let mut flipped = packed.clone();
                 flipped[at] ^= 1;
-                let same = unpack(&flipped, key).is_ok_and(|(_, found)| found != content);
+                let same = unpacked(&flipped, key).is_ok_and(|(_, found)| found != content);
                 assert!(!same, "byte {at} flipped gave other content");
             }
-            assert!(unpack(&packed[..packed.len() / 2], key).is_err());
+            assert!(unpacked(&packed[..packed.len() / 2], key).is_err());
         }
-        let packed = pack(&tag(&content), &content, Some(&key)).expect("packed");
-        assert!(unpack(&packed, None).is_err(), "no key");
+        let packed = pack(&tag(&content), &mut &content[..], Some(&key)).expect("packed");
+        assert!(unpacked(&packed, None).is_err(), "no key");
     }
 }

@@ -24,8 +24,8 @@ use super::place::Place;
 use super::{ExitStatus, Failure};
 
 /// Members that are tried, one after the other, when one fails in the middle.
-const TRIES: usize = 3;
-const PAUSE: Duration = Duration::from_secs(3);
+const TRIES: usize = 5;
+const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -81,29 +81,45 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let logins = logins(&arguments.place)?;
     let mut options = options(&arguments, &logins, &run_directory).await?;
     let who = format!("podgres backup on {}, process {}", hostname(), std::process::id());
-    let mut tried = 1;
-    loop {
-        let cluster = arguments.place.cluster().await?;
-        options.cluster = cluster["cluster"].as_str().unwrap_or_default().to_owned();
-        options.term = cluster["term"].as_u64().unwrap_or(0);
-        let source = choose(&arguments, &cluster, &logins, tried)?;
-        match locked_backup(&opened.store, &who, &source, &options).await {
-            Ok(outcome) => return backing::print(&told(&outcome)),
-            Err(error) if error.retriable() && tried < TRIES => {
-                let failure = backing::failure(error);
-                let detail = failure.detail.unwrap_or_default();
-                tracing::warn!(
-                    source = source.server.name,
-                    detail,
-                    "{}; trying again",
-                    failure.message
-                );
-                tried += 1;
-                tokio::time::sleep(PAUSE).await;
+    for tried in 1.. {
+        let (failure, again) = match aim(&arguments, &logins, &mut options, tried).await {
+            Ok(source) => match locked_backup(&opened.store, &who, &source, &options).await {
+                Ok(outcome) => return backing::print(&told(&outcome)),
+                Err(error) => {
+                    let again = error.retriable();
+                    (backing::failure(error), again)
+                }
+            },
+            // After a failure in the middle: a moment later there may be somebody again.
+            Err(failure) => {
+                let again = tried > 1 && failure.status == ExitStatus::Overdue;
+                (failure, again)
             }
-            Err(error) => return Err(backing::failure(error)),
+        };
+        if !again || tried >= TRIES {
+            return Err(failure);
         }
+        let detail = failure.detail.unwrap_or_default();
+        tracing::warn!(detail, "{}; trying again", failure.message);
+        tokio::time::sleep(PAUSE).await;
     }
+    Ok(())
+}
+
+/// Looks at the cluster, for whom to read now.
+async fn aim(
+    arguments: &Arguments,
+    logins: &Logins,
+    options: &mut Options,
+    tried: usize,
+) -> Result<Source, Failure> {
+    let cluster = arguments.place.cluster().await?;
+    cluster["cluster"]
+        .as_str()
+        .unwrap_or_default()
+        .clone_into(&mut options.cluster);
+    options.term = cluster["term"].as_u64().unwrap_or(0);
+    choose(arguments, &cluster, logins, tried)
 }
 
 /// The best candidate; after a failure the next one.

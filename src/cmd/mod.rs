@@ -116,8 +116,9 @@ pub enum ExitStatus {
     Permission,
     /// `wal-fetch`: the archive does not have the file.
     NotThere,
-    /// `wal-fetch --strict`: the recovery must not go on.
-    EndRecovery,
+    /// PostgreSQL must not try again: a recovery must not go on (`wal-fetch --strict`), or a server stops that could not
+    /// archive (`wal-push`).
+    NoRetry,
 }
 
 impl From<ExitStatus> for ExitCode {
@@ -129,7 +130,7 @@ impl From<ExitStatus> for ExitCode {
             ExitStatus::Bug => 70,
             ExitStatus::Permission => 77,
             ExitStatus::NotThere => 1,
-            ExitStatus::EndRecovery => 126,
+            ExitStatus::NoRetry => 126,
         })
     }
 }

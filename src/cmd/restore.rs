@@ -12,6 +12,7 @@ use crate::config::server::ServerArguments;
 use crate::core::backup::choose::Target;
 use crate::core::wal::Lsn;
 use crate::postgres::ServerSettings;
+use crate::postgres::roles::stored_form;
 use crate::store::{Store, StoreSettings};
 
 use super::backing::{self, Opened, RunDirectory};
@@ -63,6 +64,8 @@ struct Settings {
     key_file: Option<PathBuf>,
     program_directory: PathBuf,
     superuser: String,
+    /// As servers store it.
+    superuser_password: Option<String>,
 }
 
 /// How far to replay.
@@ -112,14 +115,18 @@ fn timeline(text: &str) -> Result<String, String> {
 
 /// Restores, and says what it restored.
 pub async fn run(mut arguments: Arguments) -> Result<(), Failure> {
+    let mut superuser_password = None;
     let opened = if let Some(path) = &arguments.settings {
-        take_settings(&mut arguments.from, read_settings(path)?)?
+        let mut settings: Settings = read_settings(path)?;
+        superuser_password = settings.superuser_password.take();
+        take_settings(&mut arguments.from, settings)?
     } else {
         let from = &arguments.from;
         backing::open_unprivileged(&from.store, "--from", from.from.as_deref())?
     };
     let run_directory = RunDirectory::create()?;
     let mut options = options(&arguments.from, &opened, &run_directory).await?;
+    options.superuser_password = superuser_password;
     options.name = arguments.backup;
     options.target = arguments.target.target();
     options.timeline = arguments.timeline;
@@ -164,6 +171,7 @@ pub(super) fn prepare(
         key_file: arguments.store.key_file.clone(),
         program_directory: server.program_directory.clone(),
         superuser: server.superuser.user.clone(),
+        superuser_password: stored_form(&server.superuser.password),
     };
     let path = server.run_directory.join(SETTINGS_FILE);
     backing::write_private(&path, &serde_json::to_vec(&settings).unwrap_or_default())?;
@@ -200,5 +208,6 @@ pub(super) async fn options(
         run_directory: run_directory.path().to_owned(),
         binary,
         superuser: arguments.superuser.clone(),
+        superuser_password: None,
     })
 }

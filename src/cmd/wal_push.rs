@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backup::wal::{self, Writer};
 use crate::backup::wal_batch::Archiver;
+use crate::backup::wal_standby;
 use crate::config::ProcessEnvironment;
 use crate::config::backup::StoreArguments;
 use crate::config::server::ServerArguments;
@@ -26,6 +27,7 @@ const MARKS: &str = "archived";
 const LIMIT: Duration = Duration::from_mins(2);
 /// A server that is to stop waits for its archiver, and a planned move for the server.
 const STOPPING_LIMIT: Duration = Duration::from_secs(1);
+const LOOK_PAUSE: Duration = Duration::from_millis(250);
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -55,6 +57,28 @@ struct Settings {
 
 /// Archives the file, and others that wait.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let archiver = archiver(&arguments)?;
+    let stopping = postmaster_pid::is_stopping(&archiver.data_directory);
+    let limit = if stopping { STOPPING_LIMIT } else { LIMIT };
+    let ended = tokio::select! {
+        ended = tokio::time::timeout(limit, archive(&archiver, &arguments.path)) => {
+            ended.map_err(|_| late(&archiver, limit)).and_then(|ended| ended)
+        }
+        failure = stops(&archiver), if !stopping => Err(failure),
+    };
+    ended.map_err(|failure| {
+        let stopping = stopping || postmaster_pid::is_stopping(&archiver.data_directory);
+        // Tried again, it would hold up the stop, and a planned move; the next primary archives it.
+        let status = if stopping {
+            ExitStatus::NoRetry
+        } else {
+            failure.status
+        };
+        Failure { status, ..failure }
+    })
+}
+
+fn archiver(arguments: &Arguments) -> Result<Archiver, Failure> {
     let settings = match &arguments.settings {
         Some(path) => read_settings(path)?,
         None => Settings {
@@ -74,7 +98,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         ..StoreArguments::default()
     }
     .key()?;
-    let archiver = Archiver {
+    Ok(Archiver {
         store: Store::create(&settings.destination).map_err(|error| backing::failure(error.into()))?,
         writer: Writer {
             member: settings.member,
@@ -84,24 +108,39 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         system_identifier: wal::system_identifier(&data_directory)?,
         marks: settings.marks,
         data_directory,
-    };
-    let limit = if postmaster_pid::is_stopping(&archiver.data_directory) {
-        STOPPING_LIMIT
+    })
+}
+
+async fn archive(archiver: &Archiver, path: &Path) -> Result<(), Failure> {
+    let standby = wal_standby::is_standby(&archiver.data_directory);
+    if standby && wal_standby::confirmed(archiver, path).await? {
+        return Ok(());
+    }
+    Ok(archiver.archive(path).await?)
+}
+
+/// Ends some time after the server was told to stop.
+async fn stops(archiver: &Archiver) -> Failure {
+    while !postmaster_pid::is_stopping(&archiver.data_directory) {
+        tokio::time::sleep(LOOK_PAUSE).await;
+    }
+    let standby = wal_standby::is_standby(&archiver.data_directory);
+    tokio::time::sleep(if standby { Duration::ZERO } else { STOPPING_LIMIT }).await;
+    late(archiver, STOPPING_LIMIT)
+}
+
+fn late(archiver: &Archiver, limit: Duration) -> Failure {
+    let archive = &archiver.store;
+    let whose = if wal_standby::is_standby(&archiver.data_directory) {
+        "the primary has not archived it"
     } else {
-        LIMIT
+        "could not archive"
     };
-    let late = || {
-        let archive = &archiver.store;
-        Failure::new(
-            ExitStatus::Overdue,
-            format!("could not archive within {} s to \"{archive}\"", limit.as_secs()),
-        )
-        .hint("PostgreSQL keeps the file and tries again.")
-    };
-    tokio::time::timeout(limit, archiver.archive(&arguments.path))
-        .await
-        .map_err(|_| late())?
-        .map_err(Failure::from)
+    Failure::new(
+        ExitStatus::Overdue,
+        format!("{whose} within {} s to \"{archive}\"", limit.as_secs()),
+    )
+    .hint("PostgreSQL keeps the file and tries again.")
 }
 
 /// Writes the file for the server's `archive_command`, and gives that command; `None` if nothing is archived.

@@ -120,6 +120,9 @@ pub struct TimelineHistory {
 impl TimelineHistory {
     /// Reads the text of a `.history` file (`parent<TAB>switch LSN<TAB>reason` a line, `#` comments).
     ///
+    /// A recovery that ended before it came to the timeline it was told to follow writes that timeline as its parent, with
+    /// a position before that one's own begin: what lies between is nobody's history.
+    ///
     /// # Errors
     /// A line that is neither empty, a comment, nor of that form.
     pub fn parse(timeline: TimelineId, text: &str) -> Result<Self, InvalidWalText> {
@@ -139,6 +142,11 @@ impl TimelineHistory {
                 timeline: TimelineId(parent),
                 lsn,
             });
+        }
+        let mut end = Lsn(u64::MAX);
+        for ancestor in ancestors.iter_mut().rev() {
+            end = end.min(ancestor.lsn);
+            ancestor.lsn = end;
         }
         Ok(Self { timeline, ancestors })
     }
@@ -189,6 +197,28 @@ impl TimelineHistory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_recovery_that_ended_early_on_the_way_leaves_later_branches_behind() {
+        let text = "1\t0/6000000\tx\n2\t0/80000D8\tx\n3\t0/6000200\tbefore a time";
+        let history = TimelineHistory::parse(TimelineId(4), text).expect("history");
+        for (timeline, lsn, expected) in [
+            (1, 0x600_0000, Relation::Contained),
+            (2, 0x600_0200, Relation::Contained),
+            (2, 0x700_0060, Relation::Forked),
+            (3, 0x800_00D8, Relation::Forked),
+        ] {
+            let position = WalPosition {
+                timeline: TimelineId(timeline),
+                lsn: Lsn(lsn),
+            };
+            assert_eq!(
+                history.relation(position, Lsn(u64::MAX)),
+                expected,
+                "{position:?}"
+            );
+        }
+    }
 
     #[test]
     fn an_lsn_reads_what_it_writes() {

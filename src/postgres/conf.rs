@@ -175,7 +175,8 @@ fn owned(
     ];
     if let Some(command) = &settings.archive_command {
         lines.extend([
-            ("archive_mode", "on".to_owned()),
+            // A standby keeps what the primary has not archived: after a failover nobody else has it.
+            ("archive_mode", "always".to_owned()),
             ("archive_command", command.clone()),
         ]);
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 use super::query::{LocalServer, QueryError, Session};
-use super::{Login, scram};
+use super::{Login, Secret, scram};
 
 /// What became of a role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +153,19 @@ pub(super) fn rights(role: &str) -> String {
          pg_catalog.pg_stat_file(text, boolean), pg_catalog.pg_read_binary_file(text), \
          pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO {role}; GRANT pg_checkpoint TO {role}"
     )
+}
+
+/// What a server stores of a password; `None` of an empty one, with which nobody logs in.
+#[must_use]
+pub fn stored_form(password: &Secret) -> Option<String> {
+    (!password.expose().is_empty()).then(|| scram::verifier(password))
+}
+
+/// Gives a role a password in its stored form.
+#[must_use]
+pub fn password_statement(role: &str, stored_form: &str) -> String {
+    let (role, stored_form) = (escape_identifier(role), escape_literal(stored_form));
+    format!("ALTER ROLE {role} LOGIN PASSWORD {stored_form}")
 }
 
 /// `verb` is CREATE or ALTER. A utility statement takes no parameters, hence the quoting.

@@ -25,6 +25,8 @@ pub use settings::{Destination, InvalidDestination, StoreSettings};
 
 /// One part of a large object on its way; S3 wants at least 5 MiB, and at most 10,000 of them.
 const PART_BYTES: usize = 8 << 20;
+/// The same in a folder, where a part is a write.
+const FOLDER_PART_BYTES: usize = 1 << 20;
 /// Parts under way at once: with the one being filled they bound the memory.
 const PARTS_AT_ONCE: usize = 2;
 
@@ -155,6 +157,15 @@ impl Store {
         }
     }
 
+    /// Whether there is such an object.
+    pub async fn exists(&self, path: &str) -> Result<bool, StoreError> {
+        match self.objects.head(&self.place(path)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(source) => Err(StoreError::new("look for", path, source)),
+        }
+    }
+
     /// A large object, piece by piece; an interrupted download goes on where it stopped.
     pub async fn read(
         &self,
@@ -170,7 +181,12 @@ impl Store {
     #[must_use]
     pub fn writer(&self, path: &str) -> BufWriter {
         let objects = Arc::clone(&self.objects);
-        BufWriter::with_capacity(objects, self.place(path), PART_BYTES).with_max_concurrency(PARTS_AT_ONCE)
+        let part_bytes = if self.folder.is_some() {
+            FOLDER_PART_BYTES
+        } else {
+            PART_BYTES
+        };
+        BufWriter::with_capacity(objects, self.place(path), part_bytes).with_max_concurrency(PARTS_AT_ONCE)
     }
 
     /// Every object below a folder of the destination, in order.

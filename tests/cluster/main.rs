@@ -8,7 +8,9 @@
 #[path = "../support/authority.rs"]
 mod authority;
 mod backup;
+mod backup_archive;
 mod backup_docs;
+mod backup_failover;
 mod backup_faults;
 mod backup_s3;
 mod chaos;

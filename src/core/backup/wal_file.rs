@@ -41,6 +41,29 @@ impl WalFile {
         }
     }
 
+    #[must_use]
+    pub fn is_history(self) -> bool {
+        matches!(self, Self::History { .. })
+    }
+
+    /// A whole segment of the same timeline that ends where `other` begins, or earlier.
+    #[must_use]
+    pub fn comes_before(self, other: Self) -> bool {
+        let segment = |file| match file {
+            Self::Segment {
+                timeline,
+                high,
+                low,
+                partial: false,
+            } => Some((timeline, high, low)),
+            _ => None,
+        };
+        match (segment(self), segment(other)) {
+            (Some(first), Some(second)) => first.0 == second.0 && first < second,
+            _ => false,
+        }
+    }
+
     /// The position after its last byte; `None` for a history, which is needed for ever.
     #[must_use]
     pub fn end(self, segment_bytes: u64) -> Option<Lsn> {
@@ -177,6 +200,10 @@ mod tests {
         assert_eq!(last.end(SEGMENT), Some(Lsn(1 << 32)));
         assert_eq!(last.next(SEGMENT), Some(file("000000010000000100000000")));
         assert_eq!(file("00000002.history").end(SEGMENT), None);
+        assert!(last.comes_before(file("000000010000000100000000")));
+        for other in [last, file("000000020000000100000000"), file("00000002.history")] {
+            assert!(!last.comes_before(other), "{other}");
+        }
         assert_eq!(file("0000000100000000000000A2.partial").next(SEGMENT), None);
     }
 }

@@ -1,0 +1,129 @@
+//! The archive: one content for each name, an alarm while it cannot be reached, and no gap after a failover then.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::backup::{Lab, answer, ask_restored, text, told};
+use crate::harness::{LIMIT, Start, members, wait_for};
+
+const VERSION: u32 = 16;
+
+fn primary_ordinal(lab: &Lab) -> u32 {
+    let status = lab.demo.wait_streaming(2);
+    let found = members(&status).iter().find(|member| member["role"] == "primary");
+    let ordinal = found.expect("a primary")["ordinal"].as_u64().expect("an ordinal");
+    u32::try_from(ordinal).expect("an ordinal")
+}
+
+fn metric(lab: &Lab, ordinal: u32, name: &str) -> Option<f64> {
+    let (_, page) = lab.demo.get(ordinal, "/metrics")?;
+    let line = page.lines().find(|line| line.starts_with(name))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+fn wait_metric(lab: &Lab, ordinal: u32, name: &str, condition: impl Fn(f64) -> bool) {
+    let mut last = None;
+    let came = wait_for(LIMIT, || {
+        last = metric(lab, ordinal, name);
+        last.is_some_and(&condition)
+    });
+    assert!(came, "{name} is {last:?}");
+}
+
+#[test]
+fn an_archive_that_fails_is_an_alarm_and_a_failover_then_leaves_no_gap() {
+    let lab = Lab::new(Start::lease(VERSION));
+    lab.demo.sql(&[], "CREATE TABLE t AS SELECT 1 i");
+    lab.backup(&[]);
+    other_content_is_refused(&lab);
+    let primary = primary_ordinal(&lab);
+    wait_metric(&lab, primary, "podgres_archive_waiting_files", |files| {
+        files == 0.0
+    });
+    let away = lab.folder.path().join("away");
+    fs::rename(lab.destination(), &away).expect("rename");
+    // Nobody makes it anew while it is away.
+    fs::write(lab.destination(), "").expect("file");
+    for number in 2..=4 {
+        let sql = format!("INSERT INTO t VALUES ({number}); SELECT pg_switch_wal()");
+        lab.demo.sql(&[], &sql);
+    }
+    wait_metric(&lab, primary, "podgres_archive_failures_total", |failures| {
+        failures > 0.0
+    });
+    wait_metric(&lab, primary, "podgres_archive_waiting_files", |files| {
+        files >= 3.0
+    });
+    wait_metric(&lab, primary, "podgres_archive_lag_seconds", |seconds| {
+        seconds > 0.5
+    });
+    lab.demo
+        .ask(&["delete-pod", &primary.to_string(), "--force", "--wipe-volume"]);
+    lab.demo.wait("another primary", |status| {
+        let found = members(status).iter().find(|member| member["role"] == "primary");
+        found.is_some_and(|found| found["ordinal"] != primary && found["state"] == "running")
+    });
+    fs::remove_file(lab.destination()).expect("remove");
+    fs::rename(&away, lab.destination()).expect("rename");
+    let primary = primary_ordinal(&lab);
+    lab.demo.sql(&[], "INSERT INTO t VALUES (5)");
+    lab.archive_all();
+    wait_metric(&lab, primary, "podgres_archive_waiting_files", |files| {
+        files == 0.0
+    });
+    let directory = lab.restored("no-gap");
+    answer(&lab.restore(&directory, &["--latest"]));
+    let sql = "SELECT string_agg(i::text, ' ' ORDER BY i) FROM t";
+    assert_eq!(ask_restored(VERSION, &directory, sql), "1 2 3 4 5");
+}
+
+/// By hand as another server would do it, that passes for this cluster's.
+fn other_content_is_refused(lab: &Lab) {
+    lab.archive_all();
+    let identifier = lab.list()[0]["system_identifier"].clone();
+    let identifier = identifier.as_str().map_or(identifier.to_string(), str::to_owned);
+    let archived = lab.destination().join("wal").join(&identifier);
+    let mut names: Vec<PathBuf> = fs::read_dir(&archived)
+        .expect("archive")
+        .map(|entry| entry.expect("entry").path())
+        .collect();
+    names.sort();
+    let object = names.first().expect("archived WAL");
+    let before = fs::read(object).expect("read");
+    let name = object.file_name().expect("a name").to_str().expect("utf-8");
+    let name = name.strip_suffix(".zst").expect("a WAL file");
+    let copy = lab.folder.path().join("copy");
+    fs::create_dir_all(copy.join("global")).expect("folder");
+    fs::create_dir_all(copy.join("pg_wal")).expect("folder");
+    let control = lab.demo.data_directory("demo-0").join("global/pg_control");
+    fs::copy(control, copy.join("global/pg_control")).expect("copy");
+    let file = copy.join("pg_wal").join(name);
+    let push = |content: &[u8]| {
+        fs::write(&file, content).expect("write");
+        lab.command(&[
+            "wal-push",
+            "--to",
+            text(&lab.destination()),
+            text(Path::new(&format!("pg_wal/{name}"))),
+        ])
+        .current_dir(&copy)
+        .output()
+        .expect("wal-push")
+    };
+    let output = push(&vec![7; 16 << 20]);
+    assert_eq!(output.status.code(), Some(65), "{}", told(&output));
+    let expected = format!(
+        "WAL file \"{name}\" is already archived with other content, written by \"demo-0\" in term 1"
+    );
+    assert!(told(&output).contains(&expected), "{}", told(&output));
+    assert_eq!(fs::read(object).expect("read"), before, "it was overwritten");
+    // The same once more is no error: PostgreSQL asks again after a crash.
+    let same = lab.folder.path().join("same");
+    let fetched = lab
+        .command(&["wal-fetch", "--from", text(&lab.destination()), name, text(&same)])
+        .current_dir(&copy)
+        .output()
+        .expect("wal-fetch");
+    answer(&fetched);
+    answer(&push(&fs::read(&same).expect("read")));
+}
