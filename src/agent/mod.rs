@@ -97,4 +97,6 @@ pub struct Published {
     pub positions: Arc<Positions>,
     /// The routes of this process say here which leaving servers they have left.
     pub routes_left: watch::Sender<Option<BTreeSet<String>>>,
+    /// And here the newest term for which they have left the primaries of earlier ones.
+    pub routes_term: watch::Sender<Option<u64>>,
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::sync::watch;
@@ -19,8 +20,12 @@ use crate::proxy::{Knowledge, SessionCounts};
 
 use super::routes::{Endpoints, encryption, idle_ender, make_known, replay_waiter};
 use super::serve::{Route, counters};
+use super::settling::settled;
 use super::sidecar::{agent_failure, terminated};
 use super::{ExitStatus, Failure};
+
+/// No primary has the right to be one for longer without renewing its Lease, by the members' default.
+const LONGEST_RIGHT: Duration = Duration::from_secs(10);
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -83,7 +88,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     let knowledge = Knowledge {
         freshness: Some(follow_freshness(outside.view, None, endpoints.ask_pause())),
-        table: outside.routes,
+        table: settled(outside.routes, LONGEST_RIGHT),
         wait_for_replay: Some(replay_waiter()),
         // Without the secret members end nobody's sessions for this route: they are cut when they must leave.
         end_idle: key().is_some().then(|| idle_ender(key)),

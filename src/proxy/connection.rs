@@ -2,6 +2,7 @@
 //!
 //! The order of the protocol is held here; reading is in `client`, choosing in `upstream`, the rest in `relay`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
@@ -43,6 +44,8 @@ pub(super) struct Endpoint {
     pub(super) trusted_proxies: Vec<Network>,
     /// TLS ends here; without it passes through to the servers.
     pub(super) encryption: Option<Arc<Encryption>>,
+    /// The client's address goes into `application_name`.
+    pub(super) show_clients: bool,
     /// One has, so far.
     pub(super) servers_speak_tls: AtomicBool,
     pub(super) clients: Arc<ClientCounts>,
@@ -262,15 +265,25 @@ impl Endpoint {
             options: &options,
             unreadable: None,
         };
+        let packet = self.packet(session, client.address);
         if let Some((mut upstream, slot)) = talk.plain
             && self.still_serves(&wish, &upstream)
-            && self.says_startup(&mut upstream, &session.bytes).await
+            && self.says_startup(&mut upstream, &packet).await
         {
             return Ok(Outcome::Session(upstream, slot, policy));
         }
-        let opening = Opening::Startup(&session.bytes);
+        let opening = Opening::Startup(&packet);
         let (upstream, slot) = self.place(client, &wish, opening, None).await?;
         Ok(Outcome::Session(upstream, slot, policy))
+    }
+
+    /// The startup packet as the server gets it.
+    pub(super) fn packet<'a>(&self, session: &'a SessionStartup, client: IpAddr) -> Cow<'a, [u8]> {
+        if self.show_clients {
+            Cow::Owned(session.with_client(client))
+        } else {
+            Cow::Borrowed(&session.bytes)
+        }
     }
 
     /// What the startup packet asks for, as options and as the policy that they make of `base`.

@@ -96,10 +96,11 @@ impl Endpoint {
             options: &options,
             unreadable: None,
         };
+        let packet = self.packet(&session, client.address);
         let opening = Opening::Encrypted {
             by,
             certificate: &shown.certificate,
-            startup: &session.bytes,
+            startup: &packet,
         };
         let slot = self.slot(client.address)?;
         let upstream = tokio::select! {

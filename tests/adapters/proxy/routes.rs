@@ -110,6 +110,7 @@ impl Route {
             limits,
             trusted_proxies: vec!["127.0.0.0/8".parse().expect("network")],
             encryption,
+            show_clients: true,
             knowledge: Knowledge::of_table(receiver),
             sessions: Arc::clone(&sessions),
             stats: Arc::clone(&stats),
