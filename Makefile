@@ -11,9 +11,7 @@ cargo_deny_version := 0.20.2
 # The image's name, and what else images/build takes: IMAGE=registry.example/podgres:1 make image BUILDER=podman
 IMAGE ?= podgres:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 architecture := $(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(shell uname -m)))
-# Each test of the cluster runs three PostgreSQL servers and more.
-test_threads := 2
-shell_scripts := .ci/run benches/run images/build images/sbom tests/kubernetes/lab tests/kubernetes/machines tests/sim/mutants/check tests/tools/clients tests/tools/need tests/tools/postgresql
+shell_scripts := .ci/run benches/run images/build images/sbom tests/kubernetes/lab tests/kubernetes/machines tests/sim/mutants/check tests/tools/again tests/tools/clients tests/tools/need tests/tools/postgresql
 
 .PHONY: help
 help: ## this list
@@ -30,9 +28,9 @@ demo: compiler ## a replicated PostgreSQL on this machine, until Ctrl-C; options
 test: fmt clippy deny doc proof ## everything that must hold: style, dependencies, documentation, all tests
 	@postgresql=$$(tests/tools/postgresql test)
 	eval "$$postgresql"
-	cargo test --no-fail-fast --lib --bins --test pure --test adapters -- --test-threads=3
-	cargo test --no-fail-fast --test cluster -- --test-threads=$(test_threads)
-	cargo test --package podgres-examples
+	cargo test --workspace --no-fail-fast --lib --bins --test pure
+	tests/tools/again adapters 4
+	tests/tools/again cluster 3
 
 .PHONY: chaos
 chaos: compiler ## faults at random on a cluster under load: MINUTES=10, LEADERSHIP=lease or fixed, SEED=… repeats their order
@@ -75,8 +73,7 @@ fmt: ## is the code formatted?
 
 .PHONY: clippy
 clippy: compiler ## lints, in tests too
-	cargo clippy --all-targets -- -D warnings
-	cargo clippy --all-targets --package podgres-examples -- -D warnings
+	cargo clippy --workspace --all-targets -- -D warnings
 
 .PHONY: deny
 deny: compiler ## crates that may come in: bans, licences, sources (.deny.toml)
@@ -97,6 +94,10 @@ bench: compiler ## measures podgres beside Patroni and pg_basebackup; options in
 	cargo build --release
 	benches/run --podgres $(target)/release/podgres $(ARGS)
 
+.PHONY: bench-failover
+bench-failover: ## how long writes stop at each fault, beside Patroni; options in ARGS="--fault frozen --failover-runs 20"
+	@$(MAKE) bench ARGS="--only failover $(ARGS)"
+
 .PHONY: bench-route
 bench-route: ## what the routes cost beside HAProxy: pgbench, connects, COPY, memory
 	@$(MAKE) bench ARGS="--only route $(ARGS)"
@@ -116,6 +117,8 @@ static: compiler ## the release binary without any shared library, for the image
 		rustup target add $(static_target)
 	fi
 	export CC_$(subst -,_,$(static_target))=musl-gcc
+	# A release ends at a panic: what unwinds a stack is a tenth of the file. Relocations take a third of their room as RELR.
+	export CARGO_TARGET_$(shell uname -m | tr a-z A-Z)_UNKNOWN_LINUX_MUSL_RUSTFLAGS="-Cforce-unwind-tables=no -Clink-arg=-Wl,-z,pack-relative-relocs"
 	cargo build --release --target $(static_target)
 	ls -l $(target)/$(static_target)/release/podgres
 
@@ -134,7 +137,7 @@ examples-image: compiler ## the image of the examples' small clients, target/ima
 .PHONY: test-kubernetes
 test-kubernetes: compiler ## all on the cluster that KUBECONFIG names, which must have the images: NAMES="row_08 rights" for some (docs/kubernetes.md)
 	@tests/tools/need kubectl kubernetes-client
-	cargo test --test kubernetes -- $(NAMES)
+	cargo test --workspace --test kubernetes -- $(NAMES)
 
 .PHONY: shellcheck
 shellcheck: ## lints the shell scripts

@@ -14,6 +14,7 @@ use crate::writer::Writer;
 
 pub(crate) const GROUP: Group = Group {
     name: "faults",
+    alone: true,
     overlay: || Overlay::new("lease").with("parallel"),
     begin: |cluster| cluster.start(),
     tests: &[

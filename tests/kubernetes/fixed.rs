@@ -11,6 +11,7 @@ use crate::writer::Example;
 
 pub(crate) const GROUP: Group = Group {
     name: "fixed",
+    alone: false,
     overlay: || Overlay::new("fixed"),
     begin: |cluster| cluster.start(),
     tests: &[

@@ -16,6 +16,7 @@ use crate::writer::Writer;
 
 pub(crate) const GROUP: Group = Group {
     name: "lease",
+    alone: false,
     overlay: || {
         Overlay::new("lease")
             .with("parallel")

@@ -12,6 +12,7 @@
 
 #[path = "../support/authority.rs"]
 mod authority;
+mod backup;
 mod cluster;
 mod faults;
 mod fixed;
@@ -33,11 +34,13 @@ mod writer;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // The longest ones first.
     runner::run(&[
         fixed::GROUP,
-        moving::GROUP,
+        backup::GROUP,
         lease::GROUP,
         rights::GROUP,
+        moving::GROUP,
         tls::GROUP,
         faults::GROUP,
     ])

@@ -9,6 +9,7 @@ use crate::world::image;
 
 pub(crate) const GROUP: Group = Group {
     name: "moving",
+    alone: false,
     overlay: || Overlay::new("lease"),
     begin: one_server,
     tests: &[(

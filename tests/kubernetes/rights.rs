@@ -12,6 +12,7 @@ use crate::wait::until;
 
 pub(crate) const GROUP: Group = Group {
     name: "rights",
+    alone: false,
     overlay: || Overlay::new("lease").with("parallel"),
     begin: |cluster| cluster.start(),
     tests: &[

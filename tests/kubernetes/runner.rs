@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::cluster::Cluster;
@@ -16,7 +17,12 @@ pub(crate) struct Group {
     /// What is done before the first test: usually the overlay is applied, and all members wait to be ready.
     pub(crate) begin: fn(&Cluster),
     pub(crate) tests: &'static [Test],
+    /// It takes away what all groups need, the API server or a node.
+    pub(crate) alone: bool,
 }
+
+/// Most of a group's time is waiting for the cluster; two cores carry two groups.
+const GROUPS_AT_ONCE: usize = 2;
 
 /// A name and what is to hold.
 pub(crate) type Test = (&'static str, fn(&Cluster));
@@ -28,7 +34,7 @@ struct Tally {
 }
 
 /// Runs what the arguments select; all without arguments.
-pub(crate) fn run(groups: &[Group]) -> ExitCode {
+pub(crate) fn run(groups: &'static [Group]) -> ExitCode {
     // What `cargo test` hands to every test binary is of no use here.
     let words: Vec<String> = std::env::args()
         .skip(1)
@@ -36,18 +42,36 @@ pub(crate) fn run(groups: &[Group]) -> ExitCode {
         .collect();
     let selected = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
     let world = World::open();
-    let mut tally = Tally::default();
+    let tally = Mutex::new(Tally::default());
     let begun = Instant::now();
-    for group in groups {
+    let chosen = |group: &'static Group| -> Option<(&Group, Vec<&Test>)> {
+        let named = words.iter().any(|word| word == group.name);
         let tests: Vec<&Test> = group
             .tests
             .iter()
-            .filter(|(name, _)| selected(name) || words.iter().any(|word| word == group.name))
+            .filter(|(name, _)| named || selected(name))
             .collect();
-        if !tests.is_empty() {
-            run_group(&world, group, &tests, &mut tally);
-        }
+        (!tests.is_empty()).then_some((group, tests))
+    };
+    for (alone, at_once) in [(false, GROUPS_AT_ONCE), (true, 1)] {
+        let groups: Vec<_> = groups
+            .iter()
+            .filter(|group| group.alone == alone)
+            .filter_map(|group| chosen(group))
+            .collect();
+        let left = Mutex::new(groups.into_iter());
+        let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+        std::thread::scope(|scope| {
+            for _ in 0..at_once {
+                scope.spawn(|| {
+                    while let Some((group, tests)) = next() {
+                        run_group(&world, group, &tests, &tally);
+                    }
+                });
+            }
+        });
     }
+    let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
     let result = if tally.failed.is_empty() && tally.passed > 0 {
         "ok"
     } else {
@@ -65,17 +89,18 @@ pub(crate) fn run(groups: &[Group]) -> ExitCode {
     ExitCode::from(u8::from(result != "ok"))
 }
 
-fn run_group(world: &World, group: &Group, tests: &[&Test], tally: &mut Tally) {
+fn run_group(world: &World, group: &Group, tests: &[&Test], tally: &Mutex<Tally>) {
+    let count = |count: &dyn Fn(&mut Tally)| count(&mut tally.lock().unwrap_or_else(PoisonError::into_inner));
     println!("\ngroup {} ({} tests)", group.name, tests.len());
     let begun = Instant::now();
     let cluster = Cluster::prepare(world, group.name, &(group.overlay)());
     if catch_unwind(AssertUnwindSafe(|| (group.begin)(&cluster))).is_err() {
         println!("group {} could not be set up", group.name);
         cluster.show();
-        tally.failed.extend(tests.iter().map(|(name, _)| *name));
+        count(&|tally| tally.failed.extend(tests.iter().map(|(name, _)| *name)));
         return cluster.remove();
     }
-    println!("    set up in {:.1?}", begun.elapsed());
+    println!("group {} set up in {:.1?}", group.name, begun.elapsed());
     for (index, (name, test)) in tests.iter().enumerate() {
         let begun = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -92,10 +117,10 @@ fn run_group(world: &World, group: &Group, tests: &[&Test], tally: &mut Tally) {
             begun.elapsed()
         );
         if outcome.is_ok() {
-            tally.passed += 1;
+            count(&|tally| tally.passed += 1);
         } else {
             cluster.show();
-            tally.failed.push(name);
+            count(&|tally| tally.failed.push(name));
         }
     }
     cluster.remove();

@@ -11,6 +11,7 @@ use crate::wait::until;
 
 pub(crate) const GROUP: Group = Group {
     name: "tls",
+    alone: false,
     overlay: || Overlay::new("lease").with("parallel").with("tls"),
     begin: |cluster| {
         secret(cluster, &Authority::new("first"), false);
@@ -70,7 +71,11 @@ fn certificates(cluster: &Cluster) {
     let before = cluster.pods();
     // Another authority: what has not been taken up would be seen.
     secret(cluster, &Authority::new("second"), true);
-    cluster.kubectl(&["annotate", "pods", "-l", SELECTOR, "podgres.dev/test=changed"]);
+    // A kubelet looks at a pod's volumes when the pod's object changes, else once a minute or two.
+    let look_again = || {
+        let value = format!("podgres.dev/test=look-{:04x}", fastrand::u16(..));
+        cluster.kubectl(&["annotate", "--overwrite", "pods", "-l", SELECTOR, &value]);
+    };
     let changed = |pod: &str| {
         cluster
             .logs(pod, "sidecar", &[])
@@ -78,7 +83,10 @@ fn certificates(cluster: &Cluster) {
     };
     until(
         "all have taken it up",
-        || ["pg-0", "pg-1", "pg-2"].map(changed),
+        || {
+            look_again();
+            ["pg-0", "pg-1", "pg-2"].map(changed)
+        },
         |all| *all == [true; 3],
     );
     let _ = until(

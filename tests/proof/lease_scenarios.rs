@@ -6,7 +6,7 @@ use podgres::core::lease::{LeasePurpose, LeaseRecord};
 use podgres::core::member::Ordinal;
 use podgres::core::observation::{Observation, ProbeState};
 use podgres::core::situation::Situation;
-use podgres::core::supervision::{CloneReason, JobRequest, Postmaster, ServerRole, StopMode};
+use podgres::core::supervision::{CloneReason, JobRequest, ServerRole, StopMode};
 use podgres::core::wal::Lsn;
 
 use crate::lease_worlds::{
@@ -531,21 +531,33 @@ fn a_new_cluster_begins_with_the_lease_and_only_in_the_first_ordinal() {
 }
 
 #[test]
-fn changed_files_never_reached_a_server_under_a_lease() {
+fn changed_files_reached_no_server_under_a_lease() {
+    let outdated = |_: &mut Memory, observation: &mut Observation| {
+        observation.supervisor.as_mut().expect("there is one").outdated = true;
+    };
     for choice in [usual(&[]), primary(&[])] {
-        let decision = told(&choice, |_, observation| {
-            observation.supervisor.as_mut().expect("there is one").outdated = true;
-        });
-        let Some(PostgresAction::Reload { server }) = &decision.postgres else {
+        let quiet = decided(&choice);
+        let decision = told(&choice, outdated);
+        assert_eq!(decision.situation, quiet.situation);
+        let Some(PostgresAction::Reload { server }) = decision.postgres else {
             panic!("{decision:#?}");
         };
         let observation = observed(&choice);
-        let postmaster = &observation.supervisor.as_ref().expect("there is one").postmaster;
-        let Postmaster::Running { role, .. } = postmaster else {
-            panic!("{postmaster:?}");
+        let supervisor = observation.supervisor.expect("there is one");
+        let podgres::core::supervision::Postmaster::Running { role, .. } = supervisor.postmaster else {
+            panic!("it runs");
         };
-        assert_eq!(server, role, "as it runs, with its synchronous standbys");
-        assert!(decision.detail.contains("the mounted files have changed"));
-        assert_eq!(decision.memory.reloads, 1);
+        assert_eq!(
+            server, role,
+            "as it runs, its synchronous set and upstream included"
+        );
     }
+    let lost = usual(LOST).with(ThirdPeer, 3);
+    let quiet = decided(&lost);
+    assert!(quiet.postgres.is_some(), "{quiet:#?}");
+    assert_eq!(
+        told(&lost, outdated).postgres,
+        quiet.postgres,
+        "what has to be done comes first"
+    );
 }

@@ -3,6 +3,9 @@
 //! One schedule is one seed. `make sim SEED=17` repeats it with a trace of its decisions.
 #![expect(clippy::print_stdout, reason = "a schedule is told of on standard output")]
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod api;
 mod config;
 mod faults;

@@ -60,10 +60,38 @@ pub fn decide(policy: &Policy, memory: &Memory, observation: &Observation) -> De
         supervisor,
         memory,
     };
-    match policy.leadership {
+    let decision = match policy.leadership {
         Leadership::FixedOrdinal => fixed(turn),
         Leadership::Lease => lease::decide(turn),
+    };
+    with_mounted_files(decision, supervisor, observation.at_ms)
+}
+
+/// A running server that is otherwise left alone is given what has changed in the mounted files, whatever it says itself:
+/// perhaps it cannot follow its primary, or cannot be asked, just because of them.
+fn with_mounted_files(mut decision: Decision, supervisor: &SupervisorStatus, at_ms: u64) -> Decision {
+    let Postmaster::Running {
+        role, ready: true, ..
+    } = &supervisor.postmaster
+    else {
+        return decision;
+    };
+    if supervisor.stopping || decision.situation == Situation::UpstreamMoved {
+        return decision;
     }
+    if !supervisor.outdated {
+        decision.memory.reloads = 0;
+        decision.memory.reload_at_ms = 0;
+        return decision;
+    }
+    if decision.postgres.is_some() || decision.memory.lease.handing_over.is_some() {
+        return decision;
+    }
+    if !decision.detail.is_empty() {
+        decision.detail.push_str("; ");
+    }
+    decision.detail.push_str("the mounted files have changed");
+    decision.reload(at_ms, role.clone())
 }
 
 /// The first ordinal is the primary for ever.

@@ -14,33 +14,6 @@ use super::{Turn, slots, standby};
 const STOP: PostgresAction = PostgresAction::Stop { mode: StopMode::Fast };
 
 pub(super) fn decide(turn: Turn<'_>, role: &ServerRole, ready: bool) -> Decision {
-    let (at_ms, outdated) = (turn.observation.at_ms, turn.supervisor.outdated && ready);
-    let decision = as_it_runs(turn, role, ready);
-    if decision.situation == Situation::UpstreamMoved {
-        return decision;
-    }
-    refreshed(decision, at_ms, outdated, role)
-}
-
-/// A server that is otherwise left alone is given what has changed in the mounted files (`outdated`), whatever it says
-/// itself: perhaps it cannot follow its primary, or cannot be asked, just because of them.
-pub(super) fn refreshed(mut decision: Decision, at_ms: u64, outdated: bool, role: &ServerRole) -> Decision {
-    if !outdated {
-        decision.memory.reloads = 0;
-        decision.memory.reload_at_ms = 0;
-        return decision;
-    }
-    if decision.postgres.is_some() {
-        return decision;
-    }
-    if !decision.detail.is_empty() {
-        decision.detail.push_str("; ");
-    }
-    decision.detail.push_str("the mounted files have changed");
-    decision.reload(at_ms, role.clone())
-}
-
-fn as_it_runs(turn: Turn<'_>, role: &ServerRole, ready: bool) -> Decision {
     let server = turn.observation.server.as_ref();
     if !turn.policy.first() {
         if server.is_some_and(|server| !server.in_recovery) {

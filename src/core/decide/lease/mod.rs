@@ -28,7 +28,6 @@ pub(super) use office::note;
 
 use super::Turn;
 use super::note::progress_text;
-use super::running::refreshed;
 use standing::Standing;
 
 /// The whole of a turn under a Lease; PostgreSQL's part and the Lease's are independent of each other.
@@ -106,11 +105,7 @@ fn situation(turn: Turn<'_>, standing: &Standing) -> Decision {
             .row(Situation::HandingOver, "PostgreSQL is stopping".to_owned())
             .soon(),
         Postmaster::Stopping { .. } => turn.row(Situation::Stopping, String::new()).soon(),
-        Postmaster::Running { role, ready, .. } => {
-            let (at_ms, outdated) = (turn.observation.at_ms, turn.supervisor.outdated && *ready);
-            let decision = running(turn, standing, role, *ready);
-            refreshed(decision, at_ms, outdated, role)
-        }
+        Postmaster::Running { role, ready, .. } => running(turn, standing, role, *ready),
         Postmaster::Stopped { .. } => stopped(turn, standing),
     }
 }

@@ -1,0 +1,235 @@
+//! `components/backup` and `k8s/examples/backup`: CronJobs, their Jobs, and what they leave on the volume.
+
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, SELECTOR};
+use crate::kubectl;
+use crate::overlay::{Overlay, PODGRES_IMAGE};
+use crate::runner::Group;
+use crate::wait::{until, within};
+use crate::world::image;
+
+/// A run every minute, of which all are kept, on a volume that a small machine can make.
+const EVERY_MINUTE: &str = "  - target: {kind: CronJob, name: pg-backup}
+    patch: |-
+      - {op: replace, path: /spec/schedule, value: \"*/1 * * * *\"}
+      - {op: test, path: /spec/jobTemplate/spec/template/spec/containers/0/env/3/name, value: PODGRES_BACKUP_KEEP}
+      - {op: replace, path: /spec/jobTemplate/spec/template/spec/containers/0/env/3/value, value: \"30\"}
+  - target: {kind: PersistentVolumeClaim, name: pg-backup}
+    patch: |-
+      - {op: replace, path: /spec/resources/requests/storage, value: 1Gi}
+";
+
+pub(crate) const GROUP: Group = Group {
+    name: "backup",
+    alone: false,
+    overlay: || {
+        let mut overlay = Overlay::new("lease").with("parallel").with("backup");
+        overlay.patches.push(EVERY_MINUTE.to_owned());
+        overlay
+    },
+    begin: |cluster| {
+        cluster.start();
+        cluster.sql(
+            &cluster.primary(),
+            "CREATE TABLE kept AS SELECT generate_series(1, 1000) AS number",
+        );
+    },
+    tests: &[
+        ("row_50_the_servers_secret_is_used", row_50),
+        ("row_47_and_54_each_run_leaves_one_backup_and_a_log", row_47),
+        ("row_51_another_pod_lists_the_backups", row_51),
+        ("row_55_a_failing_run_is_tried_again_up_to_the_limit", row_55),
+        ("row_57_a_backup_is_proven_on_the_cluster", row_57),
+        ("row_52_a_suspended_cronjob_makes_no_job", row_52),
+        ("row_53_jobs_belong_to_the_cronjob_and_go_with_it", row_53),
+    ],
+};
+
+/// A run is begun within a minute, and takes as long as starting a pod.
+const RUN_LIMIT: std::time::Duration = std::time::Duration::from_secs(150);
+
+fn object(cluster: &Cluster, kind: &str, name: &str) -> Value {
+    serde_json::from_str(&cluster.kubectl(&["get", kind, name, "-o", "json"])).expect("JSON")
+}
+
+fn apply(cluster: &Cluster, manifest: &str) {
+    let mut apply = kubectl::kubectl();
+    apply.args(["-n", &cluster.namespace, "apply", "-f", "-"]);
+    kubectl::text_with_input(&mut apply, manifest);
+}
+
+/// The Jobs that the CronJob has made, by their owner.
+fn runs(cluster: &Cluster) -> Vec<Value> {
+    let jobs: Value = serde_json::from_str(&cluster.kubectl(&["get", "jobs", "-o", "json"])).expect("JSON");
+    let ours = |job: &&Value| {
+        let owner = &job["metadata"]["ownerReferences"][0];
+        owner["kind"] == "CronJob" && owner["name"] == "pg-backup"
+    };
+    jobs["items"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(ours)
+        .cloned()
+        .collect()
+}
+
+fn succeeded(jobs: &[Value]) -> Vec<String> {
+    let done = |job: &&Value| job["status"]["succeeded"] == 1;
+    let name = |job: &Value| job["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    jobs.iter().filter(done).map(name).collect()
+}
+
+fn row_50(cluster: &Cluster) {
+    let secret = |volumes: &Value| -> Vec<Value> {
+        let volumes = volumes.as_array().expect("volumes");
+        volumes
+            .iter()
+            .map(|volume| volume["secret"]["secretName"].clone())
+            .filter(Value::is_string)
+            .collect()
+    };
+    let servers = object(cluster, "statefulset", "pg");
+    let backup = object(cluster, "cronjob", "pg-backup");
+    assert_eq!(
+        secret(&backup["spec"]["jobTemplate"]["spec"]["template"]["spec"]["volumes"]),
+        secret(&servers["spec"]["template"]["spec"]["volumes"])
+    );
+    assert_eq!(backup["spec"]["concurrencyPolicy"], "Forbid");
+}
+
+fn row_47(cluster: &Cluster) {
+    let (_, jobs) = within(
+        RUN_LIMIT + RUN_LIMIT,
+        "two runs",
+        || runs(cluster),
+        |jobs| succeeded(jobs).len() >= 2,
+    );
+    let done = succeeded(&jobs);
+    for name in &done {
+        let shown = cluster.kubectl(&["get", "job", name, "--no-headers"]);
+        assert!(shown.contains("1/1"), "{shown}");
+        let log = cluster.kubectl(&["logs", &format!("job/{name}"), "-c", "backup"]);
+        assert!(log.contains("-physical"), "{log}");
+    }
+}
+
+/// As `podgres backups -o json` prints them, by a pod that has nothing but the volume.
+fn listed(cluster: &Cluster) -> Vec<Value> {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/k8s/examples/backup/list.yaml");
+    let manifest = std::fs::read_to_string(file).expect("the example");
+    let wanted = format!("image: {}", image(PODGRES_IMAGE.0, PODGRES_IMAGE.1));
+    let manifest = manifest
+        .replace("image: podgres", &wanted)
+        .replace("/backup/pg]", "/backup/pg, -o, json]");
+    apply(cluster, &manifest);
+    let phase = || cluster.kubectl(&["get", "pod", "pg-backups", "-o", "jsonpath={.status.phase}"]);
+    until("the list", phase, |phase| phase == "Succeeded");
+    let text = cluster.kubectl(&["logs", "pg-backups"]);
+    cluster.kubectl(&["delete", "pod", "pg-backups", "--wait"]);
+    let list: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    list.as_array()
+        .or_else(|| list["backups"].as_array())
+        .expect("a list")
+        .clone()
+}
+
+fn row_51(cluster: &Cluster) {
+    let before = succeeded(&runs(cluster)).len();
+    let backups = listed(cluster).len();
+    let after = runs(cluster).len();
+    assert!(
+        (before..=after).contains(&backups),
+        "{before} to {after} runs, {backups} backups"
+    );
+}
+
+/// What `kubectl create job --from` does, for CronJobs of older APIs too.
+fn job_from(cluster: &Cluster, cron: &str, name: &str, change: impl Fn(&mut Value)) {
+    let mut spec = object(cluster, "cronjob", cron)["spec"]["jobTemplate"]["spec"].clone();
+    change(&mut spec);
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec});
+    apply(cluster, &job.to_string());
+}
+
+fn row_55(cluster: &Cluster) {
+    job_from(cluster, "pg-backup", "failing", |spec| {
+        spec["backoffLimit"] = json!(1);
+        let environment = &mut spec["template"]["spec"]["containers"][0]["env"];
+        for variable in environment.as_array_mut().expect("settings") {
+            if variable["name"] == "PODGRES_URL" {
+                variable["value"] = json!("http://127.0.0.1:9");
+            }
+        }
+    });
+    let status = || object(cluster, "job", "failing")["status"].clone();
+    let (_, status) = within(RUN_LIMIT, "it is given up", status, |status| {
+        status["conditions"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|one| one["type"] == "Failed"))
+    });
+    assert_eq!(status["failed"], 2, "one run and one more: {status}");
+    let log = cluster.kubectl(&["logs", "-l", "job-name=failing", "-c", "backup", "--tail=20"]);
+    assert!(
+        log.contains("127.0.0.1:9"),
+        "it says what could not be reached: {log}"
+    );
+    cluster.kubectl(&["delete", "job", "failing"]);
+}
+
+fn row_57(cluster: &Cluster) {
+    job_from(cluster, "pg-verify", "proof", |_| ());
+    let done = || object(cluster, "job", "proof")["status"]["succeeded"].clone();
+    within(RUN_LIMIT, "it is proven", done, |done| *done == 1);
+    let log = cluster.kubectl(&["logs", "job/proof", "-c", "verify"]);
+    assert!(log.contains("verified"), "{log}");
+    let verified = |backup: &Value| backup["verified"] == true;
+    let backups = listed(cluster);
+    assert!(backups.iter().any(verified), "{backups:#?}");
+}
+
+fn row_52(cluster: &Cluster) {
+    let suspend = |on: bool| {
+        let patch = json!({"spec": {"suspend": on}}).to_string();
+        cluster.kubectl(&["patch", "cronjob", "pg-backup", "-p", &patch]);
+    };
+    let active = || object(cluster, "cronjob", "pg-backup")["status"]["active"].clone();
+    suspend(true);
+    until("none is at work", active, Value::is_null);
+    let before = runs(cluster).len();
+    // What must not happen cannot be awaited: more than the time between two runs passes.
+    let begun = std::time::Instant::now();
+    let longer = std::time::Duration::from_secs(75);
+    within(
+        RUN_LIMIT,
+        "a schedule has passed",
+        || begun.elapsed(),
+        |passed| *passed > longer,
+    );
+    assert_eq!(runs(cluster).len(), before);
+    suspend(false);
+    let last = || object(cluster, "cronjob", "pg-backup")["status"]["lastScheduleTime"].clone();
+    let seen = last();
+    within(RUN_LIMIT, "a new run", last, |time| *time != seen);
+}
+
+fn row_53(cluster: &Cluster) {
+    assert!(!runs(cluster).is_empty());
+    cluster.kubectl(&["delete", "cronjob", "pg-backup"]);
+    until("its Jobs are gone", || runs(cluster).len(), |left| *left == 0);
+    let selector = "app.kubernetes.io/name=podgres-backup";
+    let pods = || cluster.kubectl(&["get", "pods", "-l", selector, "-o", "name"]);
+    until("their pods are gone", pods, |pods| !pods.contains("pg-backup"));
+    assert!(
+        cluster.claims().contains(&"pg-backup".to_owned()),
+        "the backups stay"
+    );
+    assert_eq!(
+        cluster
+            .kubectl(&["get", "pods", "-l", SELECTOR, "-o", "name"])
+            .lines()
+            .count(),
+        3
+    );
+}
