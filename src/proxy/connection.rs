@@ -82,7 +82,7 @@ struct Talk {
 /// What a client gets in the end.
 #[derive(Debug)]
 enum Outcome {
-    Session(Upstream, Slot, Arc<RoutePolicy>),
+    Session(Box<Upstream>, Slot, Arc<RoutePolicy>),
     Cancel(Vec<u8>),
     /// It speaks TLS from here on, with this endpoint.
     Encrypted(Came, Arc<Encryption>),
@@ -119,7 +119,7 @@ impl Endpoint {
         };
         match outcome {
             Ok(Outcome::Session(upstream, slot, policy)) => {
-                self.relay(client.stream, upstream, policy, (slot, open));
+                self.relay(client.stream, *upstream, policy, (slot, open));
             }
             Ok(Outcome::Cancel(packet)) => self.forward_cancel(&packet, None).await,
             Ok(Outcome::Encrypted(came, by)) => self.serve_encrypted(client, came, by, open).await,
@@ -270,11 +270,11 @@ impl Endpoint {
             && self.still_serves(&wish, &upstream)
             && self.says_startup(&mut upstream, &packet).await
         {
-            return Ok(Outcome::Session(upstream, slot, policy));
+            return Ok(Outcome::Session(Box::new(upstream), slot, policy));
         }
         let opening = Opening::Startup(&packet);
         let (upstream, slot) = self.place(client, &wish, opening, None).await?;
-        Ok(Outcome::Session(upstream, slot, policy))
+        Ok(Outcome::Session(Box::new(upstream), slot, policy))
     }
 
     /// The startup packet as the server gets it.
@@ -324,7 +324,7 @@ impl Endpoint {
         }
         if self.passes_on(&mut upstream, &hello).await {
             upstream.unreadable = Some(client.address);
-            Ok(Outcome::Session(upstream, slot, policy))
+            Ok(Outcome::Session(Box::new(upstream), slot, policy))
         } else {
             Err(End::Gone)
         }
@@ -337,7 +337,7 @@ impl Endpoint {
         match self.place(client, &wish, Opening::Tls(&hello), None).await {
             Ok((mut upstream, slot)) => {
                 upstream.unreadable = Some(client.address);
-                Ok(Outcome::Session(upstream, slot, Arc::clone(&policy)))
+                Ok(Outcome::Session(Box::new(upstream), slot, Arc::clone(&policy)))
             }
             Err(End::Refused(refusal)) => Err(End::RefusedInTls(refusal)),
             Err(end) => Err(end),
