@@ -100,4 +100,6 @@ pub struct Published {
     pub routes_left: watch::Sender<Option<BTreeSet<String>>>,
     /// How the other members are reached.
     pub way: Way,
+    /// And here the newest term for which they have left the primaries of earlier ones.
+    pub routes_term: watch::Sender<Option<u64>>,
 }

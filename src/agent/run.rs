@@ -91,6 +91,8 @@ pub struct Agent {
     pub(super) memory: Memory,
     /// The leaving servers that the routes of this process have left; `None` where nothing routes.
     pub(super) routes_left: watch::Receiver<Option<BTreeSet<String>>>,
+    /// The newest term for which they have left the primaries of earlier ones.
+    pub(super) routes_term: watch::Receiver<Option<u64>>,
     pub(super) switch: Switchboard,
     pub(super) visitors: Visitors,
     pub(super) recorder: Recorder,
@@ -176,6 +178,7 @@ impl Agent {
             lease_failing: false,
             memory: Memory::default(),
             routes_left: published.routes_left.subscribe(),
+            routes_term: published.routes_term.subscribe(),
             switch,
             visitors: published.operator.visitors.clone(),
             recorder: Recorder::new(journal),
@@ -256,6 +259,7 @@ impl Agent {
             self.was_streaming = false;
         }
         let routes_left = self.routes_left.borrow_and_update().clone();
+        let routes_term = *self.routes_term.borrow_and_update();
         self.switch.listen(&peers);
         let switch = self.switch.position();
         let known = publish::Known {
@@ -263,6 +267,7 @@ impl Agent {
             clones_total: self.clones.total,
             was_streaming: self.was_streaming,
             routes_left: routes_left.as_ref(),
+            routes_term,
             switch: &switch,
         };
         let status = publish::member_status(&self.settings, observation, decision, known);
@@ -358,6 +363,7 @@ impl Agent {
             _ = self.supervisor_status.changed() => {}
             _ = self.names.changed() => {}
             Ok(()) = self.routes_left.changed() => {}
+            Ok(()) = self.routes_term.changed() => {}
             () = self.switch.turned() => {}
             () = self.visitors.news() => {}
             _ = self.upstream.changed() => {}
@@ -415,6 +421,7 @@ fn outlets(
         positions,
         routes_left: watch::Sender::new(None),
         way: way.clone(),
+        routes_term: watch::Sender::new(None),
     };
     let outlets = Outlets {
         view,

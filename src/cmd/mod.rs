@@ -21,6 +21,7 @@ pub mod restore;
 pub mod route;
 mod routes;
 mod serve;
+mod settling;
 pub mod sidecar;
 pub mod status;
 pub mod verify;

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::sync::watch;
@@ -20,8 +21,12 @@ use crate::proxy::{Knowledge, SessionCounts};
 
 use super::routes::{self, Endpoints, Members, encryption, make_known, replay_waiter, session_ender};
 use super::serve::{Route, counters};
+use super::settling::settled;
 use super::sidecar::{agent_failure, terminated};
 use super::{ExitStatus, Failure};
+
+/// No primary has the right to be one for longer without renewing its Lease, by the members' default.
+const LONGEST_RIGHT: Duration = Duration::from_secs(10);
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -92,7 +97,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
             endpoints.ask_pause(),
             members.way.clone(),
         )),
-        table: outside.routes,
+        table: settled(outside.routes, LONGEST_RIGHT),
         wait_for_replay: Some(replay_waiter(members.clone())),
         // Without the secret members end nobody's sessions for this route: they are cut when they must leave.
         end_sessions: key().is_some().then(|| session_ender(members, key)),

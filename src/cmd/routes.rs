@@ -27,6 +27,7 @@ use crate::proxy::{
 };
 
 use super::serve::Route;
+use super::settling::settled_term;
 use super::{ExitStatus, Failure, status_of, wiring};
 
 /// Between two questions for a member's position, at most and at least.
@@ -43,6 +44,7 @@ const END_BATCH: usize = 1000;
 /// Bound and not served yet.
 pub(super) struct Endpoints {
     encryption: Option<Encryption>,
+    show_clients: bool,
     trusted_proxies: Vec<Network>,
     bound: Vec<(Listen, Limits, TcpListener, Arc<RouteStats>)>,
 }
@@ -68,6 +70,7 @@ impl Endpoints {
         let trusted_proxies = arguments.trusted_proxies.clone();
         Ok(Self {
             encryption,
+            show_clients: arguments.show_clients,
             trusted_proxies,
             bound,
         })
@@ -115,6 +118,7 @@ impl Endpoints {
                 limits,
                 trusted_proxies: self.trusted_proxies.clone(),
                 encryption: self.encryption.as_ref().map(Encryption::another),
+                show_clients: self.show_clients,
                 knowledge: knowledge.clone(),
                 sessions: Arc::clone(sessions),
                 stats,
@@ -178,13 +182,20 @@ impl Members {
 }
 
 /// What the endpoints of a pod know and whom they ask.
-pub(super) fn knowledge(published: &Published, pod: &Pod, ask_pause: Duration) -> Knowledge {
+pub(super) fn knowledge(
+    published: &Published,
+    table: watch::Receiver<Arc<RouteTable>>,
+    pod: &Pod,
+    ask_pause: Duration,
+) -> Knowledge {
     let own = Some(Arc::clone(&published.positions));
     let (logins, cluster) = (wiring::read_logins(), pod.name.cluster.clone());
-    let (way, table) = (published.way.clone(), published.routes.clone());
-    let members = Members { table, way };
-    Knowledge {
+    let members = Members {
         table: published.routes.clone(),
+        way: published.way.clone(),
+    };
+    Knowledge {
+        table,
         freshness: Some(follow_freshness(
             published.view.clone(),
             own,
@@ -199,34 +210,41 @@ pub(super) fn knowledge(published: &Published, pod: &Pod, ask_pause: Duration) -
     }
 }
 
-/// Says which leaving servers the routes of this process have left: no session is there, and none begins.
+/// Says which leaving servers the routes of this process have left, and for which term the earlier primaries: no
+/// session is there, and none begins.
 ///
-/// An attempt counts as a session from before it begins, and comes to nothing if the server is leaving in the end.
-pub(super) async fn tell_left(published: Published, sessions: Arc<SessionCounts>) {
-    let mut table = published.routes.clone();
+/// An attempt counts as a session from before it begins, and comes to nothing by the `table` that it is given in the end.
+pub(super) async fn tell_left(
+    published: Published,
+    mut table: watch::Receiver<Arc<RouteTable>>,
+    sessions: Arc<SessionCounts>,
+) {
     loop {
-        let leaving: Vec<String> = {
+        let (leaving, term, settled) = {
             let table = table.borrow_and_update();
             let leaving = table.servers.iter().filter(|server| server.leaving);
-            leaving.map(|server| server.name.clone()).collect()
+            let leaving: Vec<String> = leaving.map(|server| server.name.clone()).collect();
+            (leaving, table.term, settled_term(&table, &sessions))
         };
-        let left = leaving
-            .iter()
-            .filter(|name| sessions.of(name) == 0)
-            .cloned()
-            .collect();
-        let waiting = !leaving.is_empty();
-        published.routes_left.send_if_modified(|known| {
-            let left = Some(left);
-            let changed = *known != left;
-            *known = left;
-            changed
-        });
+        let left = leaving.iter().filter(|name| sessions.of(name) == 0);
+        say(&published.routes_left, Some(left.cloned().collect()));
+        if settled.is_some() {
+            say(&published.routes_term, settled);
+        }
+        let waiting = !leaving.is_empty() || settled != term;
         tokio::select! {
             changed = table.changed() => if changed.is_err() { return },
             () = sleep(LEFT_PAUSE), if waiting => {}
         }
     }
+}
+
+fn say<T: PartialEq>(word: &watch::Sender<T>, now: T) {
+    word.send_if_modified(|known| {
+        let changed = *known != now;
+        *known = now;
+        changed
+    });
 }
 
 /// Says to every server, again and again, that this route is there, and whether it has left one that is leaving: a

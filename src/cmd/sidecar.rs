@@ -22,6 +22,7 @@ use crate::proxy::SessionCounts;
 use super::report::report;
 use super::routes::{self, Endpoints};
 use super::serve::{http_listeners, serve_http, server_tls};
+use super::settling::settled;
 use super::{ExitStatus, Failure, wiring};
 
 #[derive(Args, Debug)]
@@ -80,10 +81,12 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         tokio::spawn(report(reporter, arguments.report, published.view.clone()));
     }
     let stats = endpoints.stats();
-    let knowledge = routes::knowledge(&published, &pod, endpoints.ask_pause());
+    let longest_right = Duration::from_millis(pod.policy().times.renew_deadline_ms);
+    let table = settled(published.routes.clone(), longest_right);
+    let knowledge = routes::knowledge(&published, table.clone(), &pod, endpoints.ask_pause());
     let (stop, stopped) = watch::channel(false);
     let sessions = Arc::new(SessionCounts::default());
-    tokio::spawn(routes::tell_left(published.clone(), Arc::clone(&sessions)));
+    tokio::spawn(routes::tell_left(published.clone(), table, Arc::clone(&sessions)));
     let mut listening = endpoints.serve(&knowledge, &sessions, &stopped)?;
     tokio::select! {
         outcome = agent.run(Until::Ended) => Err(Failure::new(ExitStatus::Bug, format!("the agent's loop ended: {outcome:?}"))),

@@ -293,7 +293,7 @@ impl Endpoint {
 
     async fn open(&self, server: &Server, opening: Opening<'_>) -> io::Result<Upstream> {
         // Counted from before the attempt, so that many clients at once spread too.
-        let counted = self.sessions.open(&server.name);
+        let counted = self.sessions.open(&server.name, server.role);
         let connecting = TcpStream::connect(server.address);
         let mut stream = limited(self.limits.connect_timeout, "connection", connecting).await?;
         socket::prepare(&stream)?;
