@@ -24,6 +24,7 @@ pub(super) struct Known<'a> {
     pub(super) clones_total: u64,
     pub(super) was_streaming: bool,
     pub(super) routes_left: Option<&'a BTreeSet<String>>,
+    pub(super) routes_term: Option<u64>,
     pub(super) switch: &'a SwitchPosition,
 }
 
@@ -78,6 +79,7 @@ pub(super) fn member_status(
         leaving: decision.situation == Situation::HandingOver
             && decision.postgres != Some(PostgresAction::Checkpoint),
         routes_left: known.routes_left.cloned(),
+        routes_term: known.routes_term,
         switch: known.switch.clone(),
         read_only: false,
     }

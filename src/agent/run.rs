@@ -21,7 +21,7 @@ use crate::core::status::ServerStatus;
 use crate::core::supervision::SupervisorStatus;
 use crate::dns::Resolver;
 use crate::http::Beat;
-use crate::peers::Peers;
+use crate::peers::{Peers, Way};
 use crate::postgres::Login;
 use crate::postgres::query::LocalServer;
 use crate::postgres::routed::RoutedServer;
@@ -91,6 +91,8 @@ pub struct Agent {
     pub(super) memory: Memory,
     /// The leaving servers that the routes of this process have left; `None` where nothing routes.
     pub(super) routes_left: watch::Receiver<Option<BTreeSet<String>>>,
+    /// The newest term for which they have left the primaries of earlier ones.
+    pub(super) routes_term: watch::Receiver<Option<u64>>,
     pub(super) switch: Switchboard,
     pub(super) visitors: Visitors,
     pub(super) recorder: Recorder,
@@ -116,6 +118,10 @@ impl Agent {
             .transpose()?
             .map(Arc::new);
         let (login_sender, login) = watch::channel(logins.1.clone());
+        let way = tls.as_ref().map_or_else(Way::plain, |tls| {
+            let tls = Arc::clone(tls);
+            Way::verified(Arc::new(move || tls.config()), settings.topology.service_host())
+        });
         let access = Arc::new(Access {
             topology: settings.topology.clone(),
             port: settings.postgres_port,
@@ -130,7 +136,7 @@ impl Agent {
         let office = office(&settings)?;
         let requests = Requests::default();
         let switch = Switchboard::open(&settings.run_directory);
-        let (outlets, published, journal) = outlets(&settings, office.as_ref(), &requests, &switch);
+        let (outlets, published, journal) = outlets(&settings, office.as_ref(), &requests, &switch, &way);
         let agent = Self {
             office,
             requests,
@@ -149,7 +155,7 @@ impl Agent {
                 wanted,
             ),
             access,
-            peers: Peers::new(&settings.member.cluster, settings.peer_timeout),
+            peers: Peers::new(&settings.member.cluster, settings.peer_timeout, way),
             server: LocalServer::at(
                 settings.server_address,
                 Some(settings.member.clone()),
@@ -172,6 +178,7 @@ impl Agent {
             lease_failing: false,
             memory: Memory::default(),
             routes_left: published.routes_left.subscribe(),
+            routes_term: published.routes_term.subscribe(),
             switch,
             visitors: published.operator.visitors.clone(),
             recorder: Recorder::new(journal),
@@ -252,6 +259,7 @@ impl Agent {
             self.was_streaming = false;
         }
         let routes_left = self.routes_left.borrow_and_update().clone();
+        let routes_term = *self.routes_term.borrow_and_update();
         self.switch.listen(&peers);
         let switch = self.switch.position();
         let known = publish::Known {
@@ -259,6 +267,7 @@ impl Agent {
             clones_total: self.clones.total,
             was_streaming: self.was_streaming,
             routes_left: routes_left.as_ref(),
+            routes_term,
             switch: &switch,
         };
         let status = publish::member_status(&self.settings, observation, decision, known);
@@ -354,6 +363,7 @@ impl Agent {
             _ = self.supervisor_status.changed() => {}
             _ = self.names.changed() => {}
             Ok(()) = self.routes_left.changed() => {}
+            Ok(()) = self.routes_term.changed() => {}
             () = self.switch.turned() => {}
             () = self.visitors.news() => {}
             _ = self.upstream.changed() => {}
@@ -380,6 +390,7 @@ fn outlets(
     office: Option<&Office>,
     requests: &Requests,
     switch: &Switchboard,
+    way: &Way,
 ) -> (Outlets, Published, Journal) {
     let (view, view_receiver) = watch::channel(Arc::new(publish::first_view(settings)));
     let (routes, routes_receiver) = watch::channel(Arc::new(RouteTable::default()));
@@ -397,6 +408,7 @@ fn outlets(
         requests: requests.clone(),
         logins: Arc::clone(&settings.logins),
         member: settings.member.clone(),
+        way: way.clone(),
     };
     let published = Published {
         view: view_receiver,
@@ -408,6 +420,8 @@ fn outlets(
         operator: Arc::new(operator),
         positions,
         routes_left: watch::Sender::new(None),
+        way: way.clone(),
+        routes_term: watch::Sender::new(None),
     };
     let outlets = Outlets {
         view,

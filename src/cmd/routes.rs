@@ -19,14 +19,15 @@ use crate::core::operate::{Answer, Order};
 use crate::core::routing::listen::Listen;
 use crate::core::routing::{RouteMode, RouteTable, Server};
 use crate::core::signature::MemberKey;
-use crate::peers::{send_signed_order, wait_for_replay};
+use crate::peers::{Reach, Way, send_signed_order, wait_for_replay};
 use crate::postgres::tls::ClientTls;
 use crate::proxy::{
-    Authority, CertificateFolder, Encryption, EndIdle, Knowledge, Limits, Listener, Network, RouteStats,
+    Authority, CertificateFolder, Encryption, EndSessions, Knowledge, Limits, Listener, Network, RouteStats,
     SessionCounts, WaitForReplay, Workers,
 };
 
 use super::serve::Route;
+use super::settling::settled_term;
 use super::{ExitStatus, Failure, status_of, wiring};
 
 /// Between two questions for a member's position, at most and at least.
@@ -43,6 +44,7 @@ const END_BATCH: usize = 1000;
 /// Bound and not served yet.
 pub(super) struct Endpoints {
     encryption: Option<Encryption>,
+    show_clients: bool,
     trusted_proxies: Vec<Network>,
     bound: Vec<(Listen, Limits, TcpListener, Arc<RouteStats>)>,
 }
@@ -68,6 +70,7 @@ impl Endpoints {
         let trusted_proxies = arguments.trusted_proxies.clone();
         Ok(Self {
             encryption,
+            show_clients: arguments.show_clients,
             trusted_proxies,
             bound,
         })
@@ -115,6 +118,7 @@ impl Endpoints {
                 limits,
                 trusted_proxies: self.trusted_proxies.clone(),
                 encryption: self.encryption.as_ref().map(Encryption::another),
+                show_clients: self.show_clients,
                 knowledge: knowledge.clone(),
                 sessions: Arc::clone(sessions),
                 stats,
@@ -150,48 +154,84 @@ pub(super) fn encryption(
     })?;
     let certificate =
         CertificateFolder::open(folder).map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?;
-    let authority =
-        ClientTls::open(folder).map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?;
-    let authority: Authority = Arc::new(move || authority.config());
+    let authority = authority(folder)?;
     let domain = topology.service_host();
     Ok(Some(Encryption::new(Arc::new(certificate), authority, domain)))
 }
 
-/// What the endpoints of a pod know and whom they ask.
-pub(super) fn knowledge(published: &Published, pod: &Pod, ask_pause: Duration) -> Knowledge {
-    let own = Some(Arc::clone(&published.positions));
-    let (logins, cluster) = (wiring::read_logins(), pod.name.cluster.clone());
-    Knowledge {
-        table: published.routes.clone(),
-        freshness: Some(follow_freshness(published.view.clone(), own, ask_pause)),
-        wait_for_replay: Some(replay_waiter()),
-        end_idle: Some(idle_ender(Arc::new(move || member_key(&logins, &cluster)))),
+/// By which members are verified.
+pub(super) fn authority(folder: &Path) -> Result<Authority, Failure> {
+    let authority =
+        ClientTls::open(folder).map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?;
+    Ok(Arc::new(move || authority.config()))
+}
+
+/// The servers' members, by the address of their HTTP.
+#[derive(Clone)]
+pub(super) struct Members {
+    pub(super) table: watch::Receiver<Arc<RouteTable>>,
+    pub(super) way: Way,
+}
+
+impl Members {
+    fn at(&self, address: SocketAddr) -> Reach {
+        let table = self.table.borrow();
+        let server = table.servers.iter().find(|server| server.http_address == address);
+        self.way.to(server.map_or("", |server| &server.name), address)
     }
 }
 
-/// Says which leaving servers the routes of this process have left: no session is there, and none begins.
+/// What the endpoints of a pod know and whom they ask.
+pub(super) fn knowledge(
+    published: &Published,
+    table: watch::Receiver<Arc<RouteTable>>,
+    pod: &Pod,
+    ask_pause: Duration,
+) -> Knowledge {
+    let own = Some(Arc::clone(&published.positions));
+    let (logins, cluster) = (wiring::read_logins(), pod.name.cluster.clone());
+    let members = Members {
+        table: published.routes.clone(),
+        way: published.way.clone(),
+    };
+    Knowledge {
+        table,
+        freshness: Some(follow_freshness(
+            published.view.clone(),
+            own,
+            ask_pause,
+            members.way.clone(),
+        )),
+        wait_for_replay: Some(replay_waiter(members.clone())),
+        end_sessions: Some(session_ender(
+            members,
+            Arc::new(move || member_key(&logins, &cluster)),
+        )),
+    }
+}
+
+/// Says which leaving servers the routes of this process have left, and for which term the earlier primaries: no
+/// session is there, and none begins.
 ///
-/// An attempt counts as a session from before it begins, and comes to nothing if the server is leaving in the end.
-pub(super) async fn tell_left(published: Published, sessions: Arc<SessionCounts>) {
-    let mut table = published.routes.clone();
+/// An attempt counts as a session from before it begins, and comes to nothing by the `table` that it is given in the end.
+pub(super) async fn tell_left(
+    published: Published,
+    mut table: watch::Receiver<Arc<RouteTable>>,
+    sessions: Arc<SessionCounts>,
+) {
     loop {
-        let leaving: Vec<String> = {
+        let (leaving, term, settled) = {
             let table = table.borrow_and_update();
             let leaving = table.servers.iter().filter(|server| server.leaving);
-            leaving.map(|server| server.name.clone()).collect()
+            let leaving: Vec<String> = leaving.map(|server| server.name.clone()).collect();
+            (leaving, table.term, settled_term(&table, &sessions))
         };
-        let left = leaving
-            .iter()
-            .filter(|name| sessions.of(name) == 0)
-            .cloned()
-            .collect();
-        let waiting = !leaving.is_empty();
-        published.routes_left.send_if_modified(|known| {
-            let left = Some(left);
-            let changed = *known != left;
-            *known = left;
-            changed
-        });
+        let left = leaving.iter().filter(|name| sessions.of(name) == 0);
+        say(&published.routes_left, Some(left.cloned().collect()));
+        if settled.is_some() {
+            say(&published.routes_term, settled);
+        }
+        let waiting = !leaving.is_empty() || settled != term;
         tokio::select! {
             changed = table.changed() => if changed.is_err() { return },
             () = sleep(LEFT_PAUSE), if waiting => {}
@@ -199,14 +239,23 @@ pub(super) async fn tell_left(published: Published, sessions: Arc<SessionCounts>
     }
 }
 
+fn say<T: PartialEq>(word: &watch::Sender<T>, now: T) {
+    word.send_if_modified(|known| {
+        let changed = *known != now;
+        *known = now;
+        changed
+    });
+}
+
 /// Says to every server, again and again, that this route is there, and whether it has left one that is leaving: a
 /// planned move waits for it. For a route that is no member's.
 pub(super) async fn make_known(
-    mut table: watch::Receiver<Arc<RouteTable>>,
+    members: Members,
     sessions: Arc<SessionCounts>,
     key: Arc<dyn Fn() -> Option<MemberKey> + Send + Sync>,
 ) {
     let route = format!("{:016x}", fastrand::u64(..));
+    let mut table = members.table.clone();
     let mut told: BTreeMap<SocketAddr, (Instant, bool)> = BTreeMap::new();
     loop {
         let servers: Vec<(SocketAddr, bool, bool)> = {
@@ -227,8 +276,9 @@ pub(super) async fn make_known(
                     route: route.clone(),
                     left,
                 };
+                let member = members.at(address);
                 tokio::spawn(async move {
-                    drop(send_signed_order(address, &order, &key, END_LIMIT).await);
+                    drop(send_signed_order(member, &order, &key, END_LIMIT).await);
                 });
             }
         }
@@ -240,24 +290,29 @@ pub(super) async fn make_known(
     }
 }
 
-pub(super) fn replay_waiter() -> WaitForReplay {
-    Arc::new(|address, lsn, wait| {
-        Box::pin(async move { wait_for_replay(address, lsn, wait).await.unwrap_or(false) })
+pub(super) fn replay_waiter(members: Members) -> WaitForReplay {
+    Arc::new(move |address, lsn, wait| {
+        let member = members.at(address);
+        Box::pin(async move { wait_for_replay(&member, lsn, wait).await.unwrap_or(false) })
     })
 }
 
 /// Members take the order only signed.
-pub(super) fn idle_ender(key: Arc<dyn Fn() -> Option<MemberKey> + Send + Sync>) -> EndIdle {
-    Arc::new(move |address, clients| {
-        let key = key();
+pub(super) fn session_ender(
+    members: Members,
+    key: Arc<dyn Fn() -> Option<MemberKey> + Send + Sync>,
+) -> EndSessions {
+    Arc::new(move |address, clients, busy| {
+        let (key, member) = (key(), members.at(address));
         Box::pin(async move {
             let key = key.ok_or("the replication password is not known")?;
             let mut ended = Vec::new();
             for batch in clients.chunks(END_BATCH) {
-                let order = Order::EndIdle {
+                let order = Order::EndSessions {
                     clients: batch.to_vec(),
+                    busy,
                 };
-                let sent = send_signed_order(address, &order, &key, END_LIMIT).await;
+                let sent = send_signed_order(member.clone(), &order, &key, END_LIMIT).await;
                 let (_, body) = sent.map_err(|error| error.to_string())?;
                 let answer: Answer = serde_json::from_value(body).map_err(|error| error.to_string())?;
                 ended.extend(answer.clients.ok_or(answer.message)?);

@@ -21,7 +21,8 @@ use crate::proxy::SessionCounts;
 
 use super::report::report;
 use super::routes::{self, Endpoints};
-use super::serve::{http_listeners, serve_http};
+use super::serve::{http_listeners, serve_http, server_tls};
+use super::settling::settled;
 use super::{ExitStatus, Failure, wiring};
 
 #[derive(Args, Debug)]
@@ -55,7 +56,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let pod = arguments.pod.resolve()?;
     wiring::prepare_run_directory(&pod)?;
     // First of all the startup probe must find somebody: PostgreSQL starts after it.
-    let listeners = (|| http_listeners(&pod, &pod.arguments.run_dir))
+    let folder = arguments.server.tls_directory();
+    let tls = server_tls(folder.as_deref())?;
+    let listeners = (|| http_listeners(&pod, &pod.arguments.run_dir, tls.as_ref()))
         .retry(TAKE_OVER)
         .when(in_use)
         .await
@@ -65,7 +68,6 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         pod.arguments.network.read_only_port,
     );
     let listens = arguments.routes.listeners(ports.0, ports.1)?;
-    let folder = arguments.server.tls_directory();
     let encryption = routes::encryption(&arguments.routes, folder.as_deref(), &wiring::topology(&pod))?;
     let address = |port| pod.bind_address(port);
     let endpoints = Endpoints::bind(listens, &arguments.routes, encryption, address).await?;
@@ -79,10 +81,12 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         tokio::spawn(report(reporter, arguments.report, published.view.clone()));
     }
     let stats = endpoints.stats();
-    let knowledge = routes::knowledge(&published, &pod, endpoints.ask_pause());
+    let longest_right = Duration::from_millis(pod.policy().times.renew_deadline_ms);
+    let table = settled(published.routes.clone(), longest_right);
+    let knowledge = routes::knowledge(&published, table.clone(), &pod, endpoints.ask_pause());
     let (stop, stopped) = watch::channel(false);
     let sessions = Arc::new(SessionCounts::default());
-    tokio::spawn(routes::tell_left(published.clone(), Arc::clone(&sessions)));
+    tokio::spawn(routes::tell_left(published.clone(), table, Arc::clone(&sessions)));
     let mut listening = endpoints.serve(&knowledge, &sessions, &stopped)?;
     tokio::select! {
         outcome = agent.run(Until::Ended) => Err(Failure::new(ExitStatus::Bug, format!("the agent's loop ended: {outcome:?}"))),

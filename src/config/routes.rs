@@ -63,6 +63,9 @@ pub struct RouteArguments {
         value_name = "ADDRESS/BITS"
     )]
     pub trusted_proxies: Vec<Network>,
+    /// Add the client's address to application_name, for pg_stat_activity: servers see the route's
+    #[arg(long, env = "PODGRES_SHOW_CLIENTS")]
+    pub show_clients: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -34,6 +34,12 @@ fn table(view: &ClusterView, me: Option<&MemberStatus>) -> RouteTable {
     let unclear = current.clone().filter_map(|member| unclear(member));
     let unclear = unclear.collect();
     let servers = current.filter_map(|member| server(view, member, orphaned));
+    let live = view.peers.iter().filter_map(PeerEntry::live_status);
+    // Its routes may still be with the primary of an earlier term.
+    let behind = |member: &MemberStatus| {
+        let settled = member.routes_term.is_none_or(|term| Some(term) >= newest);
+        (!settled).then(|| member.name.clone())
+    };
     let everybody = view.peers.iter().filter_map(|peer| peer.status.as_ref());
     RouteTable {
         servers: servers.collect(),
@@ -43,6 +49,8 @@ fn table(view: &ClusterView, me: Option<&MemberStatus>) -> RouteTable {
             .map(|member| (member.name.clone(), address(member)))
             .collect(),
         unclear,
+        term: newest,
+        waits_for: me.into_iter().chain(live).filter_map(behind).collect(),
         read_only: view.read_only,
         orphaned,
     }
@@ -120,4 +128,54 @@ fn incarnation(member: &MemberStatus) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::cluster::fixtures::{peer, primary, standby, view};
+    use crate::core::lease::{LeadershipReport, Office};
+
+    fn in_office(mut member: MemberStatus, term: u64) -> MemberStatus {
+        let office = Some(Office { term, beat: 0 });
+        member.leadership = Some(LeadershipReport {
+            office,
+            ..LeadershipReport::default()
+        });
+        member
+    }
+
+    fn routes_of(mut member: MemberStatus, term: u64) -> MemberStatus {
+        member.routes_term = Some(term);
+        member
+    }
+
+    #[test]
+    fn the_newest_primary_waits_for_the_routes_of_members_that_are_there() {
+        let (old, new) = (in_office(primary(0), 4), in_office(primary(1), 5));
+        let silent = PeerEntry {
+            contact: PeerContact::TimedOut,
+            ..peer(routes_of(standby(3), 4))
+        };
+        let peers = vec![peer(routes_of(old, 4)), peer(routes_of(new, 5)), silent];
+        let table = route_table(&view(routes_of(standby(2), 4), peers.clone()));
+        assert_eq!(table.term, Some(5));
+        assert_eq!(table.waits_for, ["pg-2", "pg-0"], "itself, and not who is silent");
+        let primaries = |table: &RouteTable| -> Vec<String> {
+            let primaries = table.servers.iter().filter(|server| server.role == Role::Primary);
+            primaries.map(|server| server.name.clone()).collect()
+        };
+        assert_eq!(primaries(&table), ["pg-1"], "the old one is none any more");
+        let held = table.without_primary();
+        assert!(primaries(&held).is_empty() && held.unclear.contains_key("pg-1"));
+        assert_eq!(held.term, Some(5));
+        let table = route_table_of_peers(&view(standby(2), peers));
+        assert_eq!(table.waits_for, ["pg-0"], "an outsider has no routes of a member");
+    }
+
+    #[test]
+    fn without_a_lease_nobody_is_waited_for() {
+        let table = route_table(&view(primary(0), vec![peer(routes_of(standby(1), 4))]));
+        assert_eq!((table.term, table.waits_for), (None, vec![]));
+    }
 }

@@ -51,10 +51,29 @@ pub struct RouteTable {
     /// Servers that run and are neither now, by name and incarnation: in the middle of a promotion, or without the
     /// right to be what they are.
     pub unclear: BTreeMap<String, u64>,
+    /// The newest term that anybody is in office for, with a Lease.
+    pub term: Option<u64>,
+    /// Members that are there and whose routes have not said yet that they have left the primaries of earlier terms.
+    pub waits_for: Vec<String>,
     /// The operator's read-only switch: no session goes to the primary.
     pub read_only: bool,
     /// The primary is known to be gone: nothing newer than what the standbys have exists anywhere.
     pub orphaned: bool,
+}
+
+impl RouteTable {
+    /// The same while no session may begin on the primary; those that read there since it was a standby go on.
+    #[must_use]
+    pub fn without_primary(&self) -> Self {
+        let mut table = self.clone();
+        let primaries = table.servers.iter().filter(|server| server.role == Role::Primary);
+        let primaries: Vec<_> = primaries
+            .map(|server| (server.name.clone(), server.incarnation))
+            .collect();
+        table.unclear.extend(primaries);
+        table.servers.retain(|server| server.role != Role::Primary);
+        table
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

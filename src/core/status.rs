@@ -224,6 +224,10 @@ pub struct MemberStatus {
     /// The leaving servers that this member's routes have left altogether; `None` where nothing routes.
     #[serde(default)]
     pub routes_left: Option<BTreeSet<String>>,
+    /// This member's routes have no session left with a primary of a term before this one; `None` where nothing
+    /// routes, or no term is known.
+    #[serde(default)]
+    pub routes_term: Option<u64>,
     /// The newest position of the read-only switch that it knows; with a Lease the Lease says it.
     #[serde(default)]
     pub switch: SwitchPosition,
@@ -264,6 +268,7 @@ impl MemberStatus {
             leadership: None,
             leaving: false,
             routes_left: None,
+            routes_term: None,
             switch: SwitchPosition::default(),
             read_only: false,
         }

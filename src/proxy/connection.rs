@@ -2,6 +2,7 @@
 //!
 //! The order of the protocol is held here; reading is in `client`, choosing in `upstream`, the rest in `relay`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
@@ -43,6 +44,8 @@ pub(super) struct Endpoint {
     pub(super) trusted_proxies: Vec<Network>,
     /// TLS ends here; without it passes through to the servers.
     pub(super) encryption: Option<Arc<Encryption>>,
+    /// The client's address goes into `application_name`.
+    pub(super) show_clients: bool,
     /// One has, so far.
     pub(super) servers_speak_tls: AtomicBool,
     pub(super) clients: Arc<ClientCounts>,
@@ -79,7 +82,7 @@ struct Talk {
 /// What a client gets in the end.
 #[derive(Debug)]
 enum Outcome {
-    Session(Upstream, Slot, Arc<RoutePolicy>),
+    Session(Box<Upstream>, Slot, Arc<RoutePolicy>),
     Cancel(Vec<u8>),
     /// It speaks TLS from here on, with this endpoint.
     Encrypted(Came, Arc<Encryption>),
@@ -116,7 +119,7 @@ impl Endpoint {
         };
         match outcome {
             Ok(Outcome::Session(upstream, slot, policy)) => {
-                self.relay(client.stream, upstream, policy, (slot, open));
+                self.relay(client.stream, *upstream, policy, (slot, open));
             }
             Ok(Outcome::Cancel(packet)) => self.forward_cancel(&packet, None).await,
             Ok(Outcome::Encrypted(came, by)) => self.serve_encrypted(client, came, by, open).await,
@@ -262,15 +265,25 @@ impl Endpoint {
             options: &options,
             unreadable: None,
         };
+        let packet = self.packet(session, client.address);
         if let Some((mut upstream, slot)) = talk.plain
             && self.still_serves(&wish, &upstream)
-            && self.says_startup(&mut upstream, &session.bytes).await
+            && self.says_startup(&mut upstream, &packet).await
         {
-            return Ok(Outcome::Session(upstream, slot, policy));
+            return Ok(Outcome::Session(Box::new(upstream), slot, policy));
         }
-        let opening = Opening::Startup(&session.bytes);
+        let opening = Opening::Startup(&packet);
         let (upstream, slot) = self.place(client, &wish, opening, None).await?;
-        Ok(Outcome::Session(upstream, slot, policy))
+        Ok(Outcome::Session(Box::new(upstream), slot, policy))
+    }
+
+    /// The startup packet as the server gets it.
+    pub(super) fn packet<'a>(&self, session: &'a SessionStartup, client: IpAddr) -> Cow<'a, [u8]> {
+        if self.show_clients {
+            Cow::Owned(session.with_client(client))
+        } else {
+            Cow::Borrowed(&session.bytes)
+        }
     }
 
     /// What the startup packet asks for, as options and as the policy that they make of `base`.
@@ -311,7 +324,7 @@ impl Endpoint {
         }
         if self.passes_on(&mut upstream, &hello).await {
             upstream.unreadable = Some(client.address);
-            Ok(Outcome::Session(upstream, slot, policy))
+            Ok(Outcome::Session(Box::new(upstream), slot, policy))
         } else {
             Err(End::Gone)
         }
@@ -324,7 +337,7 @@ impl Endpoint {
         match self.place(client, &wish, Opening::Tls(&hello), None).await {
             Ok((mut upstream, slot)) => {
                 upstream.unreadable = Some(client.address);
-                Ok(Outcome::Session(upstream, slot, Arc::clone(&policy)))
+                Ok(Outcome::Session(Box::new(upstream), slot, Arc::clone(&policy)))
             }
             Err(End::Refused(refusal)) => Err(End::RefusedInTls(refusal)),
             Err(end) => Err(end),

@@ -79,6 +79,11 @@ impl Encryption {
         self.certificate.to_show(server.as_ref())
     }
 
+    /// The files have changed, and no server has shown the new certificate yet.
+    pub(super) fn is_behind(&self) -> bool {
+        self.to_show().certificate != self.certificate.to_show(None).certificate
+    }
+
     /// TLS with the member over a fresh connection.
     pub(super) async fn encrypt(
         &self,
@@ -92,7 +97,10 @@ impl Encryption {
             _ => return Err(io::Error::other("it answered the request for TLS with an error")),
         }
         let name = ServerName::try_from(format!("{member}.{}", self.domain)).map_err(io::Error::other)?;
-        TlsConnector::from((self.authority)()).connect(name, stream).await
+        let connector = TlsConnector::from((self.authority)());
+        let stream = connector.connect(name, stream).await?;
+        self.note(shown_by(&stream));
+        Ok(stream)
     }
 
     /// A session's connection: the server has shown `certificate`, has been told `startup`, and begins to answer.
@@ -104,11 +112,7 @@ impl Encryption {
         startup: &[u8],
     ) -> io::Result<ServerTls> {
         let mut stream = self.encrypt(stream, member).await?;
-        let chain = stream.get_ref().1.peer_certificates();
-        let shown = chain.and_then(|chain| chain.first());
-        let same = shown == Some(certificate);
-        self.note(shown);
-        if !same {
+        if shown_by(&stream) != Some(certificate) {
             return Err(io::Error::other(OtherCertificate));
         }
         stream.write_all(startup).await?;
@@ -126,4 +130,8 @@ impl Encryption {
             *known = shown.map(|shown| shown.clone().into_owned());
         }
     }
+}
+
+fn shown_by(stream: &TlsStream<TcpStream>) -> Option<&CertificateDer<'static>> {
+    stream.get_ref().1.peer_certificates()?.first()
 }

@@ -40,6 +40,8 @@ pub struct Listener {
     pub trusted_proxies: Vec<Network>,
     /// TLS ends here; without it passes through to the servers.
     pub encryption: Option<Encryption>,
+    /// The client's address goes into `application_name`.
+    pub show_clients: bool,
     pub knowledge: Knowledge,
     /// Shared by the listeners of one process, so that they balance together.
     pub sessions: Arc<SessionCounts>,
@@ -116,6 +118,7 @@ impl Listener {
             limits: self.limits,
             trusted_proxies: self.trusted_proxies,
             encryption: self.encryption.map(Arc::new),
+            show_clients: self.show_clients,
             servers_speak_tls: AtomicBool::new(false),
             clients: Arc::default(),
             knowledge: self.knowledge,

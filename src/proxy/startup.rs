@@ -4,6 +4,8 @@
 //! first packet and never changes one, so that what was read can be forwarded as it came. Source: the manual's
 //! "Message Formats" (`StartupMessage`, `SSLRequest`, `GSSENCRequest`, `CancelRequest`).
 
+use std::net::IpAddr;
+
 /// What a packet may hold behind its length word: `MAX_STARTUP_PACKET_LENGTH`.
 pub const MAX_STARTUP_BYTES: usize = 10_000;
 
@@ -52,6 +54,9 @@ pub enum StartupError {
     #[error("invalid startup packet layout: expected terminator as last byte")]
     Layout,
 }
+
+/// What PostgreSQL keeps of an application's name.
+const MAX_APPLICATION_NAME_BYTES: usize = 63;
 
 /// What can be said of the bytes that have come so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +117,40 @@ impl SessionStartup {
             (Some(name), Some(value)) if !name.is_empty() => Some((name, value)),
             _ => None,
         })
+    }
+
+    /// The packet with the client's address behind the application's name, for whoever looks at `pg_stat_activity`.
+    ///
+    /// As it came for replication, where the name says who the standby is, and where it would become too long.
+    pub fn with_client(&self, client: IpAddr) -> Vec<u8> {
+        const NAME: &[u8] = b"application_name";
+        let given = self.parameters().filter(|(name, _)| *name == NAME).last();
+        let address = client.to_canonical().to_string();
+        let room = MAX_APPLICATION_NAME_BYTES.saturating_sub(address.len() + 1);
+        let mut value: Vec<u8> = given
+            .map_or(&[][..], |(_, value)| value)
+            .iter()
+            .copied()
+            .take(room)
+            .collect();
+        if !value.is_empty() {
+            value.push(b' ');
+        }
+        value.extend(address.bytes());
+        let others = self.parameters().filter(|(name, _)| *name != NAME);
+        let mut packet = self.bytes.get(..8).unwrap_or_default().to_vec();
+        for (name, value) in others.chain([(NAME, value.as_slice())]) {
+            packet.extend(name.iter().chain(&[0]).chain(value).chain(&[0]));
+        }
+        packet.push(0);
+        let fits = packet.len() <= MAX_STARTUP_BYTES + 4;
+        match u32::try_from(packet.len()) {
+            Ok(length) if fits && !self.asks_for_replication() => {
+                packet.splice(..4, length.to_be_bytes());
+                packet
+            }
+            _ => self.bytes.clone(),
+        }
     }
 
     /// Whether the session would be a WAL sender. A value that is not a clear "no" counts as yes.
@@ -291,6 +330,34 @@ mod tests {
         for value in ["false", "F", "no", "n", "off", "of", "0"] {
             assert!(!replicates(value), "{value:?}");
         }
+    }
+
+    #[test]
+    fn the_clients_address_stands_behind_the_applications_name() {
+        let client = IpAddr::from([192, 0, 2, 1]);
+        let long = "n".repeat(80);
+        for (before, after) in [
+            ("user\0u\0\0", "192.0.2.1"),
+            ("application_name\0shop\0user\0u\0\0", "shop 192.0.2.1"),
+            (
+                &format!("user\0u\0application_name\0{long}\0\0"),
+                &format!("{} 192.0.2.1", &long[..53]),
+            ),
+        ] {
+            let Ok(Parsed::Complete(Startup::Session(given))) = session(before.as_bytes()) else {
+                panic!("{before}");
+            };
+            let Ok(Parsed::Complete(Startup::Session(made))) = parse(&given.with_client(client)) else {
+                panic!("{before}");
+            };
+            let expected = [(&b"user"[..], &b"u"[..]), (b"application_name", after.as_bytes())];
+            assert_eq!(made.parameters().collect::<Vec<_>>(), expected);
+        }
+        let Ok(Parsed::Complete(Startup::Session(standby))) = session(b"user\0u\0replication\x001\0\0")
+        else {
+            panic!("a standby");
+        };
+        assert_eq!(standby.with_client(client), standby.bytes);
     }
 
     proptest! {

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::core::status::Role;
+
 use super::refusal::RefusalReason;
 
 /// The counters of one listener; shared with whoever shows them.
@@ -112,25 +114,36 @@ impl Drop for Raised<'_> {
 /// How many sessions each server has or is about to get, over all listeners that share this.
 #[derive(Debug, Default)]
 pub struct SessionCounts {
-    by_server: Mutex<BTreeMap<String, usize>>,
+    /// By name, and by the role that it had when they began.
+    by_server: Mutex<BTreeMap<(String, Role), usize>>,
 }
 
 impl SessionCounts {
     /// Sessions of the server called `name`.
     pub fn of(&self, name: &str) -> usize {
-        self.lock().get(name).copied().unwrap_or(0)
+        let by_server = self.lock();
+        let its = by_server.iter().filter(|((server, _), _)| server == name);
+        its.map(|(_, count)| count).sum()
+    }
+
+    /// Servers with sessions that began while they were the primary.
+    pub fn primaries(&self) -> Vec<String> {
+        let by_server = self.lock();
+        let primaries = by_server.keys().filter(|(_, role)| *role == Role::Primary);
+        primaries.map(|(server, _)| server.clone()).collect()
     }
 
     /// Counts a session of that server until the guard is dropped.
-    pub(super) fn open(self: &Arc<Self>, name: &str) -> CountedSession {
-        *self.lock().entry(name.to_owned()).or_default() += 1;
+    pub(super) fn open(self: &Arc<Self>, name: &str, role: Role) -> CountedSession {
+        let server = (name.to_owned(), role);
+        *self.lock().entry(server.clone()).or_default() += 1;
         CountedSession {
             counts: Arc::clone(self),
-            name: name.to_owned(),
+            server,
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, usize>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(String, Role), usize>> {
         self.by_server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -139,16 +152,16 @@ impl SessionCounts {
 #[derive(Debug)]
 pub(super) struct CountedSession {
     counts: Arc<SessionCounts>,
-    name: String,
+    server: (String, Role),
 }
 
 impl Drop for CountedSession {
     fn drop(&mut self) {
         let mut by_server = self.counts.lock();
-        if let Some(count) = by_server.get_mut(&self.name) {
+        if let Some(count) = by_server.get_mut(&self.server) {
             *count -= 1;
             if *count == 0 {
-                by_server.remove(&self.name);
+                by_server.remove(&self.server);
             }
         }
     }
@@ -161,10 +174,12 @@ mod tests {
     #[test]
     fn a_session_counts_while_its_guard_lives() {
         let counts = Arc::new(SessionCounts::default());
-        let first = counts.open("a");
-        let second = counts.open("a");
+        let first = counts.open("a", Role::Primary);
+        let second = counts.open("a", Role::Standby);
         assert_eq!((counts.of("a"), counts.of("b")), (2, 0));
+        assert_eq!(counts.primaries(), ["a"]);
         drop(first);
+        assert!(counts.primaries().is_empty());
         drop(second);
         assert_eq!(counts.of("a"), 0);
         assert!(counts.lock().is_empty());

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
-use crate::core::routing::RoutePolicy;
+use crate::core::routing::{RoutePolicy, candidates};
 
 use super::certificate::Shown;
 use super::client::{Client, End};
@@ -34,7 +35,7 @@ pub(super) enum Came {
 
 /// What such a client gets.
 enum Outcome {
-    Session(Upstream, Slot, Arc<RoutePolicy>),
+    Session(Box<Upstream>, Slot, Arc<RoutePolicy>),
     Cancel(Vec<u8>),
 }
 
@@ -48,6 +49,10 @@ impl Endpoint {
         open: OwnedSemaphorePermit,
     ) {
         let mut stopping = self.stopping.clone();
+        if encryption.is_behind() {
+            // Clients that trust the new certificate alone would never get as far as to a server.
+            self.look_at_a_server(&encryption).await;
+        }
         let shown = encryption.to_show();
         let Some(mut client) = client.encrypt(&shown).await else {
             return;
@@ -61,13 +66,28 @@ impl Endpoint {
         };
         match outcome {
             Ok(Outcome::Session(upstream, slot, policy)) => {
-                self.relay_encrypted(client.stream, early, upstream, policy, (slot, open));
+                self.relay_encrypted(client.stream, early, *upstream, policy, (slot, open));
             }
             Ok(Outcome::Cancel(packet)) => {
                 self.forward_cancel(&packet, Some(&encryption)).await;
                 client.close(&[]).await;
             }
             Err(end) => self.send_away(client, &end).await,
+        }
+    }
+
+    /// Which certificate the first candidate has.
+    async fn look_at_a_server(&self, encryption: &Encryption) {
+        let table = self.knowledge.now();
+        let Some(server) = candidates(&self.policy, &table).first().copied() else {
+            return;
+        };
+        let looking = async {
+            let stream = TcpStream::connect(server.address).await?;
+            encryption.encrypt(stream, &server.name).await
+        };
+        if let Ok(Err(error)) = timeout(self.limits.connect_timeout, looking).await {
+            tracing::debug!(server = server.name, %error, "could not look at a server's certificate");
         }
     }
 
@@ -96,10 +116,11 @@ impl Endpoint {
             options: &options,
             unreadable: None,
         };
+        let packet = self.packet(&session, client.address);
         let opening = Opening::Encrypted {
             by,
             certificate: &shown.certificate,
-            startup: &session.bytes,
+            startup: &packet,
         };
         let slot = self.slot(client.address)?;
         let upstream = tokio::select! {
@@ -107,7 +128,7 @@ impl Endpoint {
             end = client.leaves_tls(early) => return Err(end),
             upstream = self.find_upstream(&wish, opening) => upstream?,
         };
-        Ok(Outcome::Session(upstream, slot, policy))
+        Ok(Outcome::Session(Box::new(upstream), slot, policy))
     }
 
     fn relay_encrypted(

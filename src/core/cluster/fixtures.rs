@@ -128,6 +128,7 @@ fn member(ordinal: u32, role: Role, state: MemberState, situation: &str) -> Memb
         leadership: None,
         leaving: false,
         routes_left: None,
+        routes_term: None,
         switch: crate::core::switch::SwitchPosition::default(),
         read_only: false,
     }

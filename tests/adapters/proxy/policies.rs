@@ -58,6 +58,15 @@ async fn a_connection_has_limits_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn servers_are_shown_who_the_client_is() {
+    let _cluster = cluster();
+    let write = Route::read_write(Limits::default(), vec![member(0)]).await;
+    let words = "sslmode=disable application_name=shop";
+    let shown = answer(&write.psql(words, "SHOW application_name").await);
+    assert_eq!(shown, "shop 127.0.0.1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_fallback_there_is_an_error_that_says_why() {
     let _cluster = cluster();
     let limits = super::routes::short_hold();

@@ -6,7 +6,9 @@ use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use podgres::core::routing::{OnPrimaryLoss, ReadOnlyFallback, RouteMode, RoutePolicy, RouteTable, Server};
+use podgres::core::routing::{
+    Affinity, OnPrimaryLoss, ReadOnlyFallback, RouteMode, RoutePolicy, RouteTable, Server,
+};
 use podgres::proxy::{
     Encryption, Knowledge, Limits, Listener, ListenerError, RefusalReason, RouteStats, SessionCounts, Workers,
 };
@@ -80,6 +82,15 @@ impl Route {
         Self::start(RouteMode::ReadOnly, limits, table(servers)).await
     }
 
+    /// As `read_only`, with encrypted sessions spread as all others.
+    pub(super) async fn spread(limits: Limits, servers: Vec<Server>) -> Self {
+        let policy = RoutePolicy {
+            affinity: Affinity::None,
+            ..RoutePolicy::new(RouteMode::ReadOnly)
+        };
+        Self::of(policy, limits, table(servers), None).await
+    }
+
     pub(super) async fn start(mode: RouteMode, limits: Limits, table: RouteTable) -> Self {
         Self::start_with(mode, limits, table, None).await
     }
@@ -93,7 +104,7 @@ impl Route {
         Self::of(RoutePolicy::new(mode), limits, table, encryption).await
     }
 
-    pub(super) async fn of(
+    async fn of(
         policy: RoutePolicy,
         limits: Limits,
         table: RouteTable,
@@ -110,6 +121,7 @@ impl Route {
             limits,
             trusted_proxies: vec!["127.0.0.0/8".parse().expect("network")],
             encryption,
+            show_clients: true,
             knowledge: Knowledge::of_table(receiver),
             sessions: Arc::clone(&sessions),
             stats: Arc::clone(&stats),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use podgres::core::routing::{Affinity, RouteMode, RoutePolicy, Server};
+use podgres::core::routing::Server;
 use podgres::core::status::Role;
 use podgres::proxy::Limits;
 use tokio::time::timeout;
@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 
 use super::cluster::{cluster, member};
 use super::encrypted::{cancel, encrypted_client};
-use super::routes::{PATIENCE, Route, table};
+use super::routes::{PATIENCE, Route};
 
 const WHERE: &str = "SELECT host(inet_server_addr())";
 
@@ -57,11 +57,7 @@ async fn encrypted_cancel_requests_find_their_server_though_nobody_can_read_them
 #[tokio::test(flavor = "multi_thread")]
 async fn without_affinity_and_without_encryption_sessions_spread() {
     let cluster = cluster();
-    let policy = RoutePolicy {
-        affinity: Affinity::None,
-        ..RoutePolicy::new(RouteMode::ReadOnly)
-    };
-    let free = Route::of(policy, Limits::default(), table(two()), None).await;
+    let free = Route::spread(Limits::default(), two()).await;
     let (config, tls) = encrypted_client(&cluster, &free);
     let mut kept = Vec::new();
     for _ in 0..8 {

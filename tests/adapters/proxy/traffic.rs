@@ -142,8 +142,7 @@ async fn idle_server(sessions: Arc<AtomicU64>) -> SocketAddr {
             let sessions = Arc::clone(&sessions);
             tokio::spawn(async move {
                 sessions.fetch_add(1, Ordering::Relaxed);
-                let mut startup = [0; 18];
-                if stream.read_exact(&mut startup).await.is_ok() && stream.write_all(WELCOME).await.is_ok() {
+                if read_startup(&mut stream).await.is_ok() && stream.write_all(WELCOME).await.is_ok() {
                     let (mut from, mut to) = stream.split();
                     drop(tokio::io::copy(&mut from, &mut to).await);
                 }
@@ -152,4 +151,10 @@ async fn idle_server(sessions: Arc<AtomicU64>) -> SocketAddr {
         }
     });
     address
+}
+
+async fn read_startup(stream: &mut TcpStream) -> std::io::Result<()> {
+    let length = stream.read_u32().await?;
+    let mut rest = vec![0; usize::try_from(length).expect("a length") - 4];
+    stream.read_exact(&mut rest).await.map(drop)
 }

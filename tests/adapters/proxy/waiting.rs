@@ -83,7 +83,7 @@ async fn two_primaries_stop_writes_and_not_reads() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_connect_costs_no_error() {
     let _cluster = cluster();
-    let read = Route::read_only(Limits::default(), vec![dead("pg-9"), member(1)]).await;
+    let read = Route::spread(Limits::default(), vec![dead("pg-9"), member(1)]).await;
     answers_past_a_failure(&read, "sslmode=prefer").await;
     assert_eq!(read.sessions.of("pg-9"), 0);
 }
@@ -98,7 +98,7 @@ async fn a_server_that_takes_connections_and_is_silent_is_passed_over() {
         answer_timeout: Duration::from_millis(200),
         ..Limits::default()
     };
-    let read = Route::read_only(limits, vec![deaf, member(1)]).await;
+    let read = Route::spread(limits, vec![deaf, member(1)]).await;
     for options in ["sslmode=require", "sslmode=disable"] {
         answers_past_a_failure(&read, options).await;
     }

@@ -120,7 +120,7 @@ fn a_route_beside_an_application_serves_policies_and_drains_with_the_members() {
         assert!(page.contains(part), "{part}: {page}");
     }
 
-    let start = |port, work, number| Clients::start_as(route.config(&demo, port), NoTls, work, number);
+    let start = |port, work, number| Clients::start_as(&route.config(&demo, port), &NoTls, work, number);
     let writers = start(READ_WRITE, Work::Write, 6);
     let readers = start(READ_ONLY, Work::Read, 2);
     for _ in 0..2 {

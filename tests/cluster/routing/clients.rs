@@ -52,11 +52,11 @@ pub(super) struct Clients {
 
 impl Clients {
     pub(super) fn start(directory: &Path, target: Target, work: Work, number: usize) -> Self {
-        Self::start_as(config(directory, target), NoTls, work, number)
+        Self::start_as(&config(directory, target), &NoTls, work, number)
     }
 
     /// With connections of any kind.
-    pub(super) fn start_as<T>(config: Config, tls: T, work: Work, number: usize) -> Self
+    pub(super) fn start_as<T>(config: &Config, tls: &T, work: Work, number: usize) -> Self
     where
         T: MakeTlsConnect<Socket, Stream: Send + 'static, TlsConnect: Send> + Clone + Send + 'static,
         <T::TlsConnect as TlsConnect<Socket>>::Future: Send,

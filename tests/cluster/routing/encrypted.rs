@@ -78,8 +78,8 @@ fn a_switchover_and_a_changed_certificate_break_no_encrypted_transaction() {
     let authority = ClientTls::open(before.directory.path()).expect("authority");
     let start = |target, work, number| {
         Clients::start_as(
-            config(&demo, target),
-            authority.postgres_connector(),
+            &config(&demo, target),
+            &authority.postgres_connector(),
             work,
             number,
         )
