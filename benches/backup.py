@@ -207,9 +207,12 @@ def round_of(lab):
         found["pgBackRest restore"] = measured([*restore, f"--pg1-path={target}", "--type=immediate", "restore"], login)
         found |= wal_of_pgbackrest(lab, command, login)
     plain = lab.fresh("plain")
-    member = subprocess.run([lab.podgres, "demo", "dsn", "--dir", lab.demo, "--member", "0"], check=True, capture_output=True, text=True).stdout.strip()
+    member = subprocess.run(
+        [lab.podgres, "demo", "dsn", "--dir", lab.demo, "--member", "0"], check=True, capture_output=True,
+        text=True).stdout.strip()
     found["pg_basebackup"] = measured(
-        [lab.bindir / "pg_basebackup", "-d", member.replace("//postgres:", "//podgres_replication:"), "-D", plain / "data", "-c", "fast"], {})
+        [lab.bindir / "pg_basebackup", "-d", member.replace("//postgres:", "//podgres_replication:"),
+         "-D", plain / "data", "-c", "fast"], {})
     return found
 
 
