@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use clap::CommandFactory as _;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
@@ -41,6 +42,11 @@ fn no_object_has_a_field_that_the_api_does_not_know() {
     for object in examples() {
         round_trip(&object);
     }
+    for file in ["backup.yaml", "verify.yaml", "volume.yaml", "restore.yaml"] {
+        for object in documents(&top().join("components/backup").join(file)) {
+            round_trip(&object);
+        }
+    }
 }
 
 fn round_trip(object: &Value) {
@@ -52,6 +58,10 @@ fn round_trip(object: &Value) {
     let text = |key: &str| object[key].as_str().unwrap_or_default();
     let read = match (text("apiVersion"), text("kind")) {
         ("v1", "Service") => typed::<Service>(object),
+        ("v1", "Pod") => typed::<Pod>(object),
+        ("v1", "PersistentVolumeClaim") => typed::<PersistentVolumeClaim>(object),
+        ("batch/v1", "CronJob") => typed::<CronJob>(object),
+        ("batch/v1", "Job") => typed::<Job>(object),
         ("v1", "ConfigMap") => typed::<ConfigMap>(object),
         ("v1", "ServiceAccount") => typed::<ServiceAccount>(object),
         ("apps/v1", "StatefulSet") => typed::<StatefulSet>(object),
