@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use crate::clock::boottime_ms;
 use crate::core::cluster::ClusterView;
 use crate::core::routing::freshness::{Freshness, Position};
-use crate::peers::PositionAsker;
+use crate::peers::{PositionAsker, Reach, Way};
 
 use super::positions::Positions;
 
@@ -29,16 +29,17 @@ pub fn follow_freshness(
     view: watch::Receiver<Arc<ClusterView>>,
     own: Option<Arc<Positions>>,
     pause: Duration,
+    way: Way,
 ) -> watch::Receiver<Arc<Freshness>> {
     let (sender, receiver) = watch::channel(Arc::new(Freshness::default()));
-    tokio::spawn(follow(view, own, pause, sender));
+    tokio::spawn(follow(view, own, (pause, way), sender));
     receiver
 }
 
 async fn follow(
     view: watch::Receiver<Arc<ClusterView>>,
     own: Option<Arc<Positions>>,
-    pause: Duration,
+    (pause, way): (Duration, Way),
     sender: watch::Sender<Arc<Freshness>>,
 ) {
     let (tell, mut answers) = mpsc::channel(64);
@@ -54,7 +55,7 @@ async fn follow(
         for (name, address) in members {
             asked.entry(name.clone()).or_insert_with(|| Asked {
                 address,
-                task: tokio::spawn(ask(name, address, pause, tell.clone())).abort_handle(),
+                task: tokio::spawn(ask(way.to(&name, address), name, pause, tell.clone())).abort_handle(),
             });
         }
         let me = view.borrow().me.name.clone();
@@ -96,8 +97,8 @@ fn members(view: &ClusterView) -> BTreeMap<String, SocketAddr> {
         .collect()
 }
 
-async fn ask(name: String, address: SocketAddr, pause: Duration, tell: mpsc::Sender<Heard>) {
-    let mut asker = PositionAsker::new(address);
+async fn ask(member: Reach, name: String, pause: Duration, tell: mpsc::Sender<Heard>) {
+    let mut asker = PositionAsker::new(member);
     loop {
         let asked_at_ms = boottime_ms();
         if let Ok(Some(position)) = asker.ask(ASK_LIMIT).await

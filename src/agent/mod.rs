@@ -37,6 +37,7 @@ use crate::core::policy::Policy;
 use crate::core::routing::RouteTable;
 use crate::http::Beat;
 use crate::kube::LeaseSettings;
+use crate::peers::Way;
 use crate::postgres::ReadLogins;
 
 pub use counters::{Counters, Standing};
@@ -99,4 +100,6 @@ pub struct Published {
     pub routes_left: watch::Sender<Option<BTreeSet<String>>>,
     /// And here the newest term for which they have left the primaries of earlier ones.
     pub routes_term: watch::Sender<Option<u64>>,
+    /// How the other members are reached.
+    pub way: Way,
 }

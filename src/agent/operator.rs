@@ -20,7 +20,7 @@ use crate::core::operate::{Answer, Order, Outcome};
 use crate::core::signature::MemberKey;
 use crate::core::status::{MemberState, MemberStatus};
 use crate::kube::{LeaseError, LeaseStore, time_of_day};
-use crate::peers::send_signed_order;
+use crate::peers::{Way, send_signed_order};
 use crate::postgres::ReadLogins;
 use crate::postgres::routed::RoutedServer;
 
@@ -51,13 +51,14 @@ pub struct Operator {
     /// Without a Lease.
     pub(super) switch: Switchboard,
     pub(super) visitors: Visitors,
+    pub(super) way: Way,
 }
 
 impl Operator {
     /// Carries out one order, to its end or to a deadline.
     pub async fn carry_out(&self, order: Order) -> Answer {
         let began = Instant::now();
-        let of_a_route = matches!(order, Order::EndIdle { .. } | Order::Route { .. });
+        let of_a_route = matches!(order, Order::EndSessions { .. } | Order::Route { .. });
         if !of_a_route {
             tracing::info!(?order, "the operator's order");
         }
@@ -78,7 +79,7 @@ impl Operator {
             },
             Order::Pause { paused } => self.pause(paused).await,
             Order::ReadOnly { on, reason, by } => self.read_only(on, reason, by).await,
-            Order::EndIdle { clients } => Ok(self.end_idle(&clients).await),
+            Order::EndSessions { clients, busy } => Ok(self.end_sessions(&clients, busy).await),
             Order::Route { route, left } => {
                 self.visitors.hear(&route, left, boottime_ms());
                 Ok(Answer::new(Outcome::Done, "the route is known"))
@@ -93,11 +94,11 @@ impl Operator {
     }
 
     /// For a route that drains.
-    async fn end_idle(&self, clients: &[SocketAddr]) -> Answer {
-        match self.routed.end_idle(clients).await {
+    async fn end_sessions(&self, clients: &[SocketAddr], busy: bool) -> Answer {
+        match self.routed.end_sessions(clients, busy).await {
             Ok(ended) => Answer {
                 clients: Some(ended.into()),
-                ..Answer::new(Outcome::Done, "idle sessions were ended")
+                ..Answer::new(Outcome::Done, "sessions were ended")
             },
             Err(error) => Answer::new(Outcome::Failed, error.to_string()),
         }
@@ -369,7 +370,13 @@ impl Operator {
         let failed = |why: String| Answer::new(Outcome::Failed, format!("could not ask \"{name}\": {why}"));
         let key =
             member_key(&self.logins, &self.member.cluster).ok_or_else(|| failed("no secret".to_owned()))?;
-        let sent = send_signed_order(address, order, &key, limit + Duration::from_secs(5)).await;
+        let sent = send_signed_order(
+            self.way.to(name, address),
+            order,
+            &key,
+            limit + Duration::from_secs(5),
+        )
+        .await;
         let (status, body) = sent.map_err(|error| failed(error.to_string()))?;
         serde_json::from_value(body.clone()).map_err(|_| {
             let said = body["error"].as_str().unwrap_or("no reason given");

@@ -15,7 +15,7 @@ use crate::core::route_table::route_table_of_peers;
 use crate::core::routing::RouteTable;
 use crate::core::status::{MemberStatus, Role};
 use crate::dns::Resolver;
-use crate::peers::Peers;
+use crate::peers::{Peers, Way};
 
 use super::{AgentError, names};
 
@@ -30,6 +30,7 @@ pub struct OutsideSettings {
     /// The members' HTTP port.
     pub http_port: u16,
     pub peer_timeout: Duration,
+    pub way: Way,
 }
 
 /// What is seen, as long as the process runs.
@@ -61,7 +62,11 @@ async fn follow(
     let (settled, settled_receiver) = watch::channel(false);
     let topology = settings.topology.clone();
     let mut names = names::follow(resolver, topology, settled_receiver, Arc::new(Notify::new()));
-    let mut peers = Peers::new(&settings.topology.cluster, settings.peer_timeout);
+    let mut peers = Peers::new(
+        &settings.topology.cluster,
+        settings.peer_timeout,
+        settings.way.clone(),
+    );
     loop {
         let members = names.borrow_and_update().members.clone();
         let targets = members

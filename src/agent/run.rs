@@ -21,7 +21,7 @@ use crate::core::status::ServerStatus;
 use crate::core::supervision::SupervisorStatus;
 use crate::dns::Resolver;
 use crate::http::Beat;
-use crate::peers::Peers;
+use crate::peers::{Peers, Way};
 use crate::postgres::Login;
 use crate::postgres::query::LocalServer;
 use crate::postgres::routed::RoutedServer;
@@ -118,6 +118,10 @@ impl Agent {
             .transpose()?
             .map(Arc::new);
         let (login_sender, login) = watch::channel(logins.1.clone());
+        let way = tls.as_ref().map_or_else(Way::plain, |tls| {
+            let tls = Arc::clone(tls);
+            Way::verified(Arc::new(move || tls.config()), settings.topology.service_host())
+        });
         let access = Arc::new(Access {
             topology: settings.topology.clone(),
             port: settings.postgres_port,
@@ -132,7 +136,7 @@ impl Agent {
         let office = office(&settings)?;
         let requests = Requests::default();
         let switch = Switchboard::open(&settings.run_directory);
-        let (outlets, published, journal) = outlets(&settings, office.as_ref(), &requests, &switch);
+        let (outlets, published, journal) = outlets(&settings, office.as_ref(), &requests, &switch, &way);
         let agent = Self {
             office,
             requests,
@@ -151,7 +155,7 @@ impl Agent {
                 wanted,
             ),
             access,
-            peers: Peers::new(&settings.member.cluster, settings.peer_timeout),
+            peers: Peers::new(&settings.member.cluster, settings.peer_timeout, way),
             server: LocalServer::at(
                 settings.server_address,
                 Some(settings.member.clone()),
@@ -386,6 +390,7 @@ fn outlets(
     office: Option<&Office>,
     requests: &Requests,
     switch: &Switchboard,
+    way: &Way,
 ) -> (Outlets, Published, Journal) {
     let (view, view_receiver) = watch::channel(Arc::new(publish::first_view(settings)));
     let (routes, routes_receiver) = watch::channel(Arc::new(RouteTable::default()));
@@ -403,6 +408,7 @@ fn outlets(
         requests: requests.clone(),
         logins: Arc::clone(&settings.logins),
         member: settings.member.clone(),
+        way: way.clone(),
     };
     let published = Published {
         view: view_receiver,
@@ -415,6 +421,7 @@ fn outlets(
         positions,
         routes_left: watch::Sender::new(None),
         routes_term: watch::Sender::new(None),
+        way: way.clone(),
     };
     let outlets = Outlets {
         view,

@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::core::cluster::explain::{Explanation, explanation_text};
 
+use super::lease_orders::Kubernetes;
 use super::place::Place;
 use super::status::Output;
 use super::{ExitStatus, Failure, status_of};
@@ -14,6 +15,8 @@ use super::{ExitStatus, Failure, status_of};
 pub struct Arguments {
     #[command(flatten)]
     pub place: Place,
+    #[command(flatten)]
+    pub kubernetes: Kubernetes,
     /// Output
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
@@ -24,7 +27,11 @@ pub struct Arguments {
 
 /// Asks the member and prints.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let page = arguments.place.page(arguments.pod.as_deref(), "/explain").await?;
+    let member = arguments.pod.as_deref();
+    let page = match arguments.kubernetes.pages()? {
+        Some(pages) => pages.page(member, "/explain").await?,
+        None => arguments.place.page(member, "/explain").await?,
+    };
     let text = match arguments.output {
         Output::Json => format!("{page:#}\n"),
         Output::Table => {

@@ -13,7 +13,7 @@ use crate::core::situation::Situation;
 use crate::core::supervision::FailureKind;
 use crate::supervisor::{self, SupervisorOptions};
 
-use super::serve::{http_listeners, serve_http};
+use super::serve::{http_listeners, serve_http, server_tls};
 use super::sidecar::agent_failure;
 use super::{ExitStatus, Failure, wiring};
 
@@ -37,6 +37,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     wiring::prepare_run_directory(&pod)?;
     let server = wiring::server_settings(&pod, &arguments.server).await?;
     let tls = server.tls.clone();
+    let shown = server_tls(tls.as_deref())?;
     // Its own: a sidecar that already runs must not command what this process does.
     let socket = pod.arguments.run_dir.join(SOCKET_NAME);
     let (agent, published) = Agent::start(agent::Settings {
@@ -45,7 +46,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     })
     .map_err(|error| agent_failure(&error))?;
     // Peers that come up ask whether there is data here. A sidecar that already listens answers for this pod.
-    let http = http_listeners(&pod, &pod.arguments.run_dir).await;
+    let http = http_listeners(&pod, &pod.arguments.run_dir, shown.as_ref()).await;
     tokio::spawn({
         let (pod, published, server) = (pod.clone(), published.clone(), arguments.server.clone());
         async move {

@@ -10,6 +10,7 @@ use crate::core::lease::{LeaseRecord, MoveRequest, ReadOnlySwitch, StoredLease};
 use crate::core::operate::{Answer, Outcome};
 use crate::kube::{LeaseClient, LeaseError, Reach, time_of_day};
 
+use super::pod_pages::PodPages;
 use super::{ExitStatus, Failure};
 
 const MOVE_LIMIT: Duration = Duration::from_mins(1);
@@ -48,6 +49,19 @@ impl Kubernetes {
         let Some(cluster) = self.cluster.clone() else {
             return Ok(None);
         };
+        let client = LeaseClient::new(self.reach()?, &self.namespace, &cluster);
+        Ok(Some(ClusterLease { cluster, client }))
+    }
+
+    /// The members' pages, if a cluster is named.
+    pub(super) fn pages(&self) -> Result<Option<PodPages>, Failure> {
+        let Some(cluster) = &self.cluster else {
+            return Ok(None);
+        };
+        Ok(Some(PodPages::new(self.reach()?, &self.namespace, cluster)))
+    }
+
+    fn reach(&self) -> Result<Reach, Failure> {
         let path = self
             .kubeconfig
             .clone()
@@ -56,8 +70,7 @@ impl Kubernetes {
                 Failure::new(ExitStatus::Settings, "no kubeconfig file is known").hint("Give --kubeconfig.")
             })?;
         let context = self.context.clone();
-        let client = LeaseClient::new(Reach::Kubeconfig { path, context }, &self.namespace, &cluster);
-        Ok(Some(ClusterLease { cluster, client }))
+        Ok(Reach::Kubeconfig { path, context })
     }
 }
 

@@ -12,6 +12,7 @@ pub mod install;
 mod lease_orders;
 pub mod orders;
 pub mod place;
+mod pod_pages;
 pub mod postgres;
 pub mod read_only;
 pub mod replay;

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use serde_json::Value;
 
 use crate::core::cluster::table::size_text;
@@ -18,6 +20,7 @@ use super::serve::SOCKET_NAME;
 use super::{ExitStatus, Failure, status_of};
 
 const ASK_LIMIT: Duration = Duration::from_secs(2);
+const NEXT_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_TOKEN_BYTES: usize = 64 * 1024;
 
 /// Where the cluster is.
@@ -123,27 +126,59 @@ fn unix(socket: &Path) -> String {
 }
 
 async fn first(urls: Vec<String>, path: &str) -> Result<(String, Value), Failure> {
-    let mut reasons = Vec::new();
-    let mut status = ExitStatus::Overdue;
-    for url in urls {
-        match get_json(&url, path, ASK_LIMIT).await {
-            Ok(page) => return Ok((url, page)),
-            Err(error) => {
-                let failure = Failure::from_error(ExitStatus::Overdue, &error);
+    let asked = urls.into_iter().map(|url| {
+        let asked = url.clone();
+        let page = async move {
+            let page = get_json(&asked, path, ASK_LIMIT).await;
+            page.map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))
+        };
+        (url, page)
+    });
+    best(asked).await
+}
+
+/// The first answer, by preference one that knows of a primary: a member that has just begun knows of nobody yet.
+///
+/// The next one is asked as soon as those before are silent for a moment: a frozen member holds nobody up.
+pub(super) async fn best(
+    asked: impl IntoIterator<Item = (String, impl Future<Output = Result<Value, Failure>>)>,
+) -> Result<(String, Value), Failure> {
+    let asked = asked.into_iter().zip(0..).map(async |((whom, page), turn)| {
+        tokio::time::sleep(NEXT_PAUSE * turn).await;
+        (whom, page.await)
+    });
+    let mut answers: FuturesUnordered<_> = asked.collect();
+    let (mut lacking, mut reasons, mut status) = (None, Vec::new(), ExitStatus::Overdue);
+    while let Some((whom, answer)) = answers.next().await {
+        match answer {
+            Ok(page) if knows_of_primary(&page) => return Ok((whom, page)),
+            Ok(page) => lacking = lacking.or(Some((whom, page))),
+            Err(failure) => {
                 if failure.status == ExitStatus::Permission {
                     status = ExitStatus::Permission;
                 }
-                let detail = failure
-                    .detail
-                    .map(|detail| format!(": {detail}"))
-                    .unwrap_or_default();
-                reasons.push(format!("{url}: {error}{detail}"));
+                let detail = failure.detail.map(|detail| format!(": {detail}"));
+                reasons.push(format!(
+                    "{whom}: {}{}",
+                    failure.message,
+                    detail.unwrap_or_default()
+                ));
             }
         }
     }
-    Err(Failure::new(status, "no member answers")
-        .detail(reasons.join("; "))
-        .hint("Give --dir for a demo, or --url for a member's HTTP port."))
+    lacking.ok_or_else(|| {
+        Failure::new(status, "no member answers")
+            .detail(reasons.join("; "))
+            .hint(
+                "Give --dir for a demo, --url for a member's HTTP port, or --cluster for one in Kubernetes.",
+            )
+    })
+}
+
+/// Whatever does not list members is as good from anybody.
+fn knows_of_primary(page: &Value) -> bool {
+    let members = page["members"].as_array();
+    members.is_none_or(|members| members.iter().any(|member| member["role"] == "primary"))
 }
 
 /// The operator's token.

@@ -1,7 +1,7 @@
 //! `podgres route`: the routing endpoints alone, beside an application or as a Deployment; members by DNS only.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +16,10 @@ use crate::core::member::{Ordinal, Topology};
 use crate::core::signature::MemberKey;
 use crate::http::beside::{RouteState, router_of_routes};
 use crate::http::serve as http;
+use crate::peers::Way;
 use crate::proxy::{Knowledge, SessionCounts};
 
-use super::routes::{Endpoints, encryption, idle_ender, make_known, replay_waiter};
+use super::routes::{self, Endpoints, Members, encryption, make_known, replay_waiter, session_ender};
 use super::serve::{Route, counters};
 use super::settling::settled;
 use super::sidecar::{agent_failure, terminated};
@@ -65,10 +66,11 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         arguments.network.read_only_port,
     )?;
     let address = |port| SocketAddr::new(arguments.listen_address, port);
-    let settings = outside_settings(&arguments);
     let folder = Some(arguments.tls_dir.as_path()).filter(|folder| folder.is_dir());
+    let settings = outside_settings(&arguments, folder)?;
     let encryption = encryption(&arguments.routes, folder, &settings.topology)?;
     let endpoints = Endpoints::bind(listens, &arguments.routes, encryption, address).await?;
+    let way = settings.way.clone();
     let outside = Outside::follow(settings).map_err(|error| agent_failure(&error))?;
     let secret = server::replication_secret(&ProcessEnvironment)?;
     let cluster = arguments.cluster.clone();
@@ -79,19 +81,26 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     };
     let key: Arc<dyn Fn() -> Option<MemberKey> + Send + Sync> = Arc::new(key);
     let sessions = Arc::new(SessionCounts::default());
+    let table = outside.routes.clone();
+    let members = Members { table, way };
     if key().is_some() {
         tokio::spawn(make_known(
-            outside.routes.clone(),
+            members.clone(),
             Arc::clone(&sessions),
             Arc::clone(&key),
         ));
     }
     let knowledge = Knowledge {
-        freshness: Some(follow_freshness(outside.view, None, endpoints.ask_pause())),
+        freshness: Some(follow_freshness(
+            outside.view,
+            None,
+            endpoints.ask_pause(),
+            members.way.clone(),
+        )),
         table: settled(outside.routes, LONGEST_RIGHT),
-        wait_for_replay: Some(replay_waiter()),
+        wait_for_replay: Some(replay_waiter(members.clone())),
         // Without the secret members end nobody's sessions for this route: they are cut when they must leave.
-        end_idle: key().is_some().then(|| idle_ender(key)),
+        end_sessions: key().is_some().then(|| session_ender(members, key)),
     };
     let (stop, stopped) = watch::channel(false);
     let pages = pages(endpoints.stats(), &knowledge, stopped.clone());
@@ -137,18 +146,24 @@ async fn serve_pages(address: Option<SocketAddr>, pages: RouteState) -> Result<(
     Ok(())
 }
 
-fn outside_settings(arguments: &Arguments) -> OutsideSettings {
+fn outside_settings(arguments: &Arguments, tls: Option<&Path>) -> Result<OutsideSettings, Failure> {
     let cluster = arguments.cluster.clone();
-    OutsideSettings {
-        topology: Topology {
-            service: arguments.service.clone().unwrap_or_else(|| cluster.clone()),
-            cluster,
-            namespace: arguments.namespace.clone(),
-            cluster_domain: arguments.cluster_domain.clone(),
-            first_ordinal: Ordinal(arguments.first_ordinal),
-        },
+    let topology = Topology {
+        service: arguments.service.clone().unwrap_or_else(|| cluster.clone()),
+        cluster,
+        namespace: arguments.namespace.clone(),
+        cluster_domain: arguments.cluster_domain.clone(),
+        first_ordinal: Ordinal(arguments.first_ordinal),
+    };
+    let way = match tls {
+        None => Way::plain(),
+        Some(folder) => Way::verified(routes::authority(folder)?, topology.service_host()),
+    };
+    Ok(OutsideSettings {
+        way,
+        topology,
         dns_server: arguments.network.dns_server,
         http_port: arguments.network.http_port,
         peer_timeout: arguments.network.peer_timeout,
-    }
+    })
 }

@@ -19,10 +19,10 @@ use crate::core::operate::{Answer, Order};
 use crate::core::routing::listen::Listen;
 use crate::core::routing::{RouteMode, RouteTable, Server};
 use crate::core::signature::MemberKey;
-use crate::peers::{send_signed_order, wait_for_replay};
+use crate::peers::{Reach, Way, send_signed_order, wait_for_replay};
 use crate::postgres::tls::ClientTls;
 use crate::proxy::{
-    Authority, CertificateFolder, Encryption, EndIdle, Knowledge, Limits, Listener, Network, RouteStats,
+    Authority, CertificateFolder, Encryption, EndSessions, Knowledge, Limits, Listener, Network, RouteStats,
     SessionCounts, WaitForReplay, Workers,
 };
 
@@ -154,11 +154,31 @@ pub(super) fn encryption(
     })?;
     let certificate =
         CertificateFolder::open(folder).map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?;
-    let authority =
-        ClientTls::open(folder).map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?;
-    let authority: Authority = Arc::new(move || authority.config());
+    let authority = authority(folder)?;
     let domain = topology.service_host();
     Ok(Some(Encryption::new(Arc::new(certificate), authority, domain)))
+}
+
+/// By which members are verified.
+pub(super) fn authority(folder: &Path) -> Result<Authority, Failure> {
+    let authority =
+        ClientTls::open(folder).map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?;
+    Ok(Arc::new(move || authority.config()))
+}
+
+/// The servers' members, by the address of their HTTP.
+#[derive(Clone)]
+pub(super) struct Members {
+    pub(super) table: watch::Receiver<Arc<RouteTable>>,
+    pub(super) way: Way,
+}
+
+impl Members {
+    fn at(&self, address: SocketAddr) -> Reach {
+        let table = self.table.borrow();
+        let server = table.servers.iter().find(|server| server.http_address == address);
+        self.way.to(server.map_or("", |server| &server.name), address)
+    }
 }
 
 /// What the endpoints of a pod know and whom they ask.
@@ -170,11 +190,23 @@ pub(super) fn knowledge(
 ) -> Knowledge {
     let own = Some(Arc::clone(&published.positions));
     let (logins, cluster) = (wiring::read_logins(), pod.name.cluster.clone());
+    let members = Members {
+        table: published.routes.clone(),
+        way: published.way.clone(),
+    };
     Knowledge {
         table,
-        freshness: Some(follow_freshness(published.view.clone(), own, ask_pause)),
-        wait_for_replay: Some(replay_waiter()),
-        end_idle: Some(idle_ender(Arc::new(move || member_key(&logins, &cluster)))),
+        freshness: Some(follow_freshness(
+            published.view.clone(),
+            own,
+            ask_pause,
+            members.way.clone(),
+        )),
+        wait_for_replay: Some(replay_waiter(members.clone())),
+        end_sessions: Some(session_ender(
+            members,
+            Arc::new(move || member_key(&logins, &cluster)),
+        )),
     }
 }
 
@@ -218,11 +250,12 @@ fn say<T: PartialEq>(word: &watch::Sender<T>, now: T) {
 /// Says to every server, again and again, that this route is there, and whether it has left one that is leaving: a
 /// planned move waits for it. For a route that is no member's.
 pub(super) async fn make_known(
-    mut table: watch::Receiver<Arc<RouteTable>>,
+    members: Members,
     sessions: Arc<SessionCounts>,
     key: Arc<dyn Fn() -> Option<MemberKey> + Send + Sync>,
 ) {
     let route = format!("{:016x}", fastrand::u64(..));
+    let mut table = members.table.clone();
     let mut told: BTreeMap<SocketAddr, (Instant, bool)> = BTreeMap::new();
     loop {
         let servers: Vec<(SocketAddr, bool, bool)> = {
@@ -243,8 +276,9 @@ pub(super) async fn make_known(
                     route: route.clone(),
                     left,
                 };
+                let member = members.at(address);
                 tokio::spawn(async move {
-                    drop(send_signed_order(address, &order, &key, END_LIMIT).await);
+                    drop(send_signed_order(member, &order, &key, END_LIMIT).await);
                 });
             }
         }
@@ -256,24 +290,29 @@ pub(super) async fn make_known(
     }
 }
 
-pub(super) fn replay_waiter() -> WaitForReplay {
-    Arc::new(|address, lsn, wait| {
-        Box::pin(async move { wait_for_replay(address, lsn, wait).await.unwrap_or(false) })
+pub(super) fn replay_waiter(members: Members) -> WaitForReplay {
+    Arc::new(move |address, lsn, wait| {
+        let member = members.at(address);
+        Box::pin(async move { wait_for_replay(&member, lsn, wait).await.unwrap_or(false) })
     })
 }
 
 /// Members take the order only signed.
-pub(super) fn idle_ender(key: Arc<dyn Fn() -> Option<MemberKey> + Send + Sync>) -> EndIdle {
-    Arc::new(move |address, clients| {
-        let key = key();
+pub(super) fn session_ender(
+    members: Members,
+    key: Arc<dyn Fn() -> Option<MemberKey> + Send + Sync>,
+) -> EndSessions {
+    Arc::new(move |address, clients, busy| {
+        let (key, member) = (key(), members.at(address));
         Box::pin(async move {
             let key = key.ok_or("the replication password is not known")?;
             let mut ended = Vec::new();
             for batch in clients.chunks(END_BATCH) {
-                let order = Order::EndIdle {
+                let order = Order::EndSessions {
                     clients: batch.to_vec(),
+                    busy,
                 };
-                let sent = send_signed_order(address, &order, &key, END_LIMIT).await;
+                let sent = send_signed_order(member.clone(), &order, &key, END_LIMIT).await;
                 let (_, body) = sent.map_err(|error| error.to_string())?;
                 let answer: Answer = serde_json::from_value(body).map_err(|error| error.to_string())?;
                 ended.extend(answer.clients.ok_or(answer.message)?);

@@ -13,11 +13,12 @@ use crate::core::policy::Leadership;
 use crate::core::situation::SITUATIONS;
 use crate::http::authorise::{AdminToken, Token};
 use crate::http::metrics::{Counters, LeaseCounters, RouteCounters, ServerCounters};
-use crate::http::serve::{Limits, ListenError, Listener, serve};
+use crate::http::serve::{Limits, ListenError, Listener, ServerTls, serve};
 use crate::http::{HttpState, PositionSource, router};
-use crate::proxy::{RouteStats, ServerStats};
+use crate::proxy::{CertificateFolder, RouteStats, ServerStats};
 
 use super::wiring::read_logins;
+use super::{ExitStatus, Failure};
 
 /// The pod's socket for operators' verbs, in the run directory.
 pub(super) const SOCKET_NAME: &str = "podgres.sock";
@@ -25,9 +26,22 @@ pub(super) const SOCKET_NAME: &str = "podgres.sock";
 /// A routing endpoint's name and counters.
 pub(super) type Route = (String, Arc<RouteStats>);
 
+/// The certificate in the mounted folder, if there is one.
+pub(super) fn server_tls(folder: Option<&Path>) -> Result<Option<ServerTls>, Failure> {
+    let Some(folder) = folder else { return Ok(None) };
+    let certificate =
+        CertificateFolder::open(folder).map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?;
+    Ok(Some(Arc::new(move || certificate.for_http())))
+}
+
 /// Listens where the pod says.
-pub(super) async fn http_listeners(pod: &Pod, run_directory: &Path) -> Result<Vec<Listener>, ListenError> {
+pub(super) async fn http_listeners(
+    pod: &Pod,
+    run_directory: &Path,
+    tls: Option<&ServerTls>,
+) -> Result<Vec<Listener>, ListenError> {
     let tcp = Listener::tcp(pod.bind_address(pod.arguments.network.http_port)).await?;
+    let tcp = tcp.with_tls(tls.cloned());
     let unix = Listener::unix(&run_directory.join(SOCKET_NAME)).await?;
     Ok(vec![tcp, unix])
 }

@@ -21,7 +21,7 @@ use crate::proxy::SessionCounts;
 
 use super::report::report;
 use super::routes::{self, Endpoints};
-use super::serve::{http_listeners, serve_http};
+use super::serve::{http_listeners, serve_http, server_tls};
 use super::settling::settled;
 use super::{ExitStatus, Failure, wiring};
 
@@ -56,7 +56,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let pod = arguments.pod.resolve()?;
     wiring::prepare_run_directory(&pod)?;
     // First of all the startup probe must find somebody: PostgreSQL starts after it.
-    let listeners = (|| http_listeners(&pod, &pod.arguments.run_dir))
+    let folder = arguments.server.tls_directory();
+    let tls = server_tls(folder.as_deref())?;
+    let listeners = (|| http_listeners(&pod, &pod.arguments.run_dir, tls.as_ref()))
         .retry(TAKE_OVER)
         .when(in_use)
         .await
@@ -66,7 +68,6 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         pod.arguments.network.read_only_port,
     );
     let listens = arguments.routes.listeners(ports.0, ports.1)?;
-    let folder = arguments.server.tls_directory();
     let encryption = routes::encryption(&arguments.routes, folder.as_deref(), &wiring::topology(&pod))?;
     let address = |port| pod.bind_address(port);
     let endpoints = Endpoints::bind(listens, &arguments.routes, encryption, address).await?;

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 
 use crate::core::cluster::table::table;
 
+use super::lease_orders::Kubernetes;
 use super::place::Place;
 use super::{Failure, status_of};
 
@@ -16,6 +17,8 @@ const WATCH_PAUSE: Duration = Duration::from_secs(1);
 pub struct Arguments {
     #[command(flatten)]
     pub place: Place,
+    #[command(flatten)]
+    pub kubernetes: Kubernetes,
     /// Output
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
@@ -32,8 +35,13 @@ pub enum Output {
 
 /// Prints once, or until Ctrl-C.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let pages = arguments.kubernetes.pages()?;
     loop {
-        let text = match (arguments.place.cluster().await, arguments.output) {
+        let cluster = match &pages {
+            Some(pages) => pages.page(None, "/cluster").await,
+            None => arguments.place.cluster().await,
+        };
+        let text = match (cluster, arguments.output) {
             (Ok(cluster), Output::Table) => table(&cluster),
             (Ok(cluster), Output::Json) => format!("{cluster:#}\n"),
             // Whoever watches wants to see them come back.

@@ -10,6 +10,7 @@ pub mod explain;
 pub mod impossible;
 pub mod json;
 pub mod moves;
+pub mod page;
 pub mod patroni;
 pub mod table;
 pub mod verdict;

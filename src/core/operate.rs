@@ -27,9 +27,9 @@ pub enum Order {
     Pause { paused: bool },
     /// The read-only switch, for the whole cluster.
     ReadOnly { on: bool, reason: String, by: String },
-    /// A route of another member wants these clients' idle sessions ended, by their addresses as the server
-    /// sees them.
-    EndIdle { clients: Vec<SocketAddr> },
+    /// A route wants these clients' sessions ended, by their addresses as the server sees them: those that are idle outside of a
+    /// transaction, or the `busy` ones too.
+    EndSessions { clients: Vec<SocketAddr>, busy: bool },
     /// A route that is no member's is there, and says whether it has left this member's server, which is leaving.
     /// Said again every second.
     Route { route: String, left: bool },
@@ -47,7 +47,7 @@ impl Order {
             Self::Pause { paused: true } => "/pause",
             Self::Pause { paused: false } => "/resume",
             Self::ReadOnly { .. } => "/read-only",
-            Self::EndIdle { .. } => "/sessions/end-idle",
+            Self::EndSessions { .. } => "/sessions/end",
             Self::Route { .. } => "/sessions/route",
         }
     }
@@ -82,8 +82,9 @@ impl Order {
                 by: Some(by),
                 ..Body::default()
             },
-            Self::EndIdle { clients } => Body {
+            Self::EndSessions { clients, busy } => Body {
                 clients: Some(clients),
+                busy: Some(busy),
                 ..Body::default()
             },
             Self::Route { route, left } => Body {
@@ -130,10 +131,11 @@ impl Order {
                 reason: body.reason.unwrap_or_default(),
                 by: body.by.unwrap_or_default(),
             }),
-            "/sessions/end-idle" => Ok(Self::EndIdle {
+            "/sessions/end" => Ok(Self::EndSessions {
                 clients: body
                     .clients
                     .ok_or("which sessions: {\"clients\": [\"ADDRESS:PORT\"]}")?,
+                busy: body.busy.unwrap_or(false),
             }),
             "/sessions/route" => Ok(Self::Route {
                 route: body.route.ok_or("which route: {\"route\": \"NAME\"}")?,
@@ -170,6 +172,8 @@ pub struct Body {
     by: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     clients: Option<Vec<SocketAddr>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    busy: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     route: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -285,8 +289,9 @@ mod tests {
                 reason: "migration".to_owned(),
                 by: "alice".to_owned(),
             },
-            Order::EndIdle {
+            Order::EndSessions {
                 clients: vec![SocketAddr::from(([10, 0, 0, 1], 5))],
+                busy: true,
             },
         ] {
             let body = serde_json::to_vec(&order.body()).expect("JSON");

@@ -4,13 +4,14 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{Html, IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::core::cluster::check::{Check, CheckQuery};
 use crate::core::cluster::explain;
 use crate::core::cluster::json::{cluster_json, known_ms_ago};
+use crate::core::cluster::page::page;
 use crate::core::cluster::patroni::{history_json, patroni_json};
 use crate::core::cluster::verdict::{Verdict, answer};
 use crate::core::cluster::{ClusterView, LagMode};
@@ -19,6 +20,17 @@ use super::orders::ORDER_PATHS;
 use super::{HttpState, metrics, peer_stream};
 
 pub(super) type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
+
+/// `/`: the dashboard for a browser, for others whether this is the primary.
+pub(super) async fn root(State(state): State<HttpState>, headers: HeaderMap, query: Pairs) -> Response {
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    if !accepted.is_some_and(|accepted| accepted.contains("text/html")) {
+        return check(Check::Primary, &state, &query);
+    }
+    let view = state.view.borrow().clone();
+    let page = page(&cluster_json(&view), &view.me.name);
+    ([(header::CACHE_CONTROL, "no-store")], Html(page)).into_response()
+}
 
 /// 200 or 503 with the reason; the checks about PostgreSQL carry what `/patroni` shows too, as Patroni's do.
 pub(super) fn check(check: Check, state: &HttpState, query: &Pairs) -> Response {
@@ -40,6 +52,10 @@ pub(super) fn check(check: Check, state: &HttpState, query: &Pairs) -> Response 
         }
     }
     (status(&verdict), fresh(body)).into_response()
+}
+
+pub(super) async fn root_without_body(State(state): State<HttpState>, query: Pairs) -> StatusCode {
+    check_without_body(Check::Primary, &state, &query)
 }
 
 /// The status alone, for OPTIONS.

@@ -3,7 +3,7 @@
 //! | path | answer |
 //! |---|---|
 //! | `/startup` `/liveness` `/readiness` | 200 or 503: the probes of a pod |
-//! | `/` `/primary` `/read-write` `/leader` | 200 or 503: primary, and allowed to be |
+//! | `/` `/primary` `/read-write` `/leader` | 200 or 503: primary, and allowed to be; for `Accept: text/html` `/` is a page about the cluster |
 //! | `/replica` `/read-only` `/synchronous` `/sync` `/asynchronous` `/async` `/quorum` `/health` … | 200 or 503: as Patroni defines them, all paths in [`CHECK_PATHS`] |
 //! | `/patroni` | this member, in Patroni's words |
 //! | `/cluster` | every member: what `podgres status -o json` prints |
@@ -17,7 +17,7 @@
 //! | `/challenge` | what a member signs next on this connection |
 //! | `/position` | how far this member's server is, asked just now: what the routes measure freshness by |
 //! | `/wait?lsn=0/3000060&timeout=2s` | 200 as soon as this member has replayed so far, else 503 |
-//! | POST `/sessions/end-idle` `/sessions/route` | orders of routes: end these idle sessions; a route is there |
+//! | POST `/sessions/end` `/sessions/route` | orders of routes: end these sessions; a route is there |
 //! | POST `/switchover` `/failover` `/restart` `/reinitialize` `/pause` `/resume` `/read-only` | orders, see [`core::operate`](crate::core::operate); PATCH or PUT `/config` takes `pause` |
 //!
 //! The others answer GET, HEAD and OPTIONS. Any other method changes something: 401 or 403 without authority
@@ -155,6 +155,7 @@ impl HttpState {
 /// The routes of the module's table.
 pub fn router(state: HttpState) -> Router {
     let mut router = Router::new()
+        .route("/", get(handlers::root).options(handlers::root_without_body))
         .route("/patroni", shown(get(handlers::patroni)))
         .route("/cluster", shown(get(handlers::cluster)))
         .route("/explain", shown(get(handlers::explain)))
@@ -170,6 +171,9 @@ pub fn router(state: HttpState) -> Router {
         .route("/peer/stream", shown(get(handlers::peer_stream)))
         .route("/debug/decisions", shown(get(handlers::decisions)));
     for (path, check) in CHECK_PATHS {
+        if *path == "/" {
+            continue;
+        }
         let check = *check;
         let answer =
             async move |State(state): State<HttpState>, query: Pairs| handlers::check(check, &state, &query);

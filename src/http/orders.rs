@@ -29,7 +29,7 @@ pub(super) const ORDER_PATHS: [&str; 9] = [
     "/pause",
     "/resume",
     "/read-only",
-    "/sessions/end-idle",
+    "/sessions/end",
     "/sessions/route",
 ];
 

@@ -1,8 +1,10 @@
 //! Sockets: listens, bounds what a stranger can hold, and hands requests to the router.
 //!
 //! Limits per listener, so that a flood over TCP leaves the pod's own socket alone. Never trusts a
-//! client to end: heads, idle connections and writes each have a time limit.
+//! client to end: heads, idle connections and writes each have a time limit. On a port that has a certificate, a client that begins
+//! with TLS gets TLS, and the kubelet's plain probes are answered all the same.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -15,19 +17,35 @@ use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use super::authorise::{Challenge, Origin};
 use super::deadline::WriteDeadline;
 
+/// The certificate and key to show, as of now.
+pub type ServerTls = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
+
+/// The first byte of a TLS handshake (RFC 8446, 5.1), and of no request in HTTP.
+const HANDSHAKE: u8 = 0x16;
+
 /// A socket that listens.
-#[derive(Debug)]
 pub enum Listener {
-    Tcp(TcpListener),
+    Tcp(TcpListener, Option<ServerTls>),
     Unix(UnixListener),
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(listener, _) => listener.fmt(f),
+            Self::Unix(listener) => listener.fmt(f),
+        }
+    }
 }
 
 /// What one client, and all together, may hold.
@@ -73,8 +91,17 @@ impl Listener {
     pub async fn tcp(address: SocketAddr) -> Result<Self, ListenError> {
         let bound = TcpListener::bind(address).await;
         bound
-            .map(Self::Tcp)
+            .map(|listener| Self::Tcp(listener, None))
             .map_err(|source| ListenError::Tcp { address, source })
+    }
+
+    /// With a certificate for those who ask for TLS.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<ServerTls>) -> Self {
+        match self {
+            Self::Tcp(listener, _) => Self::Tcp(listener, tls),
+            Self::Unix(_) => self,
+        }
     }
 
     /// Listens on a unix socket for its owner and group, in place of one that a dead process left behind.
@@ -98,20 +125,20 @@ impl Listener {
         })
     }
 
-    async fn accept(&self, limits: Limits) -> io::Result<(Socket, Origin)> {
+    async fn accept(&self, limits: Limits) -> io::Result<(Accepted, Origin)> {
         match self {
-            Self::Tcp(listener) => {
+            Self::Tcp(listener, tls) => {
                 let (socket, address) = listener.accept().await?;
                 // A line is worth more early than full.
                 socket.set_nodelay(true)?;
                 // A machine that vanished takes nothing either, though the kernel's buffer does for long.
                 let limit = u32::try_from(limits.write_timeout.as_millis()).unwrap_or(u32::MAX);
                 rustix::net::sockopt::set_tcp_user_timeout(&socket, limit)?;
-                Ok((Box::new(socket), Origin::Tcp(address)))
+                Ok((Accepted::Tcp(socket, tls.clone()), Origin::Tcp(address)))
             }
             Self::Unix(listener) => {
                 let (socket, _) = listener.accept().await?;
-                Ok((Box::new(socket), Origin::UnixSocket))
+                Ok((Accepted::Unix(socket), Origin::UnixSocket))
             }
         }
     }
@@ -120,6 +147,29 @@ impl Listener {
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 type Socket = Box<dyn Stream>;
+
+enum Accepted {
+    Tcp(TcpStream, Option<ServerTls>),
+    Unix(UnixStream),
+}
+
+impl Accepted {
+    /// Ready for HTTP: plain, or behind a handshake if the client begins one.
+    async fn open(self) -> io::Result<Socket> {
+        match self {
+            Self::Unix(socket) => Ok(Box::new(socket)),
+            Self::Tcp(socket, None) => Ok(Box::new(socket)),
+            Self::Tcp(socket, Some(tls)) => {
+                let mut first = [0];
+                if socket.peek(&mut first).await? == 1 && first[0] == HANDSHAKE {
+                    Ok(Box::new(TlsAcceptor::from(tls()).accept(socket).await?))
+                } else {
+                    Ok(Box::new(socket))
+                }
+            }
+        }
+    }
+}
 
 /// Serves `router` on all listeners until `shutdown` ends, then for at most the drain timeout.
 pub async fn serve(
@@ -177,13 +227,21 @@ async fn pause_after(error: &io::Error) {
 }
 
 async fn connection(
-    socket: Socket,
+    accepted: Accepted,
     origin: Origin,
     router: Router,
     limits: Limits,
     mut stopped: watch::Receiver<bool>,
     _slot: OwnedSemaphorePermit,
 ) {
+    let socket = tokio::select! {
+        opened = tokio::time::timeout(limits.head_timeout, accepted.open()) => match opened {
+            Ok(Ok(socket)) => socket,
+            Ok(Err(error)) => return tracing::debug!(?origin, %error, "no HTTP connection"),
+            Err(_) => return,
+        },
+        () = told_to(&mut stopped) => return,
+    };
     let inner = TowerToHyperService::new(router);
     let challenge = Challenge::default();
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {

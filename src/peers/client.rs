@@ -21,6 +21,7 @@ use crate::core::cluster::PeerContact;
 use crate::core::status::MemberStatus;
 
 use super::lines::Lines;
+use super::way::Reach;
 
 /// The longest answer that [`get_json`] reads.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
@@ -71,9 +72,9 @@ impl RequestError {
     }
 }
 
-/// Asks the member at `address` for its status once, all within `limit`.
-pub async fn ask(address: SocketAddr, limit: Duration) -> Result<MemberStatus, RequestError> {
-    let mut stream = StatusStream::open(address, limit).await?;
+/// Asks a member for its status once, all within `limit`.
+pub async fn ask(member: impl Into<Reach>, limit: Duration) -> Result<MemberStatus, RequestError> {
+    let mut stream = StatusStream::open(&member.into(), limit).await?;
     loop {
         if let Some(status) = stream.next(limit).await? {
             return Ok(status);
@@ -225,15 +226,10 @@ pub(super) struct StatusStream {
 
 impl StatusStream {
     /// Connects and asks, within `limit` in all.
-    pub(super) async fn open(address: SocketAddr, limit: Duration) -> Result<Self, RequestError> {
-        let target = address.to_string();
+    pub(super) async fn open(member: &Reach, limit: Duration) -> Result<Self, RequestError> {
+        let target = member.target();
         let opened = async {
-            let connected = TcpStream::connect(address).await;
-            let socket = connected.map_err(|source| RequestError::Connect {
-                target: target.clone(),
-                source,
-            })?;
-            let mut connection = Connection::start(socket, &target).await?;
+            let mut connection = member.connect().await?;
             let response = connection.get("/peer/stream", &target).await?;
             match response.status() {
                 StatusCode::OK => Ok((connection, response.into_body())),

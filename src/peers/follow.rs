@@ -12,12 +12,14 @@ use crate::core::member::Ordinal;
 use crate::core::status::MemberStatus;
 
 use super::client::{RequestError, StatusStream};
+use super::way::Way;
 use super::{PeerSnapshot, Snapshots};
 
 pub(super) struct Follower {
     pub(super) cluster: String,
     pub(super) ordinal: Ordinal,
     pub(super) peer_timeout: Duration,
+    pub(super) way: Way,
     pub(super) targets: watch::Receiver<Vec<SocketAddr>>,
     pub(super) snapshots: watch::Sender<Snapshots>,
 }
@@ -67,7 +69,8 @@ impl Follower {
     async fn follow_once(&mut self, addresses: &[SocketAddr]) -> (PeerContact, bool) {
         let mut worst = None;
         for address in addresses {
-            match StatusStream::open(*address, self.peer_timeout).await {
+            let member = self.way.to(&self.name(), *address);
+            match StatusStream::open(&member, self.peer_timeout).await {
                 Ok(stream) => return self.listen(*address, stream).await,
                 Err(error) => worst = worst.max(Some(self.explain(&error))),
             }
@@ -100,6 +103,10 @@ impl Follower {
         }
     }
 
+    fn name(&self) -> String {
+        format!("{}-{}", self.cluster, self.ordinal)
+    }
+
     fn explain(&self, error: &RequestError) -> PeerContact {
         let source = std::error::Error::source(error);
         tracing::debug!(peer.ordinal = self.ordinal.0, %error, source, "lost or did not reach a peer");
@@ -110,9 +117,7 @@ impl Follower {
     fn strangeness(&self, status: &MemberStatus) -> Option<&'static str> {
         if status.cluster != self.cluster {
             Some("a member of another cluster")
-        } else if status.ordinal != self.ordinal
-            || status.name != format!("{}-{}", self.cluster, self.ordinal)
-        {
+        } else if status.ordinal != self.ordinal || status.name != self.name() {
             Some("another member")
         } else {
             None

@@ -9,6 +9,7 @@ mod follow;
 mod lines;
 pub mod order;
 mod position;
+mod way;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -25,6 +26,7 @@ use crate::core::status::MemberStatus;
 pub use client::{RequestError, ask, get_json};
 pub use order::{send_order, send_signed_order};
 pub use position::{PositionAsker, wait_for_replay};
+pub use way::{Authority, Reach, Way};
 
 /// What is known of one peer.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -67,6 +69,7 @@ type Snapshots = BTreeMap<Ordinal, PeerSnapshot>;
 pub struct Peers {
     cluster: String,
     peer_timeout: Duration,
+    way: Way,
     tasks: BTreeMap<Ordinal, Task>,
     snapshots: watch::Sender<Snapshots>,
     news: watch::Receiver<Snapshots>,
@@ -87,11 +90,12 @@ impl Drop for Task {
 impl Peers {
     /// Follows nobody yet. `peer_timeout` of silence ends a stream; members of other clusters than `cluster` do not count.
     #[must_use]
-    pub fn new(cluster: &str, peer_timeout: Duration) -> Self {
+    pub fn new(cluster: &str, peer_timeout: Duration, way: Way) -> Self {
         let (snapshots, news) = watch::channel(Snapshots::new());
         Self {
             cluster: cluster.to_owned(),
             peer_timeout,
+            way,
             tasks: BTreeMap::new(),
             snapshots,
             news,
@@ -134,6 +138,7 @@ impl Peers {
             cluster: self.cluster.clone(),
             ordinal,
             peer_timeout: self.peer_timeout,
+            way: self.way.clone(),
             targets,
             snapshots: self.snapshots.clone(),
         };

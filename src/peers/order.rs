@@ -2,20 +2,19 @@
 //!
 //! Asks once, within a limit, and repeats nothing: an order may have been carried out though no answer came.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Request, StatusCode};
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::core::operate::Order;
 use crate::core::signature::{MemberKey, SignedRequest, unhex};
 
 use super::client::{Connection, RequestError, connect_url};
+use super::way::Reach;
 
 /// Sends an order to the server at `url` (`http://HOST[:PORT]` or `unix:PATH`); its status and body, within `limit`.
 ///
@@ -40,19 +39,15 @@ pub async fn send_order(
 /// # Errors
 /// There was no answer that can be read.
 pub async fn send_signed_order(
-    address: SocketAddr,
+    member: impl Into<Reach>,
     order: &Order,
     key: &MemberKey,
     limit: Duration,
 ) -> Result<(StatusCode, Value), RequestError> {
-    let target = address.to_string();
+    let member = member.into();
+    let target = member.target();
     let sent = async {
-        let socket = TcpStream::connect(address).await;
-        let socket = socket.map_err(|source| RequestError::Connect {
-            target: target.clone(),
-            source,
-        })?;
-        let mut connection = Connection::start(socket, &target).await?;
+        let mut connection = member.connect().await?;
         let response = connection.get("/challenge", &target).await?;
         let (_, answer) = connection.json(response).await?;
         let challenge = answer["challenge"]

@@ -1,14 +1,13 @@
 //! How far another member's server is, asked on a connection that is kept; and the wait until it is further.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use hyper::StatusCode;
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::client::{Connection, RequestError, connect_url};
+use super::client::{Connection, RequestError};
+use super::way::Reach;
 use crate::core::routing::freshness::Position;
 use crate::core::wal::Lsn;
 
@@ -17,15 +16,15 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// One member, asked again and again.
 pub struct PositionAsker {
-    address: SocketAddr,
+    member: Reach,
     connection: Option<Connection>,
 }
 
 impl PositionAsker {
     #[must_use]
-    pub fn new(address: SocketAddr) -> Self {
+    pub fn new(member: impl Into<Reach>) -> Self {
         Self {
-            address,
+            member: member.into(),
             connection: None,
         }
     }
@@ -36,32 +35,25 @@ impl PositionAsker {
     /// It is not heard, or says something else. The next question makes a new connection.
     pub async fn ask(&mut self, limit: Duration) -> Result<Option<Position>, RequestError> {
         let late = |_| RequestError::TimedOut {
-            target: self.address.to_string(),
+            target: self.member.target(),
             limit,
         };
         // Taken out, so that a question that is given up drops it.
         let open = self.connection.take();
-        let (connection, answer) = timeout(limit, ask(self.address, open)).await.map_err(late)??;
+        let (connection, answer) = timeout(limit, ask(&self.member, open)).await.map_err(late)??;
         self.connection = Some(connection);
         Ok(answer)
     }
 }
 
 async fn ask(
-    address: SocketAddr,
+    member: &Reach,
     open: Option<Connection>,
 ) -> Result<(Connection, Option<Position>), RequestError> {
-    let target = address.to_string();
-    let mut connection = if let Some(connection) = open {
-        connection
-    } else {
-        let socket = TcpStream::connect(address)
-            .await
-            .map_err(|source| RequestError::Connect {
-                target: target.clone(),
-                source,
-            })?;
-        Connection::start(socket, &target).await?
+    let target = member.target();
+    let mut connection = match open {
+        Some(connection) => connection,
+        None => member.connect().await?,
     };
     let response = connection.get("/position", &target).await?;
     let (status, value) = connection.json(response).await?;
@@ -73,22 +65,22 @@ async fn ask(
     Ok((connection, position))
 }
 
-/// Whether the member at `address` has replayed up to `lsn` within `wait`.
+/// Whether a member has replayed up to `lsn` within `wait`.
 ///
 /// # Errors
 /// It is not heard.
-pub async fn wait_for_replay(address: SocketAddr, lsn: Lsn, wait: Duration) -> Result<bool, RequestError> {
-    let url = format!("http://{address}");
+pub async fn wait_for_replay(member: &Reach, lsn: Lsn, wait: Duration) -> Result<bool, RequestError> {
+    let target = member.target();
     let path = format!("/wait?lsn={lsn}&timeout={}ms", wait.as_millis());
     let asked = async {
-        let (mut connection, host) = connect_url(&url).await?;
-        let response = connection.get(&path, &host).await?;
+        let mut connection = member.connect().await?;
+        let response = connection.get(&path, &target).await?;
         let (status, _body): (StatusCode, Value) = connection.json(response).await?;
         Ok(status == StatusCode::OK)
     };
     let limit = wait + GRACE;
     let late = RequestError::TimedOut {
-        target: url.clone(),
+        target: target.clone(),
         limit,
     };
     timeout(limit, asked).await.unwrap_or(Err(late))

@@ -43,6 +43,14 @@ WITH idle AS MATERIALIZED (
     WHERE backend_type = 'client backend' AND state = 'idle'
       AND (host(client_addr), client_port) IN (SELECT * FROM unnest($1::text[], $2::int4[])))
 SELECT address, client_port, pg_terminate_backend(pid) AS ended FROM idle";
+/// A server sees that its client has gone only when it next sends something: a long statement would go on, and commit.
+const END_ALL: &str = "
+WITH named AS MATERIALIZED (
+    SELECT pid, host(client_addr) AS address, client_port
+    FROM pg_stat_activity
+    WHERE backend_type = 'client backend'
+      AND (host(client_addr), client_port) IN (SELECT * FROM unnest($1::text[], $2::int4[])))
+SELECT address, client_port, pg_terminate_backend(pid) AS ended FROM named";
 
 /// The local server.
 pub struct RoutedServer {
@@ -100,12 +108,17 @@ impl RoutedServer {
         Ok(lsn(row, "lsn")?.unwrap_or_default())
     }
 
-    /// Ends those of these clients' sessions that are idle outside of a transaction, and gives them.
+    /// Ends those of these clients' sessions that are idle outside of a transaction, or the `busy` ones too, and gives them.
     ///
     /// # Errors
     /// As [`RoutedServer::position`].
-    pub async fn end_idle(&self, clients: &[SocketAddr]) -> Result<Vec<SocketAddr>, QueryError> {
-        let rows = self.ask(END_IDLE, Some(clients)).await?;
+    pub async fn end_sessions(
+        &self,
+        clients: &[SocketAddr],
+        busy: bool,
+    ) -> Result<Vec<SocketAddr>, QueryError> {
+        let sql = if busy { END_ALL } else { END_IDLE };
+        let rows = self.ask(sql, Some(clients)).await?;
         let client = |row: &Row| {
             let _ended = row.try_get("ended").ok().filter(|ended: &bool| *ended)?;
             let address: String = row.try_get("address").ok()?;

@@ -22,8 +22,8 @@ use super::upstream::Wish;
 const GRACE: Duration = Duration::from_millis(100);
 
 impl Endpoint {
-    /// Those of `fit` that may answer the wish now; waits for one as long as the client allows. The primary has
-    /// everything.
+    /// Those of `fit` that may answer the wish now; waits for one as long as the client allows. The primary is asked too: one that was
+    /// put in office by force may lack what an earlier one acknowledged.
     pub(super) async fn reach<'a>(
         &self,
         wish: &Wish<'_>,
@@ -33,7 +33,7 @@ impl Endpoint {
         let Some(token) = wish.options.min_lsn else {
             return Ok(fit);
         };
-        if fit.is_empty() || fit.iter().any(|server| server.role == Role::Primary) {
+        if fit.is_empty() {
             return Ok(fit);
         }
         let there = |server: &&&Server| self.knowledge.has_reached(&server.name, token);
@@ -44,12 +44,21 @@ impl Endpoint {
         let wait = wish.options.wait();
         match self.first_to_reach(&fit, written_end(token), wait).await {
             Some(server) => Ok(vec![server]),
-            None => fall_back(wish.policy, seen).ok_or(Refusal::NotReplayed { min_lsn: token, wait }),
+            None => {
+                let last = fall_back(wish.policy, seen).unwrap_or_default();
+                let reached = self
+                    .first_to_reach(&last, written_end(token), Duration::ZERO)
+                    .await;
+                let refused = Refusal::NotReplayed { min_lsn: token, wait };
+                reached.map(|server| vec![server]).ok_or(refused)
+            }
         }
     }
 
     async fn first_to_reach<'a>(&self, fit: &[&'a Server], token: Lsn, wait: Duration) -> Option<&'a Server> {
-        let ask = self.knowledge.wait_for_replay.as_ref()?;
+        let Some(ask) = &self.knowledge.wait_for_replay else {
+            return fit.iter().find(|server| server.role == Role::Primary).copied();
+        };
         let deadline = Instant::now() + wait + GRACE;
         let asked = fit.iter().map(|server| {
             let answer = ask(server.http_address, token, wait);

@@ -101,6 +101,16 @@ impl CertificateFolder {
     }
 }
 
+impl CertificateFolder {
+    /// The certificate as the files have it now, for a server of HTTP.
+    #[must_use]
+    pub fn for_http(&self) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::clone(&self.to_show(None).config);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+}
+
 fn stamps(folder: &Path) -> Stamps {
     [CERTIFICATE_FILE, KEY_FILE].map(|name| {
         let metadata = std::fs::metadata(folder.join(name)).ok()?;

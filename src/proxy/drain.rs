@@ -35,7 +35,8 @@ pub(super) async fn drain(endpoint: &Endpoint, leaving: Leaving<'_>) {
         if sessions.is_empty() {
             return;
         }
-        if Instant::now() >= deadline || endpoint.knowledge.end_idle.is_none() {
+        if Instant::now() >= deadline || endpoint.knowledge.end_sessions.is_none() {
+            end_busy(endpoint, &sessions).await;
             for session in &sessions {
                 endpoint.cut(session);
             }
@@ -53,6 +54,33 @@ fn all(endpoint: &Endpoint, leaving: &Leaving<'_>) -> Vec<Arc<Session>> {
     sessions
 }
 
+/// The server is told of those that are cut now: it would finish what it has begun for them.
+async fn end_busy(endpoint: &Endpoint, sessions: &[Arc<Session>]) {
+    let Some(end) = &endpoint.knowledge.end_sessions else {
+        return;
+    };
+    let asked = by_server(sessions).into_iter().map(|(address, sessions)| {
+        let clients = sessions.iter().map(|session| session.local).collect();
+        timeout(ANSWER_TIMEOUT, end(address, clients, true))
+    });
+    for answer in futures_util::future::join_all(asked).await {
+        if !matches!(answer, Ok(Ok(_))) {
+            tracing::debug!(?answer, "the server did not end busy sessions");
+        }
+    }
+}
+
+fn by_server<'a>(
+    sessions: impl IntoIterator<Item = &'a Arc<Session>>,
+) -> BTreeMap<SocketAddr, Vec<Arc<Session>>> {
+    let mut by_server: BTreeMap<SocketAddr, Vec<Arc<Session>>> = BTreeMap::new();
+    for session in sessions {
+        let server = by_server.entry(session.http_address).or_default();
+        server.push(Arc::clone(session));
+    }
+    by_server
+}
+
 async fn round(endpoint: &Endpoint, sessions: &[Arc<Session>]) {
     // However this ends, nobody stays frozen.
     let frozen = Frozen(sessions);
@@ -64,14 +92,8 @@ async fn round(endpoint: &Endpoint, sessions: &[Arc<Session>]) {
     while !settled() && Instant::now() < until {
         sleep(SETTLE_PAUSE).await;
     }
-    let mut by_server: BTreeMap<SocketAddr, Vec<Arc<Session>>> = BTreeMap::new();
-    for session in sessions.iter().filter(|session| session.is_settled()) {
-        by_server
-            .entry(session.http_address)
-            .or_default()
-            .push(Arc::clone(session));
-    }
-    let asked = by_server
+    let settled = sessions.iter().filter(|session| session.is_settled());
+    let asked = by_server(settled)
         .into_iter()
         .map(|(address, sessions)| end_idle(endpoint, address, sessions));
     futures_util::future::join_all(asked).await;
@@ -79,11 +101,11 @@ async fn round(endpoint: &Endpoint, sessions: &[Arc<Session>]) {
 }
 
 async fn end_idle(endpoint: &Endpoint, address: SocketAddr, sessions: Vec<Arc<Session>>) {
-    let Some(end_idle) = &endpoint.knowledge.end_idle else {
+    let Some(end) = &endpoint.knowledge.end_sessions else {
         return;
     };
     let clients = sessions.iter().map(|session| session.local).collect();
-    match timeout(ANSWER_TIMEOUT, end_idle(address, clients)).await {
+    match timeout(ANSWER_TIMEOUT, end(address, clients, false)).await {
         Ok(Ok(ended)) => {
             let (ended, busy): (Vec<_>, Vec<_>) = sessions
                 .into_iter()

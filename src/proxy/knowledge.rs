@@ -17,10 +17,12 @@ use crate::core::wal::Lsn;
 /// Asks the member at that HTTP address to answer once it has replayed so far; false if it has not in time.
 pub type WaitForReplay = Arc<dyn Fn(SocketAddr, Lsn, Duration) -> BoxFuture<'static, bool> + Send + Sync>;
 
-/// Asks the member at the first (HTTP) address to end those of its server's sessions that are idle, outside of a transaction. They
-/// are told by the client's address as the server sees it; gives those that were ended.
-pub type EndIdle = Arc<
-    dyn Fn(SocketAddr, Vec<SocketAddr>) -> BoxFuture<'static, Result<Vec<SocketAddr>, String>> + Send + Sync,
+/// Asks the member at the first (HTTP) address to end those of its server's sessions that are idle, outside of a transaction; if the
+/// last argument says so, the busy ones too. They are told by the client's address as the server sees it; gives those that were ended.
+pub type EndSessions = Arc<
+    dyn Fn(SocketAddr, Vec<SocketAddr>, bool) -> BoxFuture<'static, Result<Vec<SocketAddr>, String>>
+        + Send
+        + Sync,
 >;
 
 /// What is known, and who can be asked.
@@ -31,7 +33,7 @@ pub struct Knowledge {
     /// How fresh the standbys are; without it the table's own word counts.
     pub freshness: Option<watch::Receiver<Arc<Freshness>>>,
     pub wait_for_replay: Option<WaitForReplay>,
-    pub end_idle: Option<EndIdle>,
+    pub end_sessions: Option<EndSessions>,
 }
 
 impl fmt::Debug for Knowledge {
@@ -50,7 +52,7 @@ impl Knowledge {
             table,
             freshness: None,
             wait_for_replay: None,
-            end_idle: None,
+            end_sessions: None,
         }
     }
 

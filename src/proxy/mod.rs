@@ -37,7 +37,7 @@ use std::time::Duration;
 pub use certificate::{CertificateError, CertificateFolder};
 pub use encryption::{Authority, Encryption};
 pub use forwarded::{InvalidHeader, Network};
-pub use knowledge::{EndIdle, Knowledge, WaitForReplay};
+pub use knowledge::{EndSessions, Knowledge, WaitForReplay};
 pub use listener::{Listener, ListenerError};
 pub use refusal::{Refusal, RefusalReason};
 pub use stats::{RouteStats, ServerStats, SessionCounts};

@@ -16,7 +16,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::core::routing::choose::{choose, keep_together};
 use crate::core::routing::options::SessionOptions;
-use crate::core::routing::{Affinity, Opened, RoutePolicy, RouteTable, Server, Stay, candidates, stay};
+use crate::core::routing::{
+    Affinity, Opened, ReadOnlyFallback, RouteMode, RoutePolicy, RouteTable, Server, Stay, candidates, stay,
+};
 
 use crate::core::status::Role;
 
@@ -133,7 +135,7 @@ impl Endpoint {
         opening: Opening<'_>,
     ) -> Result<Upstream, Refusal> {
         let begun = Instant::now();
-        let deadline = begun + self.limits.hold;
+        let deadline = begun + self.hold(wish);
         let mut knowledge = self.knowledge.clone();
         let mut place = None;
         loop {
@@ -166,6 +168,17 @@ impl Endpoint {
                 () = knowledge.changed() => {}
                 () = sleep_until(pause) => {}
             }
+        }
+    }
+
+    /// Reads that take nothing but a standby get an error rather than a pause: their clients have another way, or none.
+    fn hold(&self, wish: &Wish<'_>) -> Duration {
+        let standbys_only =
+            wish.policy.mode == RouteMode::ReadOnly && wish.policy.fallback == ReadOnlyFallback::None;
+        if standbys_only {
+            self.limits.hold.min(wish.options.wait())
+        } else {
+            self.limits.hold
         }
     }
 

@@ -3,6 +3,8 @@
 // A helper that fails fails its test; what a hostile client's own calls come to does not matter.
 #![allow(clippy::expect_used, clippy::let_underscore_must_use)]
 
+mod encrypted;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +16,7 @@ use podgres::core::status::MemberStatus;
 use podgres::core::wal::Lsn;
 use podgres::http::serve::{Limits, Listener, serve};
 use podgres::http::{Beat, HttpState, router};
-use podgres::peers::{PeerSnapshot, Peers, RequestError, ask, get_json};
+use podgres::peers::{PeerSnapshot, Peers, RequestError, Way, ask, get_json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -32,7 +34,7 @@ fn following(address: SocketAddr) -> Peers {
 }
 
 fn following_within(address: SocketAddr, peer_timeout: Duration) -> Peers {
-    let mut peers = Peers::new("pg", peer_timeout);
+    let mut peers = Peers::new("pg", peer_timeout, Way::plain());
     peers.set_targets(vec![(Ordinal(1), vec![address.ip()], address.port())]);
     peers
 }
@@ -164,7 +166,7 @@ async fn a_killed_peer_is_news_at_once_and_keeps_its_last_word() {
     let listener = TcpListener::bind(address).await.expect("listen again");
     let (_view, seen) = watch::channel(Arc::new(view(primary(1))));
     let state = HttpState::new(seen, Beat::new(PATIENCE), PEER_TIMEOUT);
-    let listeners = vec![Listener::Tcp(listener)];
+    let listeners = vec![Listener::Tcp(listener, None)];
     let running = tokio::spawn(serve(
         listeners,
         router(state),
@@ -250,7 +252,7 @@ async fn targets_come_move_and_go() {
     let mut moved = standby(1);
     moved.uid = "second".to_owned();
     let second = Server::start(moved).await;
-    let mut peers = Peers::new("pg", PEER_TIMEOUT);
+    let mut peers = Peers::new("pg", PEER_TIMEOUT, Way::plain());
     let target = |server: &Server| vec![(Ordinal(1), vec![LOOPBACK], server.address.port())];
 
     peers.set_targets(vec![(Ordinal(1), vec![], 8008)]);
@@ -277,7 +279,7 @@ async fn targets_come_move_and_go() {
 #[tokio::test]
 async fn of_several_addresses_the_one_that_answers_is_followed() {
     let server = Server::start(standby(1)).await;
-    let mut peers = Peers::new("pg", PEER_TIMEOUT);
+    let mut peers = Peers::new("pg", PEER_TIMEOUT, Way::plain());
     let nobody = IpAddr::from([127, 0, 0, 77]);
     peers.set_targets(vec![(Ordinal(1), vec![nobody, LOOPBACK], server.address.port())]);
     until_contact(&mut peers, PeerContact::Connected).await;

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-const COLUMNS: [(&str, &str); 9] = [
+pub(super) const COLUMNS: [(&str, &str); 9] = [
     ("MEMBER", "name"),
     ("ROLE", "role"),
     ("STATE", "state"),
@@ -50,7 +50,7 @@ pub fn table(cluster: &Value) -> String {
     text
 }
 
-fn heading(cluster: &Value) -> String {
+pub(super) fn heading(cluster: &Value) -> String {
     let mut text = format!(
         "cluster {}, system identifier {}, term {}\nleadership {}, durability {}",
         plain(&cluster["cluster"]),
@@ -73,7 +73,7 @@ fn heading(cluster: &Value) -> String {
     text
 }
 
-fn cell(member: &Value, key: &str) -> String {
+pub(super) fn cell(member: &Value, key: &str) -> String {
     match (key, &member[key]) {
         ("sync", Value::Bool(sync)) => (if *sync { "yes" } else { "no" }).to_owned(),
         ("lag_bytes", Value::Number(lag)) => lag.as_u64().map_or_else(|| "-".to_owned(), size_text),

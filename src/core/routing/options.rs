@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{ReadOnlyFallback, RoutePolicy};
+use super::{OnPrimaryLoss, ReadOnlyFallback, RoutePolicy};
 use crate::core::units;
 use crate::core::wal::Lsn;
 
@@ -62,7 +62,17 @@ impl SessionOptions {
             max_staleness_ms: self.max_staleness_ms.unwrap_or(policy.max_staleness_ms),
             max_lag_bytes: self.max_lag_bytes.unwrap_or(policy.max_lag_bytes),
             fallback: self.fallback.unwrap_or(policy.fallback),
+            on_primary_loss: self.on_primary_loss(policy),
             ..policy.clone()
+        }
+    }
+
+    /// A bound that the client has set itself holds without a primary too: when nothing newer may exist is for others to believe.
+    fn on_primary_loss(&self, policy: &RoutePolicy) -> OnPrimaryLoss {
+        match (self.max_staleness_ms, policy.on_primary_loss) {
+            (None, own) | (Some(_), own @ OnPrimaryLoss::Refuse) => own,
+            (Some(ms), OnPrimaryLoss::Serve) => OnPrimaryLoss::ServeFor { ms },
+            (Some(ms), OnPrimaryLoss::ServeFor { ms: own }) => OnPrimaryLoss::ServeFor { ms: ms.min(own) },
         }
     }
 

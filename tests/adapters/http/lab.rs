@@ -106,7 +106,7 @@ impl Server {
         let listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0)))
             .await
             .expect("listen");
-        let Listener::Tcp(tcp) = &listener else {
+        let Listener::Tcp(tcp, _) = &listener else {
             panic!("not TCP")
         };
         let address = tcp.local_addr().expect("address");

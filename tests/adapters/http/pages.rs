@@ -159,3 +159,19 @@ async fn what_would_change_something_is_refused_with_the_reason() {
         "unknown path \"/nowhere\""
     );
 }
+
+#[tokio::test]
+async fn a_browser_gets_the_dashboard_where_a_load_balancer_gets_the_check() {
+    let server = Server::start(standby(1)).await;
+    assert_eq!(server.ask("GET /").await.status, 503, "this is no primary");
+    let socket = TcpStream::connect(server.address).await.expect("connect");
+    let browser = "GET / HTTP/1.1\r\nHost: x\r\nAccept: text/html,*/*;q=0.8\r\nConnection: close\r\n\r\n";
+    let page = send(&mut { socket }, browser).await;
+    assert_eq!(page.status, 200, "{}", page.head);
+    assert!(page.head.contains("text/html"), "{}", page.head);
+    assert!(
+        page.body.contains("<td>pg-1</td><td>standby</td>"),
+        "{}",
+        page.body
+    );
+}

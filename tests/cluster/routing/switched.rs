@@ -110,3 +110,26 @@ fn row_37_to_42_the_switch_with_a_lease() {
     let demo = leased(&[]);
     there_and_back(&demo);
 }
+
+/// Its client was cut, and the server went on, and committed half a minute after the switch.
+#[test]
+fn a_long_write_outlived_the_switch_and_its_drain() {
+    let demo = leased(&["--set", "PODGRES_DRAIN_TIMEOUT=1s"]);
+    let first = primary(&demo.wait_streaming(2));
+    demo.sql(&[], "CREATE TABLE work (n int)");
+    let long = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| demo.try_sql(&[], "INSERT INTO work SELECT 4242 FROM pg_sleep(20)"));
+        let begun = wait_for(Duration::from_secs(10), || clients_on(&demo, &first) == "1");
+        assert!(begun, "{}", clients_on(&demo, &first));
+        verb(&demo, &["read-only", "on"]);
+        let left = wait_for(Duration::from_secs(5), || clients_on(&demo, &first) == "0");
+        assert!(left, "{} clients are on the primary", clients_on(&demo, &first));
+        writer.join().expect("the writer")
+    });
+    assert!(!long.status.success(), "{long:?}");
+    let rows = demo.sql(
+        &["--member", &ordinal_of(&first)],
+        "SELECT count(*) FROM work WHERE n = 4242",
+    );
+    assert_eq!(rows, "0");
+}
