@@ -42,17 +42,15 @@ impl Endpoint {
             return Ok(arrived);
         }
         let wait = wish.options.wait();
-        match self.first_to_reach(&fit, written_end(token), wait).await {
-            Some(server) => Ok(vec![server]),
-            None => {
-                let last = fall_back(wish.policy, seen).unwrap_or_default();
-                let reached = self
-                    .first_to_reach(&last, written_end(token), Duration::ZERO)
-                    .await;
-                let refused = Refusal::NotReplayed { min_lsn: token, wait };
-                reached.map(|server| vec![server]).ok_or(refused)
-            }
+        if let Some(server) = self.first_to_reach(&fit, written_end(token), wait).await {
+            return Ok(vec![server]);
         }
+        let last = fall_back(wish.policy, seen).unwrap_or_default();
+        let reached = self
+            .first_to_reach(&last, written_end(token), Duration::ZERO)
+            .await;
+        let refused = Refusal::NotReplayed { min_lsn: token, wait };
+        reached.map(|server| vec![server]).ok_or(refused)
     }
 
     async fn first_to_reach<'a>(&self, fit: &[&'a Server], token: Lsn, wait: Duration) -> Option<&'a Server> {
