@@ -98,8 +98,8 @@ pub struct Published {
     pub positions: Arc<Positions>,
     /// The routes of this process say here which leaving servers they have left.
     pub routes_left: watch::Sender<Option<BTreeSet<String>>>,
-    /// How the other members are reached.
-    pub way: Way,
     /// And here the newest term for which they have left the primaries of earlier ones.
     pub routes_term: watch::Sender<Option<u64>>,
+    /// How the other members are reached.
+    pub way: Way,
 }

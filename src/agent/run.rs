@@ -420,8 +420,8 @@ fn outlets(
         operator: Arc::new(operator),
         positions,
         routes_left: watch::Sender::new(None),
-        way: way.clone(),
         routes_term: watch::Sender::new(None),
+        way: way.clone(),
     };
     let outlets = Outlets {
         view,
