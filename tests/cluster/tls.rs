@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output};
 
+use serde_json::Value;
+
 use crate::authority::Authority;
 use crate::harness::{Demo, LIMIT, Start, member, wait_for};
 use crate::kit::{answer, open_folder};
@@ -135,16 +137,26 @@ fn a_standby_that_cannot_verify_its_primary_waits_and_stays_empty() {
     let demo = demo_with_tls(&mounted, "1");
     mounted.put_tls(&ours, &stranger);
     demo.ask(&["scale", "2"]);
-    let status = demo.wait("a standby that waits", |status| {
-        let message = member(status, "demo-1")["message"].to_string();
-        message.contains("could not verify or set up TLS")
-    });
-    let found = member(&status, "demo-1");
-    assert_eq!(found["situation"], "waiting_for_primary", "{found:#}");
-    assert!(
-        found["message"].to_string().contains("UnknownIssuer"),
-        "{found:#}"
+    // The members do not believe each other either: it is asked itself, plainly.
+    let own = || {
+        let seen = demo.get(1, "/cluster").map(|(_, body)| body)?;
+        let seen: Value = serde_json::from_str(&seen).ok()?;
+        Some(member(&seen, "demo-1").clone())
+    };
+    let waits = || {
+        own().is_some_and(|found| {
+            let message = found["message"].to_string();
+            message.contains("could not verify or set up TLS") && message.contains("UnknownIssuer")
+        })
+    };
+    assert!(wait_for(LIMIT, waits), "{:#?}", own());
+    assert_eq!(
+        own().map(|found| found["situation"].clone()),
+        Some("waiting_for_primary".into())
     );
+    demo.wait("an unheard member", |status| {
+        member(status, "demo-1")["state"] == "unreachable"
+    });
     assert!(!demo.data_directory("demo-1").exists());
     let slots = "SELECT count(*) FROM pg_stat_replication";
     assert_eq!(demo.sql(&["--member", "0"], slots), "0");
