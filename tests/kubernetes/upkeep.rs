@@ -52,14 +52,12 @@ pub(crate) fn bad_image(cluster: &Cluster) {
     let writer = Writer::start(cluster);
     let before = cluster.pods();
     cluster.kubectl(&["set", "image", "statefulset/pg", "postgres=localhost/nowhere:1"]);
+    let reason = "jsonpath={.status.containerStatuses[*].state.waiting.reason}";
+    // Between the old pod and the new one there is none.
     let waiting = || {
-        cluster.kubectl(&[
-            "get",
-            "pod",
-            "pg-2",
-            "-o",
-            "jsonpath={.status.containerStatuses[*].state.waiting.reason}",
-        ])
+        cluster
+            .try_kubectl(&["get", "pod", "pg-2", "-o", reason])
+            .unwrap_or_default()
     };
     until("the image cannot be had", waiting, |reason| {
         reason.contains("Image")

@@ -62,8 +62,14 @@ impl<'a> Example<'a> {
             &deployment,
             &service,
             "--cascade=foreground",
-            "--timeout=60s",
+            "--wait=false",
         ]);
+        let left = || {
+            self.cluster
+                .kubectl(&["get", &deployment, "--ignore-not-found", "-o", "name"])
+        };
+        // An old kubelet tells of a pod's end some ten seconds later, and the collector of a busy cluster comes when it comes.
+        wait::within(2 * wait::LIMIT, "it is gone", left, String::is_empty);
     }
 }
 
