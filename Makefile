@@ -119,6 +119,8 @@ static: compiler ## the release binary without any shared library, for the image
 	export CC_$(subst -,_,$(static_target))=musl-gcc
 	# A release ends at a panic: what unwinds a stack is a tenth of the file. Relocations take a third of their room as RELR.
 	export CARGO_TARGET_$(shell uname -m | tr a-z A-Z)_UNKNOWN_LINUX_MUSL_RUSTFLAGS="-Cforce-unwind-tables=no -Clink-arg=-Wl,-z,pack-relative-relocs"
+	# Minutes, for the image alone.
+	export CARGO_PROFILE_RELEASE_LTO=fat
 	cargo build --release --target $(static_target)
 	ls -l $(target)/$(static_target)/release/podgres
 

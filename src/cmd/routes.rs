@@ -166,7 +166,7 @@ pub(super) fn authority(folder: &Path) -> Result<Authority, Failure> {
     Ok(Arc::new(move || authority.config()))
 }
 
-/// The servers' members, by the address of their HTTP.
+/// All members, by the address of their HTTP.
 #[derive(Clone)]
 pub(super) struct Members {
     pub(super) table: watch::Receiver<Arc<RouteTable>>,
@@ -176,8 +176,10 @@ pub(super) struct Members {
 impl Members {
     fn at(&self, address: SocketAddr) -> Reach {
         let table = self.table.borrow();
-        let server = table.servers.iter().find(|server| server.http_address == address);
-        self.way.to(server.map_or("", |server| &server.name), address)
+        // One that is no server any more may still have sessions to end.
+        let mut members = table.members.iter();
+        let named = members.find(|(_, member)| member.ip() == address.ip());
+        self.way.to(named.map_or("", |(name, _)| name), address)
     }
 }
 

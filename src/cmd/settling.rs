@@ -1,15 +1,14 @@
-//! Between two primaries: no session begins on the new one before the routes of all members that are there have left
-//! the old one, or its right is over for certain.
-//!
-//! Routes that leave say so through their member's status; that a member is waited for is `core::route_table`'s word.
+//! Passes on to the endpoints of a process what `core::routing::settling` lets through, and says when they have left an old primary.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep;
 
+use crate::clock::boottime_ms;
 use crate::core::routing::RouteTable;
+use crate::core::routing::settling::Settling;
 use crate::core::status::Role;
 use crate::proxy::SessionCounts;
 
@@ -28,33 +27,21 @@ async fn pass_on(
     limit: Duration,
     sender: watch::Sender<Arc<RouteTable>>,
 ) {
-    // The newest term whose primary has been let through, and the one that is held back, and until when.
-    let mut through: Option<u64> = None;
-    let mut held: Option<(u64, Instant)> = None;
+    let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    let mut settling = Settling::default();
     loop {
         let table = Arc::clone(&tables.borrow_and_update());
-        held = match (table.term, held) {
-            (Some(term), _) if table.waits_for.is_empty() || through >= Some(term) => None,
-            (Some(term), Some((same, until))) if same == term => Some((term, until)),
-            (Some(term), _) => Some((term, Instant::now() + limit)),
-            (None, _) => None,
-        };
-        let waits = held.filter(|(_, until)| Instant::now() < *until);
-        let next = if waits.is_some() {
-            Arc::new(table.without_primary())
-        } else {
-            through = through.max(table.term);
-            table
-        };
+        let now_ms = boottime_ms();
+        let (next, until_ms) = settling.next(&table, now_ms, limit_ms);
         sender.send_if_modified(|known| {
             let changed = *known != next;
             *known = next;
             changed
         });
-        let until = waits.map(|(_, until)| until);
+        let rest = Duration::from_millis(until_ms.unwrap_or_default().saturating_sub(now_ms));
         tokio::select! {
             changed = tables.changed() => if changed.is_err() { return },
-            () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
+            () = sleep(rest), if until_ms.is_some() => {}
         }
     }
 }
@@ -70,10 +57,11 @@ pub(super) fn settled_term(table: &RouteTable, sessions: &SessionCounts) -> Opti
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
 
     const LIMIT: Duration = Duration::from_millis(300);
-    const LONG: Duration = Duration::from_mins(1);
 
     fn of_term(term: u64, waits_for: &[&str]) -> Arc<RouteTable> {
         let primary = serde_json::json!({
@@ -94,22 +82,6 @@ mod tests {
         let table = tables.borrow_and_update();
         assert_eq!(table.servers.is_empty(), table.unclear.contains_key("pg-1"));
         table.servers.len()
-    }
-
-    #[tokio::test]
-    async fn a_new_primary_is_held_back_until_everybody_has_left_the_old_one() {
-        let (sender, raw) = watch::channel(of_term(4, &[]));
-        let mut tables = settled(raw, LONG);
-        tokio::task::yield_now().await;
-        sender.send_replace(of_term(5, &["pg-0", "pg-2"]));
-        assert_eq!(primaries(&mut tables).await, 0);
-        sender.send_replace(of_term(5, &["pg-2"]));
-        assert_eq!(primaries(&mut tables).await, 0);
-        sender.send_replace(of_term(5, &[]));
-        assert_eq!(primaries(&mut tables).await, 1);
-        // Who comes later with an old word has nobody to leave.
-        sender.send_replace(of_term(5, &["pg-0"]));
-        assert_eq!(primaries(&mut tables).await, 1);
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ pub mod freshness;
 pub mod listen;
 pub mod membership;
 pub mod options;
+pub mod settling;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -9,8 +9,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::direction::{End, ROUNDS, with_buffer};
-use super::relay::{Progress, Way};
+use super::direction::with_buffer;
+use super::relay::{End, Progress, Way};
 
 /// How far the direction has got.
 #[derive(Debug, Default)]
@@ -31,12 +31,18 @@ impl Copy {
             ..Self::default()
         }
     }
+}
 
-    fn poll_rest<T: AsyncWrite + Unpin>(
-        &mut self,
-        context: &mut Context<'_>,
-        to: &mut T,
-    ) -> Poll<io::Result<()>> {
+impl<F, T> Way<F, T> for Copy
+where
+    F: AsyncRead + Unpin,
+    T: AsyncWrite + Unpin,
+{
+    fn end(&mut self) -> &mut End {
+        &mut self.end
+    }
+
+    fn poll_rest(&mut self, context: &mut Context<'_>, to: &mut T) -> Poll<io::Result<()>> {
         while !self.rest.is_empty() {
             let written = ready!(Pin::new(&mut *to).poll_write(context, &self.rest))?;
             self.bytes += written as u64;
@@ -51,17 +57,13 @@ impl Copy {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_copy<F, T>(
+    fn poll_step(
         &mut self,
         context: &mut Context<'_>,
         from: &mut F,
         to: &mut T,
         heard: &impl Fn(),
-    ) -> Poll<io::Result<()>>
-    where
-        F: AsyncRead + Unpin,
-        T: AsyncWrite + Unpin,
-    {
+    ) -> Poll<io::Result<()>> {
         with_buffer(|buffer| {
             let mut buffer = ReadBuf::new(buffer);
             match ready!(Pin::new(from).poll_read(context, &mut buffer)) {
@@ -84,39 +86,6 @@ impl Copy {
             self.rest.extend_from_slice(read.get(taken..).unwrap_or_default());
             Poll::Ready(Ok(()))
         })
-    }
-}
-
-impl<F, T> Way<F, T> for Copy
-where
-    F: AsyncRead + Unpin,
-    T: AsyncWrite + Unpin,
-{
-    fn poll(
-        &mut self,
-        context: &mut Context<'_>,
-        from: &mut F,
-        to: &mut T,
-        may_read: bool,
-        heard: impl Fn(),
-    ) -> Poll<io::Result<()>> {
-        for _round in 0..ROUNDS {
-            ready!(self.poll_rest(context, to))?;
-            match self.end {
-                End::Told => return Poll::Ready(Ok(())),
-                End::Read => {
-                    // One that has gone already needs not be told.
-                    let _gone = ready!(Pin::new(&mut *to).poll_shutdown(context));
-                    self.end = End::Told;
-                    return Poll::Ready(Ok(()));
-                }
-                End::Open if !may_read => return Poll::Pending,
-                End::Open => {}
-            }
-            ready!(self.poll_copy(context, from, to, &heard))?;
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
     }
 }
 

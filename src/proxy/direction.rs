@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::pipes::Pipe;
-use super::relay::{Progress, Way};
+use super::relay::{End, Progress, Way};
 
 /// Shared by all sessions of a thread; a session that is not being polled has nothing in it.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -20,8 +20,6 @@ const BUFFER_BYTES: usize = 64 * 1024;
 const LARGE_READ_BYTES: usize = 8 * 1024;
 /// So many large reads in a row, and splice is tried.
 const LARGE_READS: u8 = 4;
-/// Reads in a row, then others have their turn.
-pub(super) const ROUNDS: usize = 16;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER_BYTES]);
@@ -44,15 +42,6 @@ pub(super) struct Direction {
     bytes: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum End {
-    #[default]
-    Open,
-    /// The sender has ended; the receiver is to be told once it has everything.
-    Read,
-    Told,
-}
-
 impl Progress for Direction {
     fn is_empty(&self) -> bool {
         self.rest.is_empty() && self.pipe.as_ref().is_none_or(Pipe::is_empty)
@@ -64,35 +53,50 @@ impl Progress for Direction {
 }
 
 impl Way<TcpStream, TcpStream> for Direction {
-    fn poll(
+    fn end(&mut self) -> &mut End {
+        &mut self.end
+    }
+
+    /// Writes what is kept, in memory or in the pipe.
+    fn poll_rest(&mut self, context: &mut Context<'_>, to: &mut TcpStream) -> Poll<io::Result<()>> {
+        while !self.rest.is_empty() {
+            let written = ready!(Pin::new(&mut *to).poll_write(context, &self.rest))?;
+            self.bytes += written as u64;
+            self.rest.drain(..written);
+        }
+        if self.rest.capacity() > 0 {
+            self.rest = Vec::new();
+        }
+        let Some(pipe) = &mut self.pipe else {
+            return Poll::Ready(Ok(()));
+        };
+        while !pipe.is_empty() {
+            ready!(to.poll_write_ready(context))?;
+            match to.try_io(Interest::WRITABLE, || pipe.empty_into(&*to)) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(written) => self.bytes += written as u64,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        if self.large_reads < LARGE_READS {
+            self.pipe.take().into_iter().for_each(Pipe::give_back);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_step(
         &mut self,
         context: &mut Context<'_>,
         from: &mut TcpStream,
         to: &mut TcpStream,
-        may_read: bool,
-        heard: impl Fn(),
+        heard: &impl Fn(),
     ) -> Poll<io::Result<()>> {
-        for _round in 0..ROUNDS {
-            ready!(self.poll_rest(context, to))?;
-            match self.end {
-                End::Told => return Poll::Ready(Ok(())),
-                End::Read => {
-                    // One that has gone already needs not be told.
-                    let _gone = ready!(Pin::new(&mut *to).poll_shutdown(context));
-                    self.end = End::Told;
-                    return Poll::Ready(Ok(()));
-                }
-                End::Open if !may_read => return Poll::Pending,
-                End::Open => {}
-            }
-            if self.large_reads >= LARGE_READS && self.has_pipe() {
-                ready!(self.poll_fill(context, from, &heard))?;
-            } else {
-                ready!(self.poll_copy(context, from, to, &heard))?;
-            }
+        if self.large_reads >= LARGE_READS && self.has_pipe() {
+            self.poll_fill(context, from, heard)
+        } else {
+            self.poll_copy(context, from, to, heard)
         }
-        context.waker().wake_by_ref();
-        Poll::Pending
     }
 }
 
@@ -157,34 +161,6 @@ impl Direction {
         } else {
             heard();
             self.note_size(filled);
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Writes what is kept, in memory or in the pipe.
-    fn poll_rest(&mut self, context: &mut Context<'_>, to: &mut TcpStream) -> Poll<io::Result<()>> {
-        while !self.rest.is_empty() {
-            let written = ready!(Pin::new(&mut *to).poll_write(context, &self.rest))?;
-            self.bytes += written as u64;
-            self.rest.drain(..written);
-        }
-        if self.rest.capacity() > 0 {
-            self.rest = Vec::new();
-        }
-        let Some(pipe) = &mut self.pipe else {
-            return Poll::Ready(Ok(()));
-        };
-        while !pipe.is_empty() {
-            ready!(to.poll_write_ready(context))?;
-            match to.try_io(Interest::WRITABLE, || pipe.empty_into(&*to)) {
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(written) => self.bytes += written as u64,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-        if self.large_reads < LARGE_READS {
-            self.pipe.take().into_iter().for_each(Pipe::give_back);
         }
         Poll::Ready(Ok(()))
     }

@@ -8,7 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -66,8 +66,35 @@ pub(super) trait Progress {
     fn take_count(&mut self) -> u64;
 }
 
+/// Where a direction is on its way to its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum End {
+    #[default]
+    Open,
+    /// The sender has ended; the receiver is to be told once it has everything.
+    Read,
+    Told,
+}
+
+/// Reads in a row, then others have their turn.
+const ROUNDS: usize = 16;
+
 /// One direction of a session.
-pub(super) trait Way<F, T>: Progress {
+pub(super) trait Way<F, T: AsyncWrite + Unpin>: Progress {
+    fn end(&mut self) -> &mut End;
+
+    /// Passes on what was read before and the receiver has not taken.
+    fn poll_rest(&mut self, context: &mut Context<'_>, to: &mut T) -> Poll<io::Result<()>>;
+
+    /// Reads once and passes on what the receiver takes; notes the sender's end. `heard` is called in between.
+    fn poll_step(
+        &mut self,
+        context: &mut Context<'_>,
+        from: &mut F,
+        to: &mut T,
+        heard: &impl Fn(),
+    ) -> Poll<io::Result<()>>;
+
     /// Moves what there is. Ready once the sender has ended and the receiver has been told.
     ///
     /// With `may_read` false nothing more is read. `heard` is called before what was read is passed on.
@@ -78,7 +105,25 @@ pub(super) trait Way<F, T>: Progress {
         to: &mut T,
         may_read: bool,
         heard: impl Fn(),
-    ) -> Poll<io::Result<()>>;
+    ) -> Poll<io::Result<()>> {
+        for _round in 0..ROUNDS {
+            ready!(self.poll_rest(context, to))?;
+            match *self.end() {
+                End::Told => return Poll::Ready(Ok(())),
+                End::Read => {
+                    // One that has gone already needs not be told.
+                    let _gone = ready!(Pin::new(&mut *to).poll_shutdown(context));
+                    *self.end() = End::Told;
+                    return Poll::Ready(Ok(()));
+                }
+                End::Open if !may_read => return Poll::Pending,
+                End::Open => {}
+            }
+            ready!(self.poll_step(context, from, to, &heard))?;
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
 }
 
 /// Relays between the two until it ends. Dropped, it closes both.

@@ -8,7 +8,8 @@ use std::rc::Rc;
 use podgres::core::lease::{LeaseRecord, LeaseWrite, Renewal, StoredLease};
 
 use crate::config::{MS, SECOND, Time};
-use crate::world::{Event, World};
+use crate::event::Event;
+use crate::world::World;
 
 /// The Lease as the server has it.
 #[derive(Debug)]

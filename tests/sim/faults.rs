@@ -11,7 +11,8 @@ use podgres::core::supervision::Terms;
 use std::rc::Rc;
 
 use crate::config::{Kind, MS, SECOND, Time};
-use crate::world::{Event, World};
+use crate::event::Event;
+use crate::world::World;
 
 /// What ends by itself after a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,8 +6,9 @@ use podgres::core::supervision::{FailureKind, JobKind, JobProgress, JobRequest, 
 use podgres::core::wal::{Lsn, WalPosition};
 
 use crate::config::{MS, SECOND};
+use crate::event::Event;
 use crate::wal::{Data, Wal};
-use crate::world::{Event, World};
+use crate::world::World;
 
 impl World {
     pub(crate) fn run_job(&mut self, member: usize, job: JobRequest) -> Result<(), &'static str> {

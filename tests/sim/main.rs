@@ -8,6 +8,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod api;
 mod config;
+mod event;
 mod faults;
 mod jobs;
 mod network;

@@ -7,7 +7,8 @@ use podgres::core::member::Ordinal;
 use podgres::core::observation::PeerView;
 
 use crate::config::{MS, SECOND, Time};
-use crate::world::{Event, World};
+use crate::event::Event;
+use crate::world::World;
 
 /// How often a stream says that it is there; part of the peer timeout.
 const BEATS_PER_TIMEOUT: u64 = 4;

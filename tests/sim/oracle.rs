@@ -8,8 +8,9 @@ use podgres::core::supervision::{ServerRole, Terms};
 use podgres::core::wal::TimelineId;
 
 use crate::config::{SECOND, Time};
+use crate::event::Event;
 use crate::supervisor::Supervisor;
-use crate::world::{Event, World};
+use crate::world::World;
 
 /// A forced move is over after that long.
 const FORCED: Time = 60 * SECOND;

@@ -12,7 +12,8 @@ use podgres::core::synchronous_names;
 use podgres::core::wal::{Relation, TimelineId};
 
 use crate::config::{MS, SECOND, Time};
-use crate::world::{Event, Member, World};
+use crate::event::Event;
+use crate::world::{Member, World};
 
 /// Longest time in which a process of PostgreSQL reads its configuration after a reload.
 const RELOAD_LAG: Time = 20 * MS;

@@ -20,10 +20,11 @@ use podgres::core::wal::Lsn;
 
 use crate::api::Client;
 use crate::config::{MS, SECOND, Time};
+use crate::event::Event;
 use crate::network::Ear;
 use crate::supervisor::slot;
 use crate::wal::lsn;
-use crate::world::{CLUSTER, Event, World};
+use crate::world::{CLUSTER, World};
 
 /// What the executor does with an action that hangs.
 const ACTION_LIMIT: Time = 5 * SECOND;

@@ -5,8 +5,9 @@ use podgres::core::supervision::{Postmaster, PostmasterExit};
 use podgres::core::wal::WalPosition;
 
 use crate::config::{MS, Time};
+use crate::event::Event;
 use crate::wal::lsn;
-use crate::world::{Event, World};
+use crate::world::World;
 
 impl World {
     /// Fast or immediate; `patience` is until the next harder one.

@@ -11,7 +11,8 @@ use podgres::core::supervision::{
 use podgres::core::wal::Lsn;
 
 use crate::config::{MS, SECOND, Time};
-use crate::world::{Event, Member, World};
+use crate::event::Event;
+use crate::world::{Member, World};
 
 /// A part of a request that takes time; `action` is the sidecar's, to be answered.
 #[derive(Debug)]

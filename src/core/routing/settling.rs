@@ -1,0 +1,102 @@
+//! Between two primaries: no session begins on the new one before the routes of all members that are there have left the old
+//! one, or its right is over for certain.
+//!
+//! Whom a table waits for is `core::route_table`'s word; the time comes from outside.
+
+use std::sync::Arc;
+
+use super::RouteTable;
+
+/// What is remembered from table to table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settling {
+    /// The newest term whose primary has been let through.
+    through: Option<u64>,
+    /// The term that is held back, and until when.
+    held: Option<(u64, u64)>,
+}
+
+impl Settling {
+    /// The table as the endpoints are to see it, and when to ask again though nothing has changed.
+    ///
+    /// `limit_ms` after a new term was first seen, the right of an earlier primary is over.
+    pub fn next(
+        &mut self,
+        table: &Arc<RouteTable>,
+        now_ms: u64,
+        limit_ms: u64,
+    ) -> (Arc<RouteTable>, Option<u64>) {
+        self.held = match (table.term, self.held) {
+            (Some(term), _) if table.waits_for.is_empty() || self.through >= Some(term) => None,
+            (Some(term), Some((same, until_ms))) if same == term => Some((term, until_ms)),
+            (Some(term), _) => Some((term, now_ms.saturating_add(limit_ms))),
+            (None, _) => None,
+        };
+        match self.held {
+            Some((_, until_ms)) if now_ms < until_ms => (Arc::new(table.without_primary()), Some(until_ms)),
+            _ => {
+                self.through = self.through.max(table.term);
+                (Arc::clone(table), None)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_term(term: u64, waits_for: &[&str]) -> Arc<RouteTable> {
+        let primary = serde_json::json!({
+            "name": "pg-1", "address": "192.0.2.1:5432", "http_address": "192.0.2.1:8008", "role": "primary",
+            "answering": true, "streaming": true, "lag_bytes": 0, "staleness_ms": null, "leaving": false,
+            "incarnation": 7
+        });
+        Arc::new(RouteTable {
+            servers: vec![serde_json::from_value(primary).expect("a server")],
+            term: Some(term),
+            waits_for: waits_for.iter().map(|name| (*name).to_owned()).collect(),
+            ..RouteTable::default()
+        })
+    }
+
+    /// Goes through tables with their times; whether each has its primary.
+    fn primaries(steps: &[(u64, &Arc<RouteTable>)]) -> Vec<bool> {
+        let mut settling = Settling::default();
+        let shown = steps.iter().map(|(now_ms, table)| {
+            let (table, until_ms) = settling.next(table, *now_ms, 300);
+            assert_eq!(table.servers.is_empty(), table.unclear.contains_key("pg-1"));
+            assert_eq!(table.servers.is_empty(), until_ms.is_some());
+            !table.servers.is_empty()
+        });
+        shown.collect()
+    }
+
+    #[test]
+    fn a_new_primary_is_held_back_until_everybody_has_left_the_old_one() {
+        let (old, both, one, none) = (
+            of_term(4, &[]),
+            of_term(5, &["pg-0", "pg-2"]),
+            of_term(5, &["pg-2"]),
+            of_term(5, &[]),
+        );
+        // Who comes later with an old word has nobody to leave.
+        let steps = [(0, &old), (1, &both), (2, &one), (3, &none), (4, &one)];
+        assert_eq!(primaries(&steps), [true, false, false, true, true]);
+    }
+
+    #[test]
+    fn who_never_says_so_is_waited_for_until_the_right_is_over() {
+        let (old, new, newer) = (of_term(4, &[]), of_term(5, &["pg-0"]), of_term(6, &["pg-0"]));
+        let steps = [
+            (0, &old),
+            (10, &new),
+            (309, &new),
+            (310, &new),
+            (320, &newer),
+            (619, &newer),
+            (620, &newer),
+        ];
+        assert_eq!(primaries(&steps), [true, false, false, true, false, false, true]);
+    }
+}
