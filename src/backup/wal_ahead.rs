@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use tokio::task::JoinSet;
@@ -23,6 +23,8 @@ const SEGMENTS: usize = 12;
 const AT_ONCE: usize = 2;
 const LOCK: &str = "lock";
 const LOOK_PAUSE: Duration = Duration::from_millis(5);
+/// For a file that is being fetched; then it is fetched again by whoever needs it. A process may be stopped for ever.
+const TAKE_LIMIT: Duration = Duration::from_secs(30);
 
 /// The folder where segments wait.
 #[derive(Clone, Debug)]
@@ -39,18 +41,19 @@ pub struct Archive {
 }
 
 impl Ahead {
-    /// Gives the file its place under `into` if it was fetched ahead, or is being fetched.
+    /// Gives the file its place under `into` if it was fetched ahead, or is within a time limit.
     ///
     /// # Errors
     /// The folder or the place is no good.
     pub async fn take(&self, file: WalFile, into: &Path) -> Result<bool, BackupError> {
         let waiting = self.place(file);
+        let until = Instant::now() + TAKE_LIMIT;
         loop {
             let at_work = self.lock()?.is_none();
             if waiting.exists() {
                 break;
             }
-            if !at_work {
+            if !at_work || Instant::now() >= until {
                 return Ok(false);
             }
             tokio::time::sleep(LOOK_PAUSE).await;
