@@ -11,7 +11,9 @@ use super::wal::{self, Pushed};
 use super::wal_batch::Archiver;
 use crate::core::backup::wal_file::WalFile;
 
-const LOOK_PAUSE: Duration = Duration::from_millis(250);
+/// The primary archives a segment within moments, or not for long: then each look is a request that costs.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 const STANDBY_SIGNAL: &str = "standby.signal";
 
 /// Whether the server of a data directory is a standby, for a program that knows no more than its place.
@@ -36,8 +38,10 @@ pub async fn confirmed(archiver: &Archiver, source: &Path) -> Result<bool, Backu
         tracing::info!(file = %file, new = pushed == Pushed::New, "archived what the primary has passed over");
         return Ok(true);
     }
+    let mut pause = FIRST_PAUSE;
     while is_standby(&archiver.data_directory) {
-        tokio::time::sleep(LOOK_PAUSE).await;
+        tokio::time::sleep(pause).await;
+        pause = LONGEST_PAUSE.min(2 * pause);
         if wal::is_archived(store, cluster, file).await? {
             return Ok(true);
         }
