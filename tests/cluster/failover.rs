@@ -192,7 +192,7 @@ fn the_api_server_may_be_away_while_a_standby_is_lost() {
 fn sidecars_that_began_anew_while_the_api_server_was_away_knew_no_primary() {
     let times = [
         "PODGRES_LEASE_DURATION=6s",
-        "PODGRES_RENEW_DEADLINE=3s",
+        "PODGRES_RENEW_DEADLINE=2500ms",
         "PODGRES_RETRY_PERIOD=500ms",
     ];
     let demo = lease(16, &times.map(|time| ["--set", time]).concat());

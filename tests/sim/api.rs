@@ -26,6 +26,8 @@ pub(crate) struct Found(Option<Rc<Stored>>);
 #[derive(Debug)]
 pub(crate) struct Api {
     pub(crate) stored: Option<Rc<Stored>>,
+    /// When it was deleted last, in the order of names.
+    deleted: u64,
     pub(crate) away: bool,
     pub(crate) away_for: Vec<bool>,
     /// Lost requests and replies, in percent.
@@ -38,6 +40,7 @@ impl Api {
     pub(crate) fn new(members: usize) -> Self {
         Self {
             stored: None,
+            deleted: 0,
             away: false,
             away_for: vec![false; members],
             loss: 0,
@@ -206,7 +209,7 @@ impl World {
         }
         let version = self.api.stored.as_ref().map(|stored| stored.version);
         let stored = if version == over {
-            Ok(self.store(record))
+            Ok(self.store(record, over.is_none() && attempt < self.api.deleted))
         } else {
             Err(false)
         };
@@ -224,9 +227,9 @@ impl World {
         }
     }
 
-    /// A new version, which all watches bring.
-    pub(crate) fn store(&mut self, record: Rc<LeaseRecord>) -> Rc<Stored> {
-        self.check_record(&record);
+    /// A new version, which all watches bring; `late` if it was sent before the Lease was deleted.
+    pub(crate) fn store(&mut self, record: Rc<LeaseRecord>, late: bool) -> Rc<Stored> {
+        self.check_record(&record, late);
         let version = self.name();
         let stored = Rc::new(Stored { record, version });
         self.api.stored = Some(Rc::clone(&stored));
@@ -236,6 +239,7 @@ impl World {
 
     pub(crate) fn delete_lease(&mut self) {
         self.api.stored = None;
+        self.api.deleted = self.name();
         self.tell_watches();
     }
 

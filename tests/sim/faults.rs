@@ -205,7 +205,7 @@ impl World {
         let mut record = (*stored.record).clone();
         change(&mut record);
         if record != *stored.record {
-            self.store(Rc::new(record));
+            self.store(Rc::new(record), false);
         }
     }
 

@@ -70,7 +70,8 @@ async fn a_change_that_was_under_way_when_a_process_ended_is_uncertain_to_the_ne
         record: record(Some(1), 2),
     }));
     drop(store);
-    let store = start(&place, &relay(&place).await, &file, 0);
+    let after = relay(&place).await;
+    let store = start(&place, &after, &file, 0);
     let given = |view: &podgres::core::lease::LeaseView| {
         view.uncertain
             .as_ref()
