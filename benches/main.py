@@ -22,9 +22,10 @@ from measures import spread
 from patroni_cluster import PatroniCluster
 from podgres_cluster import PodgresCluster
 from reaction import patroni_reactions, podgres_reactions
+from rejoin import rejoin
 from route import route, tables as route_tables
 
-PARTS = ("start", "idle", "clone", "size", "reaction", "failover", "route")
+PARTS = ("start", "idle", "clone", "size", "reaction", "failover", "rejoin", "route")
 
 
 def main():
@@ -58,6 +59,7 @@ def parse_arguments():
     parser.add_argument("--fault", action="append", choices=PodgresFaults.faults, help="of failover: this one only (may be repeated)")
     parser.add_argument("--failover-runs", type=int, default=5, help="runs of each fault (5)")
     parser.add_argument("--api-seconds", type=float, default=60, help="how long the API server is down (60)")
+    parser.add_argument("--rejoin-runs", type=int, default=5, help="failovers with a diverged primary (5)")
     parser.add_argument("--route-runs", type=int, default=5, help="turns of each load through the routes (5)")
     parser.add_argument("--route-seconds", type=int, default=8, help="of one pgbench (8)")
     parser.add_argument("--json", type=Path, help="also write all numbers there")
@@ -241,6 +243,24 @@ class Bench:
         table(["", "fault", "runs", "outage, s, median / worst", "all streaming again, s", "primary moved"], rows)
         for name, faults in found.items():
             print(f"{name}: {faults['lost']}")
+        return found
+
+    def rejoin(self):
+        """A primary that was lost with WAL of its own comes back: seconds, and what `pg_rewind` copied of how much."""
+        cluster = self.podgres()
+        try:
+            cluster.start()
+            cluster.wait_complete()
+            measures.fill(cluster.dsn("--member", str(cluster.primary()["ordinal"])), self.options.gibibytes)
+            found = [rejoin(cluster) for _ in range(self.options.rejoin_runs)]
+        finally:
+            cluster.stop()
+        rows = [
+            ("from SIGKILL to streaming, s", spread([run["seconds"] for run in found])),
+            ("copied by pg_rewind, MB", spread([run["copied_mb"] for run in found], digits=0)),
+            ("of the source, %", spread([100 * run["copied_mb"] / run["source_mb"] for run in found], digits=1)),
+        ]
+        table([f"a diverged primary rejoins, {self.options.gibibytes} GiB", "min / median / max"], rows)
         return found
 
     def route(self):
