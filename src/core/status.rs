@@ -139,6 +139,11 @@ pub struct ServerStatus {
     /// Standby: replay has reached the end of all WAL that is here and waits for more.
     #[serde(default)]
     pub replay_waiting: bool,
+    /// Standby that synchronizes logical slots (`sync_replication_slots`, PostgreSQL 17): its own failover slots from when it
+    /// was the primary. The primary's of the same name cannot come here while they exist (the manual, "Replication Slot
+    /// Synchronization").
+    #[serde(default)]
+    pub superseded_slots: Vec<String>,
     /// The setting as this session sees it.
     #[serde(default)]
     pub synchronous_standby_names: String,

@@ -28,6 +28,7 @@ mod hazards_standby;
 mod hazards_wal;
 mod hazards_writers;
 mod kit;
+mod logical;
 mod mounted;
 mod moves;
 mod network;

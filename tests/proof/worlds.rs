@@ -103,6 +103,7 @@ pub(crate) fn server(in_recovery: bool, receiver_streaming: bool) -> ServerStatu
         receiver_silent_ms: None,
         replay_waiting: false,
         synchronous_standby_names: String::new(),
+        superseded_slots: Vec::new(),
         archive: None,
     }
 }

@@ -387,7 +387,7 @@ impl World {
                 self.after(delay, Event::CheckpointDone { member, epoch });
                 self.after(MS, done(None));
             }
-            PostgresAction::EnsureRoles => self.after(MS, done(None)),
+            PostgresAction::EnsureRoles | PostgresAction::DropSlots { .. } => self.after(MS, done(None)),
             PostgresAction::ReconcileSlots { expected, .. } => {
                 if let Some(data) = &mut self.members[member].data {
                     data.slots = expected.into_iter().map(slot).collect();
@@ -688,6 +688,7 @@ fn empty_status(system_identifier: u64) -> ServerStatus {
         receiver_silent_ms: None,
         replay_waiting: false,
         synchronous_standby_names: String::new(),
+        superseded_slots: Vec::new(),
         archive: None,
     }
 }

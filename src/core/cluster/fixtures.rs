@@ -155,6 +155,7 @@ fn server() -> ServerStatus {
         receiver_silent_ms: None,
         replay_waiting: false,
         synchronous_standby_names: String::new(),
+        superseded_slots: Vec::new(),
         archive: None,
     }
 }
