@@ -21,6 +21,7 @@ const LOGINS_PAUSE_MS: u64 = 10_000;
 impl Agent {
     pub(super) async fn observe(&mut self, entries: &[PeerEntry]) -> Observation {
         self.read_logins();
+        self.switch.listen(entries);
         let supervisor = self.supervisor_status.borrow_and_update().clone();
         let names = self.names.borrow_and_update().clone();
         self.follow_peers(&names);
@@ -65,6 +66,7 @@ impl Agent {
             barrier,
             request: self.requests.waiting(),
             checkpointed_at_ms,
+            read_only: self.switch.position().on.is_some(),
             drained: self.drained(entries),
         }
     }

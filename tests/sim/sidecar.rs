@@ -105,6 +105,7 @@ impl World {
                 lease: LeaseView::default(),
                 barrier: None,
                 request: None,
+                read_only: false,
                 checkpointed_at_ms: None,
             },
             memory: Memory::default(),
