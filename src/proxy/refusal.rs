@@ -311,7 +311,8 @@ mod tests {
     #[test]
     fn every_reason_has_a_refusal_with_all_fields() {
         let refusals = every_refusal();
-        let reasons: Vec<_> = refusals.iter().map(Refusal::reason).collect();
+        let mut reasons: Vec<_> = refusals.iter().map(Refusal::reason).collect();
+        reasons.dedup();
         assert_eq!(reasons, RefusalReason::ALL);
         for refusal in refusals {
             let message = refusal.encode();

@@ -235,11 +235,8 @@ fn a_failover_while_switched_to_read_only_keeps_direct_sessions_from_writing() {
         synchronous_standby_names, given,
         "commits wait for the same as before"
     );
-    let leaving = decided_read_only(&primary(&[(HandingOver, 1)])).postgres;
-    assert!(
-        !matches!(leaving, Some(PostgresAction::Reload { .. })),
-        "{leaving:?}"
-    );
+    let leaving = decided_read_only(&primary(&[(Request, 1)])).postgres;
+    assert_eq!(leaving, Some(PostgresAction::Checkpoint), "a planned move goes first");
 }
 
 #[test]
