@@ -17,7 +17,7 @@ use crate::config::routes::{RouteArguments, TlsArgument};
 use crate::core::member::Topology;
 use crate::core::operate::{Answer, Order};
 use crate::core::routing::listen::Listen;
-use crate::core::routing::{RouteMode, RouteTable, Server};
+use crate::core::routing::{RouteMode, RoutePolicy, RouteTable, Server};
 use crate::core::signature::MemberKey;
 use crate::peers::{PositionAsker, Reach, Way, send_signed_order, wait_for_replay};
 use crate::postgres::tls::ClientTls;
@@ -84,6 +84,12 @@ impl Endpoints {
             (listen.name.clone(), Arc::clone(stats))
         };
         self.bound.iter().map(stats).collect()
+    }
+
+    /// What each promises, by its name.
+    pub(super) fn policies(&self) -> Vec<(String, RoutePolicy)> {
+        let policy = |(listen, ..): &(Listen, _, _, _)| (listen.name.clone(), listen.policy.clone());
+        self.bound.iter().map(policy).collect()
     }
 
     /// How often members are asked, so that the strictest bound can be kept.

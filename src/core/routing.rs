@@ -10,6 +10,7 @@ pub mod membership;
 pub mod monotonic;
 pub mod options;
 pub mod settling;
+pub mod slice;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,5 @@
-//! The Kubernetes API, as far as podgres needs it: one Lease, and at most a label and an Event of its own pod.
+//! The Kubernetes API, as far as podgres needs it: one Lease, and at most a label and an Event of its own pod, and
+//! EndpointSlices.
 //!
 //! [`LeaseStore`] follows the Lease and writes it by compare-and-swap; what is known is a [`LeaseView`], stamped
 //! with this machine's clock alone. It never decides who may hold the Lease, and never repeats a write.
@@ -17,6 +18,7 @@ mod knowledge;
 mod lease_api;
 pub mod pod;
 mod record;
+pub mod slice;
 mod store;
 mod update;
 

@@ -62,7 +62,8 @@ impl Knowledge {
     }
 
     /// The table as of now, with the age of what each standby has.
-    pub(super) fn now(&self) -> RouteTable {
+    #[must_use]
+    pub fn now(&self) -> RouteTable {
         let mut table = RouteTable::clone(&self.table.borrow());
         if let Some(freshness) = &self.freshness {
             let (freshness, now_ms) = (freshness.borrow(), boottime_ms());
@@ -91,7 +92,7 @@ impl Knowledge {
     }
 
     /// Takes note of what is there now; [`Knowledge::changed`] waits for what comes after.
-    pub(super) fn mark_seen(&mut self) {
+    pub fn mark_seen(&mut self) {
         self.table.mark_unchanged();
         if let Some(freshness) = &mut self.freshness {
             freshness.mark_unchanged();
@@ -99,7 +100,7 @@ impl Knowledge {
     }
 
     /// Returns when there is something new; never once nobody is left to tell it.
-    pub(super) async fn changed(&mut self) {
+    pub async fn changed(&mut self) {
         let freshness = async {
             match &mut self.freshness {
                 Some(freshness) => changed(freshness).await,

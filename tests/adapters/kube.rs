@@ -8,4 +8,5 @@ mod pod;
 mod relay;
 mod server;
 mod shared;
+mod slices;
 mod watching;
