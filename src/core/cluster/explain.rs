@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use crate::core::lease::{Durability, LeaseRecord};
 use crate::core::member::Ordinal;
 use crate::core::status::MemberStatus;
+use crate::core::synchronous_names::bypass_race;
 
 use super::moves::{self, age_text};
 use super::{ClusterView, LagMode};
@@ -212,8 +213,20 @@ fn would_lose(view: &ClusterView, successor: Option<&str>) -> String {
         .is_some_and(|record| record.synchronous.proof().is_some());
     match successor {
         None => "no failover happens by itself now".to_owned(),
-        Some(_) if proven => "no acknowledged commit".to_owned(),
+        Some(_) if proven => proven_loss(view),
         Some(name) => moves::loss(view, name),
+    }
+}
+
+/// What is lost though a quorum has everything: commits that a server of an older minor release let pass.
+fn proven_loss(view: &ClusterView) -> String {
+    let versions = view.live_members().filter_map(|member| member.server.as_ref());
+    match versions
+        .filter_map(|server| bypass_race(server.server_version))
+        .next()
+    {
+        None => "no acknowledged commit".to_owned(),
+        Some(warning) => format!("no acknowledged commit, with one exception: {warning}"),
     }
 }
 
@@ -354,6 +367,10 @@ mod tests {
         let mut paused = seen(vec![peer(member(1, Some(100))), peer(member(2, Some(100)))]);
         paused.lease.as_mut().expect("record").paused = true;
         assert_eq!(explain(&paused).blocks, ["the cluster is paused"]);
+        let mut old = member(1, Some(100));
+        old.server.as_mut().expect("a server").server_version = 150_012;
+        let old = explain(&seen(vec![peer(old), peer(member(2, Some(100)))]));
+        assert!(old.would_lose.contains("upgrade to 13.21"), "{}", old.would_lose);
         let fixed = explain(&view(primary(0), vec![peer(member(1, Some(1)))]));
         assert!(fixed.blocks[0].contains("fixed") && fixed.successor.is_none());
     }
