@@ -46,10 +46,12 @@ pub(super) async fn execute(action: PostgresAction, hands: Hands<'_>) -> Result<
         PostgresAction::GrantLicence { until_ms } => SupervisorRequest::GrantLicence { until_ms },
         PostgresAction::Promote {
             synchronous_standby_names,
+            read_only,
             term,
             timeline,
         } => SupervisorRequest::Promote {
             synchronous_standby_names,
+            read_only,
             term,
             timeline,
         },

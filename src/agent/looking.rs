@@ -31,6 +31,7 @@ impl Agent {
 
     pub(super) async fn observe(&mut self, entries: &[PeerEntry]) -> Observation {
         self.read_logins();
+        self.switch.listen(entries);
         let supervisor = self.supervisor_status.borrow_and_update().clone();
         let names = self.names.borrow_and_update().clone();
         self.follow_peers(&names);
@@ -76,6 +77,7 @@ impl Agent {
             barrier,
             request: self.requests.waiting(),
             checkpointed_at_ms,
+            read_only: self.switch.position().on.is_some(),
             drained: self.drained(entries),
         }
     }

@@ -23,6 +23,7 @@ mod routes;
 mod serve;
 mod settling;
 pub mod sidecar;
+mod slices;
 pub mod status;
 pub mod verify;
 pub mod wal_fetch;

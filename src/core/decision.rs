@@ -21,6 +21,9 @@ pub enum PostgresAction {
     /// Takes a running standby into office.
     Promote {
         synchronous_standby_names: String,
+        /// As in [`ServerRole::Primary`].
+        #[serde(default)]
+        read_only: bool,
         term: u64,
         timeline: NextTimeline,
     },

@@ -239,6 +239,9 @@ pub struct MemberStatus {
     /// The cluster is switched to read-only, as far as it knows.
     #[serde(default)]
     pub read_only: bool,
+    /// Its server is a primary whose sessions are read-only by default, because of the switch.
+    #[serde(default)]
+    pub read_only_default: bool,
 }
 
 impl MemberStatus {
@@ -276,6 +279,7 @@ impl MemberStatus {
             routes_term: None,
             switch: SwitchPosition::default(),
             read_only: false,
+            read_only_default: false,
         }
     }
 

@@ -111,6 +111,7 @@ impl World {
                 lease,
                 barrier: None,
                 request: None,
+                read_only: false,
                 checkpointed_at_ms: None,
             },
             memory: Memory::default(),

@@ -131,6 +131,7 @@ fn member(ordinal: u32, role: Role, state: MemberState, situation: &str) -> Memb
         routes_term: None,
         switch: crate::core::switch::SwitchPosition::default(),
         read_only: false,
+        read_only_default: false,
     }
 }
 
