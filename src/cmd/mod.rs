@@ -2,6 +2,7 @@
 
 mod backing;
 pub mod backup;
+mod backup_options;
 pub mod backups;
 pub mod check;
 pub mod demo;

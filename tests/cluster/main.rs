@@ -7,11 +7,14 @@
 
 #[path = "../support/authority.rs"]
 mod authority;
+mod azure_server;
 mod backup;
 mod backup_archive;
+mod backup_azure;
 mod backup_docs;
 mod backup_failover;
 mod backup_faults;
+mod backup_incremental;
 mod backup_s3;
 mod chaos;
 mod chaos_lease;
