@@ -115,7 +115,7 @@ impl Operator {
         wait: bool,
     ) -> Result<Answer, Answer> {
         let to = moves::switchover(&self.seen(), leader.as_deref(), candidate.as_deref());
-        let to = to.map_err(|why| not_possible(&why))?;
+        let to = to.map_err(|why| why.answer())?;
         let request = |id| MoveRequest::Switchover { to, id };
         let limit = if wait { SWITCHOVER_LIMIT } else { Duration::ZERO };
         self.moved(request, "switchover", limit).await
@@ -123,7 +123,7 @@ impl Operator {
 
     async fn failover(&self, candidate: String, wait: bool) -> Result<Answer, Answer> {
         let seen = self.seen();
-        let to = moves::failover(&seen, &candidate).map_err(|why| not_possible(&why))?;
+        let to = moves::failover(&seen, &candidate).map_err(|why| why.answer())?;
         let loss = moves::loss(&seen, &candidate);
         let request = |id| MoveRequest::Failover { to, id };
         let limit = if wait { FAILOVER_LIMIT } else { Duration::ZERO };
@@ -141,7 +141,7 @@ impl Operator {
         let store = self
             .lease
             .as_ref()
-            .ok_or_else(|| not_possible(&Impossible::FixedLeadership))?;
+            .ok_or_else(|| Impossible::FixedLeadership.answer())?;
         let asked = request(format!("{:016x}", fastrand::u64(..)));
         let written = store.update(|record| {
             record.request.get_or_insert_with(|| asked.clone());
@@ -291,7 +291,7 @@ impl Operator {
 
     async fn restart(&self) -> Result<Answer, Answer> {
         let (own, seen) = (self.member.to_string(), self.seen());
-        moves::restart(&seen, &own).map_err(|why| not_possible(&why))?;
+        moves::restart(&seen, &own).map_err(|why| why.answer())?;
         let started = |me: &MemberStatus| {
             me.server
                 .as_ref()
@@ -319,7 +319,7 @@ impl Operator {
 
     async fn reinitialise(&self) -> Result<Answer, Answer> {
         let (own, seen) = (self.member.to_string(), self.seen());
-        moves::reinitialise(&seen, &own).map_err(|why| not_possible(&why))?;
+        moves::reinitialise(&seen, &own).map_err(|why| why.answer())?;
         let clones = seen.me.clones_total;
         self.ask(MemberRequest::Reinit)?;
         let streams = |view: &ClusterView| view.me.clones_total > clones && view.me.streaming();
@@ -357,15 +357,14 @@ impl Operator {
             Order::Reinitialise { .. } => moves::reinitialise(&seen, name),
             _ => moves::restart(&seen, name),
         };
-        possible.map_err(|why| not_possible(&why))?;
+        possible.map_err(|why| why.answer())?;
         let mut members = seen.live_members();
         let address = members
             .find(|member| member.name == name)
             .map(|member| SocketAddr::new(member.host, member.http_port));
         let address = address.ok_or_else(|| {
-            not_possible(&Impossible::NotHeard {
-                name: name.to_owned(),
-            })
+            let name = name.to_owned();
+            Impossible::NotHeard { name }.answer()
         })?;
         let failed = |why: String| Answer::new(Outcome::Failed, format!("could not ask \"{name}\": {why}"));
         let key =
@@ -411,14 +410,6 @@ pub fn member_key(logins: &ReadLogins, cluster: &str) -> Option<MemberKey> {
 
 fn holder(record: &LeaseRecord) -> Option<String> {
     record.holder.as_ref().map(|holder| holder.pod.clone())
-}
-
-fn not_possible(why: &Impossible) -> Answer {
-    let answer = Answer::new(Outcome::NotPossible, why.to_string());
-    match why.hint() {
-        Some(hint) => answer.hint(hint),
-        None => answer,
-    }
 }
 
 fn unwritten(error: &LeaseError) -> Answer {

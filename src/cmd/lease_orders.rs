@@ -1,10 +1,12 @@
 //! Orders by one change of the Lease, for an operator who reaches the Kubernetes API and no member.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use crate::config::ProcessEnvironment;
+use crate::config::pod::variable;
 use crate::core::cluster::moves;
 use crate::core::lease::{LeaseRecord, MoveRequest, ReadOnlySwitch, StoredLease};
 use crate::core::operate::{Answer, Outcome};
@@ -32,9 +34,14 @@ pub struct Kubernetes {
     pub kubeconfig: Option<PathBuf>,
 }
 
-/// Where kubectl looks, too.
-pub(super) fn standard_kubeconfig() -> Option<PathBuf> {
-    std::env::home_dir().map(|home| home.join(".kube").join("config"))
+/// The file that is given, or what kubectl would read: KUBECONFIG, or the one in the home folder.
+pub(super) fn kubeconfig(given: Option<&Path>) -> Result<PathBuf, Failure> {
+    let variable = || variable(&ProcessEnvironment, "KUBECONFIG").map(PathBuf::from);
+    let standard = || std::env::home_dir().map(|home| home.join(".kube").join("config"));
+    let found = given.map(Path::to_owned).or_else(variable).or_else(standard);
+    found.ok_or_else(|| {
+        Failure::new(ExitStatus::Settings, "no kubeconfig file is known").hint("Give --kubeconfig.")
+    })
 }
 
 /// One cluster's Lease.
@@ -62,13 +69,7 @@ impl Kubernetes {
     }
 
     fn reach(&self) -> Result<Reach, Failure> {
-        let path = self
-            .kubeconfig
-            .clone()
-            .or_else(standard_kubeconfig)
-            .ok_or_else(|| {
-                Failure::new(ExitStatus::Settings, "no kubeconfig file is known").hint("Give --kubeconfig.")
-            })?;
+        let path = kubeconfig(self.kubeconfig.as_deref())?;
         let context = self.context.clone();
         Ok(Reach::Kubeconfig { path, context })
     }
@@ -121,11 +122,7 @@ impl ClusterLease {
         let before = self.client.get().await.map_err(|error| unwritten(&error))?;
         let before = before
             .ok_or_else(|| Answer::new(Outcome::Failed, format!("there is no Lease \"{}\"", self.cluster)))?;
-        let to = moves::by_record(&self.cluster, &before.record, to, forced).map_err(|why| {
-            let answer = Answer::new(Outcome::NotPossible, why.to_string());
-            why.hint()
-                .map_or_else(|| answer.clone(), |hint| answer.clone().hint(hint))
-        })?;
+        let to = moves::by_record(&self.cluster, &before.record, to, forced).map_err(|why| why.answer())?;
         let id = format!("{:016x}", fastrand::u64(..));
         let asked = match to {
             Some(to) if forced => MoveRequest::Failover { to, id },

@@ -193,13 +193,13 @@ fn a_switchover_loses_nothing_and_the_verbs_refuse_what_has_no_sense() {
         ),
         (
             vec!["switchover", "--to", "demo-7"],
-            65,
+            64,
             "the cluster has no member \"demo-7\"",
         ),
         (vec!["reinit", "demo-0"], 65, "cannot clone \"demo-0\" afresh"),
         (
             vec!["restart", "demo-9"],
-            65,
+            64,
             "the cluster has no member \"demo-9\"",
         ),
         (
@@ -207,7 +207,8 @@ fn a_switchover_loses_nothing_and_the_verbs_refuse_what_has_no_sense() {
             65,
             "is the primary already",
         ),
-        (vec!["failover", "--to", "demo-1"], 64, "there is no terminal"),
+        (vec!["failover", "--to", "demo-9"], 64, "has no member \"demo-9\""),
+        (vec!["failover", "--to", "demo-1"], 64, "nobody answers"),
         (vec!["failover"], 64, "--to"),
     ] {
         let (found, error) = refused(&demo, &words);

@@ -424,6 +424,8 @@ fn server_status(choice: &Choice) -> Option<ServerStatus> {
                 flush_lsn: Some(HERE),
                 replay_lsn: Some(HERE),
                 sync_state: "quorum".to_owned(),
+                sync_priority: 1,
+                usename: "podgres_replication".to_owned(),
                 pid: 1,
             };
             ServerStatus {

@@ -657,6 +657,8 @@ fn row(name: &str) -> ReplicationStatus {
         flush_lsn: None,
         replay_lsn: None,
         sync_state: String::new(),
+        sync_priority: 1,
+        usename: "podgres_replication".to_owned(),
         pid: 1,
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::table::size_text;
+use crate::core::operate::{Answer, Outcome};
 
 /// Why an order is not carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +94,27 @@ impl fmt::Display for Impossible {
 }
 
 impl Impossible {
+    /// Whether the order names what there is not, rather than what must not be done.
+    #[must_use]
+    pub fn mistaken(&self) -> bool {
+        matches!(self, Self::UnknownMember { .. })
+    }
+
+    /// The answer to the order.
+    #[must_use]
+    pub fn answer(&self) -> Answer {
+        let outcome = if self.mistaken() {
+            Outcome::Invalid
+        } else {
+            Outcome::NotPossible
+        };
+        let answer = Answer::new(outcome, self.to_string());
+        match self.hint() {
+            Some(hint) => answer.hint(hint),
+            None => answer,
+        }
+    }
+
     /// What the operator can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
