@@ -142,6 +142,14 @@ def children(pid):
     return found
 
 
+def tree(pid):
+    """A process and all below it; [] once it is gone."""
+    try:
+        return [pid] + [below for child in children(pid) for below in tree(child)]
+    except OSError:
+        return []
+
+
 def folder_bytes(path):
     """What the files below a folder hold."""
     return sum(entry.lstat().st_size for entry in Path(path).rglob("*") if entry.is_file())

@@ -4,6 +4,7 @@ Takes turns run by run, so that what the machine does meanwhile falls on all of 
 """
 
 import argparse
+import concurrent.futures
 import json
 import os
 import platform
@@ -15,7 +16,8 @@ import tempfile
 from pathlib import Path
 
 import measures
-from failover import FAULTS, failover
+from failover import failover
+from faults import PatroniFaults, PodgresFaults
 from measures import spread
 from patroni_cluster import PatroniCluster
 from podgres_cluster import PodgresCluster
@@ -53,7 +55,7 @@ def parse_arguments():
     parser.add_argument("--clone-runs", type=int, default=3, help="clones of each kind (3)")
     parser.add_argument("--gibibytes", type=float, default=2, help="size of the cloned database (2)")
     parser.add_argument("--idle-seconds", type=float, default=60, help="how long to watch idle clusters (60)")
-    parser.add_argument("--fault", action="append", choices=FAULTS, help="of failover: this one only (may be repeated)")
+    parser.add_argument("--fault", action="append", choices=PodgresFaults.faults, help="of failover: this one only (may be repeated)")
     parser.add_argument("--failover-runs", type=int, default=5, help="runs of each fault (5)")
     parser.add_argument("--api-seconds", type=float, default=60, help="how long the API server is down (60)")
     parser.add_argument("--route-runs", type=int, default=5, help="turns of each load through the routes (5)")
@@ -218,26 +220,28 @@ class Bench:
         return found
 
     def failover(self):
-        """Write outages of podgres with its default timings; a peer's are slower by so much that a turn takes minutes."""
-        cluster = self.contenders()["podgres"]()
+        """Write outages, all with default timings and at the same time, so that the machine's other work falls on all."""
+        podgres, patroni = self.podgres(), self.patroni()
+        contenders = {"podgres": PodgresFaults(podgres, self.options.api_seconds), "Patroni": PatroniFaults(patroni)}
+        faults = self.options.fault or PodgresFaults.faults
         try:
-            cluster.start()
-            cluster.wait_complete()
-            found = failover(cluster, self.options.fault or FAULTS, self.options.failover_runs, self.options.api_seconds)
+            for cluster in (podgres, patroni):
+                cluster.start()
+                cluster.wait_complete()
+            with concurrent.futures.ThreadPoolExecutor() as threads:
+                runs = {
+                    name: threads.submit(failover, contender, name, faults, self.options.failover_runs)
+                    for name, contender in contenders.items()
+                }
+                found = {name: run.result() for name, run in runs.items()}
         finally:
-            cluster.stop()
-        rows = []
-        for fault, runs in found.items():
-            if fault == "lost":
-                continue
-            outages = sorted(run["outage_seconds"] for run in runs)
-            rejoined = statistics.median(run["rejoined_seconds"] for run in runs)
-            moved = sum(run["moved"] for run in runs)
-            rows.append((fault, len(runs), f"{statistics.median(outages):.2f} / {outages[-1]:.2f}", f"{rejoined:.1f}", moved))
-        table(["fault", "runs", "outage, s, median / worst", "all streaming again, s", "primary moved"], rows)
-        print(found["lost"])
+            podgres.stop()
+            patroni.stop()
+        rows = [(name, *row) for name, faults in found.items() for row in outage_rows(faults)]
+        table(["", "fault", "runs", "outage, s, median / worst", "all streaming again, s", "primary moved"], rows)
+        for name, faults in found.items():
+            print(f"{name}: {faults['lost']}")
         return found
-
 
     def route(self):
         """What the routes cost, beside HAProxy."""
@@ -259,6 +263,17 @@ class Bench:
             table([title, *header], list(rows))
             print()
         return found
+
+
+def outage_rows(faults):
+    """One contender's outages, fault by fault."""
+    for fault, runs in faults.items():
+        if fault == "lost" or not runs:
+            continue
+        outages = sorted(run["outage_seconds"] for run in runs)
+        rejoined = statistics.median(run["rejoined_seconds"] for run in runs)
+        moved = sum(run["moved"] for run in runs)
+        yield fault, len(runs), f"{statistics.median(outages):.2f} / {outages[-1]:.2f}", f"{rejoined:.1f}", moved
 
 
 def reaction_cells(runs, event, probe):

@@ -12,6 +12,9 @@ use crate::core::lease::{Durability, Identity};
 use crate::core::policy::LeaseTimes;
 use crate::kube::{LeaseSettings, Reach};
 
+/// In the pod's shared folder.
+const LEASE_FILE: &str = "lease.json";
+
 /// Flags that mean something with `--leadership lease` only.
 #[derive(Args, Clone, Debug)]
 pub struct LeaseArguments {
@@ -155,6 +158,7 @@ impl Pod {
             name: self.name.cluster.clone(),
             identity: self.identity(),
             retry_period: lease.retry_period,
+            memory_file: Some(self.arguments.run_dir.join(LEASE_FILE)),
         })
     }
 }

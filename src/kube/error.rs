@@ -60,6 +60,9 @@ pub enum LeaseError {
     },
     #[error("could not update {lease}: others have changed it {attempts} times meanwhile")]
     Contended { lease: LeaseName, attempts: u32 },
+    /// An older copy in the pod's shared folder could be neither replaced nor removed.
+    #[error("could not keep what is known of {lease} in this pod: {reason}")]
+    NotKept { lease: LeaseName, reason: String },
     #[error("{lease} does not exist")]
     Missing { lease: LeaseName },
 }

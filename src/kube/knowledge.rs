@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::error::{LeaseError, LeaseName};
 use super::record::{normalised, record_of, with_record};
+use super::remembered::{OpenWrite, Remembered};
 use crate::core::lease::{Identity, LeaseRecord, LeaseView, LeaseWrite, Renewal};
 
 /// Writes without an answer that are remembered.
@@ -36,6 +37,28 @@ impl Attempt {
     }
 }
 
+impl Attempt {
+    fn recalled(write: OpenWrite) -> Self {
+        Self {
+            over: write.over,
+            record: write.record,
+            object: Value::Null,
+            replaced: write.replaced,
+            begun_at_ms: write.begun_at_ms,
+            refused: false,
+        }
+    }
+
+    fn kept(&self) -> OpenWrite {
+        OpenWrite {
+            over: self.over.clone(),
+            record: self.record.clone(),
+            replaced: self.replaced.clone(),
+            begun_at_ms: self.begun_at_ms,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Knowledge {
     lease: LeaseName,
@@ -50,6 +73,8 @@ pub(super) struct Knowledge {
     echo: Option<(String, u64)>,
     /// Writes of which no answer came, all over the newest version.
     open: Vec<Attempt>,
+    /// The write that is being carried out.
+    under_way: Option<Attempt>,
     /// Writes that succeeded.
     pub(super) stored_writes: u64,
 }
@@ -65,8 +90,29 @@ impl Knowledge {
             unusable: None,
             echo: None,
             open: Vec::new(),
+            under_way: None,
             stored_writes: 0,
         }
+    }
+
+    /// Takes over what an earlier process of this pod knew. Nothing is written before the Lease has been read.
+    pub(super) fn recall(&mut self, remembered: Remembered, now_ms: u64) {
+        self.view.stored = Some(remembered.stored);
+        self.view.renewal = remembered.renewal;
+        self.view.changed_at_ms = now_ms;
+        self.open = remembered.open.into_iter().map(Attempt::recalled).collect();
+        self.show_uncertain();
+    }
+
+    /// What the next process of this pod should know; `None` while there is no Lease that can be used.
+    pub(super) fn remembered(&self) -> Option<Remembered> {
+        let stored = self.view.stored.clone()?;
+        let open = self.open.iter().chain(&self.under_way);
+        Some(Remembered {
+            stored,
+            renewal: self.view.renewal,
+            open: open.map(Attempt::kept).collect(),
+        })
     }
 
     /// A read was answered. False if it says nothing, because a write has succeeded meanwhile: read again.
@@ -189,14 +235,18 @@ impl Knowledge {
         }
     }
 
-    /// Begins a write. `None`: one is under way. An error ends it before it was sent.
+    /// Begins a write. `None`: one is under way, or the Lease has not been read yet. An error ends it before it was sent.
     pub(super) fn begin(&mut self, write: LeaseWrite, now_ms: u64) -> Option<Result<Attempt, LeaseError>> {
-        if self.view.writing {
+        let read = self.base.is_some() || self.version.is_some() || self.view.missing;
+        if self.view.writing || !read {
             return None;
         }
         let attempt = self.prepare(write, now_ms);
         match &attempt {
-            Ok(_) => self.view.writing = true,
+            Ok(attempt) => {
+                self.view.writing = true;
+                self.under_way = Some(attempt.clone());
+            }
             Err(error) => {
                 self.view.write_failed_at_ms = Some(now_ms);
                 self.view.error = Some(error_text(error));
@@ -230,6 +280,7 @@ impl Knowledge {
     /// A write was answered with the stored object.
     pub(super) fn stored(&mut self, attempt: &Attempt, object: Value, sent_at_ms: u64, now_ms: u64) {
         self.view.writing = false;
+        self.under_way = None;
         self.stored_writes += 1;
         self.answered(sent_at_ms);
         self.renewed(&attempt.record, sent_at_ms);
@@ -246,6 +297,7 @@ impl Knowledge {
     /// A write ended without success. True if the Lease must be read to know more.
     pub(super) fn not_stored(&mut self, mut attempt: Attempt, error: &LeaseError, now_ms: u64) -> bool {
         self.view.writing = false;
+        self.under_way = None;
         self.view.write_failed_at_ms = Some(now_ms);
         self.failed(error);
         attempt.refused = matches!(error.status(), Some(404 | 409));

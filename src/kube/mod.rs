@@ -17,6 +17,7 @@ mod knowledge;
 mod lease_api;
 pub mod pod;
 mod record;
+mod remembered;
 mod store;
 mod update;
 
@@ -64,6 +65,8 @@ pub struct LeaseSettings {
     pub identity: Identity,
     /// How often a holder writes. A request takes no longer than this, and never longer than 2 s.
     pub retry_period: Duration,
+    /// Where what is known outlives this process; the folder is the pod's own. `None`: nowhere.
+    pub memory_file: Option<PathBuf>,
 }
 
 impl LeaseSettings {

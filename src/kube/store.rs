@@ -11,6 +11,7 @@ use super::error::{LeaseError, LeaseName};
 use super::follow::follow;
 use super::knowledge::{Attempt, Knowledge, error_text};
 use super::lease_api::LeaseApi;
+use super::remembered::Keeper;
 use super::update::update;
 use crate::clock::boottime_ms;
 use crate::core::lease::{LeaseRecord, LeaseView, LeaseWrite, StoredLease};
@@ -26,6 +27,8 @@ pub(super) struct Shared {
     pub(super) api: LeaseApi,
     pub(super) settings: LeaseSettings,
     knowledge: Mutex<Knowledge>,
+    /// Taken after `knowledge`, never before.
+    keeper: Option<Mutex<Keeper>>,
     view: watch::Sender<LeaseView>,
     /// The Lease is to be read now.
     pub(super) nudge: Notify,
@@ -40,14 +43,22 @@ impl LeaseStore {
             name: settings.name.clone(),
         };
         let client = ApiClient::new(settings.reach.clone(), settings.request_limit());
+        let mut knowledge = Knowledge::new(lease.clone(), settings.identity.clone());
+        let file = settings.memory_file.as_deref();
+        let keeper = file.map(|path| Keeper::open(path, &settings.identity));
+        if let Some(remembered) = keeper.as_ref().and_then(Keeper::kept) {
+            knowledge.recall(remembered.clone(), boottime_ms());
+        }
+        let view = watch::Sender::new(knowledge.view.clone());
         let shared = Arc::new(Shared {
             api: LeaseApi {
                 client,
                 lease: lease.clone(),
             },
-            knowledge: Mutex::new(Knowledge::new(lease, settings.identity.clone())),
+            knowledge: Mutex::new(knowledge),
+            keeper: keeper.map(Mutex::new),
             settings,
-            view: watch::Sender::new(LeaseView::default()),
+            view,
             nudge: Notify::new(),
         });
         let follower = tokio::spawn(follow(Arc::clone(&shared))).abort_handle();
@@ -73,10 +84,13 @@ impl LeaseStore {
             None => return false,
             // What is known was older than what the caller knew, or the other way round.
             Some(Err(_)) => self.shared.nudge.notify_one(),
-            Some(Ok(attempt)) => {
-                let shared = Arc::clone(&self.shared);
-                tokio::spawn(async move { shared.carry_out(attempt, create, purpose).await });
-            }
+            Some(Ok(attempt)) => match self.shared.keep(&self.shared.lock()) {
+                Ok(()) => {
+                    let shared = Arc::clone(&self.shared);
+                    tokio::spawn(async move { shared.carry_out(attempt, create, purpose).await });
+                }
+                Err(error) => self.shared.not_kept(attempt, &error),
+            },
         }
         true
     }
@@ -109,6 +123,8 @@ impl Shared {
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Knowledge) -> T) -> T {
         let mut knowledge = self.lock();
         let result = change(&mut knowledge);
+        // A write asks for itself whether this went well.
+        drop(self.keep(&knowledge));
         let view = knowledge.view.clone();
         // Under the lock, so that views leave in their order.
         self.view.send_if_modified(|shown| {
@@ -122,6 +138,23 @@ impl Shared {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Knowledge> {
         self.knowledge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Before anything is done that the next process of this pod must know of.
+    fn keep(&self, knowledge: &Knowledge) -> std::io::Result<()> {
+        let Some(keeper) = &self.keeper else { return Ok(()) };
+        let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        keeper.keep(knowledge.remembered())
+    }
+
+    /// The write was not sent.
+    fn not_kept(&self, attempt: Attempt, error: &std::io::Error) {
+        let lease = self.api.lease.clone();
+        let error = LeaseError::NotKept {
+            lease,
+            reason: error.to_string(),
+        };
+        self.change(|knowledge| knowledge.not_stored(attempt, &error, boottime_ms()));
     }
 
     async fn carry_out(&self, attempt: Attempt, create: bool, purpose: &'static str) {

@@ -6,6 +6,7 @@ mod faults;
 mod harness;
 mod pod;
 mod relay;
+mod restarting;
 mod server;
 mod shared;
 mod watching;

@@ -187,6 +187,40 @@ fn the_api_server_may_be_away_while_a_standby_is_lost() {
     complete(&demo, number);
 }
 
+/// What they knew of the Lease went with their processes: nobody could confirm, and the primary was fenced until the API came back.
+#[test]
+fn sidecars_that_began_anew_while_the_api_server_was_away_knew_no_primary() {
+    let times = [
+        "PODGRES_LEASE_DURATION=6s",
+        "PODGRES_RENEW_DEADLINE=2500ms",
+        "PODGRES_RETRY_PERIOD=500ms",
+    ];
+    let demo = lease(16, &times.map(|time| ["--set", time]).concat());
+    demo.sql(&[], "CREATE TABLE numbers (number bigint PRIMARY KEY)");
+    let before = demo.wait_streaming(2);
+    let (name, term) = (primary(&before), &before["term"]);
+    let server = demo.pid(&name, "postgres");
+    demo.ask(&["api", "down"]);
+    for member in members(&before) {
+        signal(
+            demo.pid(member["name"].as_str().expect("a name"), "sidecar"),
+            Signal::KILL,
+        );
+    }
+    let begun = Instant::now();
+    let mut number = 0;
+    // Beyond the Lease's duration and the right of before.
+    while begun.elapsed() < Duration::from_secs(10) {
+        number += 1;
+        insert_soon(&demo, number);
+    }
+    assert_eq!(demo.pid(&name, "postgres"), server, "PostgreSQL was stopped");
+    demo.ask(&["api", "up"]);
+    let after = demo.wait_streaming(2);
+    assert_eq!((primary(&after), &after["term"]), (name, term));
+    complete(&demo, number);
+}
+
 #[test]
 fn under_async_a_frozen_sidecar_ends_the_acknowledgements() {
     let words = [

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use podgres::core::lease::{LeaseRecord, LeaseWrite, Renewal, StoredLease};
+use podgres::core::lease::{Identity, LeaseRecord, LeaseView, LeaseWrite, Renewal, StoredLease};
 
 use crate::config::{MS, SECOND, Time};
 use crate::event::Event;
@@ -26,6 +26,8 @@ pub(crate) struct Found(Option<Rc<Stored>>);
 #[derive(Debug)]
 pub(crate) struct Api {
     pub(crate) stored: Option<Rc<Stored>>,
+    /// When it was deleted last, in the order of names.
+    deleted: u64,
     pub(crate) away: bool,
     pub(crate) away_for: Vec<bool>,
     /// Lost requests and replies, in percent.
@@ -38,6 +40,7 @@ impl Api {
     pub(crate) fn new(members: usize) -> Self {
         Self {
             stored: None,
+            deleted: 0,
             away: false,
             away_for: vec![false; members],
             loss: 0,
@@ -56,11 +59,12 @@ struct Attempt {
     id: u64,
     over: Option<u64>,
     record: Rc<LeaseRecord>,
-    replaced: Option<(Option<podgres::core::lease::Identity>, u64, u64)>,
+    replaced: Option<(Option<Identity>, u64, u64)>,
     sent_at_ms: u64,
+    refused: bool,
 }
 
-fn office(record: &LeaseRecord) -> (Option<podgres::core::lease::Identity>, u64, u64) {
+fn office(record: &LeaseRecord) -> (Option<Identity>, u64, u64) {
     (record.holder.clone(), record.term, record.renewals)
 }
 
@@ -87,6 +91,35 @@ pub(crate) struct Client {
     heard_at: Time,
 }
 
+/// What a sidecar leaves behind for the next one of its pod: all that it knew, and the writes that may still land.
+pub(crate) struct LeaseKept {
+    view: LeaseView,
+    open: Vec<Attempt>,
+}
+
+impl LeaseKept {
+    pub(crate) fn of(view: LeaseView, client: Client) -> Self {
+        let open = client.open.into_iter().chain(client.current).collect();
+        Self { view, open }
+    }
+
+    /// As the next sidecar begins with it: the API server has told that one nothing yet.
+    pub(crate) fn recalled(self, identity: &Identity, now_ms: u64) -> (LeaseView, Client) {
+        let mut view = LeaseView {
+            stored: self.view.stored,
+            renewal: self.view.renewal,
+            changed_at_ms: now_ms,
+            ..LeaseView::default()
+        };
+        let client = Client {
+            open: self.open,
+            ..Client::default()
+        };
+        show_uncertain(&mut view, &client, identity);
+        (view, client)
+    }
+}
+
 impl World {
     fn api_delay(&mut self) -> Time {
         let (low, high) = self.config.api_delay;
@@ -105,7 +138,7 @@ impl World {
             return;
         };
         let (view, client) = (&mut sidecar.observation.lease, &mut sidecar.client);
-        if view.writing {
+        if view.writing || !client.known {
             return;
         }
         let over = write.over.as_ref().and_then(|version| version.parse().ok());
@@ -126,6 +159,7 @@ impl World {
             record: Rc::clone(&record),
             replaced: view.stored.as_ref().map(|stored| office(&stored.record)),
             sent_at_ms: now_ms,
+            refused: false,
         });
         let epoch = sidecar.epoch;
         let limit = self.members[member].policy.times.retry_period_ms.min(2_000) * MS;
@@ -175,7 +209,7 @@ impl World {
         }
         let version = self.api.stored.as_ref().map(|stored| stored.version);
         let stored = if version == over {
-            Ok(self.store(record))
+            Ok(self.store(record, over.is_none() && attempt < self.api.deleted))
         } else {
             Err(false)
         };
@@ -193,9 +227,9 @@ impl World {
         }
     }
 
-    /// A new version, which all watches bring.
-    pub(crate) fn store(&mut self, record: Rc<LeaseRecord>) -> Rc<Stored> {
-        self.check_record(&record);
+    /// A new version, which all watches bring; `late` if it was sent before the Lease was deleted.
+    pub(crate) fn store(&mut self, record: Rc<LeaseRecord>, late: bool) -> Rc<Stored> {
+        self.check_record(&record, late);
         let version = self.name();
         let stored = Rc::new(Stored { record, version });
         self.api.stored = Some(Rc::clone(&stored));
@@ -205,6 +239,7 @@ impl World {
 
     pub(crate) fn delete_lease(&mut self) {
         self.api.stored = None;
+        self.api.deleted = self.name();
         self.tell_watches();
     }
 
@@ -279,7 +314,7 @@ impl World {
             .into_iter()
             .partition(|attempt| attempt.over == version);
         client.open = open;
-        view.uncertain = client.open.last().map(|attempt| (*attempt.record).clone());
+        show_uncertain(view, client, &identity);
         let found = stored.map(|stored| &*stored.record);
         let landed = settled
             .into_iter()
@@ -321,10 +356,11 @@ impl World {
             Err(uncertain) => {
                 view.write_failed_at_ms = Some(now_ms);
                 view.error = Some("the write failed".to_owned());
-                if uncertain {
-                    view.uncertain = Some((*attempt.record).clone());
-                }
-                client.open.push(attempt);
+                client.open.push(Attempt {
+                    refused: !uncertain,
+                    ..attempt
+                });
+                show_uncertain(view, client, &identity);
                 let version = client.version;
                 if client.open.last().map(|open| open.over) != Some(version) {
                     settle(view, client, &identity);
@@ -463,11 +499,17 @@ impl World {
     }
 }
 
-fn renewed(
-    view: &mut podgres::core::lease::LeaseView,
-    attempt: &Attempt,
-    identity: &podgres::core::lease::Identity,
-) {
+/// The one by which the office would be another's, then one that changes whose confirmation counts, then any.
+fn show_uncertain(view: &mut LeaseView, client: &Client, identity: &Identity) {
+    let known = view.stored.as_ref().map(|stored| &stored.record.synchronous);
+    let lost = || client.open.iter().rev().filter(|attempt| !attempt.refused);
+    let away = lost().find(|attempt| !attempt.record.held_by(identity));
+    let shown = away.or_else(|| lost().find(|attempt| Some(&attempt.record.synchronous) != known));
+    let shown = shown.or_else(|| lost().next());
+    view.uncertain = shown.map(|attempt| (*attempt.record).clone());
+}
+
+fn renewed(view: &mut LeaseView, attempt: &Attempt, identity: &Identity) {
     view.write_failed_at_ms = None;
     let newest = view.renewal.map_or(0, |renewal| renewal.sent_at_ms);
     if attempt.record.held_by(identity) && newest <= attempt.sent_at_ms {
@@ -478,17 +520,13 @@ fn renewed(
     }
 }
 
-fn settle(
-    view: &mut podgres::core::lease::LeaseView,
-    client: &mut Client,
-    identity: &podgres::core::lease::Identity,
-) {
+fn settle(view: &mut LeaseView, client: &mut Client, identity: &Identity) {
     let version = client.version;
     let (open, settled): (Vec<_>, Vec<_>) = std::mem::take(&mut client.open)
         .into_iter()
         .partition(|attempt| attempt.over == version);
     client.open = open;
-    view.uncertain = client.open.last().map(|attempt| (*attempt.record).clone());
+    show_uncertain(view, client, identity);
     let found = view.stored.as_ref().map(|stored| &stored.record);
     let landed = settled
         .into_iter()

@@ -10,6 +10,7 @@ use podgres::core::observation::MemberRequest;
 use podgres::core::supervision::Terms;
 use std::rc::Rc;
 
+use crate::api::LeaseKept;
 use crate::config::{Kind, MS, SECOND, Time};
 use crate::event::Event;
 use crate::world::World;
@@ -204,7 +205,7 @@ impl World {
         let mut record = (*stored.record).clone();
         change(&mut record);
         if record != *stored.record {
-            self.store(Rc::new(record));
+            self.store(Rc::new(record), false);
         }
     }
 
@@ -250,9 +251,11 @@ impl World {
     fn drop_sidecar(&mut self, member: usize) {
         let there = &mut self.members[member];
         there.sidecar_paused = false;
-        if there.sidecar.take().is_none() {
+        let Some(sidecar) = there.sidecar.take() else {
             return;
-        }
+        };
+        let kept = LeaseKept::of(sidecar.observation.lease, sidecar.client);
+        there.kept_lease = Some((there.pod, kept));
         if let Some(postgres) = &mut there.postgres {
             postgres.senders.retain(|sender| sender.standby.is_some());
             postgres.senders_changed += 1;

@@ -8,7 +8,6 @@ use podgres::core::cluster::PeerContact;
 use podgres::core::data_directory::SystemIdentifier;
 use podgres::core::decide::decide;
 use podgres::core::decision::{Decision, Memory, PostgresAction};
-use podgres::core::lease::LeaseView;
 use podgres::core::member::{Ordinal, slot_name};
 use podgres::core::observation::{
     Barrier, FailedAction, NameState, Observation, PeerView, ProbeState, UpstreamFacts, UpstreamView,
@@ -82,6 +81,13 @@ impl World {
         if !there.exists || there.pod != pod || there.sidecar.is_some() {
             return;
         }
+        let now_ms = self.clock_ms(member);
+        let identity = self.members[member].policy.identity.clone();
+        let kept = self.members[member].kept_lease.take();
+        let kept = kept
+            .filter(|(of, _)| *of == pod)
+            .map(|(_, kept)| kept.recalled(&identity, now_ms));
+        let (lease, client) = kept.unwrap_or_default();
         let epoch = self.name();
         let ears = (0..self.members.len()).map(|_| Ear::default()).collect();
         let others = (0..self.members.len()).filter(|other| *other != member && self.members[*other].exists);
@@ -102,7 +108,7 @@ impl World {
                 upstream: unasked(),
                 own_slot: slot_name(CLUSTER, ordinal(member)),
                 failed_action: None,
-                lease: LeaseView::default(),
+                lease,
                 barrier: None,
                 request: None,
                 checkpointed_at_ms: None,
@@ -118,7 +124,7 @@ impl World {
             published: None,
             looking: false,
             look_next: 0,
-            client: Client::default(),
+            client,
             situation: Situation::SupervisorUnreachable,
             seen: (0, 0),
             senders_seen: 0,

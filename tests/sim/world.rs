@@ -9,7 +9,7 @@ use podgres::core::policy::{Leadership, Policy};
 use podgres::core::supervision::Terms;
 use podgres::core::wal::TimelineId;
 
-use crate::api::Api;
+use crate::api::{Api, LeaseKept};
 use crate::config::{Config, Kind, MS, SECOND, Time};
 use crate::event::Event;
 use crate::network::Network;
@@ -75,6 +75,8 @@ pub(crate) struct Member {
     pub(crate) disk_slow: bool,
     /// The disk takes nothing before this time.
     pub(crate) disk_ok_at: Time,
+    /// What the pod's shared folder keeps of the Lease when a sidecar ends.
+    pub(crate) kept_lease: Option<(u64, LeaseKept)>,
     held_up: Vec<Event>,
 }
 
@@ -415,6 +417,7 @@ fn member(config: &Config, random: &mut Random, at: usize) -> Member {
         next_timeline: TimelineId(0),
         disk_slow: false,
         disk_ok_at: 0,
+        kept_lease: None,
         held_up: Vec::new(),
     }
 }

@@ -66,6 +66,7 @@ impl Place {
             name: self.name.clone(),
             identity: identity(pod),
             retry_period: Duration::from_secs(1),
+            memory_file: None,
         }
     }
 
