@@ -102,6 +102,7 @@ impl World {
                 supervisor: None,
                 supervisor_error: None,
                 server: None,
+                login_refused: None,
                 roles_current: true,
                 dns_answered: true,
                 peers,

@@ -3,6 +3,7 @@
 use super::super::check::CHECK_PATHS;
 use super::super::fixtures::{cut_off, down, peer, primary, standby, view};
 use super::*;
+use crate::core::lease::LeadershipReport;
 use crate::core::wal::{Lsn, TimelineId};
 
 fn passes(check: Check, query: &[(&str, &str)], view: &ClusterView) -> bool {
@@ -303,8 +304,16 @@ fn patronis_tags_are_those_that_members_have() {
         (None, vec![("tag_nofailover", "true"), ("tag_zone", "a")], false),
         (Some(50), vec![("tag_zone", "a")], false),
     ] {
-        assert_eq!(passes(Check::Replica, &query, &member(priority)), expected, "{priority:?} {query:?}");
+        assert_eq!(
+            passes(Check::Replica, &query, &member(priority)),
+            expected,
+            "{priority:?} {query:?}"
+        );
     }
     // As with Patroni, who asks for the primary asks for nothing else.
-    assert!(passes(Check::Primary, &[("tag_zone", "a")], &view(primary(0), vec![])));
+    assert!(passes(
+        Check::Primary,
+        &[("tag_zone", "a")],
+        &view(primary(0), vec![])
+    ));
 }
