@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::core::cluster::explain::{Candidate, Explanation};
+use crate::core::observation::MemberRequest;
 use crate::core::operate::{Answer, Order, Outcome};
 use crate::peers::{get_json, send_order};
 
@@ -58,6 +59,8 @@ pub struct MemberArguments {
     pub place: Place,
     #[command(flatten)]
     pub token: TokenArgument,
+    #[command(flatten)]
+    pub kubernetes: Kubernetes,
     /// The member
     #[arg(value_name = "POD")]
     pub pod: String,
@@ -103,11 +106,17 @@ pub async fn pause(arguments: ClusterArguments, paused: bool) -> Result<(), Fail
 }
 
 pub async fn restart(arguments: MemberArguments) -> Result<(), Failure> {
+    if let Some(lease) = arguments.kubernetes.lease()? {
+        return told(&lease.ordered(MemberRequest::Restart, &arguments.pod).await);
+    }
     let member = Some(arguments.pod);
     give(&arguments.place, &arguments.token, &Order::Restart { member }).await
 }
 
 pub async fn reinit(arguments: MemberArguments) -> Result<(), Failure> {
+    if let Some(lease) = arguments.kubernetes.lease()? {
+        return told(&lease.ordered(MemberRequest::Reinit, &arguments.pod).await);
+    }
     let member = Some(arguments.pod);
     give(
         &arguments.place,

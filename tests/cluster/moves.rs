@@ -216,6 +216,7 @@ fn a_switchover_loses_nothing_and_the_verbs_refuse_what_has_no_sense() {
         assert!(error.contains(expected), "{words:?}: {error}");
     }
 
+    by_the_lease(&demo);
     let history = done(&demo, &["history", "-o", "json"]);
     let history: Value = serde_json::from_str(&history).expect("JSON");
     let leaders: Vec<&str> = history
@@ -285,6 +286,36 @@ fn a_restart_a_fresh_clone_and_a_forced_move() {
     assert_eq!(primary(&wait_synchronous(&demo)), "demo-2");
 }
 
+/// From where the Kubernetes API is reached and no member.
+fn by_the_lease(demo: &Demo) {
+    let kubeconfig = demo.directory.join("kubeconfig");
+    let given = |words: &[&str]| {
+        let mut command = podgres();
+        command
+            .args(words)
+            .args(["--cluster", "demo", "--kubeconfig"])
+            .arg(&kubeconfig);
+        let output = command.output().expect("podgres");
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code(), text)
+    };
+    let pid = demo.pid("demo-1", "postgres");
+    let (code, text) = given(&["restart", "demo-1"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("PostgreSQL of \"demo-1\" was restarted"), "{text}");
+    assert_ne!(demo.pid("demo-1", "postgres"), pid);
+    let (code, text) = given(&["reinit", "demo-1"]);
+    assert!(code == Some(0) && text.contains("cloned afresh"), "{text}");
+    for (words, expected, told) in [
+        (["reinit", "demo-0"], 65, "cannot clone \"demo-0\" afresh"),
+        (["restart", "demo-9"], 64, "has no member \"demo-9\""),
+    ] {
+        let (code, text) = given(&words);
+        assert!(code == Some(expected) && text.contains(told), "{words:?}: {text}");
+    }
+    wait_synchronous(demo);
+}
+
 #[test]
 fn while_paused_nobody_takes_over_and_the_primary_comes_back() {
     let demo = leased(&[
@@ -296,12 +327,9 @@ fn while_paused_nobody_takes_over_and_the_primary_comes_back() {
         "PODGRES_RETRY_PERIOD=500ms",
     ]);
     assert!(done(&demo, &["pause"]).contains("is paused"));
-    let (code, error) = refused(&demo, &["switchover"]);
+    let (code, error) = refused(&demo, &["failover", "--to", "demo-1", "--yes"]);
     assert_eq!(code, 65, "{error}");
-    assert!(
-        error.contains("the cluster is paused") && error.contains("podgres resume"),
-        "{error}"
-    );
+    assert!(error.contains("by force: the cluster is paused"), "{error}");
     demo.ask(&["delete-pod", "0", "--force"]);
     demo.wait("the same primary in a new term", |status| {
         primary(status) == "demo-0" && status["term"] == 2
@@ -311,6 +339,19 @@ fn while_paused_nobody_takes_over_and_the_primary_comes_back() {
     assert_eq!(
         member(&status, "demo-1")["promised_term"],
         member(&status, "demo-2")["promised_term"]
+    );
+    // A planned move is the operator's own work, and the second waits until the first is through.
+    let moved = ["demo-1", "demo-0"].map(|to| done(&demo, &["switchover", "--to", to]));
+    for (said, term) in moved.iter().zip([3, 4]) {
+        assert!(
+            said.contains(&format!("is the primary now, in term {term}")),
+            "{moved:?}"
+        );
+    }
+    let status = wait_synchronous(&demo);
+    assert_eq!(
+        (primary(&status).as_str(), &status["paused"]),
+        ("demo-0", &json!(true))
     );
     assert!(done(&demo, &["resume"]).contains("not paused any more"));
     demo.ask(&["delete-pod", "0", "--force"]);

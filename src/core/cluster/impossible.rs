@@ -58,7 +58,7 @@ impl fmt::Display for Impossible {
         match self {
             Self::FixedLeadership => f.write_str("cannot move the primary: leadership is fixed"),
             Self::NoLease => f.write_str("could not read the Lease yet"),
-            Self::Paused => f.write_str("cannot move the primary: the cluster is paused"),
+            Self::Paused => f.write_str("cannot move the primary by force: the cluster is paused"),
             Self::UnknownMember { name } => write!(f, "the cluster has no member \"{name}\""),
             Self::OtherPrimary { given, found } => match found {
                 Some(found) => write!(f, "\"{given}\" is not the primary, \"{found}\" is"),
@@ -98,6 +98,21 @@ impl Impossible {
     #[must_use]
     pub fn mistaken(&self) -> bool {
         matches!(self, Self::UnknownMember { .. })
+    }
+
+    /// Whether it may be over in a moment, by what the members do themselves.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::NoLease
+                | Self::NoPrimary { .. }
+                | Self::NotHeard { .. }
+                | Self::NotStreaming { .. }
+                | Self::TooFarBehind { .. }
+                | Self::NoCandidate { .. }
+                | Self::NotRunning { .. }
+        )
     }
 
     /// The answer to the order.
