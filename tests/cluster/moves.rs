@@ -1,8 +1,9 @@
 //! The operator's verbs on real clusters under a Lease, given through the shipped command line and over HTTP.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpStream;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -242,6 +243,10 @@ fn a_switchover_loses_nothing_and_the_verbs_refuse_what_has_no_sense() {
         explained.contains("demo-2: synchronous, switchover possible"),
         "{explained}"
     );
+    for (said, code) in [("no\n", 65), ("yes\n", 0)] {
+        let (found, text) = answered(&demo, "demo-1", said);
+        assert_eq!(found, Some(code), "{said}: {text}");
+    }
 }
 
 #[test]
@@ -284,6 +289,25 @@ fn a_restart_a_fresh_clone_and_a_forced_move() {
     );
     assert!(said.contains("What was known before"), "{said}");
     assert_eq!(primary(&wait_synchronous(&demo)), "demo-2");
+}
+
+/// A failover whose question is answered through a pipe.
+fn answered(demo: &Demo, to: &str, said: &str) -> (Option<i32>, String) {
+    let mut command = podgres();
+    command
+        .args(["failover", "--to", to, "--dir"])
+        .arg(&demo.directory);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("podgres");
+    let mut pipe = child.stdin.take().expect("a pipe");
+    pipe.write_all(said.as_bytes()).expect("write");
+    drop(pipe);
+    let output = child.wait_with_output().expect("podgres");
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    (output.status.code(), text)
 }
 
 /// From where the Kubernetes API is reached and no member.
@@ -458,6 +482,8 @@ fn with_fixed_leadership_members_restart_and_clone_and_nothing_moves() {
         assert!(error.contains("leadership is fixed"), "{error}");
     }
     assert_eq!(refused(&demo, &["pause"]).0, 65);
+    assert_eq!(done(&demo, &["history", "-o", "json"]), "[]\n");
+    assert_eq!(done(&demo, &["history"]), "the primary has never changed\n");
     for name in ["demo-0", "demo-1"] {
         assert!(done(&demo, &["restart", name]).contains("was restarted"));
     }
