@@ -249,7 +249,7 @@ fn split_words(text: &str) -> Result<Vec<String>, InvalidSetting> {
     if quote.is_some() {
         return Err(InvalidSetting::new(
             "POSTGRES_INITDB_ARGS",
-            "a quote is not closed",
+            format!("\"{text}\": a quote is not closed"),
             "close it",
         ));
     }

@@ -99,6 +99,12 @@ pub struct ReplicationStatus {
     pub replay_lsn: Option<Lsn>,
     /// `async`, `potential`, `sync`, `quorum`.
     pub sync_state: String,
+    /// Its turn among synchronous standbys; 0 for the others.
+    #[serde(default)]
+    pub sync_priority: i32,
+    /// The role that it has logged in as.
+    #[serde(default)]
+    pub usename: String,
     pub pid: i32,
 }
 

@@ -61,7 +61,8 @@ SELECT in_recovery,
             END AS replay_age_ms,
        CASE WHEN NOT in_recovery THEN
             (SELECT json_agg(sender)::text FROM (
-                SELECT application_name, client_addr, state, sent_lsn, flush_lsn, replay_lsn, sync_state, pid
+                SELECT application_name, client_addr, state, sent_lsn, flush_lsn, replay_lsn, sync_state,
+                       sync_priority, coalesce(usename, '') AS usename, pid
                 FROM pg_stat_replication) sender) END AS replication,
        (SELECT json_agg(slot)::text FROM (
             SELECT slot_name, active, restart_lsn, coalesce(wal_status = 'lost', false) AS lost,

@@ -19,6 +19,7 @@ mod backup_s3;
 mod chaos;
 mod chaos_lease;
 mod containers;
+mod exit_codes;
 mod failover;
 mod hand;
 mod harness;

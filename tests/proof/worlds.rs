@@ -169,6 +169,7 @@ pub(crate) fn observation(ordinal: u32, supervisor: SupervisorStatus) -> Observa
         supervisor: Some(supervisor),
         supervisor_error: None,
         server: None,
+        login_refused: None,
         roles_current: true,
         dns_answered: true,
         peers: BTreeMap::new(),

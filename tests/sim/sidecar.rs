@@ -102,6 +102,7 @@ impl World {
                 supervisor: None,
                 supervisor_error: None,
                 server: None,
+                login_refused: None,
                 roles_current: true,
                 dns_answered: true,
                 peers,
@@ -664,6 +665,8 @@ fn row(name: &str) -> ReplicationStatus {
         flush_lsn: None,
         replay_lsn: None,
         sync_state: String::new(),
+        sync_priority: 1,
+        usename: "podgres_replication".to_owned(),
         pid: 1,
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
         return starting(turn, standing, role);
     }
     let Some(server) = &turn.observation.server else {
-        return turn.row(Situation::Unresponsive, String::new()).soon();
+        return super::super::running::unseen(turn);
     };
     let Some(record) = standing.record else {
         return turn.row(unread(standing), String::new());
