@@ -11,7 +11,7 @@ cargo_deny_version := 0.20.2
 # The image's name, and what else images/build takes: IMAGE=registry.example/podgres:1 make image BUILDER=podman
 IMAGE ?= podgres:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 architecture := $(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(shell uname -m)))
-shell_scripts := .ci/run benches/run images/build images/sbom tests/kubernetes/lab tests/kubernetes/machines tests/sim/mutants/check tests/tools/again tests/tools/clients tests/tools/need tests/tools/postgresql
+shell_scripts := .ci/run benches/run images/build images/sbom tests/kubernetes/lab tests/kubernetes/machines tests/sim/mutants/check tests/tools/again tests/tools/clients tests/tools/helm tests/tools/need tests/tools/postgresql
 
 .PHONY: help
 help: ## this list

@@ -1,5 +1,6 @@
 //! The last decisions with their observations: a log line on change, and the text that `replay` reads.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -62,6 +63,19 @@ impl Recorder {
         }
     }
 
+    /// The decision as others are to see it: a turn that merely renews the licence says nothing of what the member is otherwise at,
+    /// so that the row of the turn before stands.
+    pub(super) fn shown<'a>(&self, decision: &'a Decision) -> Cow<'a, Decision> {
+        match &self.last {
+            Some((situation, detail)) if renews(decision) => Cow::Owned(Decision {
+                situation: *situation,
+                detail: detail.clone(),
+                ..decision.clone()
+            }),
+            _ => Cow::Borrowed(decision),
+        }
+    }
+
     /// Keeps and logs a decision that says or does something new.
     pub(super) fn record(
         &mut self,
@@ -70,11 +84,14 @@ impl Recorder {
         observation: &Observation,
         decision: &Decision,
     ) {
+        if renews(decision) && self.last.is_some() {
+            return;
+        }
         let known = self.last.as_ref();
         let same_situation = known.is_some_and(|(situation, _)| *situation == decision.situation);
         let same_detail = known.is_some_and(|(_, detail)| *detail == decision.detail);
         let progress = matches!(decision.situation, Situation::Cloning);
-        let acts = matters(decision);
+        let acts = decision.postgres.is_some();
         if !same_situation || (!same_detail && !progress) || acts {
             self.journal.keep(Entry {
                 policy: policy.clone(),
@@ -101,12 +118,12 @@ impl Recorder {
 }
 
 /// A licence that is renewed in time is no news.
-fn matters(decision: &Decision) -> bool {
+fn renews(decision: &Decision) -> bool {
     let renewed = matches!(
         decision.postgres,
         Some(PostgresAction::GrantLicence { until_ms: Some(_) })
     );
-    decision.postgres.is_some() && !(renewed && decision.situation.outlook() == Outlook::Steady)
+    renewed && decision.situation.outlook() == Outlook::Steady
 }
 
 /// A wait whose reason is another one is news; one that has merely lasted longer is not.
@@ -136,7 +153,7 @@ fn log(decision: &Decision) {
 
 #[cfg(test)]
 mod tests {
-    use super::same_but_for_numbers;
+    use super::*;
 
     #[test]
     fn row_80_a_reason_is_news_and_the_passing_of_time_is_none() {
@@ -151,6 +168,53 @@ mod tests {
             ("", "connection refused", false),
         ] {
             assert_eq!(same_but_for_numbers(one, other), same, "{one} / {other}");
+        }
+    }
+
+    fn decision(situation: Situation, postgres: Option<PostgresAction>) -> Decision {
+        Decision {
+            situation,
+            detail: format!("{situation:?}"),
+            postgres,
+            lease: None,
+            report: None,
+            upstream: None,
+            gate_until_ms: 0,
+            memory: Memory::default(),
+            recheck_after_ms: 0,
+        }
+    }
+
+    /// With every renewal the log said "primary" and then again what it was waiting for.
+    #[test]
+    fn a_renewed_licence_interrupts_no_situation() {
+        let recorder = |last: Option<Situation>| Recorder {
+            last: last.map(|situation| (situation, "why".to_owned())),
+            ..Recorder::new(Journal::default())
+        };
+        let licence = |until_ms| Some(PostgresAction::GrantLicence { until_ms });
+        let changing = Some(Situation::ChangingSynchronousSet);
+        for (last, situation, action, shown) in [
+            (
+                changing,
+                Situation::Primary,
+                licence(Some(5)),
+                Situation::ChangingSynchronousSet,
+            ),
+            (changing, Situation::Primary, None, Situation::Primary),
+            (changing, Situation::Primary, licence(None), Situation::Primary),
+            (
+                changing,
+                Situation::Promoting,
+                licence(Some(5)),
+                Situation::Promoting,
+            ),
+            (None, Situation::Primary, licence(Some(5)), Situation::Primary),
+        ] {
+            let decision = decision(situation, action);
+            let found = recorder(last).shown(&decision).into_owned();
+            assert_eq!(found.situation, shown, "{last:?} {decision:?}");
+            assert_eq!(found.postgres, decision.postgres);
         }
     }
 }

@@ -36,13 +36,14 @@ impl Agent {
         let names = self.names.borrow_and_update().clone();
         self.follow_peers(&names);
         let look_for_oldest_wal = observe::oldest_wal_matters(self.last_server.as_ref(), entries);
-        let server = observe::server(
+        let asked = observe::server(
             &mut self.server,
             supervisor.as_ref(),
             look_for_oldest_wal,
             &mut self.complaint,
         )
         .await;
+        let server = asked.server;
         self.note_server(server.as_ref());
         if let Some((pid, server)) = supervisor.as_ref().and_then(running_pid).zip(server.as_ref()) {
             self.warn_of_race(pid, server);
@@ -68,6 +69,7 @@ impl Agent {
             roles_current: self.roles_current
                 && server.as_ref().is_some_and(|server| server.replication_role),
             server,
+            login_refused: asked.login_refused,
             dns_answered: names.asked,
             peers,
             upstream,
@@ -105,8 +107,12 @@ impl Agent {
         }
     }
 
-    /// What the server said last, while the same server still runs: one slow answer must not cut its sessions.
+    /// What the server said last, while the same server still runs: one slow answer must not cut its sessions. Of one that does not
+    /// let podgres in there is nothing newer.
     pub(super) fn running_server(&self, observation: &Observation) -> Option<&ServerStatus> {
+        if observation.login_refused.is_some() {
+            return self.last_server.as_ref();
+        }
         let runs = observation.supervisor.as_ref().and_then(running_pid);
         let (pid, server) = self.last_answer.as_ref()?;
         (runs == Some(*pid)).then_some(server)

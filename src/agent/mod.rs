@@ -14,6 +14,7 @@ mod names;
 mod observe;
 mod office;
 mod operator;
+mod ordered;
 mod outside;
 mod positions;
 mod publish;

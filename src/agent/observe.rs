@@ -17,30 +17,45 @@ use super::names::Names;
 /// For the one query a turn. PostgreSQL that takes longer counts as not answering.
 const QUERY_LIMIT: Duration = Duration::from_secs(1);
 
+/// What the local server has said, or why it does not let podgres in.
+#[derive(Default)]
+pub(super) struct Asked {
+    pub(super) server: Option<ServerStatus>,
+    pub(super) login_refused: Option<String>,
+}
+
 /// Asks the local server, if there is one to ask. Why it did not answer is logged once, and kept in `complaint`.
 pub(super) async fn server(
     local: &mut LocalServer,
     supervisor: Option<&SupervisorStatus>,
     look_for_oldest_wal: bool,
     complaint: &mut Option<String>,
-) -> Option<ServerStatus> {
-    let supervisor = supervisor?;
-    if !matches!(supervisor.postmaster, Postmaster::Running { ready: true, .. }) {
-        return None;
+) -> Asked {
+    let ready =
+        |status: &SupervisorStatus| matches!(status.postmaster, Postmaster::Running { ready: true, .. });
+    if !supervisor.is_some_and(ready) {
+        return Asked::default();
     }
     match local.status(look_for_oldest_wal, QUERY_LIMIT).await {
         Ok(status) => {
             *complaint = None;
-            Some(status)
+            Asked {
+                server: Some(status),
+                login_refused: None,
+            }
         }
-        Err(QueryError::Starting { .. }) => None,
+        Err(QueryError::Starting { .. }) => Asked::default(),
         Err(error) => {
             let detail = error.to_string();
             if complaint.as_ref() != Some(&detail) {
                 tracing::warn!(detail, hint = error.hint(), "PostgreSQL did not answer");
-                *complaint = Some(detail);
+                *complaint = Some(detail.clone());
             }
-            None
+            let refused = matches!(error, QueryError::AuthenticationFailed { .. });
+            Asked {
+                server: None,
+                login_refused: refused.then_some(detail),
+            }
         }
     }
 }

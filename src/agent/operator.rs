@@ -34,6 +34,8 @@ const FAILOVER_LIMIT: Duration = Duration::from_mins(1);
 const RESTART_LIMIT: Duration = Duration::from_mins(1);
 /// A fresh clone takes longer, and goes on.
 const REINIT_LIMIT: Duration = Duration::from_secs(30);
+/// For an earlier order to be through.
+const SETTLE_LIMIT: Duration = Duration::from_secs(15);
 const PAUSE_LIMIT: Duration = Duration::from_secs(5);
 /// The view changes without anybody being told where only other members are concerned.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -114,8 +116,8 @@ impl Operator {
         candidate: Option<String>,
         wait: bool,
     ) -> Result<Answer, Answer> {
-        let to = moves::switchover(&self.seen(), leader.as_deref(), candidate.as_deref());
-        let to = to.map_err(|why| not_possible(&why))?;
+        let judge = |seen: &ClusterView| moves::switchover(seen, leader.as_deref(), candidate.as_deref());
+        let to = self.possible(judge).await?;
         let request = |id| MoveRequest::Switchover { to, id };
         let limit = if wait { SWITCHOVER_LIMIT } else { Duration::ZERO };
         self.moved(request, "switchover", limit).await
@@ -123,12 +125,21 @@ impl Operator {
 
     async fn failover(&self, candidate: String, wait: bool) -> Result<Answer, Answer> {
         let seen = self.seen();
-        let to = moves::failover(&seen, &candidate).map_err(|why| not_possible(&why))?;
+        let to = moves::failover(&seen, &candidate).map_err(|why| why.answer())?;
         let loss = moves::loss(&seen, &candidate);
         let request = |id| MoveRequest::Failover { to, id };
         let limit = if wait { FAILOVER_LIMIT } else { Duration::ZERO };
         let answer = self.moved(request, "failover", limit).await?;
         Ok(answer.hint(format!("What was known before: {loss}.")))
+    }
+
+    /// What is not possible while the members are still on the way from an earlier order is so in a moment.
+    async fn possible<T>(&self, judge: impl Fn(&ClusterView) -> Result<T, Impossible>) -> Result<T, Answer> {
+        let deadline = Instant::now() + SETTLE_LIMIT;
+        let waits =
+            |view: &ClusterView| moves::settling(view) && judge(view).is_err_and(|why| why.may_pass());
+        self.comes(deadline, |view| !waits(view)).await;
+        judge(&self.seen()).map_err(|why| why.answer())
     }
 
     /// Writes a request into the Lease and waits until it is done, refused, or `limit` has passed.
@@ -141,7 +152,10 @@ impl Operator {
         let store = self
             .lease
             .as_ref()
-            .ok_or_else(|| not_possible(&Impossible::FixedLeadership))?;
+            .ok_or_else(|| Impossible::FixedLeadership.answer())?;
+        // An earlier request is waited for.
+        let idle = |view: &ClusterView| view.lease.as_ref().is_none_or(|record| record.request.is_none());
+        self.comes(Instant::now() + SETTLE_LIMIT, idle).await;
         let asked = request(format!("{:016x}", fastrand::u64(..)));
         let written = store.update(|record| {
             record.request.get_or_insert_with(|| asked.clone());
@@ -290,8 +304,9 @@ impl Operator {
     }
 
     async fn restart(&self) -> Result<Answer, Answer> {
-        let (own, seen) = (self.member.to_string(), self.seen());
-        moves::restart(&seen, &own).map_err(|why| not_possible(&why))?;
+        let own = self.member.to_string();
+        self.possible(|seen| moves::restart(seen, &own)).await?;
+        let seen = self.seen();
         let started = |me: &MemberStatus| {
             me.server
                 .as_ref()
@@ -318,8 +333,9 @@ impl Operator {
     }
 
     async fn reinitialise(&self) -> Result<Answer, Answer> {
-        let (own, seen) = (self.member.to_string(), self.seen());
-        moves::reinitialise(&seen, &own).map_err(|why| not_possible(&why))?;
+        let own = self.member.to_string();
+        self.possible(|seen| moves::reinitialise(seen, &own)).await?;
+        let seen = self.seen();
         let clones = seen.me.clones_total;
         self.ask(MemberRequest::Reinit)?;
         let streams = |view: &ClusterView| view.me.clones_total > clones && view.me.streaming();
@@ -357,15 +373,14 @@ impl Operator {
             Order::Reinitialise { .. } => moves::reinitialise(&seen, name),
             _ => moves::restart(&seen, name),
         };
-        possible.map_err(|why| not_possible(&why))?;
+        possible.map_err(|why| why.answer())?;
         let mut members = seen.live_members();
         let address = members
             .find(|member| member.name == name)
             .map(|member| SocketAddr::new(member.host, member.http_port));
         let address = address.ok_or_else(|| {
-            not_possible(&Impossible::NotHeard {
-                name: name.to_owned(),
-            })
+            let name = name.to_owned();
+            Impossible::NotHeard { name }.answer()
         })?;
         let failed = |why: String| Answer::new(Outcome::Failed, format!("could not ask \"{name}\": {why}"));
         let key =
@@ -411,14 +426,6 @@ pub fn member_key(logins: &ReadLogins, cluster: &str) -> Option<MemberKey> {
 
 fn holder(record: &LeaseRecord) -> Option<String> {
     record.holder.as_ref().map(|holder| holder.pod.clone())
-}
-
-fn not_possible(why: &Impossible) -> Answer {
-    let answer = Answer::new(Outcome::NotPossible, why.to_string());
-    match why.hint() {
-        Some(hint) => answer.hint(hint),
-        None => answer,
-    }
 }
 
 fn unwritten(error: &LeaseError) -> Answer {

@@ -38,20 +38,24 @@ pub(super) fn member_status(
     let supervisor = observation.supervisor.as_ref();
     let server = observation.server.as_ref();
     let job = supervisor.and_then(running_job);
-    let accepting = server.is_some() && supervisor.is_some_and(is_ready);
+    let refused = observation.login_refused.is_some();
+    // One that does not let podgres in goes on serving others, as what it was given to be.
+    let accepting = (server.is_some() || refused) && supervisor.is_some_and(is_ready);
     let Known {
         running,
         clones_total,
         was_streaming,
         ..
     } = known;
+    let own_role = role(settings, supervisor, decision.report.as_ref());
+    let unseen_primary = refused && own_role == Role::Primary;
     let sentence = decision.situation.sentence();
     MemberStatus {
         name: settings.member.to_string(),
         cluster: settings.member.cluster.clone(),
         ordinal: settings.member.ordinal,
         uid: settings.uid.clone(),
-        role: Some(role(settings, supervisor, decision.report.as_ref())),
+        role: Some(own_role),
         state: state(observation, job.as_ref(), running.is_some()),
         situation: decision.situation.name().to_owned(),
         message: if decision.detail.is_empty() {
@@ -64,7 +68,7 @@ pub(super) fn member_status(
         server: server.or(running).cloned(),
         accepting,
         was_streaming,
-        writable: accepting && server.is_some_and(|server| !server.in_recovery),
+        writable: accepting && server.map_or(unseen_primary, |server| !server.in_recovery),
         job,
         host: settings.host,
         postgres_port: settings.postgres_port,
@@ -154,7 +158,11 @@ fn state(observation: &Observation, job: Option<&JobReport>, answered: bool) -> 
             MemberState::Streaming
         }
         (None, Postmaster::Running { ready: true, .. }, Some(_)) => MemberState::Running,
-        (None, Postmaster::Running { ready: true, .. }, None) if answered => MemberState::Running,
+        (None, Postmaster::Running { ready: true, .. }, None)
+            if answered || observation.login_refused.is_some() =>
+        {
+            MemberState::Running
+        }
         (Some(JobKind::Initdb), _, _) | (None, Postmaster::Running { .. }, _) => MemberState::Starting,
         (None, _, _) if supervisor.fenced => MemberState::Fenced,
         (None, _, _) => MemberState::Stopped,

@@ -39,7 +39,7 @@ use super::supervisor::Supervisor;
 use super::switch::Switchboard;
 use super::upstream::{Access, Wanted};
 use super::visitors::Visitors;
-use super::{Published, Settings, names, publish, upstream};
+use super::{Published, Settings, names, ordered, publish, upstream};
 
 /// A loop that has not turned for this long is stuck: every wait in it is shorter.
 const LOOP_LIMIT: Duration = Duration::from_secs(30);
@@ -63,6 +63,7 @@ pub struct Agent {
     pub(super) supervisor: Supervisor,
     pub(super) office: Option<Office>,
     pub(super) requests: Requests,
+    operator: Arc<Operator>,
     pub(super) supervisor_status: watch::Receiver<Option<SupervisorStatus>>,
     pub(super) names: watch::Receiver<Names>,
     pub(super) upstream: watch::Receiver<UpstreamView>,
@@ -97,6 +98,15 @@ pub struct Agent {
     pub(super) visitors: Visitors,
     pub(super) recorder: Recorder,
     outlets: Outlets,
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 struct Outlets {
@@ -181,6 +191,7 @@ impl Agent {
             routes_term: published.routes_term.subscribe(),
             switch,
             visitors: published.operator.visitors.clone(),
+            operator: Arc::clone(&published.operator),
             recorder: Recorder::new(journal),
             outlets,
             settings,
@@ -190,13 +201,15 @@ impl Agent {
 
     /// Turns until `until`.
     pub async fn run(mut self, until: Until) -> Outcome {
+        let _ordered = self.follow_orders(until);
         loop {
             let entries = self.peer_entries();
             let observation = self.observe(&entries).await;
             let decision = decide(&self.settings.policy, &self.memory, &observation);
             self.recorder
                 .record(&self.settings.policy, &self.memory, &observation, &decision);
-            self.publish(entries, &observation, &decision);
+            let shown = self.recorder.shown(&decision).into_owned();
+            self.publish(entries, &observation, &shown);
             if until == Until::DirectoryReady
                 && let Some(outcome) = ended(&self.settings.policy, &decision, &observation)
             {
@@ -215,6 +228,13 @@ impl Agent {
             }
             self.wait(Duration::from_millis(decision.recheck_after_ms)).await;
         }
+    }
+
+    /// For as long as this process is the one that PostgreSQL is told by.
+    fn follow_orders(&self, until: Until) -> Option<AbortOnDrop> {
+        let store = self.office.as_ref().filter(|_| until == Until::Ended)?.store();
+        let task = tokio::spawn(ordered::follow(Arc::clone(&self.operator), store));
+        Some(AbortOnDrop(task.abort_handle()))
     }
 
     fn take_office(&mut self, observation: &Observation, decision: &Decision) {

@@ -30,6 +30,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         None => asked(&arguments.place).await?,
     };
     let text = match arguments.output {
+        Output::Table if entries.is_empty() => "the primary has never changed\n".to_owned(),
         Output::Table => table(&entries),
         Output::Json => format!("{:#}\n", serde_json::json!(entries)),
     };
@@ -39,10 +40,15 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
 
 /// What a member knows of it.
 async fn asked(place: &Place) -> Result<Vec<HistoryEntry>, Failure> {
-    let history = place.cluster().await?["history"].take();
+    let mut cluster = place.cluster().await?;
+    let history = cluster["history"].take();
+    if history.is_null() && cluster["leadership"] == "lease" {
+        let unread = "the member that answers has not read the Lease yet";
+        return Err(Failure::new(ExitStatus::Overdue, unread));
+    }
+    // With fixed leadership the primary never changes.
     if history.is_null() {
-        let fixed = "the cluster keeps no history: leadership is fixed, or the Lease has not been read";
-        return Err(Failure::new(ExitStatus::Settings, fixed));
+        return Ok(Vec::new());
     }
     serde_json::from_value(history)
         .map_err(|error| Failure::new(ExitStatus::Bug, format!("could not read the history: {error}")))

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Failure, status_of};
+use super::{Failure, file_status};
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -27,7 +27,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     copy().map_err(|error| {
         Failure::new(
-            status_of(&error),
+            file_status(&error),
             format!("could not install to \"{}\": {error}", target.display()),
         )
         .hint("The folder must exist or be makeable, and writable for this user.")

@@ -1,12 +1,17 @@
 //! Orders by one change of the Lease, for an operator who reaches the Kubernetes API and no member.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use crate::config::ProcessEnvironment;
+use crate::config::pod::variable;
+use crate::core::cluster::impossible::Impossible;
 use crate::core::cluster::moves;
-use crate::core::lease::{LeaseRecord, MoveRequest, ReadOnlySwitch, StoredLease};
+use crate::core::lease::{LeaseRecord, MemberOrder, MoveRequest, ReadOnlySwitch, StoredLease};
+use crate::core::member::MemberName;
+use crate::core::observation::MemberRequest;
 use crate::core::operate::{Answer, Outcome};
 use crate::kube::{LeaseClient, LeaseError, Reach, time_of_day};
 
@@ -14,6 +19,10 @@ use super::pod_pages::PodPages;
 use super::{ExitStatus, Failure};
 
 const MOVE_LIMIT: Duration = Duration::from_mins(1);
+/// Longer than a member takes for what is ordered.
+const ORDER_LIMIT: Duration = Duration::from_secs(75);
+/// For an earlier request to be through.
+const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
 /// Which Lease.
@@ -32,9 +41,14 @@ pub struct Kubernetes {
     pub kubeconfig: Option<PathBuf>,
 }
 
-/// Where kubectl looks, too.
-pub(super) fn standard_kubeconfig() -> Option<PathBuf> {
-    std::env::home_dir().map(|home| home.join(".kube").join("config"))
+/// The file that is given, or what kubectl would read: KUBECONFIG, or the one in the home folder.
+pub(super) fn kubeconfig(given: Option<&Path>) -> Result<PathBuf, Failure> {
+    let variable = || variable(&ProcessEnvironment, "KUBECONFIG").map(PathBuf::from);
+    let standard = || std::env::home_dir().map(|home| home.join(".kube").join("config"));
+    let found = given.map(Path::to_owned).or_else(variable).or_else(standard);
+    found.ok_or_else(|| {
+        Failure::new(ExitStatus::Settings, "no kubeconfig file is known").hint("Give --kubeconfig.")
+    })
 }
 
 /// One cluster's Lease.
@@ -62,13 +76,7 @@ impl Kubernetes {
     }
 
     fn reach(&self) -> Result<Reach, Failure> {
-        let path = self
-            .kubeconfig
-            .clone()
-            .or_else(standard_kubeconfig)
-            .ok_or_else(|| {
-                Failure::new(ExitStatus::Settings, "no kubeconfig file is known").hint("Give --kubeconfig.")
-            })?;
+        let path = kubeconfig(self.kubeconfig.as_deref())?;
         let context = self.context.clone();
         Ok(Reach::Kubeconfig { path, context })
     }
@@ -117,15 +125,98 @@ impl ClusterLease {
         answer
     }
 
+    /// Asks one member for a restart or a fresh clone, and waits for its answer.
+    pub(super) async fn ordered(&self, what: MemberRequest, pod: &str) -> Answer {
+        self.try_order(what, pod).await.unwrap_or_else(|answer| answer)
+    }
+
+    async fn try_order(&self, what: MemberRequest, pod: &str) -> Result<Answer, Answer> {
+        let record = self.existing().await?.record;
+        let known = MemberName::parse(pod)
+            .is_ok_and(|name| name.cluster == self.cluster && record.members.contains(&name.ordinal));
+        if !known {
+            let name = pod.to_owned();
+            return Err(Impossible::UnknownMember { name }.answer());
+        }
+        let id = format!("{:016x}", fastrand::u64(..));
+        let asked = MemberOrder {
+            member: pod.to_owned(),
+            what,
+            id: id.clone(),
+            taken_up: false,
+            answer: None,
+        };
+        let written = self
+            .client
+            .update(|record| record.order = Some(asked.clone()))
+            .await;
+        written.map_err(|error| unwritten(&error))?;
+        let answer = self.answer_to(&id).await;
+        let own = |order: &MemberOrder| order.id == id;
+        let removed = self
+            .client
+            .update(|record| drop(record.order.take_if(|order| own(order))))
+            .await;
+        if let Err(error) = removed {
+            tracing::debug!(%error, "the order stays in the Lease");
+        }
+        answer
+    }
+
+    /// What the member has written to an order.
+    async fn answer_to(&self, id: &str) -> Result<Answer, Answer> {
+        let deadline = Instant::now() + ORDER_LIMIT;
+        let mut taken_up = false;
+        while Instant::now() < deadline {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let Ok(Some(now)) = self.client.get().await else {
+                continue;
+            };
+            match now.record.order {
+                Some(order) if order.id == id => {
+                    taken_up |= order.taken_up;
+                    if let Some(answer) = order.answer {
+                        return Ok(answer);
+                    }
+                }
+                _ => return Err(Answer::new(Outcome::Failed, "another order has come in between")),
+            }
+        }
+        let seconds = ORDER_LIMIT.as_secs();
+        Err(if taken_up {
+            let going_on = format!("the member is at it, and has not answered within {seconds} s");
+            Answer::new(Outcome::Failed, going_on).hint("\"podgres status --cluster\" shows how far it is.")
+        } else {
+            let nobody =
+                format!("the member has not taken it up within {seconds} s; the order was taken back");
+            Answer::new(Outcome::Failed, nobody)
+                .hint("Does its sidecar run, and does it reach the Kubernetes API?")
+        })
+    }
+
+    async fn existing(&self) -> Result<StoredLease, Answer> {
+        let stored = self.client.get().await.map_err(|error| unwritten(&error))?;
+        stored.ok_or_else(|| {
+            Answer::new(Outcome::Failed, format!("there is no Lease \"{}\"", self.cluster))
+                .hint("Is leadership fixed? Then give the command in a pod: kubectl exec POD -c sidecar -- podgres …")
+        })
+    }
+
+    /// The record once no earlier request is in it, or as it is after a while.
+    async fn idle(&self) -> Result<StoredLease, Answer> {
+        let deadline = Instant::now() + SETTLE_LIMIT;
+        loop {
+            let stored = self.existing().await?;
+            if stored.record.request.is_none() || Instant::now() >= deadline {
+                return Ok(stored);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     async fn try_move(&self, to: Option<&str>, forced: bool) -> Result<Answer, Answer> {
-        let before = self.client.get().await.map_err(|error| unwritten(&error))?;
-        let before = before
-            .ok_or_else(|| Answer::new(Outcome::Failed, format!("there is no Lease \"{}\"", self.cluster)))?;
-        let to = moves::by_record(&self.cluster, &before.record, to, forced).map_err(|why| {
-            let answer = Answer::new(Outcome::NotPossible, why.to_string());
-            why.hint()
-                .map_or_else(|| answer.clone(), |hint| answer.clone().hint(hint))
-        })?;
+        let before = self.idle().await?;
+        let to = moves::by_record(&self.cluster, &before.record, to, forced).map_err(|why| why.answer())?;
         let id = format!("{:016x}", fastrand::u64(..));
         let asked = match to {
             Some(to) if forced => MoveRequest::Failover { to, id },

@@ -2,6 +2,7 @@
 
 mod backing;
 pub mod backup;
+mod backup_options;
 pub mod backups;
 pub mod check;
 pub mod demo;
@@ -30,6 +31,8 @@ pub mod wal_fetch;
 pub mod wal_push;
 mod wiring;
 
+use std::io::Read as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -210,6 +213,33 @@ pub fn status_of(error: &std::io::Error) -> ExitStatus {
     } else {
         ExitStatus::Overdue
     }
+}
+
+/// The same of a file that the user names: that it is not there is the user's to correct.
+pub fn file_status(error: &std::io::Error) -> ExitStatus {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::NotFound
+        | ErrorKind::NotADirectory
+        | ErrorKind::IsADirectory
+        | ErrorKind::InvalidFilename
+        | ErrorKind::InvalidData => ExitStatus::Settings,
+        _ => status_of(error),
+    }
+}
+
+/// The text of a file that the user names, or of standard input for "-".
+fn read_text(file: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = if file.as_os_str() == "-" {
+        std::io::stdin().read_to_string(&mut text).map(drop)
+    } else {
+        std::fs::read_to_string(file).map(|found| text = found)
+    };
+    read.map(|()| text).map_err(|error| {
+        let problem = format!("could not read \"{}\": {error}", file.display());
+        Failure::new(file_status(&error), problem)
+    })
 }
 
 /// Runs the verb on a runtime of one thread: the supervisor's children are bound to the thread that made them.

@@ -1,20 +1,23 @@
 //! The verbs that change something: switchover, failover, pause, resume, restart, reinit. Each is one order to one member,
 //! or, for an operator who reaches the Kubernetes API alone, one change of the Lease.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
 
 use crate::core::cluster::explain::{Candidate, Explanation};
+use crate::core::observation::MemberRequest;
 use crate::core::operate::{Answer, Order, Outcome};
 use crate::peers::{get_json, send_order};
 
 use super::lease_orders::Kubernetes;
-use super::place::{Place, TokenArgument};
+use super::place::{Place, TokenArgument, unanswered};
 use super::{ExitStatus, Failure, status_of};
 
+/// For an answer that comes through a pipe: a program has it at hand, a person behind `kubectl exec -i` types it.
+const PIPE_LIMIT: Duration = Duration::from_mins(1);
 /// Longer than a member waits before it says that something did not come about.
 const ORDER_LIMIT: Duration = Duration::from_secs(90);
 const ASK_LIMIT: Duration = Duration::from_secs(5);
@@ -56,6 +59,8 @@ pub struct MemberArguments {
     pub place: Place,
     #[command(flatten)]
     pub token: TokenArgument,
+    #[command(flatten)]
+    pub kubernetes: Kubernetes,
     /// The member
     #[arg(value_name = "POD")]
     pub pod: String,
@@ -77,7 +82,7 @@ pub async fn switchover(arguments: SwitchoverArguments) -> Result<(), Failure> {
 pub async fn failover(arguments: FailoverArguments) -> Result<(), Failure> {
     let FailoverArguments { cluster, to, yes } = arguments;
     if let Some(lease) = cluster.kubernetes.lease()? {
-        confirm(&to, "the members cannot be asked what that would lose", yes)?;
+        confirm(&to, "the members cannot be asked what that would lose", yes).await?;
         return told(&lease.moved(Some(&to), true).await);
     }
     let (url, _) = cluster.place.somebody().await?;
@@ -85,7 +90,7 @@ pub async fn failover(arguments: FailoverArguments) -> Result<(), Failure> {
     if let Some(refused) = candidate.failover {
         return Err(Failure::new(ExitStatus::Refused, refused));
     }
-    confirm(&to, &candidate.loss, yes)?;
+    confirm(&to, &candidate.loss, yes).await?;
     let order = Order::Failover {
         candidate: to,
         wait: true,
@@ -101,11 +106,17 @@ pub async fn pause(arguments: ClusterArguments, paused: bool) -> Result<(), Fail
 }
 
 pub async fn restart(arguments: MemberArguments) -> Result<(), Failure> {
+    if let Some(lease) = arguments.kubernetes.lease()? {
+        return told(&lease.ordered(MemberRequest::Restart, &arguments.pod).await);
+    }
     let member = Some(arguments.pod);
     give(&arguments.place, &arguments.token, &Order::Restart { member }).await
 }
 
 pub async fn reinit(arguments: MemberArguments) -> Result<(), Failure> {
+    if let Some(lease) = arguments.kubernetes.lease()? {
+        return told(&lease.ordered(MemberRequest::Reinit, &arguments.pod).await);
+    }
     let member = Some(arguments.pod);
     give(
         &arguments.place,
@@ -118,7 +129,7 @@ pub async fn reinit(arguments: MemberArguments) -> Result<(), Failure> {
 /// What a member says about a candidate.
 async fn candidate(url: &str, name: &str) -> Result<Candidate, Failure> {
     let page = get_json(url, "/explain", ASK_LIMIT).await;
-    let page = page.map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))?;
+    let page = page.map_err(|error| unanswered(&error))?;
     let read: Explanation = serde_json::from_value(page)
         .map_err(|error| Failure::new(ExitStatus::Bug, format!("could not read \"/explain\": {error}")))?;
     if read.primary.as_deref() == Some(name) {
@@ -129,34 +140,56 @@ async fn candidate(url: &str, name: &str) -> Result<Candidate, Failure> {
     candidates
         .find(|candidate| candidate.name == name)
         .ok_or_else(|| {
-            let unknown = format!("the cluster has no member \"{name}\", or it is the primary");
-            Failure::new(ExitStatus::Refused, unknown)
+            Failure::new(
+                ExitStatus::Settings,
+                format!("the cluster has no member \"{name}\""),
+            )
         })
 }
 
-/// Asks on the terminal; without one, `--yes` must have been given.
-fn confirm(to: &str, loss: &str, yes: bool) -> Result<(), Failure> {
+/// Asks, on the terminal or through a pipe; where there is neither, `--yes` must have been given.
+async fn confirm(to: &str, loss: &str, yes: bool) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }
-    let stdin = std::io::stdin();
-    if !stdin.is_terminal() {
-        let asked = format!("cannot ask whether \"{to}\" is to be the primary: there is no terminal");
-        return Err(Failure::new(ExitStatus::Settings, asked)
-            .detail(loss)
-            .hint("Give --yes if that is what you want."));
-    }
-    let mut answer = String::new();
     let question = format!("A failover to \"{to}\": {loss}.\nType \"yes\" to go on: ");
-    let asked = std::io::stdout()
+    let failed = |error: std::io::Error| Failure::new(status_of(&error), format!("could not ask: {error}"));
+    let mut stdout = std::io::stdout();
+    stdout
         .write_all(question.as_bytes())
-        .and_then(|()| std::io::stdout().flush())
-        .and_then(|()| stdin.read_line(&mut answer));
-    asked.map_err(|error| Failure::new(status_of(&error), format!("could not ask: {error}")))?;
-    if answer.trim() == "yes" {
-        return Ok(());
+        .and_then(|()| stdout.flush())
+        .map_err(failed)?;
+    let line = match line_of_stdin().await {
+        Some(line) => line.map_err(failed)?,
+        None => {
+            let late = format!("no answer came within {} s", PIPE_LIMIT.as_secs());
+            return Err(Failure::new(ExitStatus::Overdue, late).hint("Nothing was done."));
+        }
+    };
+    match line.trim() {
+        "yes" => Ok(()),
+        "" => {
+            let asked = format!("cannot ask whether \"{to}\" is to be the primary: nobody answers");
+            let hint = "Give --yes if that is what you want.";
+            Err(Failure::new(ExitStatus::Settings, asked).detail(loss).hint(hint))
+        }
+        _ => Err(Failure::new(ExitStatus::Refused, "nothing was done")),
     }
-    Err(Failure::new(ExitStatus::Refused, "nothing was done"))
+}
+
+/// The first line; `None` where none comes. A person at a terminal may take any time.
+async fn line_of_stdin() -> Option<std::io::Result<String>> {
+    let limit = if std::io::stdin().is_terminal() {
+        Duration::MAX
+    } else {
+        PIPE_LIMIT
+    };
+    let reading = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        std::io::stdin().lock().read_line(&mut line).map(|_| line)
+    });
+    let read = tokio::time::timeout(limit, reading).await.ok()?;
+    Some(read.unwrap_or_else(|lost| Err(std::io::Error::other(lost))))
 }
 
 pub(super) async fn give(place: &Place, token: &TokenArgument, order: &Order) -> Result<(), Failure> {
@@ -167,10 +200,8 @@ pub(super) async fn give(place: &Place, token: &TokenArgument, order: &Order) ->
 async fn send(url: &str, token: &TokenArgument, order: &Order) -> Result<(), Failure> {
     let token = token.read()?;
     let sent = send_order(url, order, token.as_deref(), ORDER_LIMIT).await;
-    let (status, body) = sent.map_err(|error| {
-        Failure::from_error(ExitStatus::Overdue, &error)
-            .hint("\"podgres status\" shows what has become of it.")
-    })?;
+    let (status, body) =
+        sent.map_err(|error| unanswered(&error).hint("\"podgres status\" shows what has become of it."))?;
     match serde_json::from_value(body.clone()) {
         Ok(answer) => told(&answer),
         Err(_) => Err(refused(status.as_u16(), &body)),

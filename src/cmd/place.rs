@@ -14,10 +14,10 @@ use serde_json::Value;
 use crate::core::cluster::table::size_text;
 use crate::demo::run_directories;
 use crate::demo::state::PodState;
-use crate::peers::get_json;
+use crate::peers::{RequestError, get_json};
 
 use super::serve::SOCKET_NAME;
-use super::{ExitStatus, Failure, status_of};
+use super::{ExitStatus, Failure, file_status};
 
 const ASK_LIMIT: Duration = Duration::from_secs(2);
 const NEXT_PAUSE: Duration = Duration::from_millis(200);
@@ -62,10 +62,24 @@ impl Place {
         };
         let sockets: Vec<String> = state.pods.iter().filter_map(socket).collect();
         if sockets.is_empty() {
-            let nobody = "no pod of the demo can be reached over its socket";
-            return Err(Failure::new(ExitStatus::Overdue, nobody).hint(
-                "Does the demo run, and is it yours? Its pods' run folders are closed to other users.",
-            ));
+            let closed = |pod: &PodState| {
+                run_directories(directory, &pod.name)
+                    .iter()
+                    .any(|run| is_closed(run))
+            };
+            return Err(if state.pods.iter().any(closed) {
+                Failure::new(
+                    ExitStatus::Permission,
+                    "the pods' run folders are closed to this user",
+                )
+                .hint("The demo is somebody else's: give the command as that user, or as root.")
+            } else {
+                Failure::new(
+                    ExitStatus::Overdue,
+                    "no pod of the demo can be reached over its socket",
+                )
+                .hint("Does the demo run?")
+            });
         }
         Ok(sockets)
     }
@@ -121,6 +135,12 @@ impl Place {
     }
 }
 
+/// Whether a folder is there that this user may not look into.
+fn is_closed(folder: &Path) -> bool {
+    let found = std::fs::symlink_metadata(folder.join(SOCKET_NAME));
+    found.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+}
+
 fn unix(socket: &Path) -> String {
     format!("unix:{}", socket.display())
 }
@@ -130,11 +150,20 @@ async fn first(urls: Vec<String>, path: &str) -> Result<(String, Value), Failure
         let asked = url.clone();
         let page = async move {
             let page = get_json(&asked, path, ASK_LIMIT).await;
-            page.map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))
+            page.map_err(|error| unanswered(&error))
         };
         (url, page)
     });
     best(asked).await
+}
+
+/// No answer: for want of an address that could be one, or of somebody there.
+pub(super) fn unanswered(error: &RequestError) -> Failure {
+    let status = match error {
+        RequestError::Url { .. } => ExitStatus::Settings,
+        _ => ExitStatus::Overdue,
+    };
+    Failure::from_error(status, error)
 }
 
 /// The first answer, by preference one that knows of a primary: a member that has just begun knows of nobody yet.
@@ -153,6 +182,7 @@ pub(super) async fn best(
         match answer {
             Ok(page) if knows_of_primary(&page) => return Ok((whom, page)),
             Ok(page) => lacking = lacking.or(Some((whom, page))),
+            Err(failure) if failure.status == ExitStatus::Settings => return Err(failure),
             Err(failure) => {
                 if failure.status == ExitStatus::Permission {
                     status = ExitStatus::Permission;
@@ -198,11 +228,10 @@ impl TokenArgument {
             Failure::new(status, format!("invalid value for PODGRES_TOKEN_FILE: {problem}"))
         };
         let text = std::fs::read_to_string(path).map_err(|error| {
-            let status = match status_of(&error) {
-                ExitStatus::Permission => ExitStatus::Permission,
-                _ => ExitStatus::Settings,
-            };
-            invalid(status, format!("could not read \"{}\": {error}", path.display()))
+            invalid(
+                file_status(&error),
+                format!("could not read \"{}\": {error}", path.display()),
+            )
         })?;
         let token = text.trim();
         let plain = token.bytes().all(|byte| byte.is_ascii_graphic());

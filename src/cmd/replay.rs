@@ -11,11 +11,11 @@ use crate::core::decision::{Decision, Memory};
 use crate::core::observation::Observation;
 use crate::core::policy::Policy;
 
-use super::{ExitStatus, Failure, status_of};
+use super::{ExitStatus, Failure, read_text, status_of};
 
 #[derive(Args, Debug)]
 pub struct Arguments {
-    /// What /debug/decisions showed: one entry or a list of them
+    /// What /debug/decisions showed, one entry or a list of them; "-" for standard input
     pub file: PathBuf,
 }
 
@@ -31,8 +31,7 @@ struct Entry {
 /// Prints one decision a line, as JSON.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let file = arguments.file.display();
-    let text = std::fs::read_to_string(&arguments.file)
-        .map_err(|error| Failure::new(status_of(&error), format!("could not read \"{file}\": {error}")))?;
+    let text = read_text(&arguments.file)?;
     let entries = entries(&text).map_err(|error| {
         Failure::new(
             ExitStatus::Settings,

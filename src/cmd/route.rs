@@ -9,9 +9,10 @@ use clap::Args;
 use tokio::sync::watch;
 
 use crate::agent::{Outside, OutsideSettings, follow_freshness};
+use crate::config::limits::{check_domain, check_label, check_peer_timeout};
 use crate::config::pod::NetworkArguments;
 use crate::config::routes::RouteArguments;
-use crate::config::{ProcessEnvironment, server};
+use crate::config::{InvalidSetting, ProcessEnvironment, server};
 use crate::core::member::{Ordinal, Topology};
 use crate::core::signature::MemberKey;
 use crate::http::beside::{RouteState, router_of_routes};
@@ -61,8 +62,20 @@ pub struct Arguments {
     pub routes: RouteArguments,
 }
 
+/// What would only show as a cluster that nobody ever finds.
+fn check(arguments: &Arguments) -> Result<(), InvalidSetting> {
+    check_label("PODGRES_CLUSTER", &arguments.cluster)?;
+    check_label("POD_NAMESPACE", &arguments.namespace)?;
+    if let Some(service) = &arguments.service {
+        check_label("PODGRES_SERVICE", service)?;
+    }
+    check_domain("PODGRES_CLUSTER_DOMAIN", &arguments.cluster_domain)?;
+    check_peer_timeout(arguments.network.peer_timeout, None)
+}
+
 /// Runs until TERM or INT.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    check(&arguments)?;
     let listens = arguments.routes.listeners(
         arguments.network.read_write_port,
         arguments.network.read_only_port,

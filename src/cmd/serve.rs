@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use crate::agent::{Published, Standing, member_key};
 use crate::clock::boottime_ms;
+use crate::config::InvalidSetting;
 use crate::config::pod::Pod;
 use crate::config::server::ServerArguments;
 use crate::core::operate::{Answer, Outcome};
@@ -18,7 +19,7 @@ use crate::http::{HttpState, PositionSource, router};
 use crate::proxy::{CertificateFolder, RouteStats, ServerStats};
 
 use super::wiring::read_logins;
-use super::{ExitStatus, Failure};
+use super::{ExitStatus, Failure, file_status};
 
 /// The pod's socket for operators' verbs, in the run directory.
 pub(super) const SOCKET_NAME: &str = "podgres.sock";
@@ -113,6 +114,24 @@ fn give_authority(state: &mut HttpState, pod: &Pod, published: &Published) {
             carried_out.await.unwrap_or_else(lost)
         })
     });
+}
+
+/// A token that cannot be read would shut every operator out, and nobody would know until one is needed. Later on a file may be
+/// away for a moment, while it is exchanged.
+pub(super) fn check_admin_token(file: Option<&Path>) -> Result<(), Failure> {
+    let Some(file) = file else { return Ok(()) };
+    let key = "PODGRES_ADMIN_TOKEN_FILE";
+    let shown = file.display();
+    let problem = match std::fs::read_to_string(file) {
+        Ok(text) if AdminToken::new(&text).is_some() => return Ok(()),
+        Ok(_) => format!("\"{shown}\" is empty"),
+        Err(error) if file_status(&error) == ExitStatus::Permission => {
+            let problem = format!("could not read \"{shown}\": {error}");
+            return Err(Failure::new(ExitStatus::Permission, problem));
+        }
+        Err(error) => format!("could not read \"{shown}\": {error}"),
+    };
+    Err(InvalidSetting::new(key, problem, "mount a Secret whose key holds the token").into())
 }
 
 /// The token as the file has it now, so that a rotated one counts at once.

@@ -15,13 +15,13 @@ use crate::config::routes::RouteArguments;
 use crate::config::server::ServerArguments;
 use crate::core::cluster::ClusterView;
 use crate::core::situation::Situation;
-use crate::http::serve::ListenError;
+use crate::http::serve::{ListenError, Listener, ServerTls};
 
 use crate::proxy::SessionCounts;
 
 use super::report::report;
 use super::routes::{self, Endpoints};
-use super::serve::{http_listeners, serve_http, server_tls};
+use super::serve::{check_admin_token, http_listeners, serve_http, server_tls};
 use super::settling::settled;
 use super::slices::keep_slices;
 use super::{ExitStatus, Failure, wiring};
@@ -41,7 +41,29 @@ pub struct Arguments {
 /// `podgres init` of the same pod may still answer on the port; how often and how long the sidecar asks for it.
 const TAKE_OVER: ConstantBuilder = ConstantBuilder::new()
     .with_delay(Duration::from_millis(200))
-    .with_max_times(5 * 60 * 10);
+    .with_max_times(5 * 60 * TAKE_OVER_MINUTES);
+const TAKE_OVER_MINUTES: usize = 10;
+
+/// Listens for HTTP, as soon as whoever has the port leaves it.
+async fn listen(pod: &Pod, tls: Option<&ServerTls>) -> Result<Vec<Listener>, Failure> {
+    let mut told = false;
+    let listeners = (|| http_listeners(pod, &pod.arguments.run_dir, tls))
+        .retry(TAKE_OVER)
+        .when(in_use)
+        .notify(|error, _| {
+            if !std::mem::replace(&mut told, true) {
+                let minutes = TAKE_OVER_MINUTES;
+                tracing::warn!("{error}: another process has it; trying again for up to {minutes} min");
+            }
+        })
+        .await;
+    listeners.map_err(|error| {
+        let hint = "Which process of this pod listens there? PODGRES_HTTP_PORT names another port.";
+        let in_use = in_use(&error);
+        let failure = Failure::from_error(ExitStatus::Overdue, &error);
+        if in_use { failure.hint(hint) } else { failure }
+    })
+}
 
 fn in_use(error: &ListenError) -> bool {
     match error {
@@ -56,20 +78,17 @@ fn in_use(error: &ListenError) -> bool {
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let pod = arguments.pod.resolve()?;
     wiring::prepare_run_directory(&pod)?;
-    // First of all the startup probe must find somebody: PostgreSQL starts after it.
-    let folder = arguments.server.tls_directory();
-    let tls = server_tls(folder.as_deref())?;
-    let listeners = (|| http_listeners(&pod, &pod.arguments.run_dir, tls.as_ref()))
-        .retry(TAKE_OVER)
-        .when(in_use)
-        .await
-        .map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))?;
+    check_admin_token(pod.arguments.admin_token_file.as_deref())?;
     let ports = (
         pod.arguments.network.read_write_port,
         pod.arguments.network.read_only_port,
     );
     let listens = arguments.routes.listeners(ports.0, ports.1)?;
+    let folder = arguments.server.tls_directory();
     let encryption = routes::encryption(&arguments.routes, folder.as_deref(), &wiring::topology(&pod))?;
+    let tls = server_tls(folder.as_deref())?;
+    // Before all that may take time the startup probe must find somebody: PostgreSQL starts after it.
+    let listeners = listen(&pod, tls.as_ref()).await?;
     let address = |port| pod.bind_address(port);
     let endpoints = Endpoints::bind(listens, &arguments.routes, encryption, address).await?;
     let mut settings = agent::Settings {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::pod::{DurabilityArgument, LeadershipArgument, Pod, PodArguments};
+use super::units::duration_text as text;
 use super::{InvalidSetting, units};
 use crate::core::lease::{Durability, Identity};
 use crate::core::policy::LeaseTimes;
@@ -80,22 +81,27 @@ impl PodArguments {
 
     /// What leadership, durability and times must have to do with each other.
     pub(super) fn check_leadership(&self) -> Result<(), InvalidSetting> {
-        if self.leadership == LeadershipArgument::Fixed && self.durability() != Durability::Async {
+        let durability = self
+            .durability
+            .filter(|given| *given != DurabilityArgument::Async);
+        if let (LeadershipArgument::Fixed, Some(given)) = (self.leadership, durability) {
+            let name = given
+                .to_possible_value()
+                .map_or_else(String::new, |value| value.get_name().to_owned());
             return Err(InvalidSetting::new(
                 "PODGRES_DURABILITY",
-                "with fixed leadership no commit waits for a standby",
+                format!("\"{name}\" needs a Lease: with fixed leadership no commit waits for a standby"),
                 "set PODGRES_LEADERSHIP=lease, or PODGRES_DURABILITY=async",
             ));
         }
         if self.leadership == LeadershipArgument::Lease && self.pod_uid.is_none() {
             return Err(InvalidSetting::new(
                 "POD_UID",
-                "without it a pod cannot be told from an earlier one of the same name, which may still run",
+                "not set: without it a pod cannot be told from an earlier one of the same name, which may still run",
                 "give it by the downward API: fieldRef metadata.uid",
             ));
         }
         let lease = &self.lease;
-        let text = |duration: Duration| format!("{} ms", duration.as_millis());
         if lease.retry_period < Duration::from_millis(100) || lease.retry_period * 2 > lease.renew_deadline {
             return Err(InvalidSetting::new(
                 "PODGRES_RETRY_PERIOD",

@@ -6,6 +6,7 @@
 
 pub mod backup;
 pub mod lease;
+pub mod limits;
 pub mod pod;
 pub mod report;
 pub mod routes;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::lease::{LeaseArguments, Switch};
+use super::limits::{check_domain, check_label, check_peer_timeout};
 use super::{Environment, InvalidSetting, units};
 use crate::core::member::{MemberName, Ordinal};
 use crate::core::policy::{Leadership, Policy};
@@ -158,6 +159,9 @@ impl PodArguments {
             ));
         }
         self.check_leadership()?;
+        let lease = self.leadership == LeadershipArgument::Lease;
+        let renew_deadline = lease.then_some(self.lease.renew_deadline);
+        check_peer_timeout(self.network.peer_timeout, renew_deadline)?;
         let namespace = self
             .namespace
             .clone()
@@ -167,6 +171,10 @@ impl PodArguments {
                     .map(|text| text.trim().to_owned())
             })
             .unwrap_or_else(|| "default".to_owned());
+        let service = self.service.clone().unwrap_or_else(|| name.cluster.clone());
+        check_label("PODGRES_SERVICE", &service)?;
+        check_label("POD_NAMESPACE", &namespace)?;
+        check_domain("PODGRES_CLUSTER_DOMAIN", &self.cluster_domain)?;
         let host = self.pod_ip.or(self.listen_address).unwrap_or_else(own_address);
         let loopback = match host {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -174,7 +182,7 @@ impl PodArguments {
         };
         Ok(Pod {
             uid: self.pod_uid.clone().unwrap_or_else(|| name.to_string()),
-            service: self.service.clone().unwrap_or_else(|| name.cluster.clone()),
+            service,
             namespace,
             host,
             local_address: self.listen_address.unwrap_or(loopback),

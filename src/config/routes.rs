@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::lease::Switch;
+use super::limits::LEAST_STALENESS;
+use super::units::duration_text;
 use super::{InvalidSetting, units};
 use crate::core::routing::listen::{Listen, on_primary_loss};
 use crate::core::routing::{Affinity, OnPrimaryLoss, ReadOnlyFallback, RouteMode, RoutePolicy};
@@ -100,6 +102,22 @@ pub enum DegradeArgument {
     ReadOnly,
 }
 
+/// A bound on staleness that no standby would ever keep would send all reads to the primary, or nowhere.
+fn can_be_met(listen: &Listen) -> Result<(), InvalidSetting> {
+    let least_ms = u64::try_from(LEAST_STALENESS.as_millis()).unwrap_or(u64::MAX);
+    let given_ms = listen.policy.max_staleness_ms;
+    if listen.policy.mode != RouteMode::ReadOnly || given_ms >= least_ms {
+        return Ok(());
+    }
+    let given = duration_text(Duration::from_millis(given_ms));
+    let problem = format!(
+        "{given} of the {} route is shorter than staleness can be measured",
+        listen.name
+    );
+    let hint = "give at least 100ms; for reads that see a certain commit see podgres.min_lsn";
+    Err(InvalidSetting::new("PODGRES_MAX_STALENESS", problem, hint))
+}
+
 impl RouteArguments {
     /// What an endpoint promises unless it says otherwise.
     #[must_use]
@@ -145,16 +163,18 @@ impl RouteArguments {
         for text in &self.listen {
             let listen = Listen::read(text, &self.policy(RouteMode::ReadOnly)).map_err(|why| {
                 let hint = "write e.g. 6434,mode=read-only,max_staleness=1s,fallback=none";
-                InvalidSetting::new("PODGRES_LISTEN", why, hint)
+                InvalidSetting::new("PODGRES_LISTEN", format!("\"{text}\": {why}"), hint)
             })?;
             let taken = |known: &Listen| known.port == listen.port || known.name == listen.name;
             if listeners.iter().any(taken) {
-                let why = format!("port {} or name \"{}\" is given twice", listen.port, listen.name);
+                let (port, name) = (listen.port, &listen.name);
+                let why = format!("\"{text}\": port {port} or name \"{name}\" is given twice");
                 let hint = "give each endpoint a port and a name of its own";
                 return Err(InvalidSetting::new("PODGRES_LISTEN", why, hint));
             }
             listeners.push(listen);
         }
+        listeners.iter().try_for_each(can_be_met)?;
         Ok(listeners)
     }
 
@@ -213,12 +233,31 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_shows_what_was_given() {
+        let told = listeners(&["--max-staleness", "0"]).expect_err("too strict");
+        assert!(
+            told.starts_with("invalid value for PODGRES_MAX_STALENESS: 0s of the read_only route"),
+            "{told}"
+        );
+        let told = listeners(&["--listen", "7000,mode=fast"]).expect_err("no mode");
+        assert!(
+            told.starts_with("invalid value for PODGRES_LISTEN: \"7000,mode=fast\": "),
+            "{told}"
+        );
+        let writes = ["--listen", "7000,mode=read-write,max_staleness=0s"];
+        assert!(listeners(&writes).is_ok(), "a primary is never stale");
+    }
+
+    #[test]
     fn ports_and_names_are_given_once() {
         for words in [
             vec!["--listen", "6432"],
             vec!["--listen", "7000,name=a", "--listen", "7001,name=a"],
             vec!["--listen", "7000,mode=fast"],
             vec!["--on-primary-loss", "pray"],
+            vec!["--max-staleness", "0"],
+            vec!["--max-staleness", "99ms"],
+            vec!["--listen", "7000,max_staleness=0s"],
         ] {
             assert!(listeners(&words).is_err(), "{words:?}");
         }

@@ -66,6 +66,12 @@ pub enum PostgresAction {
         #[serde(default)]
         advance: BTreeMap<String, Lsn>,
     },
+    /// Drops logical slots on this standby: see [`ServerStatus::superseded_slots`].
+    ///
+    /// [`ServerStatus::superseded_slots`]: crate::core::status::ServerStatus::superseded_slots
+    DropSlots {
+        names: Vec<String>,
+    },
 }
 
 /// What `decide` wants to know at the next turn. Starts as `Memory::default()` in each process.

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::data_directory::SystemIdentifier;
 use super::member::Ordinal;
+use super::observation::MemberRequest;
+use super::operate::Answer;
 use super::wal::{Lsn, TimelineId};
 
 /// Who holds the Lease: a pod's name and its UID, so that a pod that came after under the same name is another.
@@ -95,6 +97,20 @@ pub enum MoveRequest {
     Failover { to: Ordinal, id: String },
 }
 
+/// What the operator has asked of one member, from where no member can be reached, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberOrder {
+    /// The pod.
+    pub member: String,
+    pub what: MemberRequest,
+    pub id: String,
+    /// The member is at it: it does nothing a second time.
+    #[serde(default)]
+    pub taken_up: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
+}
+
 /// One change of the primary, kept in the Lease, newest last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryEntry {
@@ -132,6 +148,8 @@ pub struct LeaseRecord {
     pub paused: bool,
     pub read_only: Option<ReadOnlySwitch>,
     pub request: Option<MoveRequest>,
+    /// The newest one takes the place of any before it.
+    pub order: Option<MemberOrder>,
     pub history: Vec<HistoryEntry>,
     /// The highest number of a timeline that a holder has begun, or was given the office to begin. PostgreSQL numbers by what it
     /// knows itself, and a member may not have heard of a promotion that failed half-way: without this, two members could

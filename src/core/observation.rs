@@ -27,6 +27,9 @@ pub struct Observation {
     pub supervisor_error: Option<String>,
     /// `None`: PostgreSQL does not run or does not answer the query in time.
     pub server: Option<ServerStatus>,
+    /// Why PostgreSQL, which runs and answers, does not let podgres in: then nothing is known of it.
+    #[serde(default)]
+    pub login_refused: Option<String>,
     /// The roles on the primary have been brought up to the secrets' present contents.
     pub roles_current: bool,
     /// DNS has answered at least once: a peer that it does not name is not there.

@@ -42,6 +42,8 @@ pub enum Situation {
     Stopping,
     Starting,
     Unresponsive,
+    /// It runs and serves others.
+    LoginRefused,
     WritableStandby,
     Recovering,
     Primary,

@@ -99,6 +99,12 @@ pub struct ReplicationStatus {
     pub replay_lsn: Option<Lsn>,
     /// `async`, `potential`, `sync`, `quorum`.
     pub sync_state: String,
+    /// Its turn among synchronous standbys; 0 for the others.
+    #[serde(default)]
+    pub sync_priority: i32,
+    /// The role that it has logged in as.
+    #[serde(default)]
+    pub usename: String,
     pub pid: i32,
 }
 
@@ -139,6 +145,11 @@ pub struct ServerStatus {
     /// Standby: replay has reached the end of all WAL that is here and waits for more.
     #[serde(default)]
     pub replay_waiting: bool,
+    /// Standby that synchronizes logical slots (`sync_replication_slots`, PostgreSQL 17): its own failover slots from when it
+    /// was the primary. The primary's of the same name cannot come here while they exist (the manual, "Replication Slot
+    /// Synchronization").
+    #[serde(default)]
+    pub superseded_slots: Vec<String>,
     /// The setting as this session sees it.
     #[serde(default)]
     pub synchronous_standby_names: String,

@@ -23,6 +23,17 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("\"{text}\" is too long"))
 }
 
+/// Writes a duration as [`duration`] reads it, in the largest unit that needs no fraction up to minutes.
+#[must_use]
+pub fn duration_text(duration: Duration) -> String {
+    match duration.as_millis() {
+        0 => "0s".to_owned(),
+        ms if ms % 60_000 == 0 => format!("{}min", ms / 60_000),
+        ms if ms % 1_000 == 0 => format!("{}s", ms / 1_000),
+        ms => format!("{ms}ms"),
+    }
+}
+
 /// Reads a size in bytes: a number with `B`, `kB`, `MB`, `GB` or `TB` (powers of 1024, as PostgreSQL has it).
 pub fn bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text)?;
@@ -67,6 +78,13 @@ mod tests {
             "18446744073709551615d",
         ] {
             assert!(duration(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn durations_are_written_as_they_are_read() {
+        for text in ["0s", "500ms", "10s", "2min", "1500ms", "90s"] {
+            assert_eq!(duration(text).map(duration_text).as_deref(), Ok(text));
         }
     }
 

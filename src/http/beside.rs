@@ -4,10 +4,10 @@
 //! |---|---|
 //! | `/liveness` | 200: the process answers |
 //! | `/readiness` | 200 while a server is known and the endpoints take connections, else 503 |
-//! | `/metrics` | `OpenMetrics` text: the families of a member's page that concern routes |
+//! | `/metrics` | `OpenMetrics` or the text format before it, as asked for: the families of a member's page that concern routes |
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -45,12 +45,6 @@ async fn readiness(State(state): State<RouteState>) -> Response {
     (code, Json(json!({ "servers": servers }))).into_response()
 }
 
-async fn metrics(State(state): State<RouteState>) -> Response {
-    match metrics::page_of_routes(&(state.counters)()) {
-        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "could not write the metrics page");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
-    }
+async fn metrics(State(state): State<RouteState>, headers: HeaderMap) -> Response {
+    metrics::answer(metrics::page_of_routes(&(state.counters)()), &headers)
 }

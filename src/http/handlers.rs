@@ -124,15 +124,10 @@ pub(super) async fn decisions(State(state): State<HttpState>) -> Response {
     fresh((state.decisions)())
 }
 
-pub(super) async fn metrics(State(state): State<HttpState>) -> Response {
+pub(super) async fn metrics(State(state): State<HttpState>, headers: HeaderMap) -> Response {
     let view = state.view.borrow().clone();
-    match metrics::page(&view, &(state.counters)(), state.beat.age(), &state.registry) {
-        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "could not write the metrics page");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
-    }
+    let page = metrics::page(&view, &(state.counters)(), state.beat.age(), &state.registry);
+    metrics::answer(page, &headers)
 }
 
 pub(super) async fn peer_stream(method: Method, State(state): State<HttpState>) -> Response {

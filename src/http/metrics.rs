@@ -1,7 +1,8 @@
-//! The metrics page: `OpenMetrics` text made from the view at each scrape, so that nothing can be out of step with `/cluster`.
+//! The metrics page: `OpenMetrics`, or the text format before it, made from the view at each scrape, so that nothing can be out of step with `/cluster`.
 //!
 //! `pg_…` names are those of `postgres_exporter` where the meaning is the same; ours begin with `podgres_`.
 
+mod classic;
 mod exporter;
 mod families;
 mod family;
@@ -17,6 +18,9 @@ use prometheus_client::registry::Registry;
 use crate::core::cluster::ClusterView;
 use crate::core::cluster::verdict::LoopAge;
 use crate::core::supervision::CloneReason;
+
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 
 use family::Family;
 pub use routes::{RouteCounters, ServerCounters};
@@ -80,6 +84,24 @@ pub fn page_of_routes(counters: &[RouteCounters]) -> Result<String, std::fmt::Er
     encode_registry(&mut text, &own)?;
     encode_eof(&mut text)?;
     Ok(text)
+}
+
+/// A page in the format that the client asks for.
+pub(super) fn answer(page: Result<String, std::fmt::Error>, headers: &HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    match page {
+        Ok(text) if classic::takes_openmetrics(accept) => {
+            ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
+        }
+        Ok(text) => {
+            let text = classic::from_openmetrics(&text);
+            ([(header::CONTENT_TYPE, classic::CONTENT_TYPE)], text).into_response()
+        }
+        Err(error) => {
+            tracing::error!(%error, "could not write the metrics page");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -9,7 +9,7 @@
 //! | `/cluster` | every member: what `podgres status -o json` prints |
 //! | `/history` | every change of the primary, Patroni's rows |
 //! | `/config` | the settings in force, without secrets |
-//! | `/metrics` | `OpenMetrics` text |
+//! | `/metrics` | `OpenMetrics` for those who accept it, else Prometheus' text format 0.0.4 |
 //! | `/peer/stream` | this member's status, a JSON line now and with every change; `{}` while nothing changes |
 //! | `/debug/decisions` | the last decisions with their observations |
 //!

@@ -25,12 +25,13 @@ const RELEASED_BY: &str = "released-by";
 const PAUSED: &str = "paused";
 const READ_ONLY: &str = "read-only";
 const REQUEST: &str = "request";
+const ORDER: &str = "order";
 const HISTORY: &str = "history";
 const TIMELINE: &str = "timeline";
 
 /// Those that podgres always writes: without one of them, the others were not written by podgres alone.
 const ALWAYS: [&str; 4] = [DURABILITY, MEMBERS, SYNCHRONOUS, RENEWALS];
-const ALL: [&str; 11] = [
+const ALL: [&str; 12] = [
     SYSTEM_IDENTIFIER,
     DURABILITY,
     MEMBERS,
@@ -40,6 +41,7 @@ const ALL: [&str; 11] = [
     PAUSED,
     READ_ONLY,
     REQUEST,
+    ORDER,
     HISTORY,
     TIMELINE,
 ];
@@ -77,6 +79,7 @@ pub(super) fn read(annotations: &Annotations, record: &mut LeaseRecord) -> Resul
     record.paused = plain(annotations, PAUSED, "true or false")?.unwrap_or_default();
     record.read_only = json(annotations, READ_ONLY)?;
     record.request = json(annotations, REQUEST)?;
+    record.order = json(annotations, ORDER)?;
     record.history = json(annotations, HISTORY)?.unwrap_or_default();
     record.timeline = TimelineId(plain(annotations, TIMELINE, "a number")?.unwrap_or_default());
     Ok(())
@@ -100,6 +103,7 @@ pub(super) fn write(record: &LeaseRecord, annotations: &mut Annotations) {
     set(PAUSED, record.paused.then(|| "true".to_owned()));
     set(READ_ONLY, record.read_only.as_ref().and_then(to_json));
     set(REQUEST, record.request.as_ref().and_then(to_json));
+    set(ORDER, record.order.as_ref().and_then(to_json));
     let history = (!record.history.is_empty()).then_some(&record.history);
     set(HISTORY, history.and_then(to_json));
     let timeline = (record.timeline > TimelineId(0)).then(|| record.timeline.to_string());

@@ -7,9 +7,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::core::data_directory::SystemIdentifier;
 use crate::core::lease::{
-    Durability, HistoryEntry, Incarnation, MoveRequest, ReadOnlySwitch, SynchronousSet,
+    Durability, HistoryEntry, Incarnation, MemberOrder, MoveRequest, ReadOnlySwitch, SynchronousSet,
 };
 use crate::core::member::Ordinal;
+use crate::core::observation::MemberRequest;
+use crate::core::operate::{Answer, Outcome};
 use crate::core::wal::{Lsn, TimelineId};
 
 fn lease() -> LeaseName {
@@ -47,6 +49,13 @@ fn full() -> LeaseRecord {
         request: Some(MoveRequest::Failover {
             to: Ordinal(1),
             id: "i".to_owned(),
+        }),
+        order: Some(MemberOrder {
+            member: "pg-2".to_owned(),
+            what: MemberRequest::Reinit,
+            id: "o".to_owned(),
+            taken_up: true,
+            answer: Some(Answer::new(Outcome::Done, "it \"is\" done").hint("look")),
         }),
         history: vec![HistoryEntry {
             term: 4,

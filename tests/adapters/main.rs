@@ -2,10 +2,13 @@
 
 #[path = "../support/authority.rs"]
 mod authority;
+mod chart;
 mod demo;
 mod dns;
 mod http;
 mod kube;
+#[path = "../support/kustomize.rs"]
+mod kustomize;
 mod peers;
 mod postgres_client;
 mod postgres_files;

@@ -1,8 +1,9 @@
 //! The operator's verbs on real clusters under a Lease, given through the shipped command line and over HTTP.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpStream;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -193,13 +194,13 @@ fn a_switchover_loses_nothing_and_the_verbs_refuse_what_has_no_sense() {
         ),
         (
             vec!["switchover", "--to", "demo-7"],
-            65,
+            64,
             "the cluster has no member \"demo-7\"",
         ),
         (vec!["reinit", "demo-0"], 65, "cannot clone \"demo-0\" afresh"),
         (
             vec!["restart", "demo-9"],
-            65,
+            64,
             "the cluster has no member \"demo-9\"",
         ),
         (
@@ -207,7 +208,8 @@ fn a_switchover_loses_nothing_and_the_verbs_refuse_what_has_no_sense() {
             65,
             "is the primary already",
         ),
-        (vec!["failover", "--to", "demo-1"], 64, "there is no terminal"),
+        (vec!["failover", "--to", "demo-9"], 64, "has no member \"demo-9\""),
+        (vec!["failover", "--to", "demo-1"], 64, "nobody answers"),
         (vec!["failover"], 64, "--to"),
     ] {
         let (found, error) = refused(&demo, &words);
@@ -215,6 +217,7 @@ fn a_switchover_loses_nothing_and_the_verbs_refuse_what_has_no_sense() {
         assert!(error.contains(expected), "{words:?}: {error}");
     }
 
+    by_the_lease(&demo);
     let history = done(&demo, &["history", "-o", "json"]);
     let history: Value = serde_json::from_str(&history).expect("JSON");
     let leaders: Vec<&str> = history
@@ -240,6 +243,10 @@ fn a_switchover_loses_nothing_and_the_verbs_refuse_what_has_no_sense() {
         explained.contains("demo-2: synchronous, switchover possible"),
         "{explained}"
     );
+    for (said, code) in [("no\n", 65), ("yes\n", 0)] {
+        let (found, text) = answered(&demo, "demo-1", said);
+        assert_eq!(found, Some(code), "{said}: {text}");
+    }
 }
 
 #[test]
@@ -284,6 +291,55 @@ fn a_restart_a_fresh_clone_and_a_forced_move() {
     assert_eq!(primary(&wait_synchronous(&demo)), "demo-2");
 }
 
+/// A failover whose question is answered through a pipe.
+fn answered(demo: &Demo, to: &str, said: &str) -> (Option<i32>, String) {
+    let mut command = podgres();
+    command
+        .args(["failover", "--to", to, "--dir"])
+        .arg(&demo.directory);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("podgres");
+    let mut pipe = child.stdin.take().expect("a pipe");
+    pipe.write_all(said.as_bytes()).expect("write");
+    drop(pipe);
+    let output = child.wait_with_output().expect("podgres");
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    (output.status.code(), text)
+}
+
+/// From where the Kubernetes API is reached and no member.
+fn by_the_lease(demo: &Demo) {
+    let kubeconfig = demo.directory.join("kubeconfig");
+    let given = |words: &[&str]| {
+        let mut command = podgres();
+        command
+            .args(words)
+            .args(["--cluster", "demo", "--kubeconfig"])
+            .arg(&kubeconfig);
+        let output = command.output().expect("podgres");
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code(), text)
+    };
+    let pid = demo.pid("demo-1", "postgres");
+    let (code, text) = given(&["restart", "demo-1"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("PostgreSQL of \"demo-1\" was restarted"), "{text}");
+    assert_ne!(demo.pid("demo-1", "postgres"), pid);
+    let (code, text) = given(&["reinit", "demo-1"]);
+    assert!(code == Some(0) && text.contains("cloned afresh"), "{text}");
+    for (words, expected, told) in [
+        (["reinit", "demo-0"], 65, "cannot clone \"demo-0\" afresh"),
+        (["restart", "demo-9"], 64, "has no member \"demo-9\""),
+    ] {
+        let (code, text) = given(&words);
+        assert!(code == Some(expected) && text.contains(told), "{words:?}: {text}");
+    }
+    wait_synchronous(demo);
+}
+
 #[test]
 fn while_paused_nobody_takes_over_and_the_primary_comes_back() {
     let demo = leased(&[
@@ -295,12 +351,9 @@ fn while_paused_nobody_takes_over_and_the_primary_comes_back() {
         "PODGRES_RETRY_PERIOD=500ms",
     ]);
     assert!(done(&demo, &["pause"]).contains("is paused"));
-    let (code, error) = refused(&demo, &["switchover"]);
+    let (code, error) = refused(&demo, &["failover", "--to", "demo-1", "--yes"]);
     assert_eq!(code, 65, "{error}");
-    assert!(
-        error.contains("the cluster is paused") && error.contains("podgres resume"),
-        "{error}"
-    );
+    assert!(error.contains("by force: the cluster is paused"), "{error}");
     demo.ask(&["delete-pod", "0", "--force"]);
     demo.wait("the same primary in a new term", |status| {
         primary(status) == "demo-0" && status["term"] == 2
@@ -310,6 +363,19 @@ fn while_paused_nobody_takes_over_and_the_primary_comes_back() {
     assert_eq!(
         member(&status, "demo-1")["promised_term"],
         member(&status, "demo-2")["promised_term"]
+    );
+    // A planned move is the operator's own work, and the second waits until the first is through.
+    let moved = ["demo-1", "demo-0"].map(|to| done(&demo, &["switchover", "--to", to]));
+    for (said, term) in moved.iter().zip([3, 4]) {
+        assert!(
+            said.contains(&format!("is the primary now, in term {term}")),
+            "{moved:?}"
+        );
+    }
+    let status = wait_synchronous(&demo);
+    assert_eq!(
+        (primary(&status).as_str(), &status["paused"]),
+        ("demo-0", &json!(true))
     );
     assert!(done(&demo, &["resume"]).contains("not paused any more"));
     demo.ask(&["delete-pod", "0", "--force"]);
@@ -416,6 +482,8 @@ fn with_fixed_leadership_members_restart_and_clone_and_nothing_moves() {
         assert!(error.contains("leadership is fixed"), "{error}");
     }
     assert_eq!(refused(&demo, &["pause"]).0, 65);
+    assert_eq!(done(&demo, &["history", "-o", "json"]), "[]\n");
+    assert_eq!(done(&demo, &["history"]), "the primary has never changed\n");
     for name in ["demo-0", "demo-1"] {
         assert!(done(&demo, &["restart", name]).contains("was restarted"));
     }

@@ -172,10 +172,12 @@ fn a_password_that_is_in_no_file_is_named_once_with_its_remedy() {
         "{}",
         demo.log("demo-0", "sidecar")
     );
-    let situation = "unresponsive";
+    let situation = "login_refused";
     demo.wait(situation, |status| {
         crate::harness::member(status, "demo-0")["situation"] == situation
     });
+    // It serves others meanwhile.
+    assert_eq!(demo.get(0, "/primary").map(|(code, _)| code), Some(200));
     // As the message says.
     let remedy = format!(
         "ALTER ROLE postgres PASSWORD '{}'",
@@ -194,4 +196,72 @@ fn a_password_that_is_in_no_file_is_named_once_with_its_remedy() {
     assert!(by_hand.success());
     demo.wait_streaming(0);
     assert_eq!(said(), 1, "{}", demo.log("demo-0", "sidecar"));
+}
+
+/// The primary was stopped every four seconds, and every successor after it: they all have the same password.
+#[test]
+fn a_password_changed_in_the_database_alone_ended_the_primary_again_and_again() {
+    let demo = Start::lease(16).run();
+    let status = demo.wait_streaming(2);
+    let primary = status["lease_holder"].as_str().expect("a holder").to_owned();
+    let ordinal = primary.rsplit_once('-').expect("a name").1.to_owned();
+    demo.sql(
+        &[],
+        "CREATE TABLE t (i int); CREATE ROLE app LOGIN PASSWORD 'app'; GRANT INSERT ON t TO app",
+    );
+    demo.sql(&["--member", &ordinal], "ALTER ROLE postgres PASSWORD 'by hand'");
+    let state = demo.deployed();
+    let session = |port, user: &str, password: &str, sql: &str| {
+        let address = state.pods[0].address;
+        Command::new(crate::harness::programs(16).join("psql"))
+            .args(["-X", "-A", "-t", "-c", sql])
+            .arg(format!(
+                "host={address} port={port} user={user} dbname=postgres connect_timeout=5"
+            ))
+            .env("PGPASSWORD", password)
+            .output()
+            .expect("psql")
+    };
+    let route = |user: &str, password: &str, sql: &str| session(state.ports.read_write, user, password, sql);
+    let own = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'podgres'";
+    assert!(route("postgres", "by hand", own).status.success());
+    let situation = "login_refused";
+    demo.wait(situation, |status| {
+        crate::harness::member(status, &primary)["situation"] == situation
+    });
+    let pid = demo.pid(&primary, "postgres");
+
+    // Three times as long as it was left alone.
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(12);
+    while std::time::Instant::now() < until {
+        let written = route("app", "app", "INSERT INTO t VALUES (1)");
+        assert!(
+            written.status.success(),
+            "{}",
+            String::from_utf8_lossy(&written.stderr)
+        );
+    }
+    assert_eq!(
+        demo.pid(&primary, "postgres"),
+        pid,
+        "{}",
+        demo.log(&primary, "sidecar")
+    );
+    let mut explain = crate::harness::podgres();
+    explain.args(["explain", &primary, "--dir"]).arg(&demo.directory);
+    let explained = String::from_utf8(explain.output().expect("podgres").stdout).expect("text");
+    assert!(explained.contains("the Secret the same password"), "{explained}");
+    assert!(
+        explained.contains("password authentication failed"),
+        "{explained}"
+    );
+
+    let password = fs::read_to_string(&state.password_file).expect("password");
+    let remedy = format!("ALTER ROLE postgres PASSWORD '{password}'");
+    assert!(route("postgres", "by hand", &remedy).status.success());
+    let status = demo.wait_streaming(2);
+    assert_eq!(
+        (&status["term"], &status["lease_holder"]),
+        (&1.into(), &primary.as_str().into())
+    );
 }

@@ -166,6 +166,12 @@ fn check_names_what_cannot_work_each_with_a_hint() {
             "invalid value 'soon'",
             "--peer-timeout",
         ),
+        (
+            "PODGRES_PEER_TIMEOUT",
+            "0s",
+            "0s is too short",
+            "hint: give 100ms to 10s",
+        ),
         ("PG_BINDIR", "/nonexistent", "has no \"initdb\"", "hint: "),
         ("PGDATA", "data", "\"data\" is not absolute", "full path"),
         // A mount point on every Linux.
@@ -236,7 +242,7 @@ fn install_copies_the_program_even_over_one_that_runs() {
 #[test]
 fn install_where_one_may_not_write_says_so() {
     let program = env!("CARGO_BIN_EXE_podgres");
-    for (folder, code) in [("/proc/nowhere", 69), ("/etc/podgres-install", 77)] {
+    for (folder, code) in [("/proc/nowhere", 64), ("/etc/podgres-install", 77)] {
         let network = Network::new(16);
         let copy = network.path().join("podgres");
         assert!(copy.exists(), "a copy of {program} that all may run");

@@ -271,8 +271,11 @@ pub(crate) fn each_running(mut visit: impl FnMut(&Policy, &Memory, &Observation)
                 oldest_wal_lsn: (bits & 32 == 0).then_some(Lsn(HERE.0 + (32 << 20))),
                 ..holder()
             };
-            for server in &servers {
+            let refused = Some("a wrong password".to_owned());
+            let unseen = std::iter::once((&None, &refused));
+            for (server, refused) in servers.iter().map(|server| (server, &None)).chain(unseen) {
                 observation.server.clone_from(server);
+                observation.login_refused.clone_from(refused);
                 for peers in [
                     BTreeMap::new(),
                     BTreeMap::from([(Ordinal(0), primary.clone())]),

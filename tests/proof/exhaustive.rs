@@ -94,6 +94,7 @@ fn broken_rule(policy: &Policy, observation: &Observation, decision: &Decision) 
         | PostgresAction::Hold { .. }
         | PostgresAction::Barrier { .. }
         | PostgresAction::Checkpoint
+        | PostgresAction::DropSlots { .. }
         | PostgresAction::Cancel => Some("a fixed primary has no office to come by"),
     }
 }

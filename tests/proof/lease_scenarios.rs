@@ -71,6 +71,24 @@ fn a_standby_that_streams_stays_where_it_is() {
 }
 
 #[test]
+fn a_former_primarys_failover_slots_make_room_for_the_primarys_once_it_streams() {
+    let with_slot = |observation: &mut Observation| {
+        let server = observation.server.as_mut().expect("a server");
+        server.superseded_slots = vec!["orders".to_owned()];
+    };
+    let streaming = told(&usual(&[]), |_, observation| with_slot(observation));
+    let names = vec!["orders".to_owned()];
+    assert_eq!(streaming.postgres, Some(PostgresAction::DropSlots { names }));
+    let lost = told(&usual(&[(HolderPeer, 4), (Server, 2)]), |_, observation| {
+        with_slot(observation)
+    });
+    assert!(
+        !matches!(lost.postgres, Some(PostgresAction::DropSlots { .. })),
+        "{lost:#?}"
+    );
+}
+
+#[test]
 fn a_holder_renews_in_time_and_not_before() {
     let early = decided(&primary(&[]));
     assert_eq!(

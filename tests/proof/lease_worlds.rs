@@ -49,6 +49,7 @@ pub(crate) enum Of {
     /// Last primary in term 0, 4, 5.
     Held,
     Postmaster,
+    /// See [`server_status`]; 6: it does not let podgres in.
     Server,
     Directory,
     Job,
@@ -89,7 +90,7 @@ pub(crate) enum Of {
 pub(crate) const COUNT: usize = Of::Blind as usize + 1;
 /// How many values each choice has.
 pub(crate) const SIZES: [u8; COUNT] = [
-    2, 8, 2, 5, 2, 4, 3, 9, 6, 9, 8, 2, 4, 11, 4, 3, 7, 12, 2, 5, 3, 3, 9, 4, 3, 2, 2, 5, 2, 3, 4, 6, 2,
+    2, 8, 2, 5, 2, 4, 3, 9, 7, 9, 8, 2, 4, 11, 4, 3, 7, 12, 2, 5, 3, 3, 9, 4, 3, 2, 2, 5, 2, 3, 4, 6, 2,
 ];
 
 /// One value for each choice.
@@ -401,9 +402,11 @@ fn attached(choice: &Choice) -> ServerRole {
     role
 }
 
+const REFUSED: u8 = 6;
+
 fn server_status(choice: &Choice) -> Option<ServerStatus> {
     let status = match choice.get(Of::Server) {
-        0 => return None,
+        0 | REFUSED => return None,
         1 => server(true, true),
         2 => ServerStatus {
             receiver_present: true,
@@ -423,6 +426,8 @@ fn server_status(choice: &Choice) -> Option<ServerStatus> {
                 flush_lsn: Some(HERE),
                 replay_lsn: Some(HERE),
                 sync_state: "quorum".to_owned(),
+                sync_priority: 1,
+                usename: "podgres_replication".to_owned(),
                 pid: 1,
             };
             ServerStatus {
@@ -685,6 +690,7 @@ pub(crate) fn observed(choice: &Choice) -> Observation {
         at_ms: NOW_MS,
         dns_answered: choice.get(Of::Peers) < 4,
         server: server_status(choice),
+        login_refused: (choice.get(Of::Server) == REFUSED).then(|| "a wrong password".to_owned()),
         peers,
         upstream: upstream_view(choice),
         lease: lease(choice),

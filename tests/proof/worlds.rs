@@ -104,6 +104,7 @@ pub(crate) fn server(in_recovery: bool, receiver_streaming: bool) -> ServerStatu
         receiver_silent_ms: None,
         replay_waiting: false,
         synchronous_standby_names: String::new(),
+        superseded_slots: Vec::new(),
         archive: None,
     }
 }
@@ -168,6 +169,7 @@ pub(crate) fn observation(ordinal: u32, supervisor: SupervisorStatus) -> Observa
         supervisor: Some(supervisor),
         supervisor_error: None,
         server: None,
+        login_refused: None,
         roles_current: true,
         dns_answered: true,
         peers: BTreeMap::new(),

@@ -5,6 +5,7 @@
     reason = "clippy takes a test's helpers for code that ships"
 )]
 
+#[path = "../support/kustomize.rs"]
 mod kustomize;
 mod layers;
 mod links;

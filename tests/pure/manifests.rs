@@ -23,7 +23,7 @@ use crate::kustomize::{build, documents, top};
 use crate::source::files_below;
 
 /// An overlay with components, as users combine them.
-const COMBINATIONS: [(&str, &[&str]); 9] = [
+const COMBINATIONS: [(&str, &[&str]); 11] = [
     ("overlays/fixed", &[]),
     ("overlays/lease", &[]),
     ("overlays/fixed", &["alpine", "monitoring", "parallel"]),
@@ -33,6 +33,8 @@ const COMBINATIONS: [(&str, &[&str]); 9] = [
     ("overlays/lease", &["tls", "role-label", "classic-sidecar"]),
     ("overlays/fixed", &["tls", "one-image"]),
     ("overlays/fixed", &["classic-sidecar"]),
+    ("overlays/lease", &["backup"]),
+    ("overlays/fixed", &["backup", "backup-s3", "alpine"]),
 ];
 
 #[test]
@@ -192,6 +194,29 @@ fn ports_are_the_defaults_of_the_flags() {
             target
         );
     }
+}
+
+/// A policy that is enforced must not keep backups from their members, nor members from the bucket.
+#[test]
+fn backups_pass_the_network_policy() {
+    let objects = build("overlays/fixed", &["backup", "backup-s3"]);
+    let backup = one(&objects, "CronJob", "pg-backup");
+    let labels = &backup["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"];
+    let policy = &one(&objects, "NetworkPolicy", "pg")["spec"];
+    let rules = |direction: &str| policy[direction].as_array().expect("rules").clone();
+    let ports = |rule: &Value| -> Vec<Option<u64>> {
+        let ports = rule["ports"].as_array().expect("ports");
+        ports.iter().map(|port| port["port"].as_u64()).collect()
+    };
+    let in_by = rules("ingress");
+    let in_by = in_by
+        .iter()
+        .find(|rule| rule["from"][0]["podSelector"]["matchLabels"] == *labels);
+    assert_eq!(
+        ports(in_by.expect("a rule for backups")),
+        [Some(5432), Some(8008)]
+    );
+    assert!(rules("egress").iter().any(|rule| ports(rule) == [Some(443)]));
 }
 
 #[test]

@@ -102,6 +102,7 @@ impl World {
                 supervisor: None,
                 supervisor_error: None,
                 server: None,
+                login_refused: None,
                 roles_current: true,
                 dns_answered: true,
                 peers,
@@ -388,7 +389,7 @@ impl World {
                 self.after(delay, Event::CheckpointDone { member, epoch });
                 self.after(MS, done(None));
             }
-            PostgresAction::EnsureRoles => self.after(MS, done(None)),
+            PostgresAction::EnsureRoles | PostgresAction::DropSlots { .. } => self.after(MS, done(None)),
             PostgresAction::ReconcileSlots { expected, .. } => {
                 if let Some(data) = &mut self.members[member].data {
                     data.slots = expected.into_iter().map(slot).collect();
@@ -664,6 +665,8 @@ fn row(name: &str) -> ReplicationStatus {
         flush_lsn: None,
         replay_lsn: None,
         sync_state: String::new(),
+        sync_priority: 1,
+        usename: "podgres_replication".to_owned(),
         pid: 1,
     }
 }
@@ -689,6 +692,7 @@ fn empty_status(system_identifier: u64) -> ServerStatus {
         receiver_silent_ms: None,
         replay_waiting: false,
         synchronous_standby_names: String::new(),
+        superseded_slots: Vec::new(),
         archive: None,
     }
 }

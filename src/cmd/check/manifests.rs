@@ -1,7 +1,6 @@
 //! Where the objects come from that `core::manifests` looks at: YAML files, or the API.
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::CommandFactory as _;
@@ -10,7 +9,8 @@ use serde_json::{Value, json};
 use crate::core::manifests;
 use crate::kube::{ApiClient, Reach};
 
-use super::super::{CommandLine, ExitStatus, Failure, status_of};
+use super::super::lease_orders::kubeconfig;
+use super::super::{CommandLine, ExitStatus, Failure, read_text};
 use super::{Arguments, Finding};
 
 const API_LIMIT: Duration = Duration::from_secs(10);
@@ -50,7 +50,7 @@ fn settings() -> Vec<String> {
 pub(super) fn read(files: &[PathBuf]) -> Result<Vec<Value>, Failure> {
     let mut objects = Vec::new();
     for file in files {
-        let documents: Vec<Value> = serde_saphyr::from_multiple(&text(file)?).map_err(|error| {
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&read_text(file)?).map_err(|error| {
             Failure::new(
                 ExitStatus::Settings,
                 format!("\"{}\" is not YAML", file.display()),
@@ -60,19 +60,6 @@ pub(super) fn read(files: &[PathBuf]) -> Result<Vec<Value>, Failure> {
         objects.extend(documents.into_iter().flat_map(items));
     }
     Ok(objects)
-}
-
-fn text(file: &Path) -> Result<String, Failure> {
-    let mut text = String::new();
-    let read = if file.as_os_str() == "-" {
-        std::io::stdin().read_to_string(&mut text).map(drop)
-    } else {
-        std::fs::read_to_string(file).map(|found| text = found)
-    };
-    read.map(|()| text).map_err(|error| {
-        let problem = format!("could not read \"{}\": {error}", file.display());
-        Failure::new(status_of(&error), problem)
-    })
 }
 
 /// `kubectl get -o yaml` has a list of objects as one.
@@ -116,11 +103,7 @@ pub(super) async fn live(set: &str, arguments: &Arguments) -> Result<Vec<Value>,
 }
 
 fn reach(arguments: &Arguments) -> Result<Reach, Failure> {
-    let standard = || super::super::lease_orders::standard_kubeconfig();
-    let path = arguments.pod.lease.kubeconfig.clone().or_else(standard);
-    let path = path.ok_or_else(|| {
-        Failure::new(ExitStatus::Settings, "no kubeconfig file is known").hint("Give --kubeconfig.")
-    })?;
+    let path = kubeconfig(arguments.pod.lease.kubeconfig.as_deref())?;
     let context = arguments.context.clone();
     Ok(Reach::Kubeconfig { path, context })
 }

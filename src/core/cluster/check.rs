@@ -81,8 +81,8 @@ pub struct CheckQuery {
     pub mode: LagMode,
     /// `replication_state`: the standby's must be this.
     pub replication_state: Option<String>,
-    /// A `tag_…` was asked for; members have no tags.
-    pub tag: Option<String>,
+    /// `tag_NAME=VALUE`: the member must have all of them.
+    pub tags: Vec<(String, String)>,
     /// Why a parameter could not be read.
     pub invalid: Option<String>,
 }
@@ -104,8 +104,10 @@ impl CheckQuery {
                     _ => query.invalid = Some(unreadable(name, value, "apply or write")),
                 },
                 "replication_state" => query.replication_state = Some(value.to_owned()),
-                _ if name.starts_with("tag_") => query.tag = Some(name.to_owned()),
-                _ => {}
+                _ => query.tags.extend(
+                    name.strip_prefix("tag_")
+                        .map(|tag| (tag.to_owned(), value.to_owned())),
+                ),
             }
         }
         query
@@ -173,7 +175,10 @@ mod tests {
             let invalid = CheckQuery::from_pairs([(name, value)]).invalid.expect(value);
             assert!(invalid.contains(name) && invalid.contains(value), "{invalid}");
         }
-        assert!(CheckQuery::from_pairs([("tag_clonefrom", "true")]).tag.is_some());
+        let query = CheckQuery::from_pairs([("tag_clonefrom", "true"), ("tag_zone", "a")]);
+        let tags =
+            [("clonefrom", "true"), ("zone", "a")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(query.tags, tags);
     }
 
     #[test]

@@ -156,6 +156,7 @@ fn server() -> ServerStatus {
         receiver_silent_ms: None,
         replay_waiting: false,
         synchronous_standby_names: String::new(),
+        superseded_slots: Vec::new(),
         archive: None,
     }
 }
@@ -169,6 +170,8 @@ fn replication(name: &str, sync_state: &str) -> ReplicationStatus {
         flush_lsn: Some(Lsn(0x300_0100)),
         replay_lsn: Some(Lsn(0x300_00F0)),
         sync_state: sync_state.to_owned(),
+        sync_priority: i32::from(sync_state != "async"),
+        usename: "podgres_replication".to_owned(),
         pid: 4711,
     }
 }

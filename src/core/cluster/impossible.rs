@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::table::size_text;
+use crate::core::operate::{Answer, Outcome};
 
 /// Why an order is not carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +58,7 @@ impl fmt::Display for Impossible {
         match self {
             Self::FixedLeadership => f.write_str("cannot move the primary: leadership is fixed"),
             Self::NoLease => f.write_str("could not read the Lease yet"),
-            Self::Paused => f.write_str("cannot move the primary: the cluster is paused"),
+            Self::Paused => f.write_str("cannot move the primary by force: the cluster is paused"),
             Self::UnknownMember { name } => write!(f, "the cluster has no member \"{name}\""),
             Self::OtherPrimary { given, found } => match found {
                 Some(found) => write!(f, "\"{given}\" is not the primary, \"{found}\" is"),
@@ -93,6 +94,42 @@ impl fmt::Display for Impossible {
 }
 
 impl Impossible {
+    /// Whether the order names what there is not, rather than what must not be done.
+    #[must_use]
+    pub fn mistaken(&self) -> bool {
+        matches!(self, Self::UnknownMember { .. })
+    }
+
+    /// Whether it may be over in a moment, by what the members do themselves.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::NoLease
+                | Self::NoPrimary { .. }
+                | Self::NotHeard { .. }
+                | Self::NotStreaming { .. }
+                | Self::TooFarBehind { .. }
+                | Self::NoCandidate { .. }
+                | Self::NotRunning { .. }
+        )
+    }
+
+    /// The answer to the order.
+    #[must_use]
+    pub fn answer(&self) -> Answer {
+        let outcome = if self.mistaken() {
+            Outcome::Invalid
+        } else {
+            Outcome::NotPossible
+        };
+        let answer = Answer::new(outcome, self.to_string());
+        match self.hint() {
+            Some(hint) => answer.hint(hint),
+            None => answer,
+        }
+    }
+
     /// What the operator can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {

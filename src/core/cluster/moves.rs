@@ -3,6 +3,7 @@
 
 use crate::core::lease::LeaseRecord;
 use crate::core::member::{MemberName, Ordinal};
+use crate::core::situation::{Outlook, SITUATIONS};
 use crate::core::status::{MemberStatus, Role};
 
 use super::impossible::Impossible;
@@ -22,7 +23,8 @@ pub fn by_record(
     candidate: Option<&str>,
     forced: bool,
 ) -> Result<Option<Ordinal>, Impossible> {
-    if record.paused {
+    // A forced move is the members' work, who do nothing; a planned one is the primary's.
+    if record.paused && forced {
         return Err(Impossible::Paused);
     }
     let holder = record.holder.as_ref().map(|holder| holder.pod.as_str());
@@ -95,6 +97,9 @@ pub fn switchover(
 /// Why it is not begun: it cannot be, whatever may be lost.
 pub fn failover(view: &ClusterView, candidate: &str) -> Result<Ordinal, Impossible> {
     let record = movable(view)?;
+    if record.paused {
+        return Err(Impossible::Paused);
+    }
     let ordinal = member(view, record, candidate)?;
     let name = || candidate.to_owned();
     if primary(view).is_some_and(|primary| primary.name == candidate) {
@@ -189,16 +194,23 @@ pub fn age_text(ms: u64) -> String {
     }
 }
 
-/// The record of a cluster whose primary may be moved now.
+/// Whether an earlier order or a takeover is not through: somebody who is heard is on the way to what it will be.
+#[must_use]
+pub fn settling(view: &ClusterView) -> bool {
+    let asked = view.lease.as_ref().is_some_and(|record| record.request.is_some());
+    let passing = |member: &MemberStatus| {
+        let mut rows = SITUATIONS.iter();
+        rows.any(|(_, outlook, name, _)| *name == member.situation && *outlook == Outlook::Passing)
+    };
+    asked || view.live_members().any(passing)
+}
+
+/// The record of a cluster whose primary may be moved.
 fn movable(view: &ClusterView) -> Result<&LeaseRecord, Impossible> {
     if view.leadership != "lease" {
         return Err(Impossible::FixedLeadership);
     }
-    let record = view.lease.as_ref().ok_or(Impossible::NoLease)?;
-    if record.paused {
-        return Err(Impossible::Paused);
-    }
-    Ok(record)
+    view.lease.as_ref().ok_or(Impossible::NoLease)
 }
 
 /// The ordinal behind a name that the record or somebody's stream knows.

@@ -3,7 +3,8 @@
 use super::super::fixtures::{cut_off, down, led, peer, primary, standby, view};
 use super::*;
 use crate::core::cluster::{PeerContact, PeerEntry};
-use crate::core::lease::LeadershipReport;
+use crate::core::lease::{LeadershipReport, MoveRequest};
+use crate::core::operate::Outcome;
 use crate::core::wal::Lsn;
 
 fn willing_standby(ordinal: u32) -> MemberStatus {
@@ -82,13 +83,15 @@ fn a_cluster_that_cannot_be_moved() {
     let mut unread = seen(willing_standby(1));
     unread.lease = None;
     for (view, expected) in [
-        (&paused, Impossible::Paused),
         (&fixed, Impossible::FixedLeadership),
         (&unread, Impossible::NoLease),
     ] {
         assert_eq!(switchover(view, None, None), Err(expected.clone()));
         assert_eq!(failover(view, "pg-1"), Err(expected));
     }
+    // A planned move is the primary's own work; a forced one is that of members who do nothing now.
+    assert_eq!(switchover(&paused, None, None), Ok(None));
+    assert_eq!(failover(&paused, "pg-1"), Err(Impossible::Paused));
     let mut dead = seen(willing_standby(1));
     dead.me = down(dead.me);
     let holder = Some("pg-0".to_owned());
@@ -136,5 +139,41 @@ fn the_primary_is_restarted_and_never_cloned() {
     assert_eq!(
         refused,
         "cannot clone \"pg-0\" afresh: it holds the primary's data"
+    );
+}
+
+#[test]
+fn an_order_waits_for_those_who_are_on_the_way_and_for_nobody_else() {
+    let with = |situation: &str| {
+        let mut standby = willing_standby(1);
+        situation.clone_into(&mut standby.situation);
+        seen(standby)
+    };
+    for (situation, waits) in [
+        ("starting", true),
+        ("rewinding", true),
+        ("streaming", false),
+        ("login_refused", false),
+        ("primary", false),
+        ("not one of ours", false),
+    ] {
+        assert_eq!(settling(&with(situation)), waits, "{situation}");
+    }
+    let mut asked = with("streaming");
+    asked.lease.as_mut().expect("record").request = Some(MoveRequest::Switchover {
+        to: None,
+        id: "i".to_owned(),
+    });
+    assert!(settling(&asked));
+    let dead = Impossible::NotHeard {
+        name: "pg-1".to_owned(),
+    };
+    let unknown = Impossible::UnknownMember {
+        name: "pg-9".to_owned(),
+    };
+    assert!(dead.may_pass() && !unknown.may_pass() && !Impossible::Paused.may_pass());
+    assert_eq!(
+        (unknown.answer().outcome, dead.answer().outcome),
+        (Outcome::Invalid, Outcome::NotPossible)
     );
 }

@@ -81,10 +81,12 @@ fn xlog(server: &ServerStatus) -> Value {
 fn replication(server: &ServerStatus) -> Value {
     let rows = server.replication.iter().map(|row| {
         json!({
+            "usename": row.usename,
             "application_name": row.application_name,
             "client_addr": row.client_addr,
             "state": row.state,
             "sync_state": row.sync_state,
+            "sync_priority": row.sync_priority,
             "flush_lsn": row.flush_lsn,
             "replay_lsn": row.replay_lsn,
         })
@@ -123,7 +125,12 @@ mod tests {
         assert_eq!(value["patroni"]["scope"], "pg");
         assert_eq!(value["patroni"]["name"], "pg-0");
         assert_eq!(value["database_system_identifier"], "7412345678901234567");
-        assert_eq!(value["replication"][0]["application_name"], "pg-1");
+        let row = &value["replication"][0];
+        assert_eq!(row["application_name"], "pg-1");
+        assert_eq!(
+            (&row["usename"], &row["sync_priority"]),
+            (&json!("podgres_replication"), &json!(1))
+        );
         assert!(value.get("cluster_unlocked").is_none());
     }
 

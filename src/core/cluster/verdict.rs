@@ -122,12 +122,28 @@ fn replica(query: &CheckQuery, view: &ClusterView) -> Verdict {
     if view.me.no_reads && view.me.role == Some(Role::Standby) {
         return no("standby, which is to serve no reads");
     }
-    match (&query.replication_state, &query.tag) {
-        (Some(wanted), _) if wanted != state => {
-            no(format!("replication state is \"{state}\", wanted \"{wanted}\""))
-        }
-        (_, Some(tag)) => no(format!("cannot match \"{tag}\": members have no tags")),
-        _ => in_service(view).and(|| within_lag(query, LagMode::Apply, view)),
+    if let Some(wanted) = query.replication_state.as_ref().filter(|wanted| *wanted != state) {
+        return no(format!("replication state is \"{state}\", wanted \"{wanted}\""));
+    }
+    if let Some((name, wanted)) = query
+        .tags
+        .iter()
+        .find(|(name, wanted)| tag(&view.me, name).as_ref() != Some(wanted))
+    {
+        let found = tag(&view.me, name).map_or_else(|| "not set".to_owned(), |found| format!("\"{found}\""));
+        return no(format!("tag \"{name}\" is {found}, wanted \"{wanted}\""));
+    }
+    in_service(view).and(|| within_lag(query, LagMode::Apply, view))
+}
+
+/// Those of Patroni's tags that members have, under Patroni's names; as there, one that is false is not set.
+fn tag(me: &MemberStatus, name: &str) -> Option<String> {
+    let priority = me.leadership.as_ref().map(|report| report.priority);
+    match name {
+        "nofailover" => (priority == Some(None)).then(|| "true".to_owned()),
+        "failover_priority" => priority.flatten().map(|priority| priority.to_string()),
+        "noloadbalance" => me.no_reads.then(|| "true".to_owned()),
+        _ => None,
     }
 }
 

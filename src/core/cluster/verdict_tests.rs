@@ -3,6 +3,7 @@
 use super::super::check::CHECK_PATHS;
 use super::super::fixtures::{cut_off, down, peer, primary, standby, view};
 use super::*;
+use crate::core::lease::LeadershipReport;
 use crate::core::wal::{Lsn, TimelineId};
 
 fn passes(check: Check, query: &[(&str, &str)], view: &ClusterView) -> bool {
@@ -283,4 +284,36 @@ fn a_loop_that_stands_still_fails_everything_but_startup() {
         limit_ms: 1000,
     };
     assert!(answer(Check::Liveness, &CheckQuery::default(), &seen, in_time).passed);
+}
+
+#[test]
+fn patronis_tags_are_those_that_members_have() {
+    let member = |priority| {
+        let mut me = standby(1);
+        me.leadership = Some(LeadershipReport {
+            priority,
+            ..LeadershipReport::default()
+        });
+        view(me, vec![peer(primary(0))])
+    };
+    for (priority, query, expected) in [
+        (Some(50), vec![("tag_failover_priority", "50")], true),
+        (Some(50), vec![("tag_failover_priority", "51")], false),
+        (Some(50), vec![("tag_nofailover", "true")], false),
+        (None, vec![("tag_nofailover", "true")], true),
+        (None, vec![("tag_nofailover", "true"), ("tag_zone", "a")], false),
+        (Some(50), vec![("tag_zone", "a")], false),
+    ] {
+        assert_eq!(
+            passes(Check::Replica, &query, &member(priority)),
+            expected,
+            "{priority:?} {query:?}"
+        );
+    }
+    // As with Patroni, who asks for the primary asks for nothing else.
+    assert!(passes(
+        Check::Primary,
+        &[("tag_zone", "a")],
+        &view(primary(0), vec![])
+    ));
 }

@@ -26,10 +26,18 @@ pub(super) fn decide(turn: Turn<'_>, role: &ServerRole, ready: bool) -> Decision
     }
     match server {
         _ if !ready => turn.row(Situation::Starting, String::new()).soon(),
-        None => turn.row(Situation::Unresponsive, String::new()).soon(),
+        None => unseen(turn),
         Some(_) if turn.observation.request.is_some() => requested(turn),
         Some(server) if turn.policy.first() => primary(turn, server),
         Some(server) => running_standby(turn, role, server),
+    }
+}
+
+/// PostgreSQL is ready and says nothing. One that merely does not let podgres in serves others, and is left alone.
+pub(super) fn unseen(turn: Turn<'_>) -> Decision {
+    match turn.observation.login_refused.clone() {
+        Some(why) => turn.row(Situation::LoginRefused, why),
+        None => turn.row(Situation::Unresponsive, String::new()).soon(),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Outlook, Situation};
 
 /// Outlook, name and explanation of every situation, in the order in which `decide` asks for them.
-pub const SITUATIONS: [(Situation, Outlook, &str, &str); 62] = {
+pub const SITUATIONS: [(Situation, Outlook, &str, &str); 63] = {
     use Outlook::{Overdue, Passing, Refused, Steady};
     use Situation as S;
     [
@@ -74,6 +74,13 @@ pub const SITUATIONS: [(Situation, Outlook, &str, &str); 62] = {
             Passing,
             "unresponsive",
             "PostgreSQL runs but does not answer",
+        ),
+        (
+            S::LoginRefused,
+            Refused,
+            "login_refused",
+            "PostgreSQL runs and serves clients, but does not let podgres in: give the superuser's role and the Secret the same \
+             password; until then nothing is seen or changed here, and nobody can take over",
         ),
         (
             S::Recovering,

@@ -69,8 +69,25 @@ async fn every_path_answers_get_head_and_options() {
         assert_eq!(answer.status, 503, "{query}");
         assert!(answer.body.contains(said), "{query}: {}", answer.body);
     }
-    let metrics = server.ask("GET /metrics").await;
+    let accepting = |kind: &str| format!("GET /metrics HTTP/1.1\r\nAccept: {kind}\r\nX-Rest:");
+    let metrics = server
+        .ask(&accepting(
+            "application/openmetrics-text;version=1.0.0,text/plain;q=0.5",
+        ))
+        .await;
     assert!(metrics.head.contains("application/openmetrics-text") && metrics.body.contains("# EOF"));
+    for asked in [
+        accepting("text/plain;version=0.0.4;q=1,*/*;q=0.1"),
+        "GET /metrics".to_owned(),
+    ] {
+        let metrics = server.ask(&asked).await;
+        assert!(
+            metrics.head.contains("text/plain; version=0.0.4"),
+            "{}",
+            metrics.head
+        );
+        assert!(!metrics.body.contains("# EOF"), "{}", metrics.body);
+    }
 }
 
 #[tokio::test]

@@ -56,6 +56,10 @@ async fn both_streaming(server: &TestServer, primary: &mut LocalServer, standby:
         (SLOT, "streaming")
     );
     assert!(sender.client_addr.is_some() && sender.pid > 0 && sender.sync_state == "async");
+    assert_eq!(
+        (sender.usename.as_str(), sender.sync_priority),
+        ("podgres_replication", 0)
+    );
     let [slot] = above.slots.as_slice() else {
         panic!("{above:?}")
     };

@@ -21,7 +21,7 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
         return starting(turn, standing, role);
     }
     let Some(server) = &turn.observation.server else {
-        return turn.row(Situation::Unresponsive, String::new()).soon();
+        return super::super::running::unseen(turn);
     };
     let Some(record) = standing.record else {
         return turn.row(unread(standing), String::new());
@@ -151,6 +151,10 @@ fn streaming(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder:
             detail,
             PostgresAction::ReconcileSlots { expected, advance },
         ),
+        None if !server.superseded_slots.is_empty() => {
+            let names = server.superseded_slots.clone();
+            turn.act(situation, detail, PostgresAction::DropSlots { names })
+        }
         None => turn.row(situation, detail),
     }
 }

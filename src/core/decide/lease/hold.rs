@@ -10,7 +10,7 @@ use crate::core::situation::Situation;
 use crate::core::supervision::{Licence, NextTimeline, Postmaster, ServerRole, StopMode};
 use crate::core::sync::Told;
 
-use super::super::slots;
+use super::super::{running, slots};
 use super::standing::Standing;
 use super::told::{self, Next};
 use super::{Turn, hand_over, office, release, was_primary};
@@ -32,6 +32,9 @@ pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
         return turn.act(Situation::Primary, format!("term {}", record.term), action);
     }
     let Some(server) = &turn.observation.server else {
+        if office::unseen(turn.observation) {
+            return running::unseen(turn);
+        }
         return unserved(turn, standing, record, ready);
     };
     if server.in_recovery {

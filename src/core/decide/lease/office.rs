@@ -267,13 +267,27 @@ fn note_service(lease: &mut LeaseMemory, observation: &Observation, standing: &S
         .server
         .as_ref()
         .is_some_and(|server| !server.in_recovery);
-    let down = standing.is_holder && !serves;
+    let down = standing.is_holder && !serves && !unseen(observation);
     // Nobody took the Lease that it let run out: it is this member's turn again.
     let unwanted = standing.unchanged_ms >= 2 * standing.duration_ms;
     lease.down_since_ms = match lease.down_since_ms {
         Some(since) if down && !unwanted => Some(since),
         _ => down.then_some(observation.at_ms),
     };
+}
+
+/// PostgreSQL runs as the primary and does not let podgres in: it serves others, and a stop would not help, since every copy has the
+/// same password. The synchronous set stays what it was last told, which the Lease has.
+pub(super) fn unseen(observation: &Observation) -> bool {
+    let primary = matches!(
+        observation.supervisor.as_ref().map(|s| &s.postmaster),
+        Some(Postmaster::Running {
+            role: ServerRole::Primary { .. },
+            ready: true,
+            ..
+        })
+    );
+    primary && observation.server.is_none() && observation.login_refused.is_some()
 }
 
 fn note_overtaken(lease: &mut LeaseMemory, observation: &Observation, standing: &Standing) {

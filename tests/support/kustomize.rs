@@ -1,4 +1,4 @@
-//! What `kubectl kustomize` makes of our folders, as far as they use it: resources, components, JSON patches with a target.
+//! What `kubectl kustomize` makes of our folders, as far as they use it: resources, components, JSON patches with a target (by kind alone: whatever there is of it), and the deletion of an object.
 //!
 //! So that the manifests can be judged where there is neither kubectl nor a cluster. Anything else in a kustomization.yaml is refused.
 
@@ -47,16 +47,24 @@ fn apply(folder: &Path, objects: &mut Vec<Value>) {
     }
     for patch in list(&kustomization["patches"]) {
         let (kind, name) = (&patch["target"]["kind"], &patch["target"]["name"]);
-        let mut targets = objects
-            .iter_mut()
-            .filter(|object| object["kind"] == *kind && object["metadata"]["name"] == *name);
-        let target = targets
-            .next()
-            .unwrap_or_else(|| panic!("{}: no {kind} {name}", file.display()));
+        let meant = |object: &Value| {
+            object["kind"] == *kind && (name.is_null() || object["metadata"]["name"] == *name)
+        };
+        assert!(
+            name.is_null() || objects.iter().any(meant),
+            "{}: no {kind} {name}",
+            file.display()
+        );
         let operations: Value =
             serde_saphyr::from_str(patch["patch"].as_str().expect("a patch")).expect("YAML");
-        for operation in list(&operations) {
-            operate(target, operation).unwrap_or_else(|why| panic!("{}: {operation}: {why}", file.display()));
+        if operations["$patch"] == "delete" {
+            objects.retain(|object| !meant(object));
+        }
+        for target in objects.iter_mut().filter(|object| meant(object)) {
+            for operation in list(&operations) {
+                operate(target, operation)
+                    .unwrap_or_else(|why| panic!("{}: {operation}: {why}", file.display()));
+            }
         }
     }
 }
