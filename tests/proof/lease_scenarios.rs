@@ -254,7 +254,11 @@ fn a_failover_while_switched_to_read_only_keeps_direct_sessions_from_writing() {
         "commits wait for the same as before"
     );
     let leaving = decided_read_only(&primary(&[(Request, 1)])).postgres;
-    assert_eq!(leaving, Some(PostgresAction::Checkpoint), "a planned move goes first");
+    assert_eq!(
+        leaving,
+        Some(PostgresAction::Checkpoint),
+        "a planned move goes first"
+    );
 }
 
 #[test]
