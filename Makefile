@@ -102,6 +102,10 @@ bench-failover: ## how long writes stop at each fault, beside Patroni; options i
 bench-route: ## what the routes cost beside HAProxy: pgbench, connects, COPY, memory
 	@$(MAKE) bench ARGS="--only route $(ARGS)"
 
+.PHONY: bench-reads
+bench-reads: ## reads of own writes on standbys, with the token and without: misses and waits; options in ARGS="--tries 1000 --apply-delay 20"
+	@$(MAKE) bench ARGS="--only reads $(ARGS)"
+
 .PHONY: bench-backup
 bench-backup: compiler ## measures backup and restore beside pgBackRest and pg_basebackup; options in ARGS="--scale 15"
 	@postgresql=$$(tests/tools/postgresql demo)

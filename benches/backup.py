@@ -1,8 +1,8 @@
 """Backup and restore beside pgBackRest and pg_basebackup: the same server, the same run, one after the other.
 
-    benches/backup.py --podgres BINARY --bindir DIR [--scale 135] [--rounds 2]
+    benches/backup.py --podgres BINARY --bindir DIR [--scale 135] [--rounds 2] [--segments 64]
 
-Scale 135 of pgbench is 2 GB. Prints one line a measure with the ratio to pgBackRest. Memory is that of the largest process.
+Scale 135 of pgbench is 2 GB. WAL is what the load has written, and as many segments of more rows as are asked for. Prints one line a measure with the ratio to pgBackRest. Memory is that of the largest process.
 """
 
 import argparse
@@ -18,7 +18,8 @@ import tempfile
 import time
 
 PROCESSES = 2
-MOST_SEGMENTS = 60
+# What a row of the load for WAL is made of: numbers, texts that repeat and texts that do not.
+FILLER = "SELECT i, i % 97 AS kind, md5(i::text) AS text, 'row of the load' AS comment FROM generate_series(1, 400000) i"
 # What pgBackRest takes with `backup` alone.
 BACKUP_ONLY = ("--no-archive-check", "--start-fast", "--compress")
 
@@ -75,25 +76,32 @@ class Lab:
             time.sleep(0.1)
         subprocess.run([self.bindir / "pgbench", "-i", "-q", "-s", str(arguments.scale), self.dsn], check=True,
                        stderr=subprocess.DEVNULL)
-        subprocess.run([self.bindir / "psql", "-Xqc", "CHECKPOINT", self.dsn], check=True)
+        self.keep_wal(arguments.segments)
+        self.sql("CHECKPOINT")
 
-        self.keep_wal()
+    def sql(self, text):
+        return subprocess.run(
+            [self.bindir / "psql", "-XAtqc", text, self.dsn], check=True, capture_output=True, text=True).stdout.strip()
 
-    def keep_wal(self):
-        """The segments that loading has written, as a data directory for the archivers."""
+    def keep_wal(self, count):
+        """The newest segments, as a data directory for the archivers."""
+        self.sql("SELECT pg_create_physical_replication_slot('bench', true)")
+        begun = self.sql("SELECT pg_current_wal_insert_lsn()")
+        written = f"SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '{begun}')::bigint >> 24"
+        while int(self.sql(written)) < count:
+            self.sql(f"CREATE TABLE filler AS {FILLER}; CREATE INDEX ON filler (text); DROP TABLE filler")
         self.wal = self.fresh("wal")
         for name in ("global", "pg_wal/archive_status"):
             self.wal.joinpath(name).mkdir(parents=True)
         shutil.copy(self.data / "global/pg_control", self.wal / "global/pg_control")
         shutil.copy(self.data / "PG_VERSION", self.wal / "PG_VERSION")
-        done = subprocess.run(
-            [self.bindir / "psql", "-XAtqc", "SELECT pg_walfile_name(pg_switch_wal())", self.dsn], check=True,
-            capture_output=True, text=True).stdout.strip()
+        done = self.sql("SELECT pg_walfile_name(pg_switch_wal())")
         names = sorted(path.name for path in (self.data / "pg_wal").iterdir() if len(path.name) == 24)
-        self.segments = [name for name in names if name <= done][-MOST_SEGMENTS:]
+        self.segments = [name for name in names if name <= done][-count:]
         for name in self.segments:
             shutil.copy(self.data / "pg_wal" / name, self.wal / "pg_wal" / name)
         self.give(self.wal)
+        self.sql("SELECT pg_drop_replication_slot('bench')")
 
     def waiting(self):
         """All of them wait to be archived."""
@@ -222,6 +230,7 @@ def main():
     parser.add_argument("--bindir", required=True)
     parser.add_argument("--scale", type=int, default=135)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--segments", type=int, default=64)
     parser.add_argument("--folder", default="/var/tmp")
     arguments = parser.parse_args()
     lab = Lab(arguments)

@@ -22,9 +22,11 @@ from measures import spread
 from patroni_cluster import PatroniCluster
 from podgres_cluster import PodgresCluster
 from reaction import patroni_reactions, podgres_reactions
+from reads import reads, rows as read_rows
+from rejoin import rejoin
 from route import route, tables as route_tables
 
-PARTS = ("start", "idle", "clone", "size", "reaction", "failover", "route")
+PARTS = ("start", "idle", "clone", "size", "reaction", "failover", "rejoin", "route", "reads")
 
 
 def main():
@@ -58,8 +60,11 @@ def parse_arguments():
     parser.add_argument("--fault", action="append", choices=PodgresFaults.faults, help="of failover: this one only (may be repeated)")
     parser.add_argument("--failover-runs", type=int, default=5, help="runs of each fault (5)")
     parser.add_argument("--api-seconds", type=float, default=60, help="how long the API server is down (60)")
+    parser.add_argument("--rejoin-runs", type=int, default=5, help="failovers with a diverged primary (5)")
     parser.add_argument("--route-runs", type=int, default=5, help="turns of each load through the routes (5)")
     parser.add_argument("--route-seconds", type=int, default=8, help="of one pgbench (8)")
+    parser.add_argument("--tries", type=int, default=10_000, help="reads of own writes of each kind (10000)")
+    parser.add_argument("--apply-delay", type=int, default=0, help="of reads: standbys apply commits so many ms later (0)")
     parser.add_argument("--json", type=Path, help="also write all numbers there")
     return parser.parse_args()
 
@@ -243,6 +248,24 @@ class Bench:
             print(f"{name}: {faults['lost']}")
         return found
 
+    def rejoin(self):
+        """A primary that was lost with WAL of its own comes back: seconds, and what `pg_rewind` copied of how much."""
+        cluster = self.podgres()
+        try:
+            cluster.start()
+            cluster.wait_complete()
+            measures.fill(cluster.dsn("--member", str(cluster.primary()["ordinal"])), self.options.gibibytes)
+            found = [rejoin(cluster) for _ in range(self.options.rejoin_runs)]
+        finally:
+            cluster.stop()
+        rows = [
+            ("from SIGKILL to streaming, s", spread([run["seconds"] for run in found])),
+            ("copied by pg_rewind, MB", spread([run["copied_mb"] for run in found], digits=0)),
+            ("of the source, %", spread([100 * run["copied_mb"] / run["source_mb"] for run in found], digits=1)),
+        ]
+        table([f"a diverged primary rejoins, {self.options.gibibytes} GiB", "min / median / max"], rows)
+        return found
+
     def route(self):
         """What the routes cost, beside HAProxy."""
         folder = self.new_folder()
@@ -262,6 +285,19 @@ class Bench:
         for title, header, rows in route_tables(found):
             table([title, *header], list(rows))
             print()
+        return found
+
+    def reads(self):
+        """Reads of own writes, with the token and without."""
+        cluster = self.podgres()
+        try:
+            cluster.start()
+            cluster.wait_complete()
+            found = reads(cluster, self.options.tries, self.options.apply_delay)
+        finally:
+            cluster.stop()
+        header = ["reads of own writes on a standby", "tries", "misses", "connect, ms: median / p99", "wait for the token, ms: median"]
+        table(header, list(read_rows(found)))
         return found
 
 

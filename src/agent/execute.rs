@@ -46,10 +46,12 @@ pub(super) async fn execute(action: PostgresAction, hands: Hands<'_>) -> Result<
         PostgresAction::GrantLicence { until_ms } => SupervisorRequest::GrantLicence { until_ms },
         PostgresAction::Promote {
             synchronous_standby_names,
+            read_only,
             term,
             timeline,
         } => SupervisorRequest::Promote {
             synchronous_standby_names,
+            read_only,
             term,
             timeline,
         },
@@ -78,6 +80,7 @@ pub(super) async fn execute(action: PostgresAction, hands: Hands<'_>) -> Result<
         PostgresAction::ReconcileSlots { expected, advance } => {
             return reconcile_slots(hands, &expected, &advance).await;
         }
+        PostgresAction::DropSlots { names } => return drop_slots(hands, &names).await,
     };
     hands
         .supervisor
@@ -121,6 +124,13 @@ async fn mark(hands: Hands<'_>, synchronous_standby_names: String) -> Result<Don
         }),
         ..Done::default()
     })
+}
+
+async fn drop_slots(hands: Hands<'_>, names: &[String]) -> Result<Done, String> {
+    let dropped = hands.server.drop_superseded_slots(names, SQL_LIMIT).await;
+    let dropped = dropped.map_err(|error| error.to_string())?;
+    tracing::info!(?dropped, "logical slots are the primary's from now on");
+    Ok(Done::default())
 }
 
 async fn reconcile_slots(

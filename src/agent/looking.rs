@@ -9,6 +9,7 @@ use crate::core::member::Ordinal;
 use crate::core::observation::{Observation, PeerView, UpstreamView};
 use crate::core::status::ServerStatus;
 use crate::core::supervision::{JobStatus, Postmaster, SupervisorStatus};
+use crate::core::synchronous_names::bypass_race;
 
 use super::names::Names;
 use super::observe;
@@ -19,8 +20,18 @@ use super::upstream::Wanted;
 const LOGINS_PAUSE_MS: u64 = 10_000;
 
 impl Agent {
+    /// Once for each postmaster.
+    fn warn_of_race(&self, pid: u32, server: &ServerStatus) {
+        let known = self.last_answer.as_ref().is_some_and(|(of, _)| *of == pid);
+        let warning = bypass_race(server.server_version).filter(|_| !known && self.office.is_some());
+        if let Some(warning) = warning {
+            tracing::warn!(server.version = server.server_version, "{warning}");
+        }
+    }
+
     pub(super) async fn observe(&mut self, entries: &[PeerEntry]) -> Observation {
         self.read_logins();
+        self.switch.listen(entries);
         let supervisor = self.supervisor_status.borrow_and_update().clone();
         let names = self.names.borrow_and_update().clone();
         self.follow_peers(&names);
@@ -35,6 +46,7 @@ impl Agent {
         let server = asked.server;
         self.note_server(server.as_ref());
         if let Some((pid, server)) = supervisor.as_ref().and_then(running_pid).zip(server.as_ref()) {
+            self.warn_of_race(pid, server);
             self.last_answer = Some((pid, server.clone()));
         }
         let own_slot = self.settings.member.slot_name();
@@ -67,6 +79,7 @@ impl Agent {
             barrier,
             request: self.requests.waiting(),
             checkpointed_at_ms,
+            read_only: self.switch.position().on.is_some(),
             drained: self.drained(entries),
         }
     }

@@ -86,7 +86,18 @@ pub(super) fn member_status(
         routes_term: known.routes_term,
         switch: known.switch.clone(),
         read_only: false,
+        read_only_default: supervisor.is_some_and(read_only_default),
     }
+}
+
+fn read_only_default(supervisor: &SupervisorStatus) -> bool {
+    matches!(
+        &supervisor.postmaster,
+        Postmaster::Running {
+            role: ServerRole::Primary { read_only: true, .. },
+            ..
+        }
+    )
 }
 
 fn role(

@@ -280,7 +280,6 @@ impl Agent {
         }
         let routes_left = self.routes_left.borrow_and_update().clone();
         let routes_term = *self.routes_term.borrow_and_update();
-        self.switch.listen(&peers);
         let switch = self.switch.position();
         let known = publish::Known {
             running: self.running_server(observation),

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::core::backup::chain::NoParent;
 use crate::core::backup::choose::ChooseError;
 use crate::core::backup::tar::InvalidHeader;
 use crate::core::backup::wal_file::InvalidWalFile;
@@ -36,6 +37,8 @@ pub enum BackupError {
     },
     #[error(transparent)]
     Choose(#[from] ChooseError),
+    #[error(transparent)]
+    NoParent(#[from] NoParent),
     #[error(transparent)]
     WalFile(#[from] InvalidWalFile),
     #[error(transparent)]
@@ -114,6 +117,7 @@ impl BackupError {
                 | Self::OtherContent { .. }
                 | Self::ForeignWal { .. }
                 | Self::Choose(_)
+                | Self::NoParent(_)
         )
     }
 
@@ -132,6 +136,10 @@ impl BackupError {
                  or a restored copy archives to the original's destination."
             }
             Self::Choose(ChooseError::TooEarly { .. }) => "Look at `podgres backups` for what is there.",
+            Self::Choose(ChooseError::Chain(_)) => {
+                "Restore another one, or verify the parent again if it was put right."
+            }
+            Self::NoParent(reason) => return reason.hint(),
             Self::Upstream { source, .. } => return source.hint(),
             _ => return None,
         })

@@ -14,16 +14,18 @@ use tokio::task::JoinSet;
 use super::BackupError;
 use super::error::FileContext as _;
 use super::files::{self, blocking, create_private};
-use super::pipeline::read_object;
+use super::object_reader::read_object;
 use super::repository::folder;
 use crate::core::backup::tar::{BLOCK_BYTES, Member, MemberKind};
-use crate::core::backup::{Content, Record, StoredObject};
+use crate::core::backup::{Content, DumpFormat, Record, StoredObject};
 use crate::store::Store;
 use crate::store::seal::SealKey;
 
 const AT_ONCE: usize = 2;
 const STATE: &str = ".state.json";
 pub(super) const MANIFEST: &str = ".manifest";
+/// Where the links of a chain are put together from.
+pub(super) const CHAIN: &str = ".chain";
 
 /// Which pieces of which backup are there.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +102,7 @@ fn begin(record: &Record, directory: &Path) -> Result<State, BackupError> {
 /// Removes a directory that was extracted, and what stands beside it.
 pub(super) fn clear(directory: &Path) -> Result<(), BackupError> {
     forget(directory)?;
+    files::remove_tree(&files::with_suffix(directory, CHAIN))?;
     files::remove_tree(directory)
 }
 
@@ -142,7 +145,7 @@ async fn piece(
     Ok(object.path)
 }
 
-/// Writes one object as a file.
+/// Writes one object as a file, or what an archive holds as files of a folder.
 pub(super) async fn file(
     store: &Store,
     record: &Record,
@@ -150,7 +153,20 @@ pub(super) async fn file(
     key: Option<&SealKey>,
     path: PathBuf,
 ) -> Result<(), BackupError> {
-    let consume = move |reader: &mut dyn Read| copy(reader, &path);
+    let archive = matches!(
+        object.content,
+        Content::Dump {
+            format: DumpFormat::Directory,
+            ..
+        }
+    );
+    let consume = move |reader: &mut dyn Read| {
+        if !archive {
+            return copy(reader, &path);
+        }
+        create_private(&path)?;
+        unpack(reader, &path)
+    };
     read_object(store, &folder(&record.name), object, key, consume).await
 }
 

@@ -37,6 +37,15 @@ pub(super) fn remove_file(path: &Path) -> Result<(), BackupError> {
     }
 }
 
+/// Removes a file, or a directory with all that is in it.
+pub(super) fn remove_any(path: &Path) -> Result<(), BackupError> {
+    if path.is_dir() {
+        remove_tree(path)
+    } else {
+        remove_file(path)
+    }
+}
+
 /// Refuses a directory with anything in it but `lost+found`.
 pub(super) fn check_empty(path: &Path) -> Result<(), BackupError> {
     let entries = match fs::read_dir(path) {

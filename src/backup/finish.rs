@@ -6,7 +6,7 @@ use std::path::Path;
 use super::BackupError;
 use super::error::FileContext as _;
 use super::files;
-use super::restore::{connect, scratch_error};
+use super::replay::{connect, scratch_error};
 use crate::core::backup::wal_file::WalFile;
 use crate::postgres::roles;
 use crate::postgres::scratch::ScratchServer;

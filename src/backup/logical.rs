@@ -1,4 +1,5 @@
-//! A logical backup: `pg_dump` of every database, each as of one snapshot, and the globals.
+//! A logical backup: `pg_dump` of every database, each as of one snapshot, and the globals. By several jobs if asked for, see
+//! [`super::spool`].
 //!
 //! On a standby replay would cancel a long dump when the primary removes rows that it still reads. So a session on the
 //! primary holds an older snapshot meanwhile, without reading anything, and the standby's is taken once it has replayed
@@ -12,8 +13,9 @@ use tokio::io::AsyncReadExt as _;
 
 use super::facts::{APPLICATION_NAME, session_error};
 use super::pipeline::{ObjectWriter, Shape};
+use super::spool::{self, Closed, Spool};
 use super::{BackupError, Server};
-use crate::core::backup::{Content, StoredObject, TableFacts};
+use crate::core::backup::{Content, DumpFormat, StoredObject, TableFacts};
 use crate::core::wal::Lsn;
 use crate::postgres::dump::{Client, Dump};
 use crate::postgres::session::Session;
@@ -36,6 +38,11 @@ pub(super) struct Wish<'a> {
     pub passfile: Option<PathBuf>,
     /// How much of the tables is read for what verification compares.
     pub facts_bytes: u64,
+    pub format: DumpFormat,
+    /// That write a dump in directory format.
+    pub jobs: u32,
+    /// Where such a dump's files stand until they are sent.
+    pub scratch_directory: &'a Path,
 }
 
 pub(super) struct Dumped {
@@ -62,22 +69,21 @@ pub(super) async fn dump(
         Some(primary) => Some(hold_horizon(primary, &session, server).await?),
         None => None,
     };
-    let client = client(server, wish);
-    let position = session.position().await.map_err(failed)?;
-    let mut dumped = Dumped {
-        objects: Vec::new(),
-        tables: Vec::new(),
-        position,
+    let run = Run {
+        server,
+        wish,
+        client: client(server, wish),
+        spool: match wish.format {
+            DumpFormat::Directory => Some(Spool::create(wish.scratch_directory)?),
+            DumpFormat::Custom | DumpFormat::Tar => None,
+        },
+        begin: &|path, content| ObjectWriter::begin(store, folder, path, content, shape),
     };
-    let globals = client.dump_globals()?;
-    let path = "globals.sql.zst".to_owned();
-    dumped.objects.push(
-        store_dump(
-            globals,
-            ObjectWriter::begin(store, folder, path, Content::Globals, shape),
-        )
-        .await?,
-    );
+    let mut dumped = Dumped {
+        position: session.position().await.map_err(failed)?,
+        objects: vec![run.globals().await?],
+        tables: Vec::new(),
+    };
     let all = table_facts::databases(&session).await.map_err(failed)?;
     let wanted = if wish.databases.is_empty() {
         &all
@@ -86,24 +92,63 @@ pub(super) async fn dump(
     };
     let mut budget_bytes = wish.facts_bytes;
     for (number, database) in wanted.iter().enumerate() {
+        let (object, tables) = run.database(number + 1, database, &mut budget_bytes).await?;
+        dumped.objects.push(object);
+        dumped.tables.extend(tables);
+    }
+    drop(horizon);
+    Ok(dumped)
+}
+
+/// What the dumps of one backup share.
+struct Run<'a> {
+    server: &'a Server,
+    wish: &'a Wish<'a>,
+    client: Client,
+    /// For directory format.
+    spool: Option<Spool>,
+    /// Begins an object of the backup.
+    begin: &'a (dyn Fn(String, Content) -> ObjectWriter + Sync),
+}
+
+impl Run<'_> {
+    async fn globals(&self) -> Result<StoredObject, BackupError> {
+        let writer = (self.begin)("globals.sql.zst".to_owned(), Content::Globals);
+        store_dump(self.client.dump_globals()?, writer).await
+    }
+
+    /// The dump, and what its tables held at its moment.
+    async fn database(
+        &self,
+        number: usize,
+        database: &str,
+        budget_bytes: &mut u64,
+    ) -> Result<(StoredObject, Vec<TableFacts>), BackupError> {
+        let (server, format) = (self.server, self.wish.format);
+        let failed = |source| session_error(server, source);
         let session = server.session(database, APPLICATION_NAME).await.map_err(failed)?;
         let snapshot = session.export_snapshot().await.map_err(failed)?;
         tracing::info!(source = server.name, role = server.role, database, "dump begins");
         let content = Content::Dump {
-            database: database.clone(),
+            database: database.to_owned(),
+            format,
         };
-        let path = format!("{:03}-{}.dump", number + 1, file_name(database));
-        let writer = ObjectWriter::begin(store, folder, path, content, shape);
-        dumped
-            .objects
-            .push(store_dump(client.dump(database, &snapshot)?, writer).await?);
-        let looks = table_facts::look(&session, database, &mut budget_bytes)
-            .await
-            .map_err(failed)?;
-        dumped.tables.extend(looks.into_iter().map(|look| look.facts));
+        let name = format!("{number:03}-{}", file_name(database));
+        let writer = (self.begin)(format!("{name}.{}", format.suffix()), content);
+        let object = match &self.spool {
+            None => store_dump(self.client.dump(database, &snapshot, format)?, writer).await?,
+            Some(spool) => {
+                let files = spool.folder(&name)?;
+                let closed = Closed::watch(&files)?;
+                let jobs = self.wish.jobs;
+                let dump = self.client.dump_files(database, &snapshot, &files, jobs)?;
+                spool::pack(dump, closed, &files, writer).await?
+            }
+        };
+        let looks = table_facts::look(&session, database, budget_bytes).await;
+        let looks = looks.map_err(failed)?;
+        Ok((object, looks.into_iter().map(|look| look.facts).collect()))
     }
-    drop(horizon);
-    Ok(dumped)
 }
 
 async fn hold_horizon(primary: &Server, standby: &Session, server: &Server) -> Result<Session, BackupError> {

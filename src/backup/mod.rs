@@ -9,17 +9,22 @@
 //!
 //! What is kept and what a restore begins with is decided in [`crate::core::backup`].
 
+mod assemble;
 mod error;
 mod extract;
 mod facts;
 mod files;
 mod finish;
+mod incremental;
 mod logical;
+mod object_reader;
 mod physical;
 mod pipeline;
+mod replay;
 mod repository;
 pub mod restore;
 pub mod run;
+mod spool;
 pub mod verify;
 pub mod wal;
 pub mod wal_ahead;

@@ -5,13 +5,15 @@
 
 use bytes::Bytes;
 
+use super::incremental::{self, Parent};
 use super::pipeline::{ObjectWriter, Shape};
 use super::{BackupError, CONNECT_LIMIT, Server};
 use crate::core::backup::tar::Cutter;
 use crate::core::backup::{Content, StoredObject};
 use crate::core::data_directory::SystemIdentifier;
 use crate::core::wal::WalPosition;
-use crate::postgres::replication::base_backup::{BaseBackupRequest, Piece};
+use crate::postgres::error::describe;
+use crate::postgres::replication::base_backup::{BaseBackup, BaseBackupRequest, Piece};
 use crate::postgres::replication::{ReplicationClient, UpstreamAccess, UpstreamError};
 use crate::store::Store;
 
@@ -23,6 +25,8 @@ const REPORT_BYTES: u64 = 1 << 30;
 pub(super) struct Streamed {
     pub start: WalPosition,
     pub stop: WalPosition,
+    /// What it adds to.
+    pub parent: Option<String>,
     pub objects: Vec<StoredObject>,
 }
 
@@ -34,7 +38,7 @@ pub(super) struct Identity {
     pub wal_segment_bytes: u64,
 }
 
-async fn connect(server: &Server) -> Result<ReplicationClient, UpstreamError> {
+pub(super) async fn connect(server: &Server) -> Result<ReplicationClient, UpstreamError> {
     let upstream = server.upstream();
     let access = UpstreamAccess {
         upstream: &upstream,
@@ -70,19 +74,15 @@ pub(super) async fn stream(
     folder: &str,
     label: &str,
     shape: &Shape,
+    parent: Option<&Parent>,
 ) -> Result<Streamed, BackupError> {
     let failed = |source| upstream_error(server, source);
-    let request = BaseBackupRequest {
-        label: label.to_owned(),
-        slot: format!("base_backup_{:08x}", fastrand::u32(..)),
-        max_rate_bytes: None,
-    };
-    let client = connect(server).await.map_err(failed)?;
-    let mut backup = client.base_backup(&request).await.map_err(failed)?;
+    let (mut backup, parent) = begin(server, store, label, parent).await?;
     tracing::info!(
         source = server.name,
         role = server.role,
         bytes = backup.estimate_bytes,
+        parent,
         "base backup begins"
     );
     let mut objects = Objects::new(store, folder, shape, backup.estimate_bytes);
@@ -101,8 +101,61 @@ pub(super) async fn stream(
     Ok(Streamed {
         start: backup.start,
         stop,
+        parent,
         objects: objects.done,
     })
+}
+
+/// The backup, and what it adds to.
+async fn begin(
+    server: &Server,
+    store: &Store,
+    label: &str,
+    parent: Option<&Parent>,
+) -> Result<(BaseBackup, Option<String>), BackupError> {
+    let Some(parent) = parent else {
+        return Ok((request(server, label, None).await?, None));
+    };
+    match request(server, label, Some((store, parent))).await {
+        Ok(backup) => Ok((backup, Some(parent.record.name.clone()))),
+        Err(error) if parent.or_full && speaks_against(&error) => {
+            let reason = describe(&error);
+            tracing::warn!(reason, parent = parent.record.name, "making a full backup");
+            Ok((request(server, label, None).await?, None))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Not the network and not the destination: this server cannot add to this parent.
+fn speaks_against(error: &BackupError) -> bool {
+    matches!(
+        error,
+        BackupError::Damaged { .. }
+            | BackupError::Upstream {
+                source: UpstreamError::Server { .. },
+                ..
+            }
+    )
+}
+
+async fn request(
+    server: &Server,
+    label: &str,
+    parent: Option<(&Store, &Parent)>,
+) -> Result<BaseBackup, BackupError> {
+    let failed = |source| upstream_error(server, source);
+    let mut client = connect(server).await.map_err(failed)?;
+    if let Some((store, parent)) = parent {
+        incremental::upload(&mut client, server, store, parent).await?;
+    }
+    let request = BaseBackupRequest {
+        label: label.to_owned(),
+        slot: format!("base_backup_{:08x}", fastrand::u32(..)),
+        max_rate_bytes: None,
+        incremental: parent.is_some(),
+    };
+    client.base_backup(&request).await.map_err(failed)
 }
 
 /// The objects of one backup, one after the other.

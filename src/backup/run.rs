@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 
 use super::facts;
+use super::incremental::{self, Parent};
 use super::logical::{self, Wish};
-use super::physical;
+use super::physical::{self, Identity};
 use super::pipeline::Shape;
 use super::repository::{Repository, catalogue, commit, delete, folder};
 use super::{BackupError, Server, now, wal};
+use crate::core::backup::chain::Base;
 use crate::core::backup::retention::{Keep, expired, wal_needed_from};
-use crate::core::backup::{Entry, FORMAT, Kind, Record, StoredObject, TableFacts, name};
+use crate::core::backup::{DumpFormat, Entry, FORMAT, Kind, Record, StoredObject, TableFacts, name};
 use crate::core::wal::{Lsn, TimelineId};
 use crate::store::seal::SealKey;
 use crate::store::{Lock, Store};
@@ -18,8 +20,15 @@ use crate::store::{Lock, Store};
 #[derive(Clone, Debug)]
 pub struct Options {
     pub kind: Kind,
+    /// What a physical backup adds to.
+    pub base: Base,
     /// Of a logical backup; all if empty.
     pub databases: Vec<String>,
+    pub format: DumpFormat,
+    /// That write a dump in directory format.
+    pub jobs: u32,
+    /// Where the files of such a dump stand until they are sent.
+    pub scratch_directory: PathBuf,
     pub keep: Option<Keep>,
     pub key: Option<SealKey>,
     /// Of zstd.
@@ -60,6 +69,7 @@ struct Taken {
     timeline: TimelineId,
     start_lsn: Lsn,
     stop_lsn: Lsn,
+    parent: Option<String>,
     objects: Vec<StoredObject>,
     tables: Vec<TableFacts>,
 }
@@ -76,31 +86,17 @@ pub async fn backup(store: &Store, source: &Source, options: &Options) -> Result
     let started_at = now();
     let name = name::name(found.next_sequence, started_at, options.kind);
     let taken = match options.kind {
-        Kind::Physical => take_physical(store, source, options, &name).await?,
+        Kind::Physical => {
+            let parent = incremental::find(&found.entries, &source.server, options).await?;
+            take_physical(store, source, options, &name, parent.as_ref()).await?
+        }
         Kind::Logical => take_logical(store, source, options, &name, identity.position.timeline).await?,
     };
     let record = Record {
-        format: FORMAT,
         name,
         sequence: found.next_sequence,
-        kind: options.kind,
-        system_identifier: identity.system_identifier,
-        cluster: options.cluster.clone(),
-        term: options.term,
-        timeline: taken.timeline,
-        start_lsn: taken.start_lsn,
-        stop_lsn: taken.stop_lsn,
         started_at,
-        finished_at: now(),
-        source: source.server.name.clone(),
-        source_role: source.server.role.clone(),
-        wal_segment_bytes: identity.wal_segment_bytes,
-        postgres_version: identity.server_version,
-        podgres_version: env!("CARGO_PKG_VERSION").to_owned(),
-        parent: None,
-        key: options.key.as_ref().map(SealKey::fingerprint),
-        objects: taken.objects,
-        tables: taken.tables,
+        ..record(source, options, identity, taken)
     };
     commit(store, &record).await?;
     tracing::info!(
@@ -123,6 +119,33 @@ pub async fn backup(store: &Store, source: &Source, options: &Options) -> Result
         pruned,
         pruned_wal,
     })
+}
+
+/// What was taken, of whom and how; the caller knows its place among the others.
+fn record(source: &Source, options: &Options, identity: Identity, taken: Taken) -> Record {
+    Record {
+        format: FORMAT,
+        name: String::new(),
+        sequence: 0,
+        kind: options.kind,
+        system_identifier: identity.system_identifier,
+        cluster: options.cluster.clone(),
+        term: options.term,
+        timeline: taken.timeline,
+        start_lsn: taken.start_lsn,
+        stop_lsn: taken.stop_lsn,
+        started_at: 0,
+        finished_at: now(),
+        source: source.server.name.clone(),
+        source_role: source.server.role.clone(),
+        wal_segment_bytes: identity.wal_segment_bytes,
+        postgres_version: identity.server_version,
+        podgres_version: env!("CARGO_PKG_VERSION").to_owned(),
+        parent: taken.parent,
+        key: options.key.as_ref().map(SealKey::fingerprint),
+        objects: taken.objects,
+        tables: taken.tables,
+    }
 }
 
 /// As [`backup`], under the destination's lock. `who` is what another run is told.
@@ -149,14 +172,19 @@ async fn take_physical(
     source: &Source,
     options: &Options,
     name: &str,
+    parent: Option<&Parent>,
 ) -> Result<Taken, BackupError> {
     let server = &source.server;
     let before = facts::before(server, options.facts_bytes).await?;
-    let streamed = physical::stream(server, store, &folder(name), name, &shape(options)).await?;
+    if options.base != Base::None {
+        incremental::move_on(source).await?;
+    }
+    let streamed = physical::stream(server, store, &folder(name), name, &shape(options), parent).await?;
     Ok(Taken {
         timeline: streamed.stop.timeline,
         start_lsn: streamed.start.lsn,
         stop_lsn: streamed.stop.lsn,
+        parent: streamed.parent,
         objects: streamed.objects,
         tables: facts::unchanged(server, before).await?,
     })
@@ -175,12 +203,16 @@ async fn take_logical(
         program_directory: &options.program_directory,
         passfile: options.passfile.clone(),
         facts_bytes: options.facts_bytes,
+        format: options.format,
+        jobs: options.jobs,
+        scratch_directory: &options.scratch_directory,
     };
     let dumped = logical::dump(&source.server, store, &folder(name), &shape(options), &wish).await?;
     Ok(Taken {
         timeline,
         start_lsn: dumped.position,
         stop_lsn: dumped.position,
+        parent: None,
         objects: dumped.objects,
         tables: dumped.tables,
     })
@@ -206,6 +238,7 @@ async fn sweep(store: &Store, found: &Repository) -> Result<(), BackupError> {
 
 async fn prune(store: &Store, entries: Vec<Entry>, keep: Keep) -> Result<(Vec<String>, usize), BackupError> {
     let gone = expired(&entries, keep);
+    // In this order: nothing is ever left without what it builds on.
     for name in &gone {
         tracing::info!(name, "deleting an expired backup");
         delete(store, name).await?;

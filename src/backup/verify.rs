@@ -1,20 +1,22 @@
 //! The proof of a backup: restore it where nobody sees it, start it, and compare.
 //!
-//! Physical: `pg_verifybackup` (every byte against PostgreSQL's manifest), replay to the backup's end, the recorded tables,
+//! Physical: `pg_verifybackup` (every byte against PostgreSQL's manifest, of every backup of a chain and of what they make
+//! together), replay to the backup's end, the recorded tables,
 //! `pg_amcheck`. Logical: all dumps into an empty server, the recorded tables. What was found is remembered at the
 //! destination; a backup that failed is neither restored by default nor counted by retention.
 
 use std::path::Path;
 
-use super::files::{self, blocking, with_suffix};
+use super::assemble::Assembly;
+use super::files::{self, blocking};
+use super::replay::{connect, replay, scratch_error};
 use super::repository::remember;
-use super::restore::{self, check_key, connect, replay, scratch_error};
+use super::restore::{self, check_key, records};
 use super::{BackupError, extract, facts, now};
 use crate::core::backup::choose::Target;
-use crate::core::backup::{Content, Kind, Record, Verification};
+use crate::core::backup::{Content, Entry, Kind, Record, Verification};
 use crate::postgres::error::{JobError, ProgramError};
 use crate::postgres::scratch::{Scratch, ScratchServer};
-use crate::postgres::verify::verify_backup;
 use crate::store::Store;
 
 const JOBS: usize = 2;
@@ -26,21 +28,26 @@ struct Findings {
     differences: Vec<String>,
 }
 
-/// Verifies one backup in `scratch_directory`, which is removed afterwards, and remembers the result.
+/// Verifies one of the destination's backups in `scratch_directory`, which is removed afterwards, and remembers the result.
 ///
 /// # Errors
 /// It could not be found out: the destination or this machine is at fault, not the backup.
 pub async fn verify(
     store: &Store,
-    record: &Record,
+    entries: &[Entry],
+    entry: &Entry,
     options: &restore::Options,
     scratch_directory: &Path,
 ) -> Result<Verification, BackupError> {
+    let record = &entry.record;
     check_key(record, options.key.as_ref())?;
     let mut findings = Findings::default();
     let place = scratch_directory.join(format!("podgres-verify-{}", std::process::id()));
     let result = match record.kind {
-        Kind::Physical => physical(store, record, options, &place, &mut findings).await,
+        Kind::Physical => match records(entries, entry) {
+            Ok(chain) => physical(store, &chain, options, &place, &mut findings).await,
+            Err(broken) => Err(broken.into()),
+        },
         Kind::Logical => logical(store, record, options, &place, &mut findings).await,
     };
     let gone = place.clone();
@@ -61,7 +68,10 @@ pub async fn verify(
 /// Whether an error speaks against the backup; the sentence if it does.
 fn blame(error: BackupError) -> Result<String, BackupError> {
     let against = match &error {
-        BackupError::Damaged { .. } | BackupError::ForeignDirectory { .. } | BackupError::Tar(_) => true,
+        BackupError::Damaged { .. }
+        | BackupError::ForeignDirectory { .. }
+        | BackupError::Tar(_)
+        | BackupError::Choose(_) => true,
         BackupError::Program(program) | BackupError::Job(JobError::Program(program)) => judged(program),
         _ => false,
     };
@@ -80,18 +90,31 @@ fn judged(error: &ProgramError) -> bool {
 
 async fn physical(
     store: &Store,
-    record: &Record,
+    chain: &[Record],
     options: &restore::Options,
     directory: &Path,
     findings: &mut Findings,
 ) -> Result<(), BackupError> {
-    extract::physical(store, record, options.key.as_ref(), directory).await?;
-    findings.checks.push(format!(
-        "{} objects have the recorded SHA-256",
-        record.objects.len()
-    ));
-    let manifest = with_suffix(directory, extract::MANIFEST);
-    verify_backup(&options.program_directory, directory, &manifest).await?;
+    let Some(record) = chain.last() else {
+        return Err(BackupError::Broken);
+    };
+    let assembly = Assembly {
+        store,
+        chain,
+        options,
+        prove: true,
+    };
+    assembly.fill(directory).await?;
+    let objects: usize = chain.iter().map(|record| record.objects.len()).sum();
+    findings
+        .checks
+        .push(format!("{objects} objects have the recorded SHA-256"));
+    if chain.len() > 1 {
+        let backups = chain.len();
+        findings
+            .checks
+            .push(format!("pg_combinebackup made one of {backups} backups"));
+    }
     findings
         .checks
         .push("pg_verifybackup found every file as in the manifest".to_owned());
@@ -150,10 +173,14 @@ async fn load(
         extract::file(store, record, object, options.key.as_ref(), path.clone()).await?;
         match &object.content {
             Content::Globals => server.during(client.script("template1", &path, false)).await??,
-            Content::Dump { .. } => server.during(client.load_new("template1", &path)).await??,
+            Content::Dump { format, .. } => {
+                let jobs = if format.parallel_restore() { JOBS } else { 1 };
+                server.during(client.load_new("template1", &path, jobs)).await??;
+            }
             Content::Base | Content::Tablespace { .. } | Content::Manifest => {}
         }
-        files::remove_file(&path)?;
+        let loaded = path.clone();
+        blocking(move || files::remove_any(&loaded)).await?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! that part of the timeline.
 
 use std::fs;
-use std::io::{self, Read as _, Seek as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::BackupError;
 use super::error::FileContext as _;
 use super::files::{blocking, create_private_file, with_suffix};
-use super::wal_object::{Tag, pack, sum, unpack};
+use super::wal_object::{Origin, Tag, pack, unpack};
 use crate::core::backup::Entry;
 use crate::core::backup::wal_file::WalFile;
 use crate::core::data_directory::SystemIdentifier;
@@ -88,17 +88,14 @@ pub async fn push(
     let (source, writer_copy) = (source.to_owned(), writer.clone());
     let (sha256, packed) = blocking(move || {
         let mut content = fs::File::open(&source).file("open file", &source)?;
-        let (bytes, sha256) = sum(&mut content).file("read file", &source)?;
-        content.rewind().file("read file", &source)?;
-        let tag = Tag {
+        let origin = Origin {
             file: file.to_string(),
             system_identifier,
             member: writer_copy.member,
             term: writer_copy.term,
-            bytes,
-            sha256,
         };
-        let packed = pack(&tag, &mut content, writer_copy.key.as_ref()).file("compress file", &source)?;
+        let (tag, packed) =
+            pack(origin, &mut content, writer_copy.key.as_ref()).file("compress file", &source)?;
         Ok((tag.sha256, packed))
     })
     .await?;

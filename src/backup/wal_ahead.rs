@@ -93,14 +93,17 @@ impl Ahead {
         let Some(_lock) = self.lock()? else {
             return Ok(());
         };
-        self.forget_before(file)?;
-        let following = std::iter::successors(file.next(segment_bytes), |file| file.next(segment_bytes));
-        let mut following = following
-            .take(SEGMENTS)
-            .filter(|file| !self.place(*file).exists());
+        let waiting = self.waiting_after(file)?;
+        // After the last that waits: what is missing before it has been taken meanwhile.
+        let last = waiting.iter().max().unwrap_or(&file);
+        let following = std::iter::successors(last.next(segment_bytes), |file| file.next(segment_bytes));
+        let mut following = following.take(SEGMENTS.saturating_sub(waiting.len()));
         let mut running = JoinSet::new();
+        // What is under way when the archive's end is found comes before it.
+        let mut more = true;
         loop {
-            while running.len() < AT_ONCE
+            while more
+                && running.len() < AT_ONCE
                 && let Some(file) = following.next()
             {
                 let (archive, place) = (archive.clone(), self.place(file));
@@ -114,9 +117,9 @@ impl Ahead {
                 });
             }
             match running.join_next().await {
-                Some(Ok(Ok(true))) => {}
+                Some(Ok(Ok(found))) => more &= found,
                 Some(Ok(Err(error))) => return Err(error),
-                Some(Ok(Ok(false)) | Err(_)) | None => return Ok(()),
+                Some(Err(_)) | None => return Ok(()),
             }
         }
     }
@@ -138,19 +141,24 @@ impl Ahead {
         self.folder.join(file.to_string())
     }
 
-    /// What another timeline or an earlier try has left.
-    fn forget_before(&self, file: WalFile) -> Result<(), BackupError> {
+    /// What waits to be asked for after `file`. What another timeline or an earlier try has left goes.
+    fn waiting_after(&self, file: WalFile) -> Result<Vec<WalFile>, BackupError> {
+        let mut waiting = Vec::new();
         for entry in fs::read_dir(&self.folder)
             .file("read directory", &self.folder)?
             .flatten()
         {
             let name = entry.file_name();
             let known = name.to_str().and_then(|name| name.parse::<WalFile>().ok());
-            if name != LOCK && known.is_none_or(|known| !file.comes_before(known)) {
-                fs::remove_file(entry.path()).ok();
+            match known.filter(|known| file.comes_before(*known)) {
+                Some(known) => waiting.push(known),
+                None if name != LOCK => {
+                    fs::remove_file(entry.path()).ok();
+                }
+                None => {}
             }
         }
-        Ok(())
+        Ok(waiting)
     }
 
     /// `None` while another process holds it.
@@ -163,5 +171,158 @@ impl Ahead {
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error).file("lock file", &path),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::wal::{Writer, push};
+    use crate::store::StoreSettings;
+
+    const SEGMENT_BYTES: u64 = 16 << 20;
+
+    struct Lab {
+        folder: tempfile::TempDir,
+        archive: Archive,
+        ahead: Ahead,
+    }
+
+    fn segment(number: u32) -> WalFile {
+        format!("0000000100000000{number:08X}")
+            .parse()
+            .expect("a WAL file")
+    }
+
+    /// An archive with segments 1 to `last`, each with its own name for content.
+    async fn lab(last: u32) -> Lab {
+        let folder = tempfile::tempdir().expect("folder");
+        let destination = folder.path().join("archive");
+        fs::create_dir(&destination).expect("folder");
+        let settings = StoreSettings::new(destination.to_str().expect("utf-8").parse().expect("valid"));
+        let archive = Archive {
+            store: Store::open(&settings).expect("store"),
+            system_identifier: SystemIdentifier(7),
+            key: None,
+        };
+        let writer = Writer {
+            member: "pg-0".to_owned(),
+            term: 1,
+            key: None,
+        };
+        for number in 1..=last {
+            let source = folder.path().join(segment(number).to_string());
+            fs::write(&source, segment(number).to_string()).expect("file");
+            push(&archive.store, &writer, archive.system_identifier, &source)
+                .await
+                .expect("push");
+        }
+        let ahead = Ahead {
+            folder: folder.path().join("ahead"),
+        };
+        Lab {
+            folder,
+            archive,
+            ahead,
+        }
+    }
+
+    impl Lab {
+        async fn fill(&self, after: u32) {
+            self.ahead
+                .fill(&self.archive, segment(after), SEGMENT_BYTES)
+                .await
+                .expect("fill");
+        }
+
+        /// What came, if anything did.
+        async fn taken(&self, number: u32) -> Option<String> {
+            let into = self.folder.path().join("taken");
+            let taken = self.ahead.take(segment(number), &into).await.expect("take");
+            taken.then(|| fs::read_to_string(&into).expect("read"))
+        }
+
+        fn waiting(&self) -> Vec<String> {
+            let entries = fs::read_dir(&self.ahead.folder).expect("folder").flatten();
+            let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+            let mut names: Vec<String> = names.filter(|name| name != LOCK).collect();
+            names.sort();
+            names
+        }
+
+        fn hold(&self) -> File {
+            self.ahead.lock().expect("lock").expect("nobody has it")
+        }
+    }
+
+    #[tokio::test]
+    async fn what_follows_is_fetched_to_the_archives_end_and_given_once() {
+        let lab = lab(4).await;
+        lab.fill(1).await;
+        assert_eq!(lab.waiting(), [2, 3, 4].map(|number| segment(number).to_string()));
+        assert_eq!(lab.taken(2).await, Some(segment(2).to_string()));
+        lab.fill(1).await;
+        assert_eq!(
+            lab.waiting().len(),
+            2,
+            "what was taken meanwhile is not fetched again"
+        );
+        assert_eq!(lab.taken(2).await, None, "it has been given");
+        assert_eq!(lab.taken(5).await, None, "it was never archived");
+        lab.ahead.end().expect("end");
+        assert!(!lab.ahead.folder.exists());
+    }
+
+    #[tokio::test]
+    async fn no_more_than_a_handful_waits() {
+        let lab = lab(20).await;
+        lab.fill(1).await;
+        assert_eq!(lab.waiting().len(), SEGMENTS);
+        assert!(!lab.ahead.wants_more().expect("folder"), "enough waits");
+        for number in 2..=8 {
+            lab.taken(number).await.expect("it waits");
+        }
+        assert!(lab.ahead.wants_more().expect("folder"));
+        let held = lab.hold();
+        assert!(!lab.ahead.wants_more().expect("folder"), "somebody is at it");
+        lab.fill(8).await;
+        assert_eq!(lab.waiting().len(), SEGMENTS - 7, "two were at it");
+        drop(held);
+        lab.fill(8).await;
+        assert_eq!(lab.waiting().len(), SEGMENTS);
+    }
+
+    #[tokio::test]
+    async fn what_another_try_has_left_goes() {
+        let lab = lab(6).await;
+        fs::create_dir(&lab.ahead.folder).expect("folder");
+        for left in [
+            "000000010000000000000002",
+            "000000020000000000000005",
+            "half.podgres-new",
+        ] {
+            fs::write(lab.ahead.folder.join(left), "left").expect("file");
+        }
+        lab.fill(4).await;
+        assert_eq!(lab.waiting(), [5, 6].map(|number| segment(number).to_string()));
+    }
+
+    #[tokio::test]
+    async fn a_segment_that_is_under_way_is_waited_for() {
+        let lab = lab(1).await;
+        let held = lab.hold();
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            fs::write(lab.ahead.place(segment(2)), "late").expect("file");
+        };
+        let (taken, ()) = tokio::join!(lab.taken(2), later);
+        assert_eq!(taken.as_deref(), Some("late"));
+        // Whoever was at it has ended without it.
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drop(held);
+        };
+        let (taken, ()) = tokio::join!(lab.taken(3), later);
+        assert_eq!(taken, None);
     }
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::BackupError;
 use super::error::FileContext as _;
-use super::files::{create_private, remove_file, write_whole};
+use super::files::{create_private, remove_file};
 use super::wal::{Pushed, Writer, push};
 use crate::core::backup::wal_file::WalFile;
 use crate::core::data_directory::SystemIdentifier;
@@ -31,7 +31,7 @@ pub struct Archiver {
     pub system_identifier: SystemIdentifier,
     pub data_directory: PathBuf,
     /// Where marks are kept; `None`: only the file that was asked for is archived.
-    pub marks: Option<PathBuf>,
+    pub marks: Option<Marks>,
 }
 
 impl Archiver {
@@ -41,73 +41,90 @@ impl Archiver {
     /// Of the file that was asked for; another one's failure shows when it is asked for itself.
     pub async fn archive(&self, source: &Path) -> Result<(), BackupError> {
         let source = self.data_directory.join(source);
-        if self.take_mark(&source)? {
-            return Ok(());
-        }
-        let others = if self.marks.is_some() {
-            ready_after(&source)
+        let mut others = if self.marks.is_some() {
+            ready_after(&source).into_iter()
         } else {
-            Vec::new()
+            Vec::new().into_iter()
         };
-        let mut others = others.into_iter();
         let at_once = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let at_once = at_once.clamp(2, MOST_AT_ONCE);
         let mut running = JoinSet::new();
-        let asked = push(&self.store, &self.writer, self.system_identifier, &source);
-        let beside = async {
-            loop {
-                while running.len() < at_once - 1
-                    && let Some(other) = others.next()
-                {
-                    let archiver = self.clone();
-                    running.spawn(async move { archiver.archive_ahead(&other).await });
-                }
-                match running.join_next().await {
-                    Some(Ok(Ok(()))) => {}
-                    // Whatever is in the way of one is likely in the way of all.
-                    Some(_) | None => return,
-                }
+        let (archiver, asked) = (self.clone(), source.clone());
+        running.spawn(async move { Ended::Asked(archiver.archive_asked(&asked).await) });
+        let mut answer = Err(BackupError::Broken);
+        let mut going_well = true;
+        loop {
+            while going_well
+                && running.len() < at_once
+                && let Some(other) = others.next()
+            {
+                let archiver = self.clone();
+                running.spawn(async move { Ended::Other(archiver.archive_ahead(&other).await) });
             }
-        };
-        let (asked, ()) = tokio::join!(asked, beside);
-        if asked? == Pushed::Known {
+            // Whatever is in the way of one is likely in the way of all.
+            match running.join_next().await {
+                Some(Ok(Ended::Asked(ended))) => {
+                    going_well &= ended.is_ok();
+                    answer = ended;
+                }
+                Some(Ok(Ended::Other(ended))) => going_well &= ended.is_ok(),
+                Some(Err(_)) => going_well = false,
+                None => return answer,
+            }
+        }
+    }
+
+    async fn archive_asked(&self, source: &Path) -> Result<(), BackupError> {
+        let pushed = push(&self.store, &self.writer, self.system_identifier, source).await?;
+        if pushed == Pushed::Known {
             tracing::info!(file = %source.display(), "was archived before, with the same content");
         }
         Ok(())
     }
 
     async fn archive_ahead(&self, source: &Path) -> Result<(), BackupError> {
-        let Some(mark) = self.mark(source) else {
+        let Some(marks) = &self.marks else {
             return Ok(());
         };
+        let mark = marks.mark(self.system_identifier, source);
         if mark.exists() {
             return Ok(());
         }
         let stamp = stamp(source)?;
         push(&self.store, &self.writer, self.system_identifier, source).await?;
-        write_whole(&mark, stamp.as_bytes())
+        // Not synced: a mark that a crash took, or half of it, costs one more look at the archive.
+        fs::write(&mark, stamp).file("write file", &mark)
     }
+}
 
-    fn mark(&self, source: &Path) -> Option<PathBuf> {
-        let name = format!(
-            "{}-{}",
-            self.system_identifier,
-            source.file_name()?.to_string_lossy()
-        );
-        self.marks.as_ref().map(|marks| marks.join(name))
-    }
+/// How a file's archiving ended.
+enum Ended {
+    Asked(Result<(), BackupError>),
+    Other(Result<(), BackupError>),
+}
 
-    /// Whether the file has been archived ahead; the mark goes.
-    fn take_mark(&self, source: &Path) -> Result<bool, BackupError> {
-        let (Some(marks), Some(mark)) = (&self.marks, self.mark(source)) else {
-            return Ok(false);
-        };
-        create_private(marks)?;
+/// The folder where it is kept which files have been archived before they were asked for.
+#[derive(Clone, Debug)]
+pub struct Marks(pub PathBuf);
+
+impl Marks {
+    /// Whether the file has been archived; the mark goes.
+    ///
+    /// # Errors
+    /// The folder is no good.
+    pub fn take(&self, system_identifier: SystemIdentifier, source: &Path) -> Result<bool, BackupError> {
+        create_private(&self.0)?;
+        let mark = self.mark(system_identifier, source);
         let Ok(known) = fs::read_to_string(&mark) else {
             return Ok(false);
         };
         remove_file(&mark)?;
         Ok(known == stamp(source)?)
+    }
+
+    fn mark(&self, system_identifier: SystemIdentifier, source: &Path) -> PathBuf {
+        let name = source.file_name().unwrap_or_default().to_string_lossy();
+        self.0.join(format!("{system_identifier}-{name}"))
     }
 }
 
@@ -141,4 +158,116 @@ fn ready_after(source: &Path) -> Vec<PathBuf> {
     names.sort();
     names.truncate(BATCH);
     names.into_iter().map(|name| folder.join(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::wal::is_archived;
+    use crate::store::StoreSettings;
+
+    const CLUSTER: SystemIdentifier = SystemIdentifier(7);
+
+    struct Lab {
+        archiver: Archiver,
+        marks: Marks,
+        _folder: tempfile::TempDir,
+    }
+
+    fn name(number: u32) -> String {
+        format!("0000000100000000{number:08X}")
+    }
+
+    fn path(number: u32) -> PathBuf {
+        Path::new("pg_wal").join(name(number))
+    }
+
+    /// A data directory with so many segments, all ready to be archived.
+    fn lab(segments: u32) -> Lab {
+        let folder = tempfile::tempdir().expect("folder");
+        let data_directory = folder.path().join("data");
+        let status = data_directory.join("pg_wal/archive_status");
+        fs::create_dir_all(&status).expect("folder");
+        for number in 1..=segments {
+            fs::write(data_directory.join(path(number)), name(number)).expect("file");
+            fs::write(status.join(format!("{}.ready", name(number))), "").expect("file");
+        }
+        let destination = folder.path().join("archive");
+        fs::create_dir(&destination).expect("folder");
+        let settings = StoreSettings::new(destination.to_str().expect("utf-8").parse().expect("valid"));
+        let marks = Marks(folder.path().join("marks"));
+        create_private(&marks.0).expect("folder");
+        let archiver = Archiver {
+            store: Store::open(&settings).expect("store"),
+            writer: Writer {
+                member: "pg-0".to_owned(),
+                term: 1,
+                key: None,
+            },
+            system_identifier: CLUSTER,
+            data_directory,
+            marks: Some(marks.clone()),
+        };
+        Lab {
+            archiver,
+            marks,
+            _folder: folder,
+        }
+    }
+
+    impl Lab {
+        fn taken(&self, number: u32) -> bool {
+            let source = self.archiver.data_directory.join(path(number));
+            self.marks.take(CLUSTER, &source).expect("marks")
+        }
+
+        async fn archived(&self, segments: u32) -> Vec<u32> {
+            let mut found = Vec::new();
+            for number in 1..=segments {
+                let file = name(number).parse().expect("a WAL file");
+                if is_archived(&self.archiver.store, CLUSTER, file)
+                    .await
+                    .expect("store")
+                {
+                    found.push(number);
+                }
+            }
+            found
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_archived_in_the_same_run_and_marked_once() {
+        let lab = lab(4);
+        lab.archiver.archive(&path(2)).await.expect("archived");
+        assert_eq!(
+            lab.archived(4).await,
+            [2, 3, 4],
+            "what comes before was asked for before"
+        );
+        assert!(!lab.taken(2), "who asked knows it");
+        assert!(lab.taken(3));
+        assert!(!lab.taken(3), "a mark counts once");
+        fs::write(
+            lab.archiver.data_directory.join(path(4)),
+            "another file of that name",
+        )
+        .expect("file");
+        assert!(!lab.taken(4), "the mark is of another file");
+    }
+
+    #[tokio::test]
+    async fn a_run_takes_no_more_than_a_batch() {
+        let lab = lab(20);
+        lab.archiver.archive(&path(1)).await.expect("archived");
+        assert_eq!(lab.archived(20).await.len(), BATCH + 1);
+    }
+
+    #[tokio::test]
+    async fn another_ones_failure_is_its_own() {
+        let lab = lab(3);
+        fs::remove_file(lab.archiver.data_directory.join(path(2))).expect("remove");
+        lab.archiver.archive(&path(1)).await.expect("archived");
+        assert!(lab.archiver.archive(&path(2)).await.is_err());
+    }
 }

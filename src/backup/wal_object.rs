@@ -14,15 +14,26 @@ use crate::store::seal::{Opener, SealKey, Sealer};
 
 const SKIPPABLE_MAGIC: u32 = 0x184D_2A50;
 const MOST_TAG_BYTES: usize = 64 << 10;
+/// What the tag takes in front, whatever it says: so the file need not be read before it is compressed.
+const TAG_ROOM_BYTES: usize = 1 << 10;
 const LEVEL: i32 = 1;
 const BUFFER_BYTES: usize = 256 << 10;
+
+/// Who archives which file.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    pub file: String,
+    pub system_identifier: SystemIdentifier,
+    /// The member whose primary wrote it, and in which term of the Lease; 0 without one.
+    pub member: String,
+    pub term: u64,
+}
 
 /// Who archived a file, and what it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Tag {
     pub file: String,
     pub system_identifier: SystemIdentifier,
-    /// The member whose primary wrote it, and in which term of the Lease; 0 without one.
     pub member: String,
     pub term: u64,
     pub bytes: u64,
@@ -30,30 +41,52 @@ pub(super) struct Tag {
     pub sha256: String,
 }
 
-/// Length and SHA-256 of what a reader gives.
-pub(super) fn sum(content: &mut dyn Read) -> io::Result<(u64, String)> {
-    let mut hashed = Hashed::new(io::sink());
+/// The object of a file, which is read once, with its tag.
+pub(super) fn pack(
+    origin: Origin,
+    content: &mut dyn Read,
+    key: Option<&SealKey>,
+) -> io::Result<(Tag, Vec<u8>)> {
+    let mut packed = vec![0; TAG_ROOM_BYTES];
+    let encoder = zstd::Encoder::new(&mut packed, LEVEL)?;
+    let mut hashed = Hashed::new(encoder);
+    hashed.inner.include_checksum(true)?;
     let bytes = copy(content, &mut hashed)?;
-    Ok((bytes, hashed.sha256()))
-}
-
-/// The object of a file, whose sum is in the tag already.
-pub(super) fn pack(tag: &Tag, content: &mut dyn Read, key: Option<&SealKey>) -> io::Result<Vec<u8>> {
-    let text = serde_json::to_vec(tag)?;
-    let mut packed = Vec::with_capacity(usize::try_from(tag.bytes / 4).unwrap_or(0) + text.len());
-    packed.extend_from_slice(&SKIPPABLE_MAGIC.to_le_bytes());
-    packed.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
-    packed.extend_from_slice(&text);
-    let mut encoder = zstd::Encoder::new(packed, LEVEL)?;
-    encoder.include_checksum(true)?;
-    copy(content, &mut encoder)?;
-    let packed = encoder.finish()?;
+    let (encoder, sha256) = hashed.end();
+    encoder.finish()?;
+    let Origin {
+        file,
+        system_identifier,
+        member,
+        term,
+    } = origin;
+    let tag = Tag {
+        file,
+        system_identifier,
+        member,
+        term,
+        bytes,
+        sha256,
+    };
+    packed[..TAG_ROOM_BYTES].copy_from_slice(&head(&tag)?);
     let Some(key) = key else {
-        return Ok(packed);
+        return Ok((tag, packed));
     };
     let mut sealer = Sealer::new(Vec::with_capacity(packed.len()), key)?;
     sealer.write_all(&packed)?;
-    sealer.finish()
+    Ok((tag, sealer.finish()?))
+}
+
+/// The skippable frame with the tag, which blanks fill.
+fn head(tag: &Tag) -> io::Result<[u8; TAG_ROOM_BYTES]> {
+    let mut head = [b' '; TAG_ROOM_BYTES];
+    let (magic, rest) = head.split_at_mut(4);
+    let (length, text) = rest.split_at_mut(4);
+    magic.copy_from_slice(&SKIPPABLE_MAGIC.to_le_bytes());
+    length.copy_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
+    // A member's name has at most 253 letters.
+    serde_json::to_writer(text, tag)?;
+    Ok(head)
 }
 
 /// Writes the file, and gives its tag; what does not fit the tag is an error.
@@ -75,7 +108,7 @@ pub(super) fn unpack(object: &[u8], key: Option<&SealKey>, into: &mut dyn Write)
     let tag: Tag = serde_json::from_slice(&text)?;
     let mut hashed = Hashed::new(into);
     copy(&mut zstd::Decoder::new(packed)?, &mut hashed)?;
-    if hashed.sha256() != tag.sha256 {
+    if hashed.end().1 != tag.sha256 {
         return Err(invalid("its content is not what was archived"));
     }
     Ok(tag)
@@ -107,8 +140,8 @@ impl<W> Hashed<W> {
         }
     }
 
-    fn sha256(self) -> String {
-        hex(self.digest.finish().as_ref())
+    fn end(self) -> (W, String) {
+        (self.inner, hex(self.digest.finish().as_ref()))
     }
 }
 
@@ -133,15 +166,17 @@ mod tests {
         Ok((unpack(object, key, &mut content)?, content))
     }
 
-    fn tag(content: &[u8]) -> Tag {
-        Tag {
+    fn origin() -> Origin {
+        Origin {
             file: "000000010000000000000001".to_owned(),
             system_identifier: SystemIdentifier(7),
             member: "pg-0".to_owned(),
             term: 3,
-            bytes: content.len() as u64,
-            sha256: sum(&mut &*content).expect("a sum").1,
         }
+    }
+
+    fn packed(content: &[u8], key: Option<&SealKey>) -> (Tag, Vec<u8>) {
+        pack(origin(), &mut &*content, key).expect("packed")
     }
 
     #[test]
@@ -149,12 +184,10 @@ mod tests {
         let content = b"wal ".repeat(5_000);
         let key = SealKey::parse(&"a".repeat(64)).expect("a key");
         for key in [None, Some(&key)] {
-            let packed = pack(&tag(&content), &mut &content[..], key).expect("packed");
+            let (tag, packed) = packed(&content, key);
             assert!(packed.len() < content.len() / 4);
-            assert_eq!(
-                unpacked(&packed, key).expect("unpacked"),
-                (tag(&content), content.clone())
-            );
+            assert_eq!((tag.bytes, tag.term), (20_000, 3));
+            assert_eq!(unpacked(&packed, key).expect("unpacked"), (tag, content.clone()));
             for at in 0..packed.len() {
                 let mut flipped = packed.clone();
                 flipped[at] ^= 1;
@@ -163,7 +196,16 @@ mod tests {
             }
             assert!(unpacked(&packed[..packed.len() / 2], key).is_err());
         }
-        let packed = pack(&tag(&content), &mut &content[..], Some(&key)).expect("packed");
-        assert!(unpacked(&packed, None).is_err(), "no key");
+        let (_, sealed) = packed(&content, Some(&key));
+        assert!(unpacked(&sealed, None).is_err(), "no key");
+    }
+
+    #[test]
+    fn a_tag_that_does_not_fit_is_an_error() {
+        let origin = Origin {
+            member: "m".repeat(TAG_ROOM_BYTES),
+            ..origin()
+        };
+        assert!(pack(origin, &mut &b"wal"[..], None).is_err());
     }
 }

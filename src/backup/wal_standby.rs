@@ -48,3 +48,128 @@ pub async fn confirmed(archiver: &Archiver, source: &Path) -> Result<bool, Backu
     }
     Ok(false)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::backup::wal::Writer;
+    use crate::core::data_directory::SystemIdentifier;
+    use crate::store::{Store, StoreSettings};
+
+    const FILE: &str = "pg_wal/0000000100000000000000A2";
+
+    /// A standby's directory with one segment, and an archive with nothing.
+    struct Lab {
+        archiver: Archiver,
+        _folder: tempfile::TempDir,
+    }
+
+    fn lab() -> Lab {
+        let folder = tempfile::tempdir().expect("folder");
+        let data_directory = folder.path().join("data");
+        fs::create_dir_all(data_directory.join("pg_wal")).expect("folder");
+        fs::write(data_directory.join(FILE), "wal").expect("file");
+        fs::write(data_directory.join(STANDBY_SIGNAL), "").expect("file");
+        let destination = folder.path().join("archive");
+        fs::create_dir(&destination).expect("folder");
+        let settings = StoreSettings::new(destination.to_str().expect("utf-8").parse().expect("valid"));
+        let archiver = Archiver {
+            store: Store::open(&settings).expect("store"),
+            writer: Writer {
+                member: "pg-1".to_owned(),
+                term: 1,
+                key: None,
+            },
+            system_identifier: SystemIdentifier(7),
+            data_directory,
+            marks: None,
+        };
+        Lab {
+            archiver,
+            _folder: folder,
+        }
+    }
+
+    impl Lab {
+        async fn confirmed(&self) -> Result<bool, BackupError> {
+            let asked = confirmed(&self.archiver, Path::new(FILE));
+            tokio::time::timeout(Duration::from_secs(20), asked)
+                .await
+                .expect("it ends")
+        }
+
+        /// What the primary does.
+        async fn archive(&self) {
+            let Archiver {
+                store,
+                writer,
+                system_identifier,
+                data_directory,
+                ..
+            } = &self.archiver;
+            let source = data_directory.join(FILE);
+            wal::push(store, writer, *system_identifier, &source)
+                .await
+                .expect("push");
+        }
+
+        async fn archived(&self) -> bool {
+            let file = Path::new(FILE)
+                .file_name()
+                .and_then(|name| name.to_str())
+                .expect("a name");
+            let file = file.parse().expect("a WAL file");
+            let (store, cluster) = (&self.archiver.store, self.archiver.system_identifier);
+            wal::is_archived(store, cluster, file).await.expect("store")
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_primary_has_archived_is_confirmed() {
+        let lab = lab();
+        lab.archive().await;
+        assert!(lab.confirmed().await.expect("confirmed"));
+    }
+
+    #[tokio::test]
+    async fn it_waits_for_the_primary_and_sends_nothing_itself() {
+        let lab = lab();
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            assert!(
+                !lab.archived().await,
+                "the standby has archived what is the primary's"
+            );
+            lab.archive().await;
+        };
+        let (confirmed, ()) = tokio::join!(lab.confirmed(), later);
+        assert!(confirmed.expect("confirmed"));
+    }
+
+    #[tokio::test]
+    async fn once_promoted_it_is_the_callers_turn() {
+        let lab = lab();
+        let signal = lab.archiver.data_directory.join(STANDBY_SIGNAL);
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            fs::remove_file(signal).expect("remove");
+        };
+        let (confirmed, ()) = tokio::join!(lab.confirmed(), later);
+        assert!(!confirmed.expect("an answer"));
+        assert!(!lab.archived().await);
+    }
+
+    #[tokio::test]
+    async fn what_many_later_ones_have_passed_over_is_archived_by_the_standby() {
+        let lab = lab();
+        let folder = lab.archiver.store.folder().expect("a folder").join("wal/7");
+        fs::create_dir_all(&folder).expect("folder");
+        for number in 0xB0..0xB0 + 65 {
+            fs::write(folder.join(format!("0000000100000000{number:08X}.zst")), "").expect("file");
+        }
+        assert!(lab.confirmed().await.expect("confirmed"));
+        assert!(lab.archived().await);
+    }
+}

@@ -10,16 +10,14 @@ use serde_json::Value;
 use crate::backup::Server;
 use crate::backup::run::{Options, Outcome, Source, locked_backup};
 use crate::config::backup::StoreArguments;
-use crate::config::{Environment as _, ProcessEnvironment, server, units};
-use crate::core::backup::Kind;
+use crate::config::{Environment as _, ProcessEnvironment, units};
 use crate::core::backup::retention::Keep;
 use crate::core::backup::source::{self, Candidate, From};
 use crate::core::cluster::table::size_text;
-use crate::demo::dsn::passfile_line;
 use crate::postgres::tls::{AUTHORITY_FILE, ClientTls};
-use crate::postgres::{Login, Secret};
 
 use super::backing::{self, RunDirectory};
+use super::backup_options::{Logins, logins, options};
 use super::place::Place;
 use super::{ExitStatus, Failure};
 
@@ -31,7 +29,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct Arguments {
     #[command(flatten)]
     pub place: Place,
-    /// Where to: a folder, or s3://bucket/prefix
+    /// Where to: a folder, s3://bucket/prefix or azure://container/prefix
     #[arg(long, env = "PODGRES_BACKUP_DESTINATION")]
     pub to: Option<String>,
     #[command(flatten)]
@@ -39,12 +37,32 @@ pub struct Arguments {
     /// The whole server's files, or dumps of databases
     #[arg(long, env = "PODGRES_BACKUP_KIND", value_enum, default_value_t = KindArgument::Physical)]
     pub kind: KindArgument,
+    /// Only what has changed since an earlier backup (PostgreSQL 17+): its name, newest, or auto for a full one where none
+    /// fits [without a value: newest]
+    #[arg(
+        long,
+        env = "PODGRES_BACKUP_INCREMENTAL",
+        value_name = "PARENT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "newest"
+    )]
+    pub incremental: Option<String>,
     /// primary, standby, or a member's name [default: the freshest standby, else the primary]
     #[arg(long, env = "PODGRES_BACKUP_FROM", value_name = "MEMBER")]
     pub from: Option<String>,
     /// A database for a logical backup; may be repeated [default: all]
     #[arg(long = "database", env = "PODGRES_BACKUP_DATABASES", value_delimiter = ',')]
     pub databases: Vec<String>,
+    /// How pg_dump writes a database [default: custom, or directory with --jobs]
+    #[arg(long, env = "PODGRES_BACKUP_FORMAT", value_enum)]
+    pub format: Option<FormatArgument>,
+    /// Jobs that dump a database at once, in directory format
+    #[arg(long, env = "PODGRES_BACKUP_JOBS", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub jobs: Option<u32>,
+    /// Where such a dump's files stand until they are sent [default: TMPDIR]
+    #[arg(long, env = "PODGRES_SCRATCH_DIR")]
+    pub scratch_dir: Option<PathBuf>,
     /// Which backups stay after this one: 7, 30d, or daily=7,weekly=4,monthly=12,yearly=3
     #[arg(long, env = "PODGRES_BACKUP_KEEP")]
     pub keep: Option<Keep>,
@@ -72,6 +90,13 @@ pub struct Arguments {
 pub enum KindArgument {
     Physical,
     Logical,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormatArgument {
+    Custom,
+    Directory,
+    Tar,
 }
 
 /// Makes a backup and says what it made.
@@ -169,74 +194,6 @@ fn choose(arguments: &Arguments, cluster: &Value, logins: &Logins, tried: usize)
     })
 }
 
-struct Logins {
-    superuser: Login,
-    replication: Login,
-}
-
-/// A demo's own, else those of the environment.
-fn logins(place: &Place) -> Result<Logins, Failure> {
-    let Some(directory) = &place.dir else {
-        let (superuser, replication) = server::logins(&ProcessEnvironment)?;
-        return Ok(Logins {
-            superuser,
-            replication,
-        });
-    };
-    let state = super::demo::state(directory)?;
-    let password = std::fs::read_to_string(&state.password_file).map_err(|error| {
-        Failure::new(
-            super::status_of(&error),
-            format!("could not read \"{}\": {error}", state.password_file.display()),
-        )
-    })?;
-    let password = Secret::new(password.trim_end_matches(['\n', '\r']).to_owned());
-    let login = |user: &str| Login {
-        user: user.to_owned(),
-        password: password.clone(),
-    };
-    Ok(Logins {
-        superuser: login(&state.superuser),
-        replication: login("podgres_replication"),
-    })
-}
-
-async fn options(arguments: &Arguments, logins: &Logins, run: &RunDirectory) -> Result<Options, Failure> {
-    let logical = arguments.kind == KindArgument::Logical;
-    if !logical && !arguments.databases.is_empty() {
-        return Err(
-            Failure::new(ExitStatus::Settings, "--database is for --kind logical")
-                .hint("A physical backup holds the whole server."),
-        );
-    }
-    let program_directory = match (&arguments.place.dir, logical) {
-        (Some(directory), true) if arguments.program_dir.is_none() => {
-            super::demo::state(directory)?.program_directory
-        }
-        (_, true) => backing::program_directory(arguments.program_dir.as_deref()).await?,
-        (_, false) => PathBuf::new(),
-    };
-    let passfile = run.path().join("passfile");
-    if logical {
-        let Login { user, password } = &logins.superuser;
-        backing::write_private(&passfile, &passfile_line(user, password.expose().as_bytes()))?;
-    }
-    Ok(Options {
-        kind: if logical { Kind::Logical } else { Kind::Physical },
-        databases: arguments.databases.clone(),
-        keep: arguments.keep,
-        key: arguments.store.key()?,
-        level: arguments.level,
-        threads: arguments.threads,
-        max_rate_bytes: arguments.max_rate,
-        facts_bytes: arguments.proof_size,
-        program_directory,
-        passfile: Some(passfile),
-        cluster: String::new(),
-        term: 0,
-    })
-}
-
 fn told(outcome: &Outcome) -> String {
     let record = &outcome.record;
     let mut text = format!(
@@ -249,6 +206,9 @@ fn told(outcome: &Outcome) -> String {
         record.timeline,
         record.stop_lsn,
     );
+    if let Some(parent) = &record.parent {
+        text.extend([record.name.as_str(), ": adds to ", parent, "\n"]);
+    }
     for name in &outcome.pruned {
         text.extend([name, ": deleted\n"]);
     }

@@ -2,6 +2,7 @@
 
 mod backing;
 pub mod backup;
+mod backup_options;
 pub mod backups;
 pub mod check;
 pub mod demo;
@@ -23,6 +24,7 @@ mod routes;
 mod serve;
 mod settling;
 pub mod sidecar;
+mod slices;
 pub mod status;
 pub mod verify;
 pub mod wal_fetch;

@@ -20,7 +20,9 @@ use crate::http::serve as http;
 use crate::peers::Way;
 use crate::proxy::{Knowledge, SessionCounts};
 
-use super::routes::{self, Endpoints, Members, encryption, make_known, replay_waiter, session_ender};
+use super::routes::{
+    self, Endpoints, Members, encryption, make_known, position_asker, replay_waiter, session_ender,
+};
 use super::serve::{Route, counters};
 use super::settling::settled;
 use super::sidecar::{agent_failure, terminated};
@@ -112,6 +114,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         )),
         table: settled(outside.routes, LONGEST_RIGHT),
         wait_for_replay: Some(replay_waiter(members.clone())),
+        ask_position: Some(position_asker(members.clone())),
         // Without the secret members end nobody's sessions for this route: they are cut when they must leave.
         end_sessions: key().is_some().then(|| session_ender(members, key)),
     };

@@ -17,13 +17,13 @@ use crate::config::routes::{RouteArguments, TlsArgument};
 use crate::core::member::Topology;
 use crate::core::operate::{Answer, Order};
 use crate::core::routing::listen::Listen;
-use crate::core::routing::{RouteMode, RouteTable, Server};
+use crate::core::routing::{RouteMode, RoutePolicy, RouteTable, Server};
 use crate::core::signature::MemberKey;
-use crate::peers::{Reach, Way, send_signed_order, wait_for_replay};
+use crate::peers::{PositionAsker, Reach, Way, send_signed_order, wait_for_replay};
 use crate::postgres::tls::ClientTls;
 use crate::proxy::{
-    Authority, CertificateFolder, Encryption, EndSessions, Knowledge, Limits, Listener, Network, RouteStats,
-    SessionCounts, WaitForReplay, Workers,
+    AskPosition, Authority, CertificateFolder, Encryption, EndSessions, Knowledge, Limits, Listener, Network,
+    Reads, RouteStats, SessionCounts, WaitForReplay, Workers,
 };
 
 use super::serve::Route;
@@ -38,6 +38,8 @@ const LEFT_PAUSE: Duration = Duration::from_millis(10);
 const TELL_PAUSE: Duration = Duration::from_secs(1);
 /// For one order to end idle sessions.
 const END_LIMIT: Duration = Duration::from_millis(900);
+/// For one answer to where a server is.
+const ASK_LIMIT: Duration = Duration::from_millis(500);
 /// Sessions in one order.
 const END_BATCH: usize = 1000;
 
@@ -84,6 +86,12 @@ impl Endpoints {
         self.bound.iter().map(stats).collect()
     }
 
+    /// What each promises, by its name.
+    pub(super) fn policies(&self) -> Vec<(String, RoutePolicy)> {
+        let policy = |(listen, ..): &(Listen, _, _, _)| (listen.name.clone(), listen.policy.clone());
+        self.bound.iter().map(policy).collect()
+    }
+
     /// How often members are asked, so that the strictest bound can be kept.
     pub(super) fn ask_pause(&self) -> Duration {
         let reads = self
@@ -103,7 +111,7 @@ impl Endpoints {
         stopped: &watch::Receiver<bool>,
     ) -> Result<JoinSet<()>, Failure> {
         let workers = Workers::start().map_err(|error| Failure::from_error(ExitStatus::Bug, &error))?;
-        let workers = Arc::new(workers);
+        let (workers, reads) = (Arc::new(workers), Arc::<Reads>::default());
         let mut listening = JoinSet::new();
         let named: BTreeMap<_, _> = self
             .bound
@@ -121,6 +129,7 @@ impl Endpoints {
                 show_clients: self.show_clients,
                 knowledge: knowledge.clone(),
                 sessions: Arc::clone(sessions),
+                reads: Arc::clone(&reads),
                 stats,
                 workers: Arc::clone(&workers),
             };
@@ -205,6 +214,7 @@ pub(super) fn knowledge(
             members.way.clone(),
         )),
         wait_for_replay: Some(replay_waiter(members.clone())),
+        ask_position: Some(position_asker(members.clone())),
         end_sessions: Some(session_ender(
             members,
             Arc::new(move || member_key(&logins, &cluster)),
@@ -296,6 +306,13 @@ pub(super) fn replay_waiter(members: Members) -> WaitForReplay {
     Arc::new(move |address, lsn, wait| {
         let member = members.at(address);
         Box::pin(async move { wait_for_replay(&member, lsn, wait).await.unwrap_or(false) })
+    })
+}
+
+pub(super) fn position_asker(members: Members) -> AskPosition {
+    Arc::new(move |address| {
+        let mut asker = PositionAsker::new(members.at(address));
+        Box::pin(async move { asker.ask(ASK_LIMIT).await.ok().flatten() })
     })
 }
 

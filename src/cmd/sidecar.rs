@@ -23,6 +23,7 @@ use super::report::report;
 use super::routes::{self, Endpoints};
 use super::serve::{check_admin_token, http_listeners, serve_http, server_tls};
 use super::settling::settled;
+use super::slices::keep_slices;
 use super::{ExitStatus, Failure, wiring};
 
 #[derive(Args, Debug)]
@@ -95,6 +96,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         ..wiring::agent_settings(&pod, folder)
     };
     settings.policy.times.drain_timeout_ms = milliseconds(arguments.routes.drain_timeout);
+    let slices = arguments.report.slices(&pod)?;
     let (agent, published) = Agent::start(settings).map_err(|error| agent_failure(&error))?;
     if let Some(reporter) = arguments.report.reporter(&pod) {
         tokio::spawn(report(reporter, arguments.report, published.view.clone()));
@@ -103,6 +105,16 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let longest_right = Duration::from_millis(pod.policy().times.renew_deadline_ms);
     let table = settled(published.routes.clone(), longest_right);
     let knowledge = routes::knowledge(&published, table.clone(), &pod, endpoints.ask_pause());
+    if let Some(api) = slices {
+        let (cluster, view) = (pod.name.cluster.clone(), published.view.clone());
+        tokio::spawn(keep_slices(
+            api,
+            cluster,
+            endpoints.policies(),
+            knowledge.clone(),
+            view,
+        ));
+    }
     let (stop, stopped) = watch::channel(false);
     let sessions = Arc::new(SessionCounts::default());
     tokio::spawn(routes::tell_left(published.clone(), table, Arc::clone(&sessions)));

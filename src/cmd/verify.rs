@@ -43,11 +43,11 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         .unwrap_or_else(|| run_directory.path().to_owned());
     let found = catalogue(&opened.store).await?;
     let mut bad = Vec::new();
-    for record in wanted(&arguments, &found.entries)? {
-        let verification = verify::verify(&opened.store, &record, &options, &scratch).await?;
-        backing::print(&told(&record, &verification, arguments.output))?;
+    for entry in wanted(&arguments, &found.entries)? {
+        let verification = verify::verify(&opened.store, &found.entries, entry, &options, &scratch).await?;
+        backing::print(&told(&entry.record, &verification, arguments.output))?;
         if !verification.differences.is_empty() {
-            bad.push(record.name);
+            bad.push(entry.record.name.clone());
         }
     }
     if bad.is_empty() {
@@ -60,22 +60,19 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     .hint("Make a new backup now; this one is no longer restored by default."))
 }
 
-fn wanted(arguments: &Arguments, entries: &[Entry]) -> Result<Vec<Record>, Failure> {
+fn wanted<'a>(arguments: &Arguments, entries: &'a [Entry]) -> Result<Vec<&'a Entry>, Failure> {
     if arguments.all {
-        return Ok(entries.iter().map(|entry| entry.record.clone()).collect());
+        return Ok(entries.iter().collect());
     }
     let missing = |message: String| Failure::new(ExitStatus::Refused, message);
     if arguments.names.is_empty() {
         let newest = entries
             .last()
             .ok_or_else(|| missing("there is no backup at the destination".to_owned()))?;
-        return Ok(vec![newest.record.clone()]);
+        return Ok(vec![newest]);
     }
     let find = |name: &String| {
-        let found = entries
-            .iter()
-            .find(|entry| entry.record.name == *name)
-            .map(|entry| entry.record.clone());
+        let found = entries.iter().find(|entry| entry.record.name == *name);
         found.ok_or_else(|| missing(format!("there is no backup \"{name}\" at the destination")))
     };
     arguments.names.iter().map(find).collect()

@@ -11,11 +11,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::backup::wal::{self, Writer};
-use crate::backup::wal_batch::Archiver;
+use crate::backup::wal_batch::{Archiver, Marks};
 use crate::backup::wal_standby;
 use crate::config::ProcessEnvironment;
 use crate::config::backup::StoreArguments;
 use crate::config::server::ServerArguments;
+use crate::core::data_directory::SystemIdentifier;
 use crate::postgres::{ServerSettings, postmaster_pid, terms};
 use crate::store::{Store, StoreSettings};
 
@@ -57,14 +58,29 @@ struct Settings {
 
 /// Archives the file, and others that wait.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let archiver = archiver(&arguments)?;
+    let settings = settings(&arguments)?;
+    // PostgreSQL runs it in the data directory.
+    let data_directory =
+        std::env::current_dir().map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))?;
+    let system_identifier = wal::system_identifier(&data_directory)?;
+    // Before anything else: most calls end here, and a bucket's client costs more than this.
+    if let Some(marks) = settings.marks.clone().map(Marks)
+        && marks.take(system_identifier, &data_directory.join(&arguments.path))?
+    {
+        return Ok(());
+    }
+    let archiver = archiver(settings, data_directory, system_identifier)?;
+    push(&archiver, &arguments.path).await
+}
+
+async fn push(archiver: &Archiver, path: &Path) -> Result<(), Failure> {
     let stopping = postmaster_pid::is_stopping(&archiver.data_directory);
     let limit = if stopping { STOPPING_LIMIT } else { LIMIT };
     let ended = tokio::select! {
-        ended = tokio::time::timeout(limit, archive(&archiver, &arguments.path)) => {
-            ended.map_err(|_| late(&archiver, limit)).and_then(|ended| ended)
+        ended = tokio::time::timeout(limit, archive(archiver, path)) => {
+            ended.map_err(|_| late(archiver, limit)).and_then(|ended| ended)
         }
-        failure = stops(&archiver), if !stopping => Err(failure),
+        failure = stops(archiver), if !stopping => Err(failure),
     };
     ended.map_err(|failure| {
         let stopping = stopping || postmaster_pid::is_stopping(&archiver.data_directory);
@@ -78,21 +94,26 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     })
 }
 
-fn archiver(arguments: &Arguments) -> Result<Archiver, Failure> {
-    let settings = match &arguments.settings {
-        Some(path) => read_settings(path)?,
-        None => Settings {
-            destination: arguments
-                .store
-                .settings("--to", arguments.to.as_deref(), &ProcessEnvironment)?,
-            key_file: arguments.store.key_file.clone(),
-            member: arguments.member.clone(),
-            marks: None,
-        },
-    };
-    // PostgreSQL runs it in the data directory.
-    let data_directory =
-        std::env::current_dir().map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))?;
+fn settings(arguments: &Arguments) -> Result<Settings, Failure> {
+    if let Some(path) = &arguments.settings {
+        return read_settings(path);
+    }
+    let destination = arguments
+        .store
+        .settings("--to", arguments.to.as_deref(), &ProcessEnvironment)?;
+    Ok(Settings {
+        destination,
+        key_file: arguments.store.key_file.clone(),
+        member: arguments.member.clone(),
+        marks: None,
+    })
+}
+
+fn archiver(
+    settings: Settings,
+    data_directory: PathBuf,
+    system_identifier: SystemIdentifier,
+) -> Result<Archiver, Failure> {
     let key = StoreArguments {
         key_file: settings.key_file,
         ..StoreArguments::default()
@@ -105,8 +126,8 @@ fn archiver(arguments: &Arguments) -> Result<Archiver, Failure> {
             term: terms::held_beside(&data_directory),
             key,
         },
-        system_identifier: wal::system_identifier(&data_directory)?,
-        marks: settings.marks,
+        system_identifier,
+        marks: settings.marks.map(Marks),
         data_directory,
     })
 }

@@ -31,14 +31,31 @@ const AWS_VARIABLES: [&str; 18] = [
     "AWS_SKIP_SIGNATURE",
 ];
 
-/// How a destination is reached. A bucket's region, endpoint and credentials come as everywhere else: by the
-/// variables of the AWS command line, by a web identity, or by the machine's own role.
+/// The Azure command line's own variables, and those of Azure's libraries; as keys of `StoreSettings::azure` in lower case.
+const AZURE_VARIABLES: [&str; 13] = [
+    "AZURE_STORAGE_ACCOUNT",
+    "AZURE_STORAGE_ACCOUNT_NAME",
+    "AZURE_STORAGE_KEY",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "AZURE_STORAGE_ENDPOINT",
+    "AZURE_CLIENT_ID",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_TENANT_ID",
+    "AZURE_AUTHORITY_HOST",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "IDENTITY_ENDPOINT",
+    "AZURE_OBJECT_ID",
+];
+
+/// How a destination is reached. A bucket's or container's endpoint and credentials come as everywhere else: by the
+/// variables of the AWS or Azure command line, by a web identity, or by the machine's own role.
 #[derive(Args, Clone, Debug, Default)]
 pub struct StoreArguments {
     /// A file as ~/.aws/credentials, instead of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
     #[arg(long, env = "PODGRES_S3_CREDENTIALS_FILE")]
     pub s3_credentials_file: Option<PathBuf>,
-    /// Certificate authorities for an S3 endpoint of your own, PEM
+    /// Certificate authorities for an S3 or Azure endpoint of your own, PEM
     #[arg(long, env = "PODGRES_S3_CA_FILE")]
     pub s3_ca_file: Option<PathBuf>,
     /// File with the key that backups are encrypted with: 64 hexadecimal digits
@@ -57,25 +74,29 @@ impl StoreArguments {
         destination: Option<&str>,
         environment: &impl Environment,
     ) -> Result<StoreSettings, InvalidSetting> {
-        let hint = "give a folder's full path, or s3://bucket/prefix";
+        let hint = "give a folder's full path, s3://bucket/prefix or azure://container/prefix";
         let text = destination
             .filter(|text| !text.is_empty())
             .ok_or_else(|| InvalidSetting::new(flag, "not set", hint))?;
         let destination: Destination = text.parse().map_err(|error: crate::store::InvalidDestination| {
             InvalidSetting::new(flag, error.to_string(), hint)
         })?;
-        let aws: BTreeMap<String, String> = AWS_VARIABLES
-            .iter()
-            .filter_map(|name| {
-                Some((
-                    name.to_lowercase(),
-                    environment.get(name).filter(|value| !value.is_empty())?,
-                ))
-            })
-            .collect();
+        let of = |variables: &[&str]| -> BTreeMap<String, String> {
+            let found = variables.iter().filter_map(|name| {
+                let value = environment.get(name).filter(|value| !value.is_empty())?;
+                Some((name.to_lowercase(), value))
+            });
+            found.collect()
+        };
+        let (aws, azure) = match &destination {
+            Destination::Folder(_) => Default::default(),
+            Destination::S3 { .. } => (of(&AWS_VARIABLES), BTreeMap::new()),
+            Destination::Azure { .. } => (BTreeMap::new(), of(&AZURE_VARIABLES)),
+        };
         Ok(StoreSettings {
             destination,
             aws,
+            azure,
             credentials_file: self.s3_credentials_file.clone(),
             authority_file: self.s3_ca_file.clone(),
         })
@@ -130,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_is_reached_as_the_aws_command_line_does() {
+    fn a_bucket_or_container_is_reached_as_the_command_lines_do() {
         let table = Table(&[
             ("AWS_REGION", "eu-west-1"),
             ("AWS_SESSION_TOKEN", ""),
@@ -143,5 +164,14 @@ mod tests {
             settings.aws,
             BTreeMap::from([("aws_region".to_owned(), "eu-west-1".to_owned())])
         );
+        let table = Table(&[("AZURE_STORAGE_ACCOUNT", "me"), ("AWS_REGION", "eu-west-1")]);
+        let settings = StoreArguments::default()
+            .settings("--to", Some("azure://container/a"), &table)
+            .expect("valid");
+        assert_eq!(
+            settings.azure,
+            BTreeMap::from([("azure_storage_account".to_owned(), "me".to_owned())])
+        );
+        assert!(settings.aws.is_empty(), "secrets go only where they are needed");
     }
 }

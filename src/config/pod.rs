@@ -83,6 +83,9 @@ pub struct PodArguments {
     /// How long the slot of a member that DNS no longer lists is kept
     #[arg(long, env = "PODGRES_SLOT_RETENTION", value_parser = units::duration, default_value = "10min")]
     pub slot_retention: Duration,
+    /// While the cluster is switched to read-only, sessions that connect to the primary directly begin read-only too
+    #[arg(long, env = "PODGRES_READ_ONLY_DEFAULT", value_enum, default_value_t = Switch::Off)]
+    pub read_only_default: Switch,
     /// Make a new cluster on an empty first ordinal although a peer holds data
     #[arg(long, env = "PODGRES_NEW_CLUSTER", default_value_t = false)]
     pub new_cluster: bool,
@@ -210,6 +213,7 @@ impl Pod {
             identity: self.identity(),
             durability: arguments.durability(),
             gate: arguments.lease.gate == Switch::On,
+            read_only_default: arguments.read_only_default == Switch::On,
             priority: (!arguments.lease.never_primary).then_some(arguments.lease.priority),
             times: arguments
                 .lease

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::lease::Switch;
 use super::limits::LEAST_STALENESS;
 use super::units::duration_text;
 use super::{InvalidSetting, units};
@@ -30,7 +31,7 @@ pub struct RouteArguments {
     #[arg(long, env = "PODGRES_DEGRADE", value_enum, default_value_t = DegradeArgument::Off)]
     pub degrade: DegradeArgument,
     /// A further endpoint: PORT,name=…,mode=read-only|read-write,max_staleness=…,max_lag=…,fallback=primary|none,
-    /// on_primary_loss=…,degrade=…,affinity=client|none,max_connections=…,max_connections_per_client=…
+    /// on_primary_loss=…,degrade=…,affinity=client|none,monotonic=on|off,max_connections=…,max_connections_per_client=…
     #[arg(
         long,
         env = "PODGRES_LISTEN",
@@ -45,6 +46,9 @@ pub struct RouteArguments {
     /// cancel requests find them, or each where there is most room
     #[arg(long, env = "PODGRES_AFFINITY", value_enum, default_value_t = AffinityArgument::Client)]
     pub affinity: AffinityArgument,
+    /// Whether a client address is kept from older data than its earlier sessions may have read
+    #[arg(long, env = "PODGRES_MONOTONIC", value_enum, default_value_t = Switch::Off)]
+    pub monotonic: Switch,
     /// How long a new connection waits for a server
     #[arg(long, env = "PODGRES_HOLD", value_parser = units::duration, default_value = "10s")]
     pub hold: Duration,
@@ -128,6 +132,7 @@ impl RouteArguments {
             },
             on_primary_loss: self.on_primary_loss,
             degrade: mode == RouteMode::ReadWrite && self.degrade == DegradeArgument::ReadOnly,
+            monotonic: self.monotonic == Switch::On,
             affinity: match self.affinity {
                 AffinityArgument::Client => Affinity::Client,
                 AffinityArgument::None => Affinity::None,

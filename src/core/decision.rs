@@ -21,6 +21,9 @@ pub enum PostgresAction {
     /// Takes a running standby into office.
     Promote {
         synchronous_standby_names: String,
+        /// As in [`ServerRole::Primary`].
+        #[serde(default)]
+        read_only: bool,
         term: u64,
         timeline: NextTimeline,
     },
@@ -62,6 +65,12 @@ pub enum PostgresAction {
         expected: Vec<String>,
         #[serde(default)]
         advance: BTreeMap<String, Lsn>,
+    },
+    /// Drops logical slots on this standby: see [`ServerStatus::superseded_slots`].
+    ///
+    /// [`ServerStatus::superseded_slots`]: crate::core::status::ServerStatus::superseded_slots
+    DropSlots {
+        names: Vec<String>,
     },
 }
 

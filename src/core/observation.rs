@@ -54,6 +54,9 @@ pub struct Observation {
     /// A checkpoint that this member asked for has ended at this time.
     #[serde(default)]
     pub checkpointed_at_ms: Option<u64>,
+    /// The read-only switch as the members tell it each other, where no Lease keeps it.
+    #[serde(default)]
+    pub read_only: bool,
     /// No member's route has a session here, and none begins one while this member hands over.
     #[serde(default)]
     pub drained: bool,

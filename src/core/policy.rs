@@ -39,6 +39,8 @@ pub struct Policy {
     pub durability: Durability,
     /// Commits also wait for the sidecar's own confirmation.
     pub gate: bool,
+    /// While the cluster is switched to read-only, sessions that connect to the primary directly begin read-only too.
+    pub read_only_default: bool,
     /// Whether this member may become primary, and who is preferred among equals (lower first).
     pub priority: Option<u32>,
     pub times: LeaseTimes,

@@ -7,8 +7,10 @@ pub mod choose;
 pub mod freshness;
 pub mod listen;
 pub mod membership;
+pub mod monotonic;
 pub mod options;
 pub mod settling;
+pub mod slice;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -135,6 +137,8 @@ pub struct RoutePolicy {
     /// A read-write endpoint serves standbys while there is no primary.
     pub degrade: bool,
     pub affinity: Affinity,
+    /// No session sees older data than an earlier one of the same client address: see [`monotonic`].
+    pub monotonic: bool,
 }
 
 impl RoutePolicy {
@@ -149,6 +153,7 @@ impl RoutePolicy {
             on_primary_loss: OnPrimaryLoss::Serve,
             degrade: false,
             affinity: Affinity::Client,
+            monotonic: false,
         }
     }
 

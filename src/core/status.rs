@@ -145,6 +145,11 @@ pub struct ServerStatus {
     /// Standby: replay has reached the end of all WAL that is here and waits for more.
     #[serde(default)]
     pub replay_waiting: bool,
+    /// Standby that synchronizes logical slots (`sync_replication_slots`, PostgreSQL 17): its own failover slots from when it
+    /// was the primary. The primary's of the same name cannot come here while they exist (the manual, "Replication Slot
+    /// Synchronization").
+    #[serde(default)]
+    pub superseded_slots: Vec<String>,
     /// The setting as this session sees it.
     #[serde(default)]
     pub synchronous_standby_names: String,
@@ -240,6 +245,9 @@ pub struct MemberStatus {
     /// The cluster is switched to read-only, as far as it knows.
     #[serde(default)]
     pub read_only: bool,
+    /// Its server is a primary whose sessions are read-only by default, because of the switch.
+    #[serde(default)]
+    pub read_only_default: bool,
 }
 
 impl MemberStatus {
@@ -277,6 +285,7 @@ impl MemberStatus {
             routes_term: None,
             switch: SwitchPosition::default(),
             read_only: false,
+            read_only_default: false,
         }
     }
 

@@ -41,7 +41,12 @@ pub const GATE_NAME: &str = "podgres_gate";
 pub enum ServerRole {
     /// `synchronous_standby_names` is PostgreSQL's setting, empty with fixed leadership. A standby has nothing but
     /// the gate in it under `lease`, so that one promoted by anybody else acknowledges nothing.
-    Primary { synchronous_standby_names: String },
+    Primary {
+        synchronous_standby_names: String,
+        /// Transactions that do not say otherwise cannot write (`default_transaction_read_only`).
+        #[serde(default)]
+        read_only: bool,
+    },
     /// `upstream` is `None` while nobody is known: the server then replays and serves what it has.
     Standby { upstream: Option<Upstream> },
 }
@@ -50,8 +55,15 @@ impl ServerRole {
     /// A primary that waits for nobody's confirmation.
     #[must_use]
     pub fn alone() -> Self {
+        Self::primary(String::new())
+    }
+
+    /// A primary whose sessions may write, unless `core::decide` says otherwise of it.
+    #[must_use]
+    pub fn primary(synchronous_standby_names: String) -> Self {
         Self::Primary {
-            synchronous_standby_names: String::new(),
+            synchronous_standby_names,
+            read_only: false,
         }
     }
 }
@@ -321,6 +333,9 @@ pub enum SupervisorRequest {
     /// has it read first.
     Promote {
         synchronous_standby_names: String,
+        /// As in [`ServerRole::Primary`].
+        #[serde(default)]
+        read_only: bool,
         /// Written down as [`Terms::held`] first.
         term: u64,
         timeline: NextTimeline,

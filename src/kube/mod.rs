@@ -1,4 +1,5 @@
-//! The Kubernetes API, as far as podgres needs it: one Lease, and at most a label and an Event of its own pod.
+//! The Kubernetes API, as far as podgres needs it: one Lease, and at most a label and an Event of its own pod, and
+//! EndpointSlices.
 //!
 //! [`LeaseStore`] follows the Lease and writes it by compare-and-swap; what is known is a [`LeaseView`], stamped
 //! with this machine's clock alone. It never decides who may hold the Lease, and never repeats a write.
@@ -18,6 +19,7 @@ mod lease_api;
 pub mod pod;
 mod record;
 mod remembered;
+pub mod slice;
 mod store;
 mod update;
 

@@ -77,6 +77,9 @@ pub async fn write(settings: &ServerSettings, role: &ServerRole) -> Result<(), C
         None => None,
     };
     auto_conf::strip(settings, &settings.data_directory)?;
+    if read_only(role) {
+        auto_conf::strip_read_only_off(&settings.data_directory)?;
+    }
     let path = path(settings);
     let candidate = with_suffix(&path, ".candidate");
     write_private(&candidate, text(settings, role, tls.as_ref())?.as_bytes())?;
@@ -173,6 +176,9 @@ fn owned(
             synchronous_standby_names(settings, role),
         ),
     ];
+    if read_only(role) {
+        lines.push((auto_conf::READ_ONLY, "on".to_owned()));
+    }
     if let Some(command) = &settings.archive_command {
         lines.extend([
             // A standby keeps what the primary has not archived: after a failover nobody else has it.
@@ -196,10 +202,15 @@ fn synchronous_standby_names(settings: &ServerSettings, role: &ServerRole) -> St
     match role {
         ServerRole::Primary {
             synchronous_standby_names,
+            ..
         } => synchronous_standby_names.clone(),
         ServerRole::Standby { .. } if settings.gated => format!("FIRST 1 ({GATE_NAME})"),
         ServerRole::Standby { .. } => String::new(),
     }
+}
+
+fn read_only(role: &ServerRole) -> bool {
+    matches!(role, ServerRole::Primary { read_only: true, .. })
 }
 
 /// A list in which commas, quotes and spaces of a path mean themselves.

@@ -28,7 +28,8 @@ const UPSTREAM_OPTIONS: &str = "-c tcp_user_timeout=30000";
 pub fn receiver_conninfo(settings: &ServerSettings, upstream: &Upstream) -> String {
     let name = upstream.application_name.as_ref().unwrap_or(&settings.member);
     let text = conninfo(settings, upstream, name);
-    format!("{text} options={}", quote(UPSTREAM_OPTIONS))
+    // The receiver does without a database; what synchronizes logical slots (PostgreSQL 17) asks for one.
+    format!("{text} dbname=postgres options={}", quote(UPSTREAM_OPTIONS))
 }
 
 /// The connection string for `pg_basebackup`.

@@ -11,6 +11,7 @@ use super::error::ProgramError;
 use super::process::{Locale, command};
 use super::program::{self, Program};
 use super::session::Address;
+use crate::core::backup::DumpFormat;
 
 /// Restoring a dump takes as long as it takes; a day is more than any.
 const LOAD_LIMIT: Duration = Duration::from_hours(24);
@@ -48,15 +49,33 @@ impl Dump {
 }
 
 impl Client {
-    /// `pg_dump --format=custom` of a database as of a snapshot.
-    pub fn dump(&self, database: &str, snapshot: &str) -> Result<Dump, ProgramError> {
-        let mut pg_dump = self.program("pg_dump");
-        pg_dump.args(["--format=custom", "--no-password", "--lock-wait-timeout=60s"]);
-        pg_dump
-            .arg(format!("--snapshot={snapshot}"))
-            .arg("-d")
-            .arg(self.conninfo(database));
+    /// `pg_dump` of a database as of a snapshot, in one stream.
+    pub fn dump(&self, database: &str, snapshot: &str, format: DumpFormat) -> Result<Dump, ProgramError> {
+        stream(self.pg_dump(database, snapshot, format))
+    }
+
+    /// The same into an empty folder, by several jobs; nothing comes as output.
+    pub fn dump_files(
+        &self,
+        database: &str,
+        snapshot: &str,
+        folder: &Path,
+        jobs: u32,
+    ) -> Result<Dump, ProgramError> {
+        let mut pg_dump = self.pg_dump(database, snapshot, DumpFormat::Directory);
+        pg_dump.arg("--no-sync").arg(format!("--jobs={jobs}"));
+        pg_dump.arg("--file").arg(folder);
         stream(pg_dump)
+    }
+
+    fn pg_dump(&self, database: &str, snapshot: &str, format: DumpFormat) -> Command {
+        let mut pg_dump = self.program("pg_dump");
+        pg_dump
+            .arg(format!("--format={}", format.as_str()))
+            .args(["--no-password", "--lock-wait-timeout=60s"])
+            .arg(format!("--snapshot={snapshot}"));
+        pg_dump.arg("-d").arg(self.conninfo(database));
+        pg_dump
     }
 
     /// `pg_dumpall --globals-only`: roles with their password verifiers, and tablespaces.
@@ -69,8 +88,13 @@ impl Client {
         stream(pg_dumpall)
     }
 
-    /// Loads a dump as the database it was made of, which is dropped first if it is there.
-    pub async fn load_new(&self, maintenance_database: &str, dump: &Path) -> Result<(), ProgramError> {
+    /// Loads a dump as the database it was made of, which is dropped first if it is there. More than one job reads no tar.
+    pub async fn load_new(
+        &self,
+        maintenance_database: &str,
+        dump: &Path,
+        jobs: usize,
+    ) -> Result<(), ProgramError> {
         let mut pg_restore = self.program("pg_restore");
         pg_restore.args([
             "--exit-on-error",
@@ -79,6 +103,7 @@ impl Client {
             "--clean",
             "--if-exists",
         ]);
+        pg_restore.arg(format!("--jobs={jobs}"));
         pg_restore
             .arg("-d")
             .arg(self.conninfo(maintenance_database))

@@ -6,6 +6,7 @@ mod accepted;
 pub mod auto_conf;
 pub mod basebackup;
 pub mod checkpoint;
+pub mod combine;
 pub mod conf;
 pub mod conninfo;
 pub mod data_directory;

@@ -8,6 +8,7 @@ pub mod base_backup;
 mod error;
 mod frames;
 mod login;
+mod manifest;
 mod probe;
 mod wal_stream;
 mod wire;
@@ -174,6 +175,12 @@ impl ReplicationClient {
         let row = self.command("SHOW wal_segment_size").await?;
         let text: String = required(&row, 0, "wal_segment_size")?;
         size_bytes(&text).ok_or_else(|| UpstreamError::unreadable("wal_segment_size", &text))
+    }
+
+    /// `SHOW summarize_wal`; ask only a server that has it (17 and later).
+    pub async fn summarizes_wal(&mut self) -> Result<bool, UpstreamError> {
+        let row = self.command("SHOW summarize_wal").await?;
+        Ok(required::<String>(&row, 0, "summarize_wal")? == "on")
     }
 
     /// The one value that an SQL query yields; `None` for NULL.

@@ -234,8 +234,14 @@ async fn follow(
             .map_err(|_| stalled("pg_rewind", REWIND_STALL_LIMIT))?;
         let mut take = |line: &Line| {
             let (Line::Out(text) | Line::Err(text)) = line;
-            tracing::debug!(line = text, "pg_rewind");
-            *changing |= text.contains(POINT_OF_NO_RETURN);
+            let decided = text.contains(POINT_OF_NO_RETURN);
+            // How much, of how much.
+            if decided {
+                tracing::info!("{text}");
+            } else {
+                tracing::debug!(line = text, "pg_rewind");
+            }
+            *changing |= decided;
             if let Some(report) = progress::parse(text, begun.elapsed()) {
                 progress.send_replace(report);
             }

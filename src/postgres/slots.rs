@@ -1,7 +1,7 @@
 //! The physical replication slots of the members, on this server: made, renewed and dropped.
 //!
-//! Works on a primary and on a standby. Never touches a slot in use, a logical or temporary one, or one whose
-//! name this cluster's members cannot have.
+//! Works on a primary and on a standby. Never touches a slot in use, a temporary one, or one whose
+//! name this cluster's members cannot have; of logical ones none but those that keep a standby's from being synchronized.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -107,6 +107,28 @@ impl LocalServer {
                 }
             }
             Ok(())
+        })
+        .await
+    }
+}
+
+impl LocalServer {
+    /// Drops logical slots of a standby that only a primary can have made; those in use are left to the next turn. Gives
+    /// what it has dropped.
+    ///
+    /// # Errors
+    /// PostgreSQL refuses, or the connection fails.
+    pub async fn drop_superseded_slots(
+        &mut self,
+        names: &[String],
+        limit: Duration,
+    ) -> Result<Vec<String>, QueryError> {
+        const DROP: &str = "SELECT slot_name::text, pg_drop_replication_slot(slot_name)::text
+            FROM pg_replication_slots
+            WHERE slot_name = ANY ($1::text[]::name[]) AND slot_type = 'logical' AND NOT active AND pg_is_in_recovery()";
+        self.run(limit, async |session| {
+            let rows = session.client.query(DROP, &[&names]).await?;
+            rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
         })
         .await
     }

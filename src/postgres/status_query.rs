@@ -69,6 +69,11 @@ SELECT in_recovery,
                    safe_wal_size AS safe_wal_size_bytes
             FROM pg_replication_slots
             WHERE slot_type = 'physical' AND NOT temporary AND starts_with(slot_name, 'podgres_')) slot) AS slots,
+       CASE WHEN in_recovery AND current_setting('sync_replication_slots', true) = 'on' THEN
+            (SELECT array_agg(slot_name::text ORDER BY slot_name) FROM pg_replication_slots logical
+             WHERE slot_type = 'logical' AND NOT temporary AND NOT active
+                AND (to_jsonb(logical) ->> 'failover')::boolean
+                AND NOT (to_jsonb(logical) ->> 'synced')::boolean) END AS superseded_slots,
        CASE WHEN $1 OR (in_recovery AND receiver.received_tli IS NULL) THEN
             (SELECT array_agg(name) FROM (
                 SELECT min(name COLLATE \"C\") AS name FROM pg_ls_waldir()
@@ -131,6 +136,7 @@ pub(super) fn decode(row: &Row, facts: &ServerFacts) -> Result<Answer, QueryErro
         receiver_silent_ms: get::<Option<i64>>(row, "receiver_silent_ms")?
             .map(|silent| silent.max(0).cast_unsigned()),
         replay_waiting: get::<Option<bool>>(row, "replay_waiting")?.unwrap_or(false),
+        superseded_slots: get::<Option<Vec<String>>>(row, "superseded_slots")?.unwrap_or_default(),
         synchronous_standby_names: get(row, "synchronous_standby_names")?,
         archive: get::<Option<&str>>(row, "archive")?.and_then(|text| serde_json::from_str(text).ok()),
     };

@@ -1,4 +1,5 @@
-//! Causal reads: only a server that has replayed up to the client's token may answer.
+//! Causal reads: only a server that has replayed up to the client's token may answer, and under a policy of monotonic reads up
+//! to what its earlier sessions may have read.
 //!
 //! Whoever is known to be there already is taken at once; else all that fit are asked to say when they are, and the
 //! first one wins. In the end the policy's fallback decides.
@@ -10,9 +11,10 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};
 
 use crate::core::routing::freshness::written_end;
+use crate::core::routing::monotonic::Floor;
 use crate::core::routing::{ReadOnlyFallback, RoutePolicy, RouteTable, Server, unfit};
 use crate::core::status::Role;
-use crate::core::wal::Lsn;
+use crate::core::wal::{Lsn, TimelineId};
 
 use super::connection::Endpoint;
 use super::refusal::Refusal;
@@ -21,36 +23,81 @@ use super::upstream::Wish;
 /// Beyond the time that a member waits, for its answer to come.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// How far a server must be.
+#[derive(Clone, Copy)]
+struct Least {
+    lsn: Lsn,
+    /// Known of a server only once this timeline is.
+    timeline: TimelineId,
+    /// It is the client's own token, of which even a primary may know nothing.
+    token: bool,
+}
+
 impl Endpoint {
-    /// Those of `fit` that may answer the wish now; waits for one as long as the client allows. The primary is asked too: one that was
-    /// put in office by force may lack what an earlier one acknowledged.
+    /// Those of `fit` that may answer the wish now; waits for one as long as the client allows. For the client's own token the primary is
+    /// asked too: one that was put in office by force may lack what an earlier one acknowledged.
     pub(super) async fn reach<'a>(
         &self,
         wish: &Wish<'_>,
         fit: Vec<&'a Server>,
         seen: &'a RouteTable,
     ) -> Result<Vec<&'a Server>, Refusal> {
-        let Some(token) = wish.options.min_lsn else {
+        let Some(least) = self.least(wish, &fit, seen).await? else {
             return Ok(fit);
         };
-        if fit.is_empty() {
-            return Ok(fit);
-        }
-        let there = |server: &&&Server| self.knowledge.has_reached(&server.name, token);
-        let arrived: Vec<&Server> = fit.iter().filter(there).copied().collect();
+        let arrived: Vec<&Server> = fit
+            .iter()
+            .filter(|server| self.is_there(server, least))
+            .copied()
+            .collect();
         if !arrived.is_empty() {
             return Ok(arrived);
         }
-        let wait = wish.options.wait();
-        if let Some(server) = self.first_to_reach(&fit, written_end(token), wait).await {
+        let (wait, asked) = (wish.options.wait(), written_end(least.lsn));
+        if let Some(server) = self.first_to_reach(&fit, asked, wait).await {
             return Ok(vec![server]);
         }
         let last = fall_back(wish.policy, seen).unwrap_or_default();
-        let reached = self
-            .first_to_reach(&last, written_end(token), Duration::ZERO)
-            .await;
-        let refused = Refusal::NotReplayed { min_lsn: token, wait };
+        let refused = Refusal::NotReplayed {
+            min_lsn: least.lsn,
+            wait,
+        };
+        let reached = match last.first() {
+            Some(primary) if !least.token => Some(*primary),
+            _ => self.first_to_reach(&last, asked, Duration::ZERO).await,
+        };
         reached.map(|server| vec![server]).ok_or(refused)
+    }
+
+    /// `None`: any of `fit` will do.
+    async fn least(
+        &self,
+        wish: &Wish<'_>,
+        fit: &[&Server],
+        seen: &RouteTable,
+    ) -> Result<Option<Least>, Refusal> {
+        let token = wish.options.min_lsn;
+        let standbys = fit.iter().any(|server| server.role == Role::Standby);
+        let floor = if wish.policy.monotonic && standbys {
+            let floor = self.floor(wish.client, seen).await;
+            floor.ok_or(Refusal::ReadsUnknown)?
+        } else {
+            Floor::default()
+        };
+        let lsn = floor.lsn.max(token.unwrap_or_default());
+        let wanted = !fit.is_empty() && (token.is_some() || floor != Floor::default());
+        Ok(wanted.then_some(Least {
+            lsn,
+            timeline: floor.timeline,
+            token: token.is_some(),
+        }))
+    }
+
+    /// A primary has everything that is left of what anybody can have read.
+    fn is_there(&self, server: &Server, least: Least) -> bool {
+        let replayed = self.knowledge.timeline() >= least.timeline
+            && self.knowledge.has_reached(&server.name, least.lsn);
+        replayed || (server.role == Role::Primary && !least.token)
     }
 
     async fn first_to_reach<'a>(&self, fit: &[&'a Server], token: Lsn, wait: Duration) -> Option<&'a Server> {

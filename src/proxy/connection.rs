@@ -23,6 +23,7 @@ use super::direction::Direction;
 use super::encryption::Encryption;
 use super::forwarded::Network;
 use super::knowledge::Knowledge;
+use super::reads::Reads;
 use super::refusal::Refusal;
 use super::relay::Relay;
 use super::session::{Entered, Session, Sessions};
@@ -54,6 +55,7 @@ pub(super) struct Endpoint {
     pub(super) memberships: Mutex<BTreeMap<String, Membership>>,
     pub(super) relayed: Arc<Sessions>,
     pub(super) sessions: Arc<SessionCounts>,
+    pub(super) reads: Arc<Reads>,
     pub(super) stats: Arc<RouteStats>,
     pub(super) slots: Arc<Semaphore>,
     pub(super) held: Semaphore,
@@ -263,6 +265,7 @@ impl Endpoint {
         let wish = Wish {
             policy: &policy,
             options: &options,
+            client: client.address,
             unreadable: None,
         };
         let packet = self.packet(session, client.address);

@@ -10,12 +10,15 @@ use tokio::sync::watch;
 
 use crate::clock::boottime_ms;
 use crate::core::routing::RouteTable;
-use crate::core::routing::freshness::Freshness;
+use crate::core::routing::freshness::{Freshness, Position};
 use crate::core::status::Role;
-use crate::core::wal::Lsn;
+use crate::core::wal::{Lsn, TimelineId};
 
 /// Asks the member at that HTTP address to answer once it has replayed so far; false if it has not in time.
 pub type WaitForReplay = Arc<dyn Fn(SocketAddr, Lsn, Duration) -> BoxFuture<'static, bool> + Send + Sync>;
+
+/// Asks the member at that HTTP address how far its server is now; `None` if it does not say.
+pub type AskPosition = Arc<dyn Fn(SocketAddr) -> BoxFuture<'static, Option<Position>> + Send + Sync>;
 
 /// Asks the member at the first (HTTP) address to end those of its server's sessions that are idle, outside of a transaction; if the
 /// last argument says so, the busy ones too. They are told by the client's address as the server sees it; gives those that were ended.
@@ -33,6 +36,7 @@ pub struct Knowledge {
     /// How fresh the standbys are; without it the table's own word counts.
     pub freshness: Option<watch::Receiver<Arc<Freshness>>>,
     pub wait_for_replay: Option<WaitForReplay>,
+    pub ask_position: Option<AskPosition>,
     pub end_sessions: Option<EndSessions>,
 }
 
@@ -52,12 +56,14 @@ impl Knowledge {
             table,
             freshness: None,
             wait_for_replay: None,
+            ask_position: None,
             end_sessions: None,
         }
     }
 
     /// The table as of now, with the age of what each standby has.
-    pub(super) fn now(&self) -> RouteTable {
+    #[must_use]
+    pub fn now(&self) -> RouteTable {
         let mut table = RouteTable::clone(&self.table.borrow());
         if let Some(freshness) = &self.freshness {
             let (freshness, now_ms) = (freshness.borrow(), boottime_ms());
@@ -79,8 +85,14 @@ impl Knowledge {
         freshness.is_some_and(|freshness| freshness.borrow().has_reached(name, token))
     }
 
+    /// The newest timeline that is known.
+    pub(super) fn timeline(&self) -> TimelineId {
+        let freshness = self.freshness.as_ref();
+        freshness.map_or(TimelineId::default(), |freshness| freshness.borrow().timeline())
+    }
+
     /// Takes note of what is there now; [`Knowledge::changed`] waits for what comes after.
-    pub(super) fn mark_seen(&mut self) {
+    pub fn mark_seen(&mut self) {
         self.table.mark_unchanged();
         if let Some(freshness) = &mut self.freshness {
             freshness.mark_unchanged();
@@ -88,7 +100,7 @@ impl Knowledge {
     }
 
     /// Returns when there is something new; never once nobody is left to tell it.
-    pub(super) async fn changed(&mut self) {
+    pub async fn changed(&mut self) {
         let freshness = async {
             match &mut self.freshness {
                 Some(freshness) => changed(freshness).await,

@@ -20,6 +20,7 @@ use super::connection::Endpoint;
 use super::encryption::Encryption;
 use super::forwarded::Network;
 use super::knowledge::Knowledge;
+use super::reads::Reads;
 use super::stats::{RouteStats, SessionCounts};
 use super::workers::Workers;
 
@@ -45,6 +46,8 @@ pub struct Listener {
     pub knowledge: Knowledge,
     /// Shared by the listeners of one process, so that they balance together.
     pub sessions: Arc<SessionCounts>,
+    /// Shared by the listeners of one process.
+    pub reads: Arc<Reads>,
     pub stats: Arc<RouteStats>,
     /// Shared by the listeners of one process.
     pub workers: Arc<Workers>,
@@ -125,6 +128,7 @@ impl Listener {
             memberships: Mutex::default(),
             relayed: Arc::default(),
             sessions: self.sessions,
+            reads: self.reads,
             stats: self.stats,
             stopping,
         };

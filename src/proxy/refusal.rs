@@ -49,6 +49,9 @@ pub enum Refusal {
     /// No server has replayed what a causal read asks for.
     #[error("no server has replayed up to {min_lsn} within {} ms", wait.as_millis())]
     NotReplayed { min_lsn: Lsn, wait: Duration },
+    /// With monotonic reads: nobody is there to tell what the client's earlier sessions may have read.
+    #[error("could not find out how far the earlier sessions of this client have read")]
+    ReadsUnknown,
     #[error("the routing endpoint is shutting down")]
     ShuttingDown,
 }
@@ -133,7 +136,7 @@ impl Refusal {
                 RefusalReason::NoServer
             }
             Self::Unavailable(Unavailable::SeveralPrimaries { .. }) => RefusalReason::SeveralPrimaries,
-            Self::NotReplayed { .. } => RefusalReason::NotReplayed,
+            Self::NotReplayed { .. } | Self::ReadsUnknown => RefusalReason::NotReplayed,
             Self::ShuttingDown => RefusalReason::ShuttingDown,
         }
     }
@@ -196,6 +199,7 @@ impl Refusal {
             Self::NotReplayed { .. } => {
                 "The standbys are further behind, and the primary is not to serve the session.".into()
             }
+            Self::ReadsUnknown => "Neither the server that they were on nor the primary answers.".into(),
             Self::ShuttingDown => "The connection was not forwarded to a server yet.".into(),
         }
     }
@@ -223,6 +227,9 @@ impl Refusal {
             Self::TooManyHeld { .. } => "Connect again once the cluster has a server that fits.",
             Self::Unavailable(unavailable) => unavailable.hint(),
             Self::NotReplayed { .. } => "Allow a longer podgres.wait, or podgres.fallback=primary.",
+            Self::ReadsUnknown => {
+                "Connect again once the cluster has a primary, or with podgres.monotonic=off."
+            }
             Self::ShuttingDown => "Connect again; another endpoint may serve the connection.",
         }
     }
@@ -296,6 +303,7 @@ mod tests {
                 min_lsn: Lsn(1),
                 wait: Duration::from_secs(2),
             },
+            Refusal::ReadsUnknown,
             Refusal::ShuttingDown,
         ]
     }
@@ -303,7 +311,8 @@ mod tests {
     #[test]
     fn every_reason_has_a_refusal_with_all_fields() {
         let refusals = every_refusal();
-        let reasons: Vec<_> = refusals.iter().map(Refusal::reason).collect();
+        let mut reasons: Vec<_> = refusals.iter().map(Refusal::reason).collect();
+        reasons.dedup();
         assert_eq!(reasons, RefusalReason::ALL);
         for refusal in refusals {
             let message = refusal.encode();

@@ -13,6 +13,7 @@ use futures_util::task::AtomicWaker;
 use crate::core::routing::{Opened, RoutePolicy};
 use crate::core::status::Role;
 
+use super::reads::Reading;
 use super::stats::CountedSession;
 
 /// What a relay is to do.
@@ -45,6 +46,7 @@ pub(super) struct Session {
     /// The client, if its encryption passes through.
     unreadable: Option<IpAddr>,
     pub(super) policy: Arc<RoutePolicy>,
+    _reading: Option<Box<Reading>>,
     _counted: CountedSession,
     order: AtomicU8,
     /// Bits of [`SERVER_SPOKE`] and [`FROZEN`].
@@ -66,6 +68,7 @@ pub(super) struct Ends {
     pub(super) http_address: SocketAddr,
     pub(super) local: SocketAddr,
     pub(super) unreadable: Option<IpAddr>,
+    pub(super) reading: Option<Box<Reading>>,
 }
 
 impl Session {
@@ -78,6 +81,7 @@ impl Session {
             local: ends.local,
             unreadable: ends.unreadable,
             policy,
+            _reading: ends.reading,
             _counted: counted,
             order: AtomicU8::new(Order::Run as u8),
             report: AtomicU8::new(0),

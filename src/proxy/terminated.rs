@@ -114,6 +114,7 @@ impl Endpoint {
         let wish = Wish {
             policy: &policy,
             options: &options,
+            client: client.address,
             unreadable: None,
         };
         let packet = self.packet(&session, client.address);

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::core::routing::choose::{choose, keep_together};
+use crate::core::routing::monotonic::Place;
 use crate::core::routing::options::SessionOptions;
 use crate::core::routing::{
     Affinity, Opened, ReadOnlyFallback, RouteMode, RoutePolicy, RouteTable, Server, Stay, candidates, stay,
@@ -24,6 +25,7 @@ use crate::core::status::Role;
 
 use super::connection::Endpoint;
 use super::encryption::{Encryption, OtherCertificate, ServerTls};
+use super::reads::Reading;
 use super::refusal::Refusal;
 use super::session::{Ends, Session};
 use super::stats::{CountedSession, Raised, count_one};
@@ -73,6 +75,7 @@ pub(super) enum Link {
 pub(super) struct Wish<'a> {
     pub(super) policy: &'a RoutePolicy,
     pub(super) options: &'a SessionOptions,
+    pub(super) client: IpAddr,
     /// Whose encryption passes through: its sessions may have to be kept together.
     pub(super) unreadable: Option<IpAddr>,
 }
@@ -86,10 +89,12 @@ impl<'a> Wish<'a> {
             fallback: None,
             min_lsn: None,
             wait: None,
+            monotonic: None,
         };
         Self {
             policy,
             options: NONE,
+            client,
             unreadable: Some(client),
         }
     }
@@ -109,6 +114,8 @@ pub(super) struct Upstream {
     pub(super) tls_answer: Option<u8>,
     /// The client, once its encryption passes through.
     pub(super) unreadable: Option<IpAddr>,
+    /// Under a policy of monotonic reads.
+    reading: Option<Box<Reading>>,
     counted: CountedSession,
 }
 
@@ -122,6 +129,7 @@ impl Upstream {
             incarnation: self.incarnation,
             role: self.role,
             unreadable: self.unreadable,
+            reading: self.reading,
         };
         (Session::new(ends, policy, self.counted), self.link)
     }
@@ -142,9 +150,14 @@ impl Endpoint {
             knowledge.mark_seen();
             let seen = knowledge.now();
             let fit = self.fit(wish, &seen);
-            let causal = self.reach(wish, fit, &seen).await?;
+            let (causal, unknown) = match self.reach(wish, fit, &seen).await {
+                Ok(causal) => (causal, None),
+                // There may be a primary to ask in a moment.
+                Err(refusal @ Refusal::ReadsUnknown) => (Vec::new(), Some(refusal)),
+                Err(refusal) => return Err(refusal),
+            };
             let failures = match self.try_servers(wish, &causal, opening).await {
-                Ok(upstream) => return Ok(upstream),
+                Ok(upstream) => return Ok(self.noted(wish, upstream)),
                 Err(failures) => failures,
             };
             let overdue = Instant::now() >= deadline;
@@ -154,7 +167,8 @@ impl Endpoint {
                 return Err(refusal);
             }
             if overdue {
-                return Err(Unavailable::of(wish.policy, &seen, &failures, begun.elapsed()).into());
+                let unavailable = || Unavailable::of(wish.policy, &seen, &failures, begun.elapsed()).into();
+                return Err(unknown.unwrap_or_else(unavailable));
             }
             if place.is_none() {
                 place = Some(self.place_to_wait()?);
@@ -169,6 +183,17 @@ impl Endpoint {
                 () = sleep_until(pause) => {}
             }
         }
+    }
+
+    /// From here on the client may read there.
+    fn noted(&self, wish: &Wish<'_>, mut upstream: Upstream) -> Upstream {
+        let place = Place {
+            server: upstream.server.clone(),
+            incarnation: upstream.incarnation,
+        };
+        let wanted = wish.policy.monotonic;
+        upstream.reading = wanted.then(|| Box::new(self.reads.begin(wish.client, place)));
+        upstream
     }
 
     /// Reads that take nothing but a standby get an error rather than a pause: their clients have another way, or none.
@@ -206,7 +231,9 @@ impl Endpoint {
         let fit = self.fit(wish, &seen);
         let fits =
             |server: &&Server| server.name == upstream.server && server.incarnation == upstream.incarnation;
-        wish.options.min_lsn.is_none() && fit.iter().any(fits)
+        let far_enough =
+            wish.options.min_lsn.is_none() && (!wish.policy.monotonic || upstream.reading.is_some());
+        far_enough && fit.iter().any(fits)
     }
 
     /// The candidates that are in; all of them if none is, or if the client has limits of its own.
@@ -324,6 +351,7 @@ impl Endpoint {
             http_address: server.http_address,
             tls_answer,
             unreadable: None,
+            reading: None,
             counted,
         })
     }

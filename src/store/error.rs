@@ -34,10 +34,13 @@ impl StoreError {
     #[must_use]
     pub fn denied(&self) -> bool {
         match self {
-            Self::Object { source, .. } => matches!(
-                **source,
-                object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }
-            ),
+            Self::Object { source, .. } => {
+                matches!(
+                    **source,
+                    object_store::Error::PermissionDenied { .. }
+                        | object_store::Error::Unauthenticated { .. }
+                ) || says_no(source)
+            }
             Self::Folder { source, .. } => source.kind() == std::io::ErrorKind::PermissionDenied,
         }
     }
@@ -50,4 +53,12 @@ impl StoreError {
             Self::Folder { .. } => false,
         }
     }
+}
+
+/// Of a list the crate gives the answer's status in words only.
+fn says_no(error: &object_store::Error) -> bool {
+    let text = error.to_string();
+    ["status code: 401 ", "status code: 403 "]
+        .iter()
+        .any(|status| text.contains(status))
 }

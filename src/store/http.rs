@@ -1,4 +1,5 @@
-//! An S3 bucket over the HTTP and TLS that podgres has anyway (hyper, rustls), instead of a second stack.
+//! An S3 bucket, and what every remote store shares: HTTP and TLS by what podgres has anyway (hyper, rustls), instead of a
+//! second stack.
 
 use std::io::BufReader;
 use std::path::Path;
@@ -52,18 +53,27 @@ pub(super) fn bucket(settings: &StoreSettings) -> Result<AmazonS3, object_store:
             builder = builder.with_config(key, value);
         }
     }
-    let connector = Connector {
-        client: client(settings.authority_file.as_deref())?,
-    };
     builder
         .with_allow_http(endpoint_in_clear)
-        .with_http_connector(connector)
-        .with_retry(RetryConfig {
-            max_retries: RETRIES,
-            retry_timeout: RETRY_LIMIT,
-            ..RetryConfig::default()
-        })
+        .with_http_connector(connector(settings)?)
+        .with_retry(retry())
         .build()
+}
+
+/// Our HTTP client, with the certificate authorities of the settings.
+pub(super) fn connector(settings: &StoreSettings) -> Result<Connector, object_store::Error> {
+    Ok(Connector {
+        client: client(settings.authority_file.as_deref())?,
+    })
+}
+
+/// How long a remote store is tried.
+pub(super) fn retry() -> RetryConfig {
+    RetryConfig {
+        max_retries: RETRIES,
+        retry_timeout: RETRY_LIMIT,
+        ..RetryConfig::default()
+    }
 }
 
 /// The first profile of a file as the AWS command line keeps it.
@@ -93,7 +103,7 @@ fn profile(text: &str) -> Vec<(String, String)> {
 type Requests = Client<HttpsConnector<TcpConnector>, HttpRequestBody>;
 
 #[derive(Debug)]
-struct Connector {
+pub(super) struct Connector {
     client: Requests,
 }
 
@@ -208,9 +218,9 @@ fn authorities(file: Option<&Path>) -> Result<RootCertStore, object_store::Error
     Ok(roots)
 }
 
-fn failed(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> object_store::Error {
+pub(super) fn failed(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> object_store::Error {
     object_store::Error::Generic {
-        store: "S3",
+        store: "destination",
         source: why.into(),
     }
 }

@@ -1,8 +1,9 @@
-//! Where backups are kept: a folder or an S3 bucket, both through crate `object_store`.
+//! Where backups are kept: a folder, an S3 bucket or an Azure container, all through crate `object_store`.
 //!
 //! An object appears whole or not at all, and is durable when the call returns: a folder gets it by a staging name,
 //! fsync and rename, a bucket by one request or a completed multipart upload. Never decides what is written or deleted.
 
+mod azure;
 mod error;
 mod http;
 mod lock;
@@ -87,17 +88,23 @@ impl Store {
         let name = settings.destination.to_string();
         match &settings.destination {
             Destination::Folder(folder) => Self::open_folder(folder, name),
-            Destination::S3 { prefix, .. } => {
-                let bucket =
-                    http::bucket(settings).map_err(|source| StoreError::new("open", &name, source))?;
-                Ok(Self {
-                    objects: Arc::new(bucket),
-                    prefix: path::Path::from(prefix.as_str()),
-                    folder: None,
-                    name,
-                })
-            }
+            Destination::S3 { prefix, .. } => Self::remote(http::bucket(settings), prefix, name),
+            Destination::Azure { prefix, .. } => Self::remote(azure::container(settings), prefix, name),
         }
+    }
+
+    fn remote<T: ObjectStore>(
+        opened: Result<T, object_store::Error>,
+        prefix: &str,
+        name: String,
+    ) -> Result<Self, StoreError> {
+        let objects = opened.map_err(|source| StoreError::new("open", &name, source))?;
+        Ok(Self {
+            objects: Arc::new(objects),
+            prefix: path::Path::from(prefix),
+            folder: None,
+            name,
+        })
     }
 
     fn open_folder(folder: &Path, name: String) -> Result<Self, StoreError> {

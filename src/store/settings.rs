@@ -1,4 +1,5 @@
-//! How a destination is written and reached: `/backups`, `file:///backups`, `s3://bucket/prefix`.
+//! How a destination is written and reached: `/backups`, `file:///backups`, `s3://bucket/prefix`,
+//! `azure://container/prefix`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,17 +8,20 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A folder or a bucket.
+/// A folder, a bucket or a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Destination {
     Folder(PathBuf),
     S3 { bucket: String, prefix: String },
+    Azure { container: String, prefix: String },
 }
 
 /// A text that names neither.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{text}\" is no destination: write a folder's full path, or s3://bucket/prefix")]
+#[error(
+    "\"{text}\" is no destination: write a folder's full path, s3://bucket/prefix or azure://container/prefix"
+)]
 pub struct InvalidDestination {
     text: String,
 }
@@ -41,6 +45,17 @@ impl FromStr for Destination {
                 prefix: prefix.trim_matches('/').to_owned(),
             });
         }
+        if let Some(rest) = text.strip_prefix("azure://") {
+            let (container, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            let letters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            if container.len() < 3 || !container.bytes().all(letters) {
+                return Err(invalid());
+            }
+            return Ok(Self::Azure {
+                container: container.to_owned(),
+                prefix: prefix.trim_matches('/').to_owned(),
+            });
+        }
         let path = text.strip_prefix("file://").unwrap_or(text);
         if path.is_empty() || path.contains("://") {
             return Err(invalid());
@@ -55,6 +70,8 @@ impl fmt::Display for Destination {
             Self::Folder(path) => write!(f, "{}", path.display()),
             Self::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
             Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+            Self::Azure { container, prefix } if prefix.is_empty() => write!(f, "azure://{container}"),
+            Self::Azure { container, prefix } => write!(f, "azure://{container}/{prefix}"),
         }
     }
 }
@@ -80,6 +97,9 @@ pub struct StoreSettings {
     /// The AWS command line's own variables in lower case, e.g. `aws_region`; some are secrets.
     #[serde(default)]
     pub aws: BTreeMap<String, String>,
+    /// The same of Azure's command line and libraries, e.g. `azure_storage_account`.
+    #[serde(default)]
+    pub azure: BTreeMap<String, String>,
     /// A file as `~/.aws/credentials`; read anew by every command.
     #[serde(default)]
     pub credentials_file: Option<PathBuf>,
@@ -95,6 +115,7 @@ impl StoreSettings {
         Self {
             destination,
             aws: BTreeMap::new(),
+            azure: BTreeMap::new(),
             credentials_file: None,
             authority_file: None,
         }
@@ -106,6 +127,7 @@ impl fmt::Debug for StoreSettings {
         f.debug_struct("StoreSettings")
             .field("destination", &self.destination)
             .field("aws", &self.aws.keys())
+            .field("azure", &self.azure.keys())
             .finish_non_exhaustive()
     }
 }
@@ -121,6 +143,8 @@ mod tests {
             ("file:///backups", "/backups"),
             ("s3://bucket", "s3://bucket"),
             ("s3://bucket/a/b/", "s3://bucket/a/b"),
+            ("azure://container", "azure://container"),
+            ("azure://container/a/", "azure://container/a"),
         ] {
             assert_eq!(
                 text.parse()
@@ -129,7 +153,7 @@ mod tests {
                 Ok(shown)
             );
         }
-        for text in ["", "s3://", "s3://B", "gs://bucket", "https://x/y"] {
+        for text in ["", "s3://", "s3://B", "azure://A_b", "gs://bucket", "https://x/y"] {
             assert!(text.parse::<Destination>().is_err(), "{text:?} was taken");
         }
     }

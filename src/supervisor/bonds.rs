@@ -28,7 +28,7 @@ enum Then {
     Nothing,
     EndReceiver,
     Promote {
-        synchronous_standby_names: String,
+        role: ServerRole,
         timeline: NextTimeline,
     },
 }
@@ -82,14 +82,16 @@ impl Supervisor {
             }
             SupervisorRequest::Promote {
                 synchronous_standby_names,
+                read_only,
                 term,
                 timeline,
             } => {
                 self.may_promote().map_err(|refusal| refusal.to_string())?;
-                let then = Then::Promote {
+                let role = ServerRole::Primary {
                     synchronous_standby_names,
-                    timeline,
+                    read_only,
                 };
+                let then = Then::Promote { role, timeline };
                 Ok((terms::hold(known, term).map_err(text)?, then))
             }
             SupervisorRequest::Hold { term } => Ok((terms::hold(known, term).map_err(text)?, Then::Nothing)),
@@ -118,10 +120,7 @@ impl Supervisor {
         match then {
             Then::Nothing => self.reply(reply, Ok(())),
             Then::EndReceiver => self.end_receiver(reply),
-            Then::Promote {
-                synchronous_standby_names,
-                timeline,
-            } => self.prepare_promotion(synchronous_standby_names, timeline, reply),
+            Then::Promote { role, timeline } => self.prepare_promotion(role, timeline, reply),
         }
     }
 

@@ -34,19 +34,11 @@ impl Supervisor {
     }
 
     /// The term is on disk.
-    pub(super) fn prepare_promotion(
-        &mut self,
-        synchronous_standby_names: String,
-        timeline: NextTimeline,
-        reply: Reply,
-    ) {
+    pub(super) fn prepare_promotion(&mut self, role: ServerRole, timeline: NextTimeline, reply: Reply) {
         self.enforce_licence();
         if let Err(refusal) = self.may_promote() {
             return self.reply(reply, Err(refusal.to_string()));
         }
-        let role = ServerRole::Primary {
-            synchronous_standby_names,
-        };
         self.work = Some(Work::promote(&self.inputs, (role, timeline), reply));
     }
 

@@ -9,4 +9,5 @@ mod relay;
 mod restarting;
 mod server;
 mod shared;
+mod slices;
 mod watching;

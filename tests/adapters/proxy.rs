@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, reason = "helpers of tests")]
 
 mod cluster;
+mod direct;
 mod encrypted;
 mod ends;
 mod hostile;

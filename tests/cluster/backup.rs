@@ -13,11 +13,17 @@ use crate::user::give_away;
 pub(crate) struct Lab {
     pub(crate) demo: Demo,
     pub(crate) version: u32,
+    /// PostgreSQL's, for the commands.
+    pub(crate) programs: PathBuf,
     pub(crate) folder: tempfile::TempDir,
 }
 
 impl Lab {
     pub(crate) fn new(start: Start) -> Self {
+        Self::with_standbys(start, 2)
+    }
+
+    pub(crate) fn with_standbys(start: Start, standbys: usize) -> Self {
         let folder = open_folder();
         for name in ["archive", "restored"] {
             let path = folder.path().join(name);
@@ -30,11 +36,13 @@ impl Lab {
             folder.path().join("archive").display()
         );
         let version = start.version;
-        let demo = start.with(&["--set", &archive]).run();
-        demo.wait_streaming(2);
+        let replicas = (standbys + 1).to_string();
+        let demo = start.with(&["--set", &archive, "--replicas", &replicas]).run();
+        demo.wait_streaming(standbys);
         Self {
             demo,
             version,
+            programs: programs(version),
             folder,
         }
     }
@@ -50,7 +58,7 @@ impl Lab {
     /// `podgres VERB …` with the programs of this version.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = podgres();
-        command.args(words).env("PG_BINDIR", programs(self.version));
+        command.args(words).env("PG_BINDIR", &self.programs);
         command
     }
 
@@ -174,7 +182,69 @@ fn physical_round(version: u32) {
     };
     assert_eq!(verified.matches(checked).count(), 2, "{verified}");
     assert!(lab.list().iter().all(|entry| entry["verified"] == true));
+    dump_formats(&lab);
     row_57_to_a_moment(&lab);
+}
+
+/// By several jobs, and as tar: proven like the others, and nothing stays behind.
+fn dump_formats(lab: &Lab) {
+    let content = "SELECT lo_from_bytea(0, decode(repeat('ab', 300000), 'hex'))";
+    lab.demo.sql(&[], content);
+    let scratch = lab.restored("scratch");
+    let left = scratch.join("podgres-dump-1");
+    for folder in [&scratch, &left] {
+        std::fs::create_dir(folder).expect("folder");
+        give_away(folder);
+    }
+    let logical = ["--kind", "logical"];
+    let jobs = ["--jobs", "3", "--scratch-dir", text(&scratch)];
+    lab.backup(&[&logical[..], &jobs].concat());
+    lab.backup(&[&logical[..], &["--format", "tar"]].concat());
+    let found = std::fs::read_dir(&scratch).expect("folder").count();
+    assert_eq!(found, 0, "of this run or of one that was killed");
+    let list = lab.list();
+    let names = [2, 3].map(|at: usize| list[at]["name"].as_str().expect("a name"));
+    let from = lab.destination();
+    let verified = lab.done(&["verify", names[0], names[1], "--from", text(&from)]);
+    assert_eq!(verified.matches("verified\n").count(), 2, "{verified}");
+    as_an_operator_reads_it(lab, &from.join("backups").join(names[0]), &scratch);
+    let both = ["--kind", "logical", "--jobs", "3", "--format", "tar"];
+    let output = lab.backup_command(&both).output().expect("podgres backup");
+    assert_eq!(output.status.code(), Some(64), "{}", told(&output));
+}
+
+/// The archive is a folder of `pg_dump`'s for anybody with tar.
+fn as_an_operator_reads_it(lab: &Lab, backup: &Path, scratch: &Path) {
+    let archive = backup.join("001-postgres.dir.tar");
+    let mut tar = Command::new("tar");
+    tar.arg("-xf").arg(&archive).arg("-C").arg(scratch);
+    answer(&tar.output().expect("tar"));
+    let mut list = Command::new(lab.programs.join("pg_restore"));
+    let list = answer(&list.arg("--list").arg(scratch).output().expect("pg_restore"));
+    for entry in ["TABLE DATA public t ", "BLOBS"] {
+        assert!(list.contains(entry), "{list}");
+    }
+    let mut script = Command::new(lab.programs.join("pg_restore"));
+    let script = script
+        .args(["-f", "-"])
+        .arg(scratch)
+        .output()
+        .expect("pg_restore");
+    let script = answer(&script);
+    assert!(script.contains(&md5_of(20_000)), "the rows are not there");
+    assert!(
+        script.contains(&"ab".repeat(5_000)),
+        "the large object is not there"
+    );
+}
+
+/// What the test's table has in the row of a number.
+fn md5_of(number: u32) -> String {
+    let output = Command::new("sh")
+        .args(["-c", &format!("printf {number} | md5sum")])
+        .output()
+        .expect("md5sum");
+    answer(&output)[..32].to_owned()
 }
 
 /// To the second, the LSN, the name; each loses exactly what came later.

@@ -1,12 +1,14 @@
 //! Backups to a bucket that answers with errors, ends connections in the middle, or does not let its answers arrive.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::backup::{answer, text, told};
 use crate::harness::{LIMIT, podgres, programs, wait_for};
-use crate::kit::shared;
+use crate::kit::{open_folder, shared};
 use crate::s3_server::{Fate, S3};
 
 const BUCKET: &str = "s3://bucket/some/prefix";
@@ -73,6 +75,75 @@ fn a_bucket_that_fails_now_and_then_gets_whole_backups() {
     );
     an_unusable_bucket(&server, &backup);
     a_dead_holder_of_the_lock(&server, &backup);
+}
+
+/// As PostgreSQL's archiver and recovery do it, on a bucket that fails now and then; what follows comes ahead of its time.
+#[test]
+fn wal_goes_to_a_bucket_and_comes_back_ahead_of_its_time() {
+    let (server, folder) = (S3::start(), open_folder());
+    let data = folder.path().join("data");
+    for name in ["global", "pg_wal"] {
+        std::fs::create_dir_all(data.join(name)).expect("folder");
+    }
+    std::fs::write(data.join("global/pg_control"), 7_u64.to_ne_bytes()).expect("file");
+    let names: Vec<String> = (1..=8)
+        .map(|number| format!("0000000100000000{number:08X}"))
+        .collect();
+    let requests = AtomicU32::new(0);
+    server.set_fates(move |_| match requests.fetch_add(1, Ordering::Relaxed) % 5 {
+        3 => Fate::Error,
+        _ => Fate::Pass,
+    });
+    let done = |words: &[&str]| answer(&at(&server, words).current_dir(&data).output().expect("podgres"));
+    for name in &names {
+        let path = format!("pg_wal/{name}");
+        std::fs::write(data.join(&path), name.repeat(3_000)).expect("file");
+        done(&["wal-push", "--to", BUCKET, &path]);
+    }
+    let (ahead, into) = (folder.path().join("ahead"), folder.path().join("into"));
+    let asked = Arc::new(AtomicU32::new(0));
+    let fetch = |name: &str| at_ahead(&server, &ahead, name, &into);
+    for (number, name) in names.iter().enumerate() {
+        answer(&fetch(name).current_dir(&data).output().expect("wal-fetch"));
+        assert_eq!(std::fs::read_to_string(&into).expect("read"), name.repeat(3_000));
+        if number == 0 {
+            let waits = || names[1..].iter().all(|name| ahead.join(name).exists());
+            assert!(wait_for(LIMIT, waits), "nothing is fetched ahead");
+            // The last ones may be taken before somebody who fetches ahead has looked.
+            let (asked, names) = (Arc::clone(&asked), names[..6].to_vec());
+            server.set_fates(move |line| {
+                if names.iter().any(|name| line.contains(name)) {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+                Fate::Pass
+            });
+        }
+    }
+    assert_eq!(
+        asked.load(Ordering::Relaxed),
+        0,
+        "what waits was fetched once more"
+    );
+    let end = fetch("000000010000000000000009")
+        .current_dir(&data)
+        .output()
+        .expect("wal-fetch");
+    assert_eq!(end.status.code(), Some(1), "{}", told(&end));
+}
+
+fn at_ahead(server: &S3, ahead: &Path, name: &str, into: &Path) -> Command {
+    at(
+        server,
+        &[
+            "wal-fetch",
+            "--from",
+            BUCKET,
+            "--ahead-dir",
+            text(ahead),
+            name,
+            text(into),
+        ],
+    )
 }
 
 /// Data are refused for good: exit code 69, and no backup more.

@@ -7,6 +7,7 @@ mod fresh;
 mod languages;
 mod moved;
 mod pgbench;
+mod slices;
 mod switched;
 
 use std::process::Output;

@@ -44,18 +44,21 @@ struct Object {
     etag: String,
 }
 
-struct Request {
-    method: String,
-    key: String,
-    query: BTreeMap<String, String>,
-    headers: BTreeMap<String, String>,
-    body: Vec<u8>,
+pub(crate) struct Request {
+    pub(crate) method: String,
+    /// As it came, without the query.
+    pub(crate) path: String,
+    /// What follows the path's first part, or the second with an account before the container.
+    pub(crate) key: String,
+    pub(crate) query: BTreeMap<String, String>,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
-struct Answer {
-    status: u16,
-    headers: Vec<(&'static str, String)>,
-    body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl S3 {
@@ -72,7 +75,10 @@ impl S3 {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let state = Arc::clone(&served);
-                thread::spawn(move || while serve(&stream, &state).is_some() {});
+                thread::spawn(move || {
+                    let fate = |line: &str| (state.fates.lock().expect("lock"))(line);
+                    while serve(&stream, 1, fate, |request| state.answer(request)).is_some() {}
+                });
             }
         });
         Self { address, state }
@@ -89,8 +95,13 @@ impl S3 {
     }
 }
 
-/// One request; `None` if the connection has ended.
-fn serve(stream: &TcpStream, state: &State) -> Option<()> {
+/// One request; `None` if the connection has ended. The key begins after so many parts of the path.
+pub(crate) fn serve(
+    stream: &TcpStream,
+    key_after: usize,
+    fate: impl Fn(&str) -> Fate,
+    handle: impl Fn(&Request) -> Answer,
+) -> Option<()> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).ok().filter(|bytes| *bytes > 0)?;
@@ -105,23 +116,22 @@ fn serve(stream: &TcpStream, state: &State) -> Option<()> {
         };
         headers.insert(name.to_lowercase(), value.trim().to_owned());
     }
-    let fate = (state.fates.lock().expect("lock"))(&format!("{method} {target}"));
+    let fate = fate(&format!("{method} {target}"));
     let length: usize = headers
         .get("content-length")
         .map_or(0, |length| length.parse().expect("a number"));
     let mut body = vec![0; if fate == Fate::Cut { length / 2 } else { length }];
     reader.read_exact(&mut body).ok()?;
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let key = path
-        .trim_start_matches('/')
-        .split_once('/')
-        .map_or("", |(_, key)| key);
+    let key = path.trim_start_matches('/').splitn(key_after + 1, '/');
+    let key = key.skip(key_after).last().unwrap_or_default();
     let query = query.split('&').filter(|part| !part.is_empty()).map(|part| {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
         (name.to_owned(), decoded(value))
     });
     let request = Request {
         method,
+        path: path.to_owned(),
         key: decoded(key),
         query: query.collect(),
         headers,
@@ -130,9 +140,9 @@ fn serve(stream: &TcpStream, state: &State) -> Option<()> {
     let answer = match fate {
         Fate::Cut => return None,
         Fate::Error => Answer::empty(500),
-        Fate::Pass => state.answer(&request),
+        Fate::Pass => handle(&request),
         Fate::Deaf => {
-            state.answer(&request);
+            handle(&request);
             return None;
         }
     };
@@ -140,7 +150,7 @@ fn serve(stream: &TcpStream, state: &State) -> Option<()> {
 }
 
 impl Answer {
-    fn empty(status: u16) -> Self {
+    pub(crate) fn empty(status: u16) -> Self {
         Self {
             status,
             headers: Vec::new(),
@@ -148,11 +158,42 @@ impl Answer {
         }
     }
 
-    fn xml(body: String) -> Self {
+    pub(crate) fn xml(body: String) -> Self {
         Self {
             status: 200,
             headers: vec![("Content-Type", "application/xml".to_owned())],
             body: body.into_bytes(),
+        }
+    }
+
+    /// The content, or the part of it that was asked for.
+    pub(crate) fn ranged(
+        request: &Request,
+        mut headers: Vec<(&'static str, String)>,
+        content: &[u8],
+    ) -> Self {
+        let range = request
+            .headers
+            .get("range")
+            .and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+        let Some((from, to)) = range else {
+            return Self {
+                status: 200,
+                headers,
+                body: content.to_vec(),
+            };
+        };
+        let length = content.len();
+        let from: usize = from.parse().unwrap_or(0);
+        let to = to.parse().map_or(length, |to: usize| (to + 1).min(length));
+        headers.push((
+            "Content-Range",
+            format!("bytes {from}-{}/{length}", to.saturating_sub(1)),
+        ));
+        Self {
+            status: 206,
+            headers,
+            body: content[from..to].to_vec(),
         }
     }
 
@@ -229,33 +270,11 @@ impl State {
         let Some(object) = self.objects.lock().expect("lock").get(&request.key).cloned() else {
             return Answer::empty(404);
         };
-        let mut headers = vec![
+        let headers = vec![
             ("ETag", object.etag),
             ("Last-Modified", "Sat, 21 Nov 2026 17:00:00 GMT".to_owned()),
         ];
-        let range = request
-            .headers
-            .get("range")
-            .and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
-        let Some((from, to)) = range else {
-            return Answer {
-                status: 200,
-                headers,
-                body: object.content.to_vec(),
-            };
-        };
-        let length = object.content.len();
-        let from: usize = from.parse().unwrap_or(0);
-        let to = to.parse().map_or(length, |to: usize| (to + 1).min(length));
-        headers.push((
-            "Content-Range",
-            format!("bytes {from}-{}/{length}", to.saturating_sub(1)),
-        ));
-        Answer {
-            status: 206,
-            headers,
-            body: object.content[from..to].to_vec(),
-        }
+        Answer::ranged(request, headers, &object.content)
     }
 
     fn list(&self, request: &Request) -> Answer {

@@ -223,6 +223,7 @@ pub(crate) fn each_running(mut visit: impl FnMut(&Policy, &Memory, &Observation)
     ];
     let postmasters = [
         running(ServerRole::alone(), true),
+        running(read_only_by_default(), true),
         running(ServerRole::alone(), false),
         running_standby(),
         running(standby_of(Some(ADDRESS)), false),

@@ -44,6 +44,10 @@ fn broken_rule(policy: &Policy, observation: &Observation, decision: &Decision) 
     {
         return Some("a refusal does nothing, stops, or takes over new secrets");
     }
+    let switched = policy.read_only_default && observation.read_only;
+    if gives_read_only(action) && !switched {
+        return Some("nobody is kept from writing unless the switch is on and that is wanted");
+    }
     let foreign = !policy.first() && is_foreign(observation, supervisor);
     match action {
         PostgresAction::Run { job } => {
@@ -90,7 +94,21 @@ fn broken_rule(policy: &Policy, observation: &Observation, decision: &Decision) 
         | PostgresAction::Hold { .. }
         | PostgresAction::Barrier { .. }
         | PostgresAction::Checkpoint
+        | PostgresAction::DropSlots { .. }
         | PostgresAction::Cancel => Some("a fixed primary has no office to come by"),
+    }
+}
+
+fn gives_read_only(action: &PostgresAction) -> bool {
+    match action {
+        PostgresAction::Promote { read_only, .. }
+        | PostgresAction::Start {
+            server: ServerRole::Primary { read_only, .. },
+        }
+        | PostgresAction::Reload {
+            server: ServerRole::Primary { read_only, .. },
+        } => *read_only,
+        _ => false,
     }
 }
 

@@ -42,6 +42,7 @@ pub(crate) fn action_name(action: Option<&PostgresAction>) -> &'static str {
         Some(PostgresAction::Cancel) => "cancel the job",
         Some(PostgresAction::EnsureRoles) => "ensure roles",
         Some(PostgresAction::ReconcileSlots { .. }) => "reconcile slots",
+        Some(PostgresAction::DropSlots { .. }) => "drop superseded slots",
     }
 }
 

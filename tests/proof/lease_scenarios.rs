@@ -2,9 +2,10 @@
 
 use podgres::core::decide::decide;
 use podgres::core::decision::{Decision, Memory, PostgresAction};
-use podgres::core::lease::{LeasePurpose, LeaseRecord};
+use podgres::core::lease::{LeasePurpose, LeaseRecord, ReadOnlySwitch};
 use podgres::core::member::Ordinal;
 use podgres::core::observation::{Observation, ProbeState};
+use podgres::core::policy::Policy;
 use podgres::core::situation::Situation;
 use podgres::core::supervision::{CloneReason, JobRequest, ServerRole, StopMode};
 use podgres::core::wal::Lsn;
@@ -67,6 +68,24 @@ fn a_standby_that_streams_stays_where_it_is() {
     let decision = decided(&usual(&[]));
     assert_eq!(decision.situation, Situation::Streaming);
     assert_eq!((decision.postgres, decision.lease), (None, None));
+}
+
+#[test]
+fn a_former_primarys_failover_slots_make_room_for_the_primarys_once_it_streams() {
+    let with_slot = |observation: &mut Observation| {
+        let server = observation.server.as_mut().expect("a server");
+        server.superseded_slots = vec!["orders".to_owned()];
+    };
+    let streaming = told(&usual(&[]), |_, observation| with_slot(observation));
+    let names = vec!["orders".to_owned()];
+    assert_eq!(streaming.postgres, Some(PostgresAction::DropSlots { names }));
+    let lost = told(&usual(&[(HolderPeer, 4), (Server, 2)]), |_, observation| {
+        with_slot(observation)
+    });
+    assert!(
+        !matches!(lost.postgres, Some(PostgresAction::DropSlots { .. })),
+        "{lost:#?}"
+    );
 }
 
 #[test]
@@ -189,6 +208,53 @@ fn who_was_named_is_licensed_first_and_then_promoted() {
     ));
     let unrenewed = decided(&all(named, LAPSED).with(Licence, 2));
     assert_eq!(unrenewed.postgres, None, "no right, no promotion");
+}
+
+/// Decided with the option, while the Lease says that the cluster is read-only.
+fn decided_read_only(choice: &Choice) -> Decision {
+    let (memory, mut observation) = (remembered(choice), observed(choice));
+    let stored = observation.lease.stored.as_mut().expect("a record");
+    stored.record.read_only = Some(ReadOnlySwitch {
+        by: "alice".to_owned(),
+        at: String::new(),
+        reason: String::new(),
+    });
+    let policy = Policy {
+        read_only_default: true,
+        ..lease_policy(choice)
+    };
+    decide(&policy, &memory, &observation)
+}
+
+#[test]
+fn a_failover_while_switched_to_read_only_keeps_direct_sessions_from_writing() {
+    let named = usual(AT_REST).with(Promised, 1).with(Holder, 0).with(Renewal, 0);
+    let promoted = decided_read_only(&named.with(Licence, 2)).postgres;
+    assert!(
+        matches!(promoted, Some(PostgresAction::Promote { read_only: true, .. })),
+        "{promoted:?}"
+    );
+    let in_office = decided_read_only(&primary(&[])).postgres;
+    let Some(PostgresAction::Reload {
+        server:
+            ServerRole::Primary {
+                synchronous_standby_names,
+                read_only: true,
+            },
+    }) = in_office
+    else {
+        panic!("{in_office:?}");
+    };
+    let given = observed(&primary(&[]))
+        .server
+        .expect("a server")
+        .synchronous_standby_names;
+    assert_eq!(
+        synchronous_standby_names, given,
+        "commits wait for the same as before"
+    );
+    let leaving = decided_read_only(&primary(&[(Request, 1)])).postgres;
+    assert_eq!(leaving, Some(PostgresAction::Checkpoint), "a planned move goes first");
 }
 
 #[test]
@@ -385,6 +451,7 @@ fn a_restarted_primary_waits_for_those_that_an_unanswered_record_names_too() {
     let Some(PostgresAction::Start {
         server: ServerRole::Primary {
             synchronous_standby_names,
+            ..
         },
     }) = decision.postgres
     else {
@@ -501,6 +568,7 @@ fn a_synchronous_set_changes_in_steps() {
     let Some(PostgresAction::Reload {
         server: ServerRole::Primary {
             synchronous_standby_names,
+            ..
         },
     }) = loosened.postgres
     else {

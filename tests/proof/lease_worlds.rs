@@ -201,6 +201,7 @@ pub(crate) fn lease_policy(choice: &Choice) -> Policy {
     Policy {
         leadership: Leadership::Lease,
         durability: durabilities(choice).1,
+        read_only_default: false,
         priority: (wishes != 1).then_some(0),
         reclone: wishes != 2,
         identity: identity(choice.me()),
@@ -362,9 +363,7 @@ fn told(choice: &Choice) -> String {
 }
 
 fn postmaster(choice: &Choice) -> Postmaster {
-    let primary = || ServerRole::Primary {
-        synchronous_standby_names: told(choice),
-    };
+    let primary = || ServerRole::primary(told(choice));
     match choice.get(Of::Postmaster) {
         0 => Postmaster::Stopped { last_exit: None },
         1 => Postmaster::Stopped {

@@ -8,6 +8,7 @@ use podgres::core::decide::decide;
 use podgres::core::decision::{Memory, PostgresAction};
 use podgres::core::member::Ordinal;
 use podgres::core::observation::{FailedAction, NameState, PeerView, ProbeState, UpstreamFacts};
+use podgres::core::policy::Policy;
 use podgres::core::situation::Situation;
 use podgres::core::status::{HeldData, ServerStatus, SlotStatus};
 use podgres::core::supervision::{
@@ -16,8 +17,8 @@ use podgres::core::supervision::{
 use podgres::core::wal::Lsn;
 
 use crate::worlds::{
-    ADDRESS, LATE_MS, facts, forked, holder, observation, peer, policy, ready, resolved, running,
-    running_standby, server, standby_facts, supervisor, upstream, upstream_facts,
+    ADDRESS, LATE_MS, facts, forked, holder, observation, peer, policy, read_only_by_default, ready,
+    resolved, running, running_standby, server, standby_facts, supervisor, upstream, upstream_facts,
 };
 
 #[test]
@@ -134,6 +135,83 @@ fn a_killed_primary_is_started_again_at_once() {
     let decision = decide(&policy(0), &Memory::default(), &observation(0, status));
     let server = ServerRole::alone();
     assert_eq!(decision.postgres, Some(PostgresAction::Start { server }));
+}
+
+/// What a fixed primary is told, by what it was given last, the switch and the option.
+#[test]
+fn the_switch_is_made_known_to_those_who_connect_directly() {
+    for (given, switched, wanted, told) in [
+        (false, false, true, None),
+        (false, true, true, Some(true)),
+        (true, true, true, None),
+        (true, false, true, Some(false)),
+        (false, true, false, None),
+        (true, true, false, Some(false)),
+    ] {
+        let role = if given {
+            read_only_by_default()
+        } else {
+            ServerRole::alone()
+        };
+        let mut observation = primary_with_slot(1);
+        observation.server = Some(server(false, false));
+        let supervisor = observation.supervisor.as_mut().expect("a supervisor");
+        supervisor.postmaster = running(role, true);
+        observation.read_only = switched;
+        let policy = Policy {
+            read_only_default: wanted,
+            ..policy(0)
+        };
+        let decision = decide(&policy, &Memory::default(), &observation);
+        let expected = told.map(|read_only| PostgresAction::Reload {
+            server: if read_only {
+                read_only_by_default()
+            } else {
+                ServerRole::alone()
+            },
+        });
+        assert_eq!(
+            decision.postgres, expected,
+            "given {given}, switched {switched}, wanted {wanted}"
+        );
+    }
+}
+
+#[test]
+fn a_primary_starts_with_what_the_switch_says_and_a_failed_reload_is_not_hurried() {
+    let status = SupervisorStatus {
+        licence: Licence::Unlimited,
+        ..supervisor(DataDirectory::Complete(facts()))
+    };
+    let policy = Policy {
+        read_only_default: true,
+        ..policy(0)
+    };
+    let mut observation = observation(0, status);
+    observation.read_only = true;
+    let server = read_only_by_default();
+    let decision = decide(&policy, &Memory::default(), &observation);
+    assert_eq!(
+        decision.postgres,
+        Some(PostgresAction::Start {
+            server: server.clone()
+        })
+    );
+    let mut observation = primary_with_slot(1);
+    observation.server = Some(crate::worlds::server(false, false));
+    observation.read_only = true;
+    let action = PostgresAction::Reload { server };
+    observation.failed_action = Some(FailedAction {
+        action: action.clone(),
+        message: "no space left on device".to_owned(),
+        at_ms: observation.at_ms,
+    });
+    let failed = decide(&policy, &Memory::default(), &observation);
+    assert_eq!(failed.postgres, None);
+    assert!(failed.detail.contains("no space left"), "{}", failed.detail);
+    observation.at_ms += 60_000;
+    let again = decide(&policy, &failed.memory, &observation);
+    assert_eq!(again.postgres, Some(action));
 }
 
 fn primary_with_slot(ordinal: u32) -> podgres::core::observation::Observation {

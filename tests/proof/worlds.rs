@@ -36,6 +36,7 @@ pub(crate) fn policy(ordinal: u32) -> Policy {
         },
         durability: Durability::Async,
         gate: true,
+        read_only_default: false,
         priority: Some(0),
         times: LeaseTimes::default(),
     }
@@ -103,6 +104,7 @@ pub(crate) fn server(in_recovery: bool, receiver_streaming: bool) -> ServerStatu
         receiver_silent_ms: None,
         replay_waiting: false,
         synchronous_standby_names: String::new(),
+        superseded_slots: Vec::new(),
         archive: None,
     }
 }
@@ -177,6 +179,7 @@ pub(crate) fn observation(ordinal: u32, supervisor: SupervisorStatus) -> Observa
         lease: LeaseView::default(),
         barrier: None,
         request: None,
+        read_only: false,
         checkpointed_at_ms: None,
     }
 }
@@ -195,6 +198,14 @@ pub(crate) fn standby_of(address: Option<IpAddr>) -> ServerRole {
 
 pub(crate) fn running(role: ServerRole, ready: bool) -> Postmaster {
     Postmaster::Running { pid: 9, role, ready }
+}
+
+/// A primary that the read-only switch was made known to.
+pub(crate) fn read_only_by_default() -> ServerRole {
+    ServerRole::Primary {
+        synchronous_standby_names: String::new(),
+        read_only: true,
+    }
 }
 
 pub(crate) fn running_standby() -> Postmaster {

@@ -6,12 +6,14 @@ use clap::CommandFactory as _;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use podgres::cmd::CommandLine;
 use podgres::core::cluster::check::CHECK_PATHS;
-use podgres::core::manifests::{LEASE_GROUP, LEASE_VERBS, check};
+use podgres::core::manifests::{LEASE_GROUP, LEASE_VERBS, SLICE_GROUP, SLICE_VERBS, check};
+use podgres::core::routing::slice::slice_name;
 use podgres::kube::PREFIX;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,11 +23,12 @@ use crate::kustomize::{build, documents, top};
 use crate::source::files_below;
 
 /// An overlay with components, as users combine them.
-const COMBINATIONS: [(&str, &[&str]); 10] = [
+const COMBINATIONS: [(&str, &[&str]); 11] = [
     ("overlays/fixed", &[]),
     ("overlays/lease", &[]),
     ("overlays/fixed", &["alpine", "monitoring", "parallel"]),
     ("overlays/lease", &["role-label", "events"]),
+    ("overlays/lease", &["endpoint-slices"]),
     ("overlays/lease", &["tls", "one-writer-volumes"]),
     ("overlays/lease", &["tls", "role-label", "classic-sidecar"]),
     ("overlays/fixed", &["tls", "one-image"]),
@@ -61,6 +64,7 @@ fn round_trip(object: &Value) {
     let read = match (text("apiVersion"), text("kind")) {
         ("v1", "Service") => typed::<Service>(object),
         ("v1", "Pod") => typed::<Pod>(object),
+        ("discovery.k8s.io/v1", "EndpointSlice") => typed::<EndpointSlice>(object),
         ("v1", "PersistentVolumeClaim") => typed::<PersistentVolumeClaim>(object),
         ("batch/v1", "CronJob") => typed::<CronJob>(object),
         ("batch/v1", "Job") => typed::<Job>(object),
@@ -317,6 +321,85 @@ fn verbs_in_the_code() -> BTreeSet<String> {
         .chain(watched)
         .map(str::to_owned)
         .collect()
+}
+
+/// Each endpoint that every pod has, with its slice and its Service, and the rights on these and nothing more.
+#[test]
+fn the_slices_are_those_that_the_code_keeps() {
+    let objects = build("overlays/lease", &["endpoint-slices"]);
+    let names = ["read_write", "read_only"].map(|endpoint| slice_name("pg", endpoint));
+    for name in &names {
+        let slice = one(&objects, "EndpointSlice", name);
+        assert_eq!(slice["metadata"]["labels"]["kubernetes.io/service-name"], **name);
+        assert!(
+            slice["endpoints"].is_null(),
+            "applied again they would be taken away"
+        );
+        let (service, number) = (one(&objects, "Service", name), &json!(5432));
+        assert!(
+            service["spec"]["selector"].is_null(),
+            "nobody else is to write the slice"
+        );
+        let (of_slice, of_service) = (&slice["ports"][0], &service["spec"]["ports"][0]);
+        assert_eq!(
+            (&of_slice["name"], &of_slice["port"]),
+            (&of_service["name"], number)
+        );
+        assert_eq!(default_of("postgres-port"), number.to_string());
+    }
+    let rules = one(&objects, "Role", "pg")["rules"].as_array().expect("rules");
+    let mut of_slices = rules
+        .iter()
+        .filter(|rule| rule["apiGroups"] == json!([SLICE_GROUP]));
+    let rule = of_slices.next().expect("a rule");
+    assert_eq!(rule["resources"], json!(["endpointslices"]));
+    assert_eq!(rule["resourceNames"], json!(names));
+    assert_eq!(rule["verbs"], json!(SLICE_VERBS));
+    assert!(of_slices.next().is_none());
+    let files = files_below("src/kube");
+    let adapter = files.iter().find(|file| file.path.ends_with("kube/slice.rs"));
+    let text = &adapter.expect("the file").text;
+    for verb in ["get", "list", "watch", "create", "update", "patch", "delete"] {
+        let asked = text.contains(&format!("self.ask(\"{verb}\""));
+        assert_eq!(asked, SLICE_VERBS.contains(&verb), "{verb}");
+    }
+}
+
+#[test]
+fn what_the_slices_lack_is_named() {
+    let whole = build("overlays/lease", &["endpoint-slices"]);
+    let settings = settings();
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let without = |kind: &str, place: &str, value: Value| {
+        let mut objects = whole.clone();
+        let named = |object: &&mut Value| object["kind"] == kind && object["metadata"]["name"] != "pg-ro";
+        let mut found = objects.iter_mut().filter(named);
+        let object = found.find(|object| !object.pointer(place).is_none_or(Value::is_null));
+        *object.expect(kind).pointer_mut(place).expect(place) = value;
+        let found = check(&objects, &settings)
+            .into_iter()
+            .map(|finding| finding.problem);
+        found.collect::<Vec<_>>()
+    };
+    let denied = without("Role", "/rules/2/verbs", json!(["get"]));
+    assert_eq!(
+        denied,
+        ["read-write", "read-only"].map(|name| format!(
+            "service account \"pg\" may not patch the EndpointSlice \"pg-direct-{name}\""
+        ))
+    );
+    let alone: Vec<Value> = whole
+        .iter()
+        .filter(|object| object["kind"] != "Service" || object["metadata"]["name"] != "pg-direct-read-only")
+        .cloned()
+        .collect();
+    let found = check(&alone, &settings);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0]
+            .problem
+            .contains("there is no Service \"pg-direct-read-only\"")
+    );
 }
 
 #[test]

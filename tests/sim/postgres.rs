@@ -155,6 +155,7 @@ impl World {
         let text = match &role {
             ServerRole::Primary {
                 synchronous_standby_names,
+                ..
             } => synchronous_standby_names.clone(),
             ServerRole::Standby { .. } => format!("FIRST 1 ({GATE_NAME})"),
         };

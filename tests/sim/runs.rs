@@ -46,7 +46,10 @@ const NAMED: &[(u64, &str)] = &[
     (363, "a promise just before a connection"),
     (304, "a crashed primary comes up beside a later one"),
     (324, "a late acknowledgement of a commit that everybody has"),
-    (20207, "a create from before the Lease was deleted arrived after it"),
+    (
+        20207,
+        "a create from before the Lease was deleted arrived after it",
+    ),
     (22621, "a lost renewal hid a lost hand-over"),
 ];
 

@@ -112,6 +112,7 @@ impl World {
                 lease,
                 barrier: None,
                 request: None,
+                read_only: false,
                 checkpointed_at_ms: None,
             },
             memory: Memory::default(),
@@ -388,7 +389,7 @@ impl World {
                 self.after(delay, Event::CheckpointDone { member, epoch });
                 self.after(MS, done(None));
             }
-            PostgresAction::EnsureRoles => self.after(MS, done(None)),
+            PostgresAction::EnsureRoles | PostgresAction::DropSlots { .. } => self.after(MS, done(None)),
             PostgresAction::ReconcileSlots { expected, .. } => {
                 if let Some(data) = &mut self.members[member].data {
                     data.slots = expected.into_iter().map(slot).collect();
@@ -691,6 +692,7 @@ fn empty_status(system_identifier: u64) -> ServerStatus {
         receiver_silent_ms: None,
         replay_waiting: false,
         synchronous_standby_names: String::new(),
+        superseded_slots: Vec::new(),
         archive: None,
     }
 }

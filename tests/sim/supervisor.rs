@@ -196,6 +196,7 @@ impl World {
                 synchronous_standby_names,
                 term,
                 timeline,
+                ..
             } => {
                 self.members[member].next_timeline = timeline.next;
                 let then = Then::Promote(synchronous_standby_names);
@@ -410,9 +411,7 @@ impl World {
         }
         self.reload_names(member, &names);
         if let Some(postgres) = &mut self.members[member].postgres {
-            postgres.role = ServerRole::Primary {
-                synchronous_standby_names: names,
-            };
+            postgres.role = ServerRole::primary(names);
         }
         self.status_changed(member);
         let delay = self.disk_delay(member);
@@ -489,6 +488,7 @@ impl World {
         match role {
             ServerRole::Primary {
                 synchronous_standby_names,
+                ..
             } => {
                 self.reload_names(member, &synchronous_standby_names);
             }

@@ -393,6 +393,7 @@ fn member(config: &Config, random: &mut Random, at: usize) -> Member {
             },
             durability: config.durability,
             gate: true,
+            read_only_default: false,
             priority: Some(if asynchronous {
                 1
             } else {

@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::name::Utc;
-use super::{Entry, Kind};
+use super::chain::sound;
+use super::name::{Utc, sequence_of};
+use super::{Entry, Kind, Record};
 use crate::core::cluster::table::size_text;
 
 /// What the list says beside the backups themselves.
@@ -19,13 +20,14 @@ pub struct Listing<'a> {
     pub archive: bool,
 }
 
-/// One line a backup: name, kind, size, age, source, timeline, verified, what it can be restored to.
+/// One line a backup: name, kind, what it builds on, size, age, source, timeline, verified, what it can be restored to.
 #[must_use]
 pub fn table(listing: &Listing<'_>) -> String {
     let mut rows = vec![
         [
             "NAME",
             "KIND",
+            "PARENT",
             "SIZE",
             "STORED",
             "AGE",
@@ -58,24 +60,31 @@ pub fn table(listing: &Listing<'_>) -> String {
     text
 }
 
-fn row(listing: &Listing<'_>, entry: &Entry) -> [String; 9] {
+fn row(listing: &Listing<'_>, entry: &Entry) -> [String; 10] {
     let record = &entry.record;
     [
         record.name.clone(),
         record.kind.as_str().to_owned(),
+        parent_number(record),
         size_text(record.bytes()),
         size_text(record.stored_bytes()),
         age_text(listing.now.saturating_sub(record.finished_at)),
         record.source.clone(),
         record.timeline.to_string(),
-        verified_word(entry).to_owned(),
+        verified_word(listing, entry).to_owned(),
         restorable(listing, entry),
     ]
 }
 
-/// `yes`, `no` (a verification found a difference) or `-` (never verified).
-fn verified_word(entry: &Entry) -> &'static str {
-    match (entry.good(), entry.verified()) {
+/// The number that its name begins with, or `-`.
+fn parent_number(record: &Record) -> String {
+    let number = record.parent.as_deref().and_then(sequence_of);
+    number.map_or_else(|| "-".to_owned(), |number| format!("{number:06}"))
+}
+
+/// `yes`, `no` (a verification found a difference, or what it builds on is gone or bad) or `-` (never verified).
+fn verified_word(listing: &Listing<'_>, entry: &Entry) -> &'static str {
+    match (sound(listing.entries, entry), entry.verified()) {
         (false, _) => "no",
         (true, true) => "yes",
         (true, false) => "-",
@@ -84,7 +93,7 @@ fn verified_word(entry: &Entry) -> &'static str {
 
 fn restorable(listing: &Listing<'_>, entry: &Entry) -> String {
     let end = Utc::from_unix(entry.record.finished_at).text();
-    match (entry.good(), entry.record.kind) {
+    match (sound(listing.entries, entry), entry.record.kind) {
         (false, _) => "no".to_owned(),
         (true, Kind::Physical) if listing.archive => format!("from {end} on"),
         (true, _) => format!("to {end}"),
@@ -109,7 +118,7 @@ pub fn json(listing: &Listing<'_>) -> Value {
         if let Value::Object(fields) = &mut value {
             fields.insert("bytes".to_owned(), json!(entry.record.bytes()));
             fields.insert("stored_bytes".to_owned(), json!(entry.record.stored_bytes()));
-            fields.insert("good".to_owned(), json!(entry.good()));
+            fields.insert("good".to_owned(), json!(sound(listing.entries, entry)));
             fields.insert("verified".to_owned(), json!(entry.verified()));
             fields.insert("verification".to_owned(), json!(entry.verification));
         }
@@ -122,7 +131,7 @@ pub fn json(listing: &Listing<'_>) -> Value {
 mod tests {
     use super::*;
     use crate::core::backup::Verification;
-    use crate::core::backup::fixtures::{entry, failed};
+    use crate::core::backup::fixtures::{child, entry, failed};
 
     #[test]
     fn the_list_as_people_read_it() {
@@ -132,7 +141,10 @@ mod tests {
             differences: Vec::new(),
             checks: Vec::new(),
         });
-        let entries = [entry(1, 1_795_000_000), failed(entry(2, 1_795_200_000)), verified];
+        let bad = failed(entry(2, 1_795_200_000));
+        let orphan = child(4, 1_795_281_350, &bad);
+        let more = child(5, 1_795_281_360, &verified);
+        let entries = [entry(1, 1_795_000_000), bad, verified, orphan, more];
         let listing = Listing {
             entries: &entries,
             now: 1_795_281_390,
@@ -143,6 +155,8 @@ mod tests {
         assert_eq!(value["backups"][1]["good"], false);
         assert_eq!(value["backups"][2]["verified"], true);
         assert_eq!(value["backups"][2]["verification"]["at"], 1_795_281_340);
+        assert_eq!(value["backups"][3]["good"], false, "what it builds on is bad");
+        assert_eq!(value["backups"][4]["parent"], "000003-20261121T171530Z-physical");
     }
 
     #[test]

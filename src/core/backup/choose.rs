@@ -1,11 +1,12 @@
 //! Which backup a restore begins with.
 //!
-//! The newest good one that ends before the target and lies on the way to the timeline that is followed: a backup of a
+//! The newest sound one that ends before the target and lies on the way to the timeline that is followed: a backup of a
 //! branch that was left cannot be replayed onto the one that went on.
 
+use super::chain::{BrokenChain, chain, forked, sound};
 use super::name::{Utc, parse_moment};
 use super::{Entry, Kind};
-use crate::core::wal::{Lsn, Relation, TimelineHistory, WalPosition};
+use crate::core::wal::{Lsn, TimelineHistory};
 
 /// How far to replay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub enum ChooseError {
     Forked { name: String, timeline: u32 },
     #[error("{0}")]
     Time(String),
+    #[error(transparent)]
+    Chain(#[from] BrokenChain),
 }
 
 /// What is asked for.
@@ -66,13 +69,13 @@ pub fn choose<'a>(entries: &'a [Entry], wish: &Wish<'_>) -> Result<&'a Entry, Ch
     };
     let mut fit: Vec<&Entry> = entries
         .iter()
-        .filter(|entry| entry.record.kind == wish.kind && entry.good())
+        .filter(|entry| entry.record.kind == wish.kind && sound(entries, entry))
         .collect();
     fit.sort_by_key(|entry| entry.record.sequence);
     let oldest = *fit.first().ok_or(none.clone())?;
     let on_the_way: Vec<&Entry> = fit
         .into_iter()
-        .filter(|entry| !forked(entry, wish.history))
+        .filter(|entry| !left(entry, wish.history))
         .collect();
     if on_the_way.is_empty() {
         return Err(fork(oldest, wish));
@@ -94,17 +97,14 @@ fn named<'a>(entries: &'a [Entry], name: &str, wish: &Wish<'_>) -> Result<&'a En
         .iter()
         .find(|entry| entry.record.name == name)
         .ok_or_else(unknown)?;
-    let difference = entry
-        .verification
-        .as_ref()
-        .and_then(|verification| verification.differences.first());
-    if let Some(first) = difference {
+    if let Some(first) = entry.first_difference() {
         return Err(ChooseError::Bad {
             name: name.to_owned(),
-            first: first.clone(),
+            first: first.to_owned(),
         });
     }
-    if forked(entry, wish.history) {
+    chain(entries, entry)?;
+    if left(entry, wish.history) {
         return Err(fork(entry, wish));
     }
     if !ends_before(entry, wish.target)? {
@@ -113,13 +113,8 @@ fn named<'a>(entries: &'a [Entry], name: &str, wish: &Wish<'_>) -> Result<&'a En
     Ok(entry)
 }
 
-fn forked(entry: &Entry, history: Option<&TimelineHistory>) -> bool {
-    let position = WalPosition {
-        timeline: entry.record.timeline,
-        lsn: entry.record.stop_lsn,
-    };
-    entry.record.kind == Kind::Physical
-        && history.is_some_and(|history| history.relation(position, Lsn(u64::MAX)) != Relation::Contained)
+fn left(entry: &Entry, history: Option<&TimelineHistory>) -> bool {
+    history.is_some_and(|history| forked(entry, history))
 }
 
 fn fork(entry: &Entry, wish: &Wish<'_>) -> ChooseError {
@@ -157,7 +152,7 @@ fn too_early(oldest: &Entry, target: &Target) -> ChooseError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::backup::fixtures::{entry, failed};
+    use crate::core::backup::fixtures::{child, entry, failed};
     use crate::core::wal::TimelineId;
 
     fn wish<'a>(target: &'a Target, history: Option<&'a TimelineHistory>) -> Wish<'a> {
@@ -205,6 +200,24 @@ mod tests {
             ..wish(&Target::Latest, None)
         };
         assert!(matches!(choose(&entries, &wish), Err(ChooseError::Bad { .. })));
+    }
+
+    #[test]
+    fn one_whose_parent_is_gone_or_bad_is_passed_over_and_refused_by_name() {
+        let mut entries = vec![entry(1, 1_000), entry(2, 2_000)];
+        entries.push(child(3, 3_000, &entries[1]));
+        assert_eq!(chosen(&entries, &Target::Latest), Ok(3));
+        entries[1] = failed(entries[1].clone());
+        assert_eq!(chosen(&entries, &Target::Latest), Ok(1));
+        entries.remove(1);
+        assert_eq!(chosen(&entries, &Target::Latest), Ok(1));
+        let name = Some(entries[1].record.name.as_str());
+        let wish = Wish {
+            name,
+            ..wish(&Target::Latest, None)
+        };
+        let error = choose(&entries, &wish).expect_err("no parent");
+        assert!(error.to_string().ends_with("which is gone"), "{error}");
     }
 
     #[test]

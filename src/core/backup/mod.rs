@@ -3,6 +3,7 @@
 //! Never reads a clock or a store: whoever calls hands in the catalogue and the time.
 
 pub mod catalogue;
+pub mod chain;
 pub mod choose;
 pub mod name;
 pub mod retention;
@@ -119,8 +120,64 @@ pub enum Content {
     Manifest,
     /// `pg_dumpall --globals-only`, compressed.
     Globals,
-    /// `pg_dump --format=custom` of a database.
-    Dump { database: String },
+    /// `pg_dump` of a database.
+    Dump {
+        database: String,
+        #[serde(default)]
+        format: DumpFormat,
+    },
+}
+
+impl Content {
+    /// Whether podgres compresses it; else it is compressed already.
+    #[must_use]
+    pub fn to_be_compressed(&self) -> bool {
+        match self {
+            Self::Dump { format, .. } => *format == DumpFormat::Tar,
+            Self::Base | Self::Tablespace { .. } | Self::Manifest | Self::Globals => true,
+        }
+    }
+}
+
+/// How `pg_dump` writes a database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DumpFormat {
+    /// One file, which `pg_restore` takes as it is.
+    #[default]
+    Custom,
+    /// A file for each table, written by several jobs; stored as a tar archive of the folder.
+    Directory,
+    /// `pg_dump`'s own tar archive, compressed.
+    Tar,
+}
+
+impl DumpFormat {
+    /// As `pg_dump --format` takes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Custom => "custom",
+            Self::Directory => "directory",
+            Self::Tar => "tar",
+        }
+    }
+
+    /// How a dump's object is called.
+    #[must_use]
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::Custom => "dump",
+            Self::Directory => "dir.tar",
+            Self::Tar => "tar.zst",
+        }
+    }
+
+    /// Whether `pg_restore --jobs` can read it.
+    #[must_use]
+    pub fn parallel_restore(self) -> bool {
+        self != Self::Tar
+    }
 }
 
 /// What a table held.
@@ -165,6 +222,16 @@ impl Entry {
     pub fn verified(&self) -> bool {
         self.verification.is_some() && self.good()
     }
+
+    /// What the last verification found first, if anything.
+    #[must_use]
+    pub fn first_difference(&self) -> Option<&str> {
+        self.verification
+            .as_ref()?
+            .differences
+            .first()
+            .map(String::as_str)
+    }
 }
 
 #[cfg(test)]
@@ -199,6 +266,17 @@ pub(crate) mod fixtures {
             },
             verification: None,
         }
+    }
+
+    /// One that adds to `parent`.
+    pub(crate) fn child(sequence: u64, finished_at: u64, parent: &Entry) -> Entry {
+        let mut child = entry(sequence, finished_at);
+        child.record.parent = Some(parent.record.name.clone());
+        child
+            .record
+            .postgres_version
+            .clone_from(&parent.record.postgres_version);
+        child
     }
 
     pub(crate) fn failed(mut entry: Entry) -> Entry {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
+use super::chain::sound;
 use super::name::Utc;
 use super::{Entry, Kind};
 use crate::core::wal::Lsn;
@@ -68,16 +69,21 @@ fn calendar(text: &str) -> Option<Keep> {
     })
 }
 
-/// The names of the backups that may be deleted, oldest first.
+/// The names of the backups that may be deleted, newest first: an incremental one goes before what it builds on.
 #[must_use]
 pub fn expired(entries: &[Entry], keep: Keep) -> Vec<String> {
     let mut kept = BTreeSet::new();
     for kind in [Kind::Physical, Kind::Logical] {
         let mut of_kind: Vec<&Entry> = entries.iter().filter(|entry| entry.record.kind == kind).collect();
         of_kind.sort_by_key(|entry| std::cmp::Reverse(entry.record.sequence));
-        kept.extend(chosen(&of_kind, keep).into_iter().map(|entry| &entry.record.name));
-        let last_good = of_kind.iter().find(|entry| entry.good());
-        let last_verified = of_kind.iter().find(|entry| entry.verified());
+        let sound: Vec<&Entry> = of_kind
+            .iter()
+            .copied()
+            .filter(|entry| sound(entries, entry))
+            .collect();
+        kept.extend(chosen(&sound, keep).into_iter().map(|entry| &entry.record.name));
+        let last_good = sound.first();
+        let last_verified = sound.iter().find(|entry| entry.verified());
         kept.extend(
             last_good
                 .into_iter()
@@ -98,32 +104,23 @@ pub fn expired(entries: &[Entry], keep: Keep) -> Vec<String> {
         .iter()
         .filter(|entry| !kept.contains(&entry.record.name))
         .collect();
-    gone.sort_by_key(|entry| entry.record.sequence);
+    gone.sort_by_key(|entry| std::cmp::Reverse(entry.record.sequence));
     gone.into_iter().map(|entry| entry.record.name.clone()).collect()
 }
 
-/// What the rule itself keeps of entries of one kind, newest first. Bad ones take nobody's place.
-fn chosen<'a>(newest_first: &[&'a Entry], keep: Keep) -> Vec<&'a Entry> {
-    let good: Vec<&Entry> = newest_first
-        .iter()
-        .copied()
-        .filter(|entry| entry.good())
-        .collect();
+/// What the rule itself keeps of sound entries of one kind, newest first: bad ones take nobody's place.
+fn chosen<'a>(good: &[&'a Entry], keep: Keep) -> Vec<&'a Entry> {
+    let good = good.iter().copied();
     match keep {
-        Keep::Count(count) => good
-            .into_iter()
-            .take(usize::try_from(count).unwrap_or(usize::MAX))
-            .collect(),
+        Keep::Count(count) => good.take(usize::try_from(count).unwrap_or(usize::MAX)).collect(),
         Keep::Days(days) => {
             let newest = good
-                .iter()
+                .clone()
                 .map(|entry| entry.record.finished_at)
                 .max()
                 .unwrap_or(0);
             let since = newest.saturating_sub(days.saturating_mul(DAY_SECONDS));
-            good.into_iter()
-                .filter(|entry| entry.record.finished_at >= since)
-                .collect()
+            good.filter(|entry| entry.record.finished_at >= since).collect()
         }
         Keep::Calendar {
             daily,
@@ -139,25 +136,22 @@ fn chosen<'a>(newest_first: &[&'a Entry], keep: Keep) -> Vec<&'a Entry> {
                 utc.year * 12 + utc.month
             };
             let year = |entry: &Entry| Utc::from_unix(entry.record.finished_at).year;
-            let mut all = newest_of_each(&good, daily, day);
-            all.extend(newest_of_each(&good, weekly, week));
-            all.extend(newest_of_each(&good, monthly, month));
-            all.extend(newest_of_each(&good, yearly, year));
+            let mut all = newest_of_each(good.clone(), daily, day);
+            all.extend(newest_of_each(good.clone(), weekly, week));
+            all.extend(newest_of_each(good.clone(), monthly, month));
+            all.extend(newest_of_each(good, yearly, year));
             all
         }
     }
 }
 
 fn newest_of_each<'a>(
-    newest_first: &[&'a Entry],
+    newest_first: impl Iterator<Item = &'a Entry>,
     periods: usize,
     period: impl Fn(&Entry) -> u64,
 ) -> Vec<&'a Entry> {
     let mut seen = BTreeSet::new();
-    let first_of_its_period = newest_first
-        .iter()
-        .copied()
-        .filter(|entry| seen.insert(period(entry)));
+    let first_of_its_period = newest_first.filter(|entry| seen.insert(period(entry)));
     first_of_its_period.take(periods).collect()
 }
 
@@ -172,7 +166,7 @@ pub fn wal_needed_from(kept: &[Entry]) -> Option<Lsn> {
 mod tests {
     use super::*;
     use crate::core::backup::Verification;
-    use crate::core::backup::fixtures::{entry, failed};
+    use crate::core::backup::fixtures::{child, entry, failed};
 
     const DAY: u64 = DAY_SECONDS;
     /// Sunday, 1 March 2026, noon.
@@ -181,7 +175,9 @@ mod tests {
     fn gone(entries: &[Entry], keep: &str) -> Vec<u64> {
         let keep = keep.parse().expect("a rule");
         let sequence = |name: &String| super::super::name::sequence_of(name).expect("a name");
-        expired(entries, keep).iter().map(sequence).collect()
+        let mut oldest_first: Vec<u64> = expired(entries, keep).iter().map(sequence).collect();
+        oldest_first.reverse();
+        oldest_first
     }
 
     fn daily(number: u64) -> Vec<Entry> {
@@ -265,9 +261,28 @@ mod tests {
     #[test]
     fn what_a_kept_one_builds_on_stays() {
         let mut entries = daily(5);
-        entries[4].record.parent = Some(entries[3].record.name.clone());
-        entries[3].record.parent = Some(entries[1].record.name.clone());
+        entries[4] = child(5, NOON + 5 * DAY, &entries[3]);
+        entries[3] = child(4, NOON + 4 * DAY, &entries[1]);
         assert_eq!(gone(&entries, "1"), [1, 3]);
+        entries.push(entry(6, NOON + 6 * DAY));
+        assert_eq!(gone(&entries, "1"), [1, 2, 3, 4, 5]);
+        let names = expired(&entries, Keep::Count(1));
+        assert!(
+            names[0] > names[1],
+            "a kill in between leaves no orphan: {names:?}"
+        );
+    }
+
+    #[test]
+    fn one_that_builds_on_a_bad_one_is_not_the_last_good_one() {
+        let mut entries = daily(4);
+        entries[3] = child(4, NOON + 4 * DAY, &entries[2]);
+        entries[2] = failed(entries[2].clone());
+        assert_eq!(
+            gone(&entries, "1"),
+            [1],
+            "2 is the last that can be restored, 4 the newest"
+        );
     }
 
     #[test]

@@ -1,9 +1,15 @@
-//! The tar format as `BASE_BACKUP` writes it (POSIX ustar; `src/port/tar.c`): headers, and where one member ends.
+//! The tar format as `BASE_BACKUP` writes it (POSIX ustar; `src/port/tar.c`): headers, read and written, and where one member
+//! ends.
 
 use std::fmt;
 
 /// Headers and bodies come in blocks of this size.
 pub const BLOCK_BYTES: usize = 512;
+
+/// What stands after the last member.
+pub const ARCHIVE_END: [u8; 2 * BLOCK_BYTES] = [0; 2 * BLOCK_BYTES];
+/// The largest size that twelve octal digits' place can say.
+const MOST_OCTAL_BYTES: u64 = 0o777_7777_7777;
 
 /// One member of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +71,38 @@ impl Member {
             mode,
             kind,
         }))
+    }
+
+    /// The block that stands before a file's content.
+    ///
+    /// # Errors
+    /// The path does not fit, or it is no file.
+    pub fn header(&self) -> Result<[u8; BLOCK_BYTES], InvalidHeader> {
+        let MemberKind::File { bytes } = self.kind else {
+            return Err(InvalidHeader::new("only files are written"));
+        };
+        if self.path.len() > 99 {
+            return Err(InvalidHeader::new(format!("\"{}\" is too long", self.path)));
+        }
+        let mut block = [0; BLOCK_BYTES];
+        let mut put = |at: usize, text: &str| block[at..at + text.len()].copy_from_slice(text.as_bytes());
+        put(0, &self.path);
+        put(100, &format!("{:07o}", self.mode));
+        put(108, "0000000");
+        put(116, "0000000");
+        put(136, "00000000000");
+        put(148, "        ");
+        put(156, "0");
+        put(257, "ustar\x0000");
+        if bytes <= MOST_OCTAL_BYTES {
+            put(124, &format!("{bytes:011o}"));
+        } else {
+            block[124] = 0x80;
+            block[128..136].copy_from_slice(&bytes.to_be_bytes());
+        }
+        let sum: u64 = block.iter().map(|byte| u64::from(*byte)).sum();
+        block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        Ok(block)
     }
 
     /// Bytes after the header until the next one.
@@ -207,6 +245,25 @@ mod tests {
         let mut flipped = header("a", b'0', 1);
         flipped[3] ^= 1;
         assert!(Member::parse(&flipped).is_err());
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for bytes in [0, 1, 8_192, MOST_OCTAL_BYTES, MOST_OCTAL_BYTES + 1, u64::MAX >> 1] {
+            let member = Member {
+                path: "3456.dat.gz".to_owned(),
+                mode: 0o600,
+                kind: MemberKind::File { bytes },
+            };
+            let block = member.header().expect("a header");
+            assert_eq!(Member::parse(&block), Ok(Some(member)), "{bytes}");
+        }
+        let long = Member {
+            path: "x".repeat(100),
+            mode: 0o600,
+            kind: MemberKind::File { bytes: 1 },
+        };
+        assert!(long.header().is_err());
     }
 
     #[test]

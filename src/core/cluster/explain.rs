@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use crate::core::lease::{Durability, LeaseRecord};
 use crate::core::member::Ordinal;
 use crate::core::status::MemberStatus;
+use crate::core::synchronous_names::bypass_race;
 
 use super::moves::{self, age_text};
 use super::{ClusterView, LagMode};
@@ -23,6 +24,9 @@ pub struct Explanation {
     pub because: String,
     pub primary: Option<String>,
     pub term: u64,
+    /// While the read-only switch is on: what it does, and why.
+    #[serde(default)]
+    pub read_only: Option<String>,
     /// Who would take over if the primary were lost now.
     pub successor: Option<String>,
     pub would_lose: String,
@@ -77,6 +81,7 @@ pub fn explain(view: &ClusterView) -> Explanation {
         situation: view.me.situation.clone(),
         because: view.me.message.clone(),
         term: view.term,
+        read_only: read_only(view),
         would_lose: would_lose(view, successor.as_deref()),
         successor,
         blocks,
@@ -85,6 +90,25 @@ pub fn explain(view: &ClusterView) -> Explanation {
             .collect(),
         primary,
     }
+}
+
+/// Who has switched, and whom it keeps from writing.
+fn read_only(view: &ClusterView) -> Option<String> {
+    let switch = view.read_only_switch.as_ref()?;
+    let why = if switch.reason.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", switch.reason)
+    };
+    let direct = if view.live_members().any(|member| member.read_only_default) {
+        "direct sessions begin read-only too"
+    } else {
+        "direct sessions may write"
+    };
+    Some(format!(
+        "by {}{why}; routed clients are off the primary, {direct}",
+        switch.by
+    ))
 }
 
 fn candidate(view: &ClusterView, ordinal: Ordinal, name: &str) -> Candidate {
@@ -189,8 +213,20 @@ fn would_lose(view: &ClusterView, successor: Option<&str>) -> String {
         .is_some_and(|record| record.synchronous.proof().is_some());
     match successor {
         None => "no failover happens by itself now".to_owned(),
-        Some(_) if proven => "no acknowledged commit".to_owned(),
+        Some(_) if proven => proven_loss(view),
         Some(name) => moves::loss(view, name),
+    }
+}
+
+/// What is lost though a quorum has everything: commits that a server of an older minor release let pass.
+fn proven_loss(view: &ClusterView) -> String {
+    let versions = view.live_members().filter_map(|member| member.server.as_ref());
+    match versions
+        .filter_map(|server| bypass_race(server.server_version))
+        .next()
+    {
+        None => "no acknowledged commit".to_owned(),
+        Some(warning) => format!("no acknowledged commit, with one exception: {warning}"),
     }
 }
 
@@ -217,6 +253,8 @@ pub fn explanation_text(explanation: &Explanation) -> String {
         },
         format!("what would be lost: {}", explanation.would_lose),
     ];
+    let read_only = explanation.read_only.iter();
+    lines.extend(read_only.map(|switched| format!("switched to read-only {switched}")));
     lines.extend(
         explanation
             .blocks
@@ -246,7 +284,7 @@ mod tests {
     use super::super::fixtures::{led, peer, primary, standby, view};
     use super::*;
     use crate::core::cluster::{PeerContact, PeerEntry};
-    use crate::core::lease::{Incarnation, LeadershipReport};
+    use crate::core::lease::{Incarnation, LeadershipReport, ReadOnlySwitch};
     use crate::core::wal::Lsn;
 
     fn member(ordinal: u32, priority: Option<u32>) -> MemberStatus {
@@ -329,8 +367,29 @@ mod tests {
         let mut paused = seen(vec![peer(member(1, Some(100))), peer(member(2, Some(100)))]);
         paused.lease.as_mut().expect("record").paused = true;
         assert_eq!(explain(&paused).blocks, ["the cluster is paused"]);
+        let mut old = member(1, Some(100));
+        old.server.as_mut().expect("a server").server_version = 150_012;
+        let old = explain(&seen(vec![peer(old), peer(member(2, Some(100)))]));
+        assert!(old.would_lose.contains("upgrade to 13.21"), "{}", old.would_lose);
         let fixed = explain(&view(primary(0), vec![peer(member(1, Some(1)))]));
         assert!(fixed.blocks[0].contains("fixed") && fixed.successor.is_none());
+    }
+
+    #[test]
+    fn the_read_only_switch_says_whom_it_keeps_from_writing() {
+        let mut seen = seen(vec![peer(member(1, Some(100)))]);
+        assert_eq!(explain(&seen).read_only, None);
+        seen.read_only_switch = Some(ReadOnlySwitch {
+            by: "alice@shell".to_owned(),
+            at: String::new(),
+            reason: "a migration".to_owned(),
+        });
+        let said = |seen: &ClusterView| explanation_text(&explain(seen));
+        let before =
+            "switched to read-only by alice@shell: a migration; routed clients are off the primary, ";
+        assert!(said(&seen).contains(&format!("{before}direct sessions may write\n")));
+        seen.me.read_only_default = true;
+        assert!(said(&seen).contains(&format!("{before}direct sessions begin read-only too\n")));
     }
 
     #[test]

@@ -131,6 +131,7 @@ fn member(ordinal: u32, role: Role, state: MemberState, situation: &str) -> Memb
         routes_term: None,
         switch: crate::core::switch::SwitchPosition::default(),
         read_only: false,
+        read_only_default: false,
     }
 }
 
@@ -155,6 +156,7 @@ fn server() -> ServerStatus {
         receiver_silent_ms: None,
         replay_waiting: false,
         synchronous_standby_names: String::new(),
+        superseded_slots: Vec::new(),
         archive: None,
     }
 }

@@ -34,6 +34,7 @@ pub fn cluster_json(view: &ClusterView) -> Value {
         "lease_holder": view.lease_holder,
         "read_only": view.read_only,
         "read_only_switch": view.read_only_switch,
+        "read_only_default": view.live_members().any(|member| member.read_only_default),
         "paused": view.paused,
         "observer": view.me.name,
         "synchronous": synchronous(view),
@@ -199,6 +200,7 @@ mod tests {
             "durability",
             "lease_holder",
             "read_only",
+            "read_only_default",
             "paused",
         ] {
             assert!(value.get(key).is_some(), "{key}");

@@ -63,10 +63,14 @@ pub(super) fn heading(cluster: &Value) -> String {
         text.push_str(", lease held by ");
         text.push_str(&plain(&cluster["lease_holder"]));
     }
-    for flag in ["read_only", "paused"] {
+    for (flag, words) in [
+        ("read_only", "read-only"),
+        ("read_only_default", "direct sessions too"),
+        ("paused", "paused"),
+    ] {
         if cluster[flag] == true {
             text.push_str(", ");
-            text.push_str(&flag.replace('_', "-"));
+            text.push_str(words);
         }
     }
     text.push_str("\n\n");

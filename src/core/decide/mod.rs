@@ -7,6 +7,7 @@
 mod first;
 mod lease;
 mod note;
+mod read_only;
 mod running;
 mod slots;
 mod standby;
@@ -60,10 +61,12 @@ pub fn decide(policy: &Policy, memory: &Memory, observation: &Observation) -> De
         supervisor,
         memory,
     };
+    let wanted = turn.read_only();
     let decision = match policy.leadership {
         Leadership::FixedOrdinal => fixed(turn),
         Leadership::Lease => lease::decide(turn),
     };
+    let decision = read_only::told(decision, supervisor, observation, wanted);
     with_mounted_files(decision, supervisor, observation.at_ms)
 }
 
@@ -159,6 +162,7 @@ impl<'a> Turn<'a> {
 
     /// A row with its action; what the action's end must be counted against is noted.
     fn act(mut self, situation: Situation, detail: String, action: PostgresAction) -> Decision {
+        let action = read_only::given(action, self.read_only());
         if let Some(message) = note::refrain(&self.memory, self.observation, &action) {
             let detail = if detail.is_empty() {
                 message.to_owned()

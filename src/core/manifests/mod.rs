@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use object::{Object, Workload};
 
-pub use rights::{LEASE_GROUP, LEASE_VERBS};
+pub use rights::{LEASE_GROUP, LEASE_VERBS, SLICE_GROUP, SLICE_VERBS};
 
 /// One thing that cannot work.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,32 +1,74 @@
-//! May the members do with the Lease what they have to, and do they carry a token if so?
+//! May the members do with the Lease, and with the EndpointSlices if they keep any, what they have to, and do they carry a token if so?
 
 use serde_json::Value;
 
 use super::Note;
 use super::object::{Object, Part, Workload, find, holds, list};
+use crate::core::routing::slice::slice_name;
 
 /// The API group of Leases.
 pub const LEASE_GROUP: &str = "coordination.k8s.io";
 /// What a member does with the Lease. RBAC cannot bind `create` to a name.
 pub const LEASE_VERBS: [&str; 5] = ["get", "list", "watch", "update", "create"];
 
+/// The API group of EndpointSlices.
+pub const SLICE_GROUP: &str = "discovery.k8s.io";
+/// What the holder of the Lease does with each slice that it keeps, all by name.
+pub const SLICE_VERBS: [&str; 2] = ["get", "patch"];
+/// The endpoints that every pod has; each has a slice and a Service.
+const ENDPOINTS: [&str; 2] = ["read_write", "read_only"];
+
 const TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 pub(super) fn check(workload: &Workload<'_>, objects: &[Object<'_>], note: &mut Note<'_>) {
+    let slices = workload.variable("PODGRES_ENDPOINT_SLICES") == Some("true");
     if !workload.led_by_lease() {
+        if slices {
+            note(
+                "EndpointSlices are kept by the holder of the Lease, and leadership is fixed".to_owned(),
+                "Set PODGRES_LEADERSHIP=lease, or take PODGRES_ENDPOINT_SLICES away.",
+            );
+        }
         return;
     }
     check_token(workload, note);
+    if slices {
+        check_slices(workload, objects, note);
+    }
     let account = workload.pod["serviceAccountName"].as_str().unwrap_or("default");
     let rules = rules(account, &workload.object, objects);
     for verb in LEASE_VERBS {
-        if !rules.iter().any(|rule| grants(rule, verb, workload.object.name)) {
+        let lease = ((LEASE_GROUP, "leases"), workload.object.name);
+        if !rules.iter().any(|rule| grants(rule, verb, lease)) {
             note(
                 format!(
                     "service account \"{account}\" may not {verb} the Lease \"{}\"",
                     workload.object.name
                 ),
                 "Grant get, list, watch and update on leases of coordination.k8s.io with that name, and create, by a Role and a RoleBinding.",
+            );
+        }
+    }
+}
+
+fn check_slices(workload: &Workload<'_>, objects: &[Object<'_>], note: &mut Note<'_>) {
+    let account = workload.pod["serviceAccountName"].as_str().unwrap_or("default");
+    let rules = rules(account, &workload.object, objects);
+    for endpoint in ENDPOINTS {
+        let name = slice_name(workload.object.name, endpoint);
+        for verb in SLICE_VERBS {
+            let slice = ((SLICE_GROUP, "endpointslices"), name.as_str());
+            if !rules.iter().any(|rule| grants(rule, verb, slice)) {
+                note(
+                    format!("service account \"{account}\" may not {verb} the EndpointSlice \"{name}\""),
+                    "Grant get and patch on endpointslices of discovery.k8s.io with that name, by a Role and a RoleBinding.",
+                );
+            }
+        }
+        if find(objects, &workload.object, "Service", &name).is_none() {
+            note(
+                format!("EndpointSlices are kept, and there is no Service \"{name}\""),
+                "Apply k8s/components/endpoint-slices, or take PODGRES_ENDPOINT_SLICES away.",
             );
         }
     }
@@ -77,12 +119,13 @@ fn rules<'a>(account: &str, near: &Object<'_>, objects: &[Object<'a>]) -> Vec<&'
     roles.flat_map(|role| list(role.value, "rules")).collect()
 }
 
-fn grants(rule: &Value, verb: &str, lease: &str) -> bool {
+/// The object is told by its API group, its plural, and its name.
+fn grants(rule: &Value, verb: &str, ((group, plural), name): ((&str, &str), &str)) -> bool {
     let named = rule["resourceNames"]
         .as_array()
         .is_some_and(|names| !names.is_empty());
-    holds(rule, "apiGroups", &[LEASE_GROUP, "*"])
-        && holds(rule, "resources", &["leases", "*"])
+    holds(rule, "apiGroups", &[group, "*"])
+        && holds(rule, "resources", &[plural, "*"])
         && holds(rule, "verbs", &[verb, "*"])
-        && (!named || (verb != "create" && holds(rule, "resourceNames", &[lease])))
+        && (!named || (verb != "create" && holds(rule, "resourceNames", &[name])))
 }

@@ -109,6 +109,12 @@ impl Freshness {
         (known.timeline == self.timeline).then(|| newest.lsn.bytes_since(known.lsn))
     }
 
+    /// The newest timeline that a primary has told of.
+    #[must_use]
+    pub fn timeline(&self) -> TimelineId {
+        self.timeline
+    }
+
     /// Whether `name` is known to have replayed up to a token of a client's.
     #[must_use]
     pub fn has_reached(&self, name: &str, token: Lsn) -> bool {

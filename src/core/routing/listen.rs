@@ -56,12 +56,13 @@ impl Listen {
             "on_primary_loss" => policy.on_primary_loss = on_primary_loss(value)?,
             "degrade" => policy.degrade = degrade(value)?,
             "affinity" => policy.affinity = affinity(value)?,
+            "monotonic" => policy.monotonic = on_or_off(value)?,
             "max_connections" => self.max_connections = Some(count(value)?),
             "max_connections_per_client" => self.max_connections_per_client = Some(count(value)?),
             _ => {
                 return Err(format!(
                     "\"{key}\" is none of mode, name, max_staleness, max_lag, fallback, on_primary_loss, degrade, \
-                     affinity, max_connections, max_connections_per_client"
+                     affinity, monotonic, max_connections, max_connections_per_client"
                 ));
             }
         }
@@ -133,6 +134,14 @@ fn affinity(value: &str) -> Result<Affinity, String> {
     }
 }
 
+fn on_or_off(value: &str) -> Result<bool, String> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("\"{value}\" is neither on nor off")),
+    }
+}
+
 fn milliseconds(value: &str) -> Result<u64, String> {
     let duration = units::duration(value)?;
     u64::try_from(duration.as_millis()).map_err(|_| format!("\"{value}\" is too long"))
@@ -155,7 +164,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "6434,name=ro-1s,mode=read-only,max_staleness=1s,max_lag=1MB,fallback=none,\
-                    on_primary_loss=serve-for:5m,degrade=off,affinity=none,max_connections=9,max_connections_per_client=3";
+                    on_primary_loss=serve-for:5m,degrade=off,affinity=none,monotonic=on,max_connections=9,max_connections_per_client=3";
         let policy = RoutePolicy {
             mode: RouteMode::ReadOnly,
             max_staleness_ms: 1_000,
@@ -164,6 +173,7 @@ mod tests {
             on_primary_loss: OnPrimaryLoss::ServeFor { ms: 300_000 },
             degrade: false,
             affinity: Affinity::None,
+            monotonic: true,
         };
         let expected = Listen {
             port: 6434,
@@ -200,6 +210,7 @@ mod tests {
                 "\"pray\" is none of serve, serve-for:5m, refuse",
             ),
             ("7000,affinity=sticky", "\"sticky\" is neither client nor none"),
+            ("7000,monotonic=yes", "\"yes\" is neither on nor off"),
             (
                 "7000,max_connections=many",
                 "\"many\" is no number of connections",

@@ -23,6 +23,8 @@ pub struct SessionOptions {
     /// Only a server that has replayed so far may answer.
     pub min_lsn: Option<Lsn>,
     pub wait: Option<Duration>,
+    /// Nothing older than what earlier sessions of the client may have read.
+    pub monotonic: Option<bool>,
 }
 
 /// A setting that cannot be read. The value is the client's own, and is not repeated.
@@ -63,6 +65,7 @@ impl SessionOptions {
             max_lag_bytes: self.max_lag_bytes.unwrap_or(policy.max_lag_bytes),
             fallback: self.fallback.unwrap_or(policy.fallback),
             on_primary_loss: self.on_primary_loss(policy),
+            monotonic: self.monotonic.unwrap_or(policy.monotonic),
             ..policy.clone()
         }
     }
@@ -120,6 +123,13 @@ impl SessionOptions {
                     "primary" => ReadOnlyFallback::Primary,
                     "none" => ReadOnlyFallback::None,
                     _ => return Err(invalid("podgres.fallback", "Write primary or none.")),
+                });
+            }
+            "podgres.monotonic" => {
+                self.monotonic = Some(match value {
+                    "on" | "true" => true,
+                    "off" | "false" => false,
+                    _ => return Err(invalid("podgres.monotonic", "Write on or off.")),
                 });
             }
             _ => {}
@@ -194,14 +204,14 @@ mod tests {
                 "{options}"
             );
         }
-        let all =
-            "-c podgres.max_lag=1MB -c podgres.min_lsn=0/3000060 -c podgres.wait=3s -c podgres.fallback=none";
+        let all = "-c podgres.max_lag=1MB -c podgres.min_lsn=0/3000060 -c podgres.wait=3s -c podgres.fallback=none -c podgres.monotonic=on";
         let expected = SessionOptions {
             max_staleness_ms: None,
             max_lag_bytes: Some(1 << 20),
             fallback: Some(ReadOnlyFallback::None),
             min_lsn: Some(Lsn(0x300_0060)),
             wait: Some(Duration::from_secs(3)),
+            monotonic: Some(true),
         };
         assert_eq!(read(all), Ok(expected));
         for nothing in [
@@ -227,6 +237,7 @@ mod tests {
             ("-c podgres.min_lsn=7", "podgres.min_lsn"),
             ("-c podgres.wait=", "podgres.wait"),
             ("-c podgres.fallback=standby", "podgres.fallback"),
+            ("-c podgres.monotonic=rather", "podgres.monotonic"),
         ] {
             let error = read(options).expect_err(options);
             assert_eq!(error.name, name);
@@ -247,7 +258,7 @@ mod tests {
         #[test]
         fn any_options_are_read_or_refused(options in ".{0,300}", value in "[ -~]{0,40}") {
             let _read = read(&options);
-            for name in ["max_staleness", "max_lag", "min_lsn", "wait", "fallback"] {
+            for name in ["max_staleness", "max_lag", "min_lsn", "wait", "fallback", "monotonic"] {
                 let _read = read(&format!("-c podgres.{name}={value}"));
             }
         }

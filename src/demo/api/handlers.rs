@@ -1,9 +1,9 @@
-//! The paths and verbs of `coordination.k8s.io/v1` Leases.
+//! The paths and verbs of each kind of object.
 //!
 //! `…/namespaces/{namespace}/leases`: list, watch, create. `…/leases/{name}`: get, update, merge patch, delete.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,23 +16,28 @@ use axum::routing::get;
 use serde_json::{Value, json};
 
 use super::Shared;
-use super::leases::{Key, Leases};
+use super::objects::{Key, Objects};
+use super::resource::Resource;
 use super::status::Refusal;
 use super::watch::{Selection, body};
-
-const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases";
-const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}";
 
 type Answer = Result<Response, Refusal>;
 
 pub(super) fn router(shared: Shared) -> Router {
-    let one = get(read).put(replace).patch(patch).delete(delete);
-    Router::new()
-        .route(LEASES, get(list).post(create))
-        .route(LEASE, one)
+    [&shared.leases, &shared.slices]
+        .into_iter()
+        .fold(Router::new(), |router, objects| router.merge(routes(objects)))
         .fallback(|| async { Refusal::no_such_path() })
-        .layer(middleware::from_fn_with_state(shared.clone(), authenticate))
-        .with_state(shared)
+        .layer(middleware::from_fn_with_state(shared, authenticate))
+}
+
+fn routes(objects: &Arc<Objects>) -> Router {
+    let all = objects.resource.path();
+    let one = format!("{all}/{{name}}");
+    Router::new()
+        .route(&all, get(list).post(create))
+        .route(&one, get(read).put(replace).patch(patch).delete(delete))
+        .with_state(Arc::clone(objects))
 }
 
 async fn authenticate(State(shared): State<Shared>, request: Request, next: Next) -> Response {
@@ -49,23 +54,23 @@ async fn authenticate(State(shared): State<Shared>, request: Request, next: Next
     next.run(request).await
 }
 
-async fn read(State(shared): State<Shared>, Path(key): Path<Key>) -> Answer {
-    Ok(object(StatusCode::OK, &shared.leases.get(&key)?))
+async fn read(State(objects): State<Arc<Objects>>, Path(key): Path<Key>) -> Answer {
+    Ok(object(StatusCode::OK, &objects.get(&key)?))
 }
 
 async fn list(
-    State(shared): State<Shared>,
+    State(objects): State<Arc<Objects>>,
     Path(namespace): Path<String>,
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Answer {
     let name = selected_name(&query)?;
     if matches!(query.get("watch").map(String::as_str), Some("1" | "true")) {
-        return watch(shared, namespace, name, &query);
+        return watch(objects, namespace, name, &query);
     }
-    let (revision, items) = shared.leases.list(&namespace, name.as_deref());
+    let (revision, items) = objects.list(&namespace, name.as_deref());
     let list = json!({
-        "kind": "LeaseList",
-        "apiVersion": "coordination.k8s.io/v1",
+        "kind": format!("{}List", objects.resource.kind),
+        "apiVersion": objects.resource.api_version(),
         "metadata": {"resourceVersion": revision.to_string()},
         "items": items,
     });
@@ -73,7 +78,7 @@ async fn list(
 }
 
 fn watch(
-    shared: Shared,
+    objects: Arc<Objects>,
     namespace: String,
     name: Option<String>,
     query: &BTreeMap<String, String>,
@@ -98,7 +103,7 @@ fn watch(
             .is_some_and(|value| value == "true" || value == "1"),
     };
     let headers = [(header::CONTENT_TYPE, "application/json")];
-    Ok((headers, body(shared, selection)).into_response())
+    Ok((headers, body(objects, selection)).into_response())
 }
 
 fn selected_name(query: &BTreeMap<String, String>) -> Result<Option<String>, Refusal> {
@@ -111,18 +116,18 @@ fn selected_name(query: &BTreeMap<String, String>) -> Result<Option<String>, Ref
     }
 }
 
-async fn create(State(shared): State<Shared>, Path(namespace): Path<String>, bytes: Bytes) -> Answer {
-    let sent = lease(&bytes)?;
+async fn create(State(objects): State<Arc<Objects>>, Path(namespace): Path<String>, bytes: Bytes) -> Answer {
+    let sent = read_object(&bytes)?;
     let name = sent["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let key = (namespace, name);
-    let sent = checked(&key, sent)?;
-    let created = change(shared, move |leases| leases.create(key, sent)).await?;
+    let sent = checked(objects.resource, &key, sent)?;
+    let created = change(objects, move |objects| objects.create(key, sent)).await?;
     Ok(object(StatusCode::CREATED, &created))
 }
 
-async fn replace(State(shared): State<Shared>, Path(key): Path<Key>, bytes: Bytes) -> Answer {
-    let sent = checked(&key, lease(&bytes)?)?;
-    let (created, stored) = change(shared, move |leases| leases.replace(key, sent)).await?;
+async fn replace(State(objects): State<Arc<Objects>>, Path(key): Path<Key>, bytes: Bytes) -> Answer {
+    let sent = checked(objects.resource, &key, read_object(&bytes)?)?;
+    let (created, stored) = change(objects, move |objects| objects.replace(key, sent)).await?;
     let code = if created {
         StatusCode::CREATED
     } else {
@@ -133,7 +138,7 @@ async fn replace(State(shared): State<Shared>, Path(key): Path<Key>, bytes: Byte
 
 /// JSON Merge Patch, RFC 7396. A version in the patch must be the stored one.
 async fn patch(
-    State(shared): State<Shared>,
+    State(objects): State<Arc<Objects>>,
     Path(key): Path<Key>,
     headers: HeaderMap,
     bytes: Bytes,
@@ -145,14 +150,14 @@ async fn patch(
     if content_type != "application/merge-patch+json" {
         return Err(Refusal::unsupported(content_type));
     }
-    let patch = lease(&bytes)?;
-    let patched = change(shared, move |leases| {
+    let patch = read_object(&bytes)?;
+    let patched = change(objects, move |objects| {
         loop {
-            let mut stored = leases.get(&key)?;
+            let mut stored = objects.get(&key)?;
             merge(&mut stored, &patch);
-            let stored = checked(&key, stored)?;
+            let stored = checked(objects.resource, &key, stored)?;
             let names_version = patch["metadata"]["resourceVersion"].is_string();
-            match leases.replace(key.clone(), stored) {
+            match objects.replace(key.clone(), stored) {
                 // Somebody was faster; the patch asked for no version in particular.
                 Err(refusal) if refusal.is_conflict() && !names_version => {}
                 other => return other.map(|(_, stored)| stored),
@@ -162,9 +167,9 @@ async fn patch(
     Ok(object(StatusCode::OK, &patched.await?))
 }
 
-async fn delete(State(shared): State<Shared>, Path(key): Path<Key>) -> Answer {
-    let name = key.1.clone();
-    let deleted = change(shared, move |leases| leases.delete(key)).await?;
+async fn delete(State(objects): State<Arc<Objects>>, Path(key): Path<Key>) -> Answer {
+    let (name, resource) = (key.1.clone(), objects.resource);
+    let deleted = change(objects, move |objects| objects.delete(key)).await?;
     let status = json!({
         "kind": "Status",
         "apiVersion": "v1",
@@ -172,8 +177,8 @@ async fn delete(State(shared): State<Shared>, Path(key): Path<Key>) -> Answer {
         "status": "Success",
         "details": {
             "name": name,
-            "group": "coordination.k8s.io",
-            "kind": "leases",
+            "group": resource.group,
+            "kind": resource.plural,
             "uid": deleted["metadata"]["uid"],
         },
     });
@@ -181,27 +186,27 @@ async fn delete(State(shared): State<Shared>, Path(key): Path<Key>) -> Answer {
 }
 
 /// On a thread that may wait for the disk.
-async fn change<T, F>(shared: Shared, change: F) -> Result<T, Refusal>
+async fn change<T, F>(objects: Arc<Objects>, change: F) -> Result<T, Refusal>
 where
     T: Send + 'static,
-    F: FnOnce(&Leases) -> Result<T, Refusal> + Send + 'static,
+    F: FnOnce(&Objects) -> Result<T, Refusal> + Send + 'static,
 {
-    tokio::task::spawn_blocking(move || change(&shared.leases))
+    tokio::task::spawn_blocking(move || change(&objects))
         .await
         .map_err(|error| Refusal::internal(&error.to_string()))?
 }
 
-fn lease(bytes: &[u8]) -> Result<Value, Refusal> {
+fn read_object(bytes: &[u8]) -> Result<Value, Refusal> {
     let object: Value =
         serde_json::from_slice(bytes).map_err(|error| Refusal::bad_request(&error.to_string()))?;
     if !object.is_object() || !(object["metadata"].is_object() || object["metadata"].is_null()) {
-        return Err(Refusal::bad_request("the object provided is not a Lease"));
+        return Err(Refusal::bad_request("the object provided is unrecognized"));
     }
     Ok(object)
 }
 
-/// Source: the API's `ValidateLease`, as far as podgres could get it wrong.
-fn checked(key: &Key, mut object: Value) -> Result<Value, Refusal> {
+/// With the name and the namespace that the path says, or the reason why the API would refuse it.
+fn checked(resource: &'static Resource, key: &Key, mut object: Value) -> Result<Value, Refusal> {
     let (namespace, name) = key;
     let metadata = &object["metadata"];
     if metadata["name"] != *name.as_str() || name.is_empty() {
@@ -224,24 +229,12 @@ fn checked(key: &Key, mut object: Value) -> Result<Value, Refusal> {
             return Err(Refusal::bad_request(&format!("{field} are not texts")));
         }
     }
-    let number = |field: &str, least: i64| {
-        let value = &object["spec"][field];
-        value.is_null()
-            || value
-                .as_i64()
-                .is_some_and(|number| number >= least && i32::try_from(number).is_ok())
-    };
-    if !number("leaseDurationSeconds", 1) {
-        let why = "spec.leaseDurationSeconds: must be greater than 0";
-        return Err(Refusal::invalid(name, why));
-    }
-    if !number("leaseTransitions", 0) {
-        let why = "spec.leaseTransitions: must be greater than or equal to 0";
-        return Err(Refusal::invalid(name, why));
+    if let Some(why) = (resource.invalid)(&object) {
+        return Err(Refusal::invalid(resource, name, why));
     }
     object["metadata"]["namespace"] = json!(namespace);
-    object["kind"] = json!("Lease");
-    object["apiVersion"] = json!("coordination.k8s.io/v1");
+    object["kind"] = json!(resource.kind);
+    object["apiVersion"] = json!(resource.api_version());
     Ok(object)
 }
 

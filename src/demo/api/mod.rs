@@ -1,12 +1,14 @@
-//! The demo's Kubernetes API server: `coordination.k8s.io/v1` Leases and nothing else, over plain HTTP.
+//! The demo's Kubernetes API server: `coordination.k8s.io/v1` Leases, `discovery.k8s.io/v1` EndpointSlices and nothing else, over
+//! plain HTTP.
 //!
 //! Speaks the real protocol (get, list, watch, create, update, merge patch, delete; resource versions, `Status`
-//! bodies), so that the shipped client is what is tried. Keeps its Leases while it is down, and in a file for the next
-//! run. Knows nothing of pods: whoever has the token may do anything.
+//! bodies), so that the shipped client is what is tried. Keeps its objects while it is down, and its Leases in a file for the
+//! next run. Knows nothing of pods: whoever has the token may do anything.
 
 mod handlers;
 mod kubeconfig;
-mod leases;
+mod objects;
+mod resource;
 mod status;
 mod watch;
 
@@ -24,7 +26,8 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
 pub use kubeconfig::write_kubeconfig;
-use leases::Leases;
+use objects::Objects;
+use resource::{ENDPOINT_SLICES, LEASES};
 
 use super::DemoError;
 
@@ -36,7 +39,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// What the handlers share; outlives each listener.
 #[derive(Clone)]
 struct Shared {
-    leases: Arc<Leases>,
+    leases: Arc<Objects>,
+    slices: Arc<Objects>,
     /// Asked for as a bearer token.
     token: Arc<Mutex<Option<String>>>,
 }
@@ -55,9 +59,11 @@ impl ApiServer {
     /// # Errors
     /// The address is taken, or the file could not be read.
     pub async fn start(address: SocketAddr, state_path: Option<PathBuf>) -> Result<Self, DemoError> {
-        let leases = Leases::open(state_path)?;
+        let leases = Objects::open(&LEASES, state_path)?;
+        let slices = Objects::open(&ENDPOINT_SLICES, None)?;
         let shared = Shared {
             leases: Arc::new(leases),
+            slices: Arc::new(slices),
             token: Arc::default(),
         };
         let mut server = Self {

@@ -4,6 +4,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::resource::Resource;
+
 /// A refusal; what it prints is the body.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
@@ -11,6 +13,8 @@ pub(super) struct Refusal {
     reason: &'static str,
     message: String,
     name: String,
+    /// `None`: it is about no kind of object.
+    resource: Option<&'static Resource>,
 }
 
 impl Refusal {
@@ -20,12 +24,18 @@ impl Refusal {
             reason,
             message,
             name: name.to_owned(),
+            resource: None,
         }
     }
 
-    pub(super) fn not_found(name: &str) -> Self {
-        let message = format!("leases.coordination.k8s.io \"{name}\" not found");
-        Self::new(StatusCode::NOT_FOUND, "NotFound", name, message)
+    fn of(mut self, resource: &'static Resource) -> Self {
+        self.resource = Some(resource);
+        self
+    }
+
+    pub(super) fn not_found(resource: &'static Resource, name: &str) -> Self {
+        let message = format!("{} \"{name}\" not found", resource.full_name());
+        Self::new(StatusCode::NOT_FOUND, "NotFound", name, message).of(resource)
     }
 
     pub(super) fn no_such_path() -> Self {
@@ -33,20 +43,25 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "", "", message)
     }
 
-    pub(super) fn already_exists(name: &str) -> Self {
-        let message = format!("leases.coordination.k8s.io \"{name}\" already exists");
-        Self::new(StatusCode::CONFLICT, "AlreadyExists", name, message)
+    pub(super) fn already_exists(resource: &'static Resource, name: &str) -> Self {
+        let message = format!("{} \"{name}\" already exists", resource.full_name());
+        Self::new(StatusCode::CONFLICT, "AlreadyExists", name, message).of(resource)
     }
 
-    pub(super) fn conflict(name: &str, why: &str) -> Self {
-        let message =
-            format!("Operation cannot be fulfilled on leases.coordination.k8s.io \"{name}\": {why}");
-        Self::new(StatusCode::CONFLICT, "Conflict", name, message)
+    pub(super) fn conflict(resource: &'static Resource, name: &str, why: &str) -> Self {
+        let message = format!(
+            "Operation cannot be fulfilled on {} \"{name}\": {why}",
+            resource.full_name()
+        );
+        Self::new(StatusCode::CONFLICT, "Conflict", name, message).of(resource)
     }
 
-    pub(super) fn invalid(name: &str, why: &str) -> Self {
-        let message = format!("Lease.coordination.k8s.io \"{name}\" is invalid: {why}");
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", name, message)
+    pub(super) fn invalid(resource: &'static Resource, name: &str, why: &str) -> Self {
+        let message = format!(
+            "{}.{} \"{name}\" is invalid: {why}",
+            resource.kind, resource.group
+        );
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", name, message).of(resource)
     }
 
     pub(super) fn bad_request(why: &str) -> Self {
@@ -91,6 +106,9 @@ impl Refusal {
     }
 
     pub(super) fn body(&self) -> Value {
+        let details = self
+            .resource
+            .map(|resource| json!({"name": self.name, "group": resource.group, "kind": resource.plural}));
         json!({
             "kind": "Status",
             "apiVersion": "v1",
@@ -98,7 +116,7 @@ impl Refusal {
             "status": "Failure",
             "message": self.message,
             "reason": self.reason,
-            "details": {"name": self.name, "group": "coordination.k8s.io", "kind": "leases"},
+            "details": details,
             "code": self.code.as_u16(),
         })
     }

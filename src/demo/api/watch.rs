@@ -1,5 +1,6 @@
 //! One watch: what has changed since a version, then what changes, one JSON object per line.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -9,8 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::Shared;
-use super::leases::Change;
+use super::objects::{Change, Objects};
 
 /// Where nothing else is asked for; the real server draws from 30 to 60 minutes.
 const DEFAULT_LIMIT: Duration = Duration::from_mins(30);
@@ -26,7 +26,7 @@ pub(super) struct Selection {
 }
 
 struct Watch {
-    shared: Shared,
+    objects: Arc<Objects>,
     selection: Selection,
     revisions: watch::Receiver<u64>,
     position: u64,
@@ -37,20 +37,18 @@ struct Watch {
 }
 
 /// The body of a watch's answer.
-pub(super) fn body(shared: Shared, selection: Selection) -> Body {
-    let revisions = shared.leases.subscribe();
+pub(super) fn body(objects: Arc<Objects>, selection: Selection) -> Body {
+    let revisions = objects.subscribe();
     let (position, first) = if let Some(after) = selection.after {
         (after, None)
     } else {
-        let (revision, items) = shared
-            .leases
-            .list(&selection.namespace, selection.name.as_deref());
+        let (revision, items) = objects.list(&selection.namespace, selection.name.as_deref());
         let added = items.iter().map(|item| line("ADDED", item));
         (revision, Some(added.collect()))
     };
     let watch = Watch {
         end_at: Instant::now() + selection.limit.unwrap_or(DEFAULT_LIMIT),
-        shared,
+        objects,
         selection,
         revisions,
         position,
@@ -71,7 +69,7 @@ impl Watch {
         }
         while !self.ended {
             self.revisions.mark_unchanged();
-            match self.shared.leases.changes_after(self.position) {
+            match self.objects.changes_after(self.position) {
                 Ok((revision, changes)) => {
                     self.position = revision;
                     let wanted = changes.iter().filter(|change| self.selection.wants(change));
@@ -95,8 +93,8 @@ impl Watch {
 
     fn bookmark(&self) -> String {
         let object = json!({
-            "kind": "Lease",
-            "apiVersion": "coordination.k8s.io/v1",
+            "kind": self.objects.resource.kind,
+            "apiVersion": self.objects.resource.api_version(),
             "metadata": {"resourceVersion": self.position.to_string(), "creationTimestamp": null},
             "spec": {},
         });

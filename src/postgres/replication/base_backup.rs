@@ -27,6 +27,8 @@ pub struct BaseBackupRequest {
     pub slot: String,
     /// Bytes of files a second that the server sends at most.
     pub max_rate_bytes: Option<u64>,
+    /// Only what has changed since the backup whose manifest was sent before.
+    pub incremental: bool,
 }
 
 /// What comes, in this order: archives each with their data, then the manifest with its data, then the end.
@@ -112,6 +114,9 @@ fn command(request: &BaseBackupRequest) -> String {
         "LABEL '{label}', PROGRESS true, CHECKPOINT 'fast', WAL true, WAIT false, TABLESPACE_MAP true, \
          MANIFEST 'yes', TARGET 'client'"
     );
+    if request.incremental {
+        options.push_str(", INCREMENTAL true");
+    }
     if let Some(rate) = request.max_rate_bytes {
         // In kilobytes, and within the bounds that the server has.
         options.push_str(", MAX_RATE ");
@@ -204,7 +209,7 @@ mod tests {
             command.starts_with("BASE_BACKUP (LABEL 'it''s'', WAL false', PROGRESS"),
             "{command}"
         );
-        assert!(command.ends_with("MAX_RATE 1024)"), "{command}");
+        assert!(command.ends_with("TARGET 'client', MAX_RATE 1024)"), "{command}");
     }
 
     #[test]

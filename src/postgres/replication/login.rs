@@ -18,7 +18,7 @@ use crate::postgres::Login;
 use crate::postgres::tls::{self, ClientTls};
 
 /// A trigger on login (PostgreSQL 17) may write, and must not wait for those who are still logging in.
-const DATABASE_OPTIONS: &str = "-c synchronous_commit=local";
+const DATABASE_OPTIONS: &str = "-c synchronous_commit=local -c default_transaction_read_only=off";
 
 /// A walsender ready for a command, and what it said of itself.
 pub(super) struct Welcome {

@@ -108,10 +108,13 @@ async fn a_role_name_needs_no_particular_letters() {
 }
 
 #[tokio::test]
-async fn a_role_does_not_wait_for_a_synchronous_standby() {
+async fn a_role_neither_waits_for_a_synchronous_standby_nor_minds_a_read_only_default() {
     let server = TestServer::primary(&programs(15), "").await;
     server
         .sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        .await;
+    server
+        .sql("ALTER SYSTEM SET default_transaction_read_only = on")
         .await;
     server.sql("SELECT pg_reload_conf()").await;
     let rotated = login("podgres_replication", "rotated");

@@ -124,6 +124,7 @@ impl Route {
             show_clients: true,
             knowledge: Knowledge::of_table(receiver),
             sessions: Arc::clone(&sessions),
+            reads: Arc::default(),
             stats: Arc::clone(&stats),
             workers: Arc::new(Workers::here()),
         };

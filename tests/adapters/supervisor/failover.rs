@@ -15,6 +15,7 @@ use super::pod::{LIMIT, Pod};
 fn promotion(term: u64) -> SupervisorRequest {
     SupervisorRequest::Promote {
         synchronous_standby_names: "FIRST 1 (podgres_gate, \"pg-0\")".to_owned(),
+        read_only: false,
         term,
         timeline: NEXT,
     }
@@ -127,6 +128,7 @@ async fn a_number_that_may_be_taken_is_passed_over(major: u32) {
     second
         .ask(SupervisorRequest::Promote {
             synchronous_standby_names: String::new(),
+            read_only: false,
             term: 2,
             timeline,
         })

@@ -82,6 +82,7 @@ pub(super) async fn promote(pod: &Pod, term: u64) {
     pod.ask(licence(LIMIT)).await;
     pod.ask(SupervisorRequest::Promote {
         synchronous_standby_names: String::new(),
+        read_only: false,
         term,
         timeline: NEXT,
     })

@@ -1,13 +1,16 @@
 //! Freshness and causal reads on real standbys.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use podgres::core::member::Ordinal;
 use podgres::demo::Target;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio_postgres::NoTls;
+use tokio_postgres::{Config, NoTls};
 
 use super::clients::config;
-use crate::harness::{Demo, Start, wait_for};
+use crate::harness::{Demo, Start, members, wait_for};
 
 /// Two pods, one of them a standby.
 fn pair() -> Demo {
@@ -145,6 +148,77 @@ fn a_token_finds_every_own_write_on_a_slow_standby() {
     let (code, body) = demo.get(1, "/wait?lsn=FF/0&timeout=100ms").expect("an answer");
     assert_eq!(code, 503, "{body}");
     assert_eq!(demo.get(1, "/wait?lsn=now").expect("an answer").0, 400);
+}
+
+/// What one session reads on the first pod's route, by these options: the newest row, and whose data it was.
+async fn newest(read: &Config, options: &str) -> (i32, IpAddr) {
+    let mut read = read.clone();
+    read.options(format!(
+        "-c podgres.max_staleness=1h -c podgres.max_lag=1TB {options}"
+    ));
+    let (client, connection) = read.connect(NoTls).await.expect("read-only");
+    tokio::spawn(connection);
+    let sql = "SELECT coalesce(max(n), 0), inet_server_addr() FROM work";
+    let row = client.query_one(sql, &[]).await.expect("row");
+    (row.get(0), row.get(1))
+}
+
+#[test]
+fn a_client_never_goes_back_in_time_if_it_does_not_want_to() {
+    let demo = Start::new(16).with(&["--replicas", "3"]).run();
+    demo.wait_streaming(2);
+    demo.sql(&[], "CREATE TABLE work (n int)");
+    demo.wait("the standbys to have the table", |status| {
+        let standbys = members(status)
+            .iter()
+            .filter(|member| member["role"] == "standby");
+        standbys.filter(|member| member["lag_bytes"] == 0).count() == 2
+    });
+    demo.sql(&["--member", "2"], "SELECT pg_wal_replay_pause()");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("runtime").block_on(async {
+        let write = config(&demo.directory, Target::ReadWrite);
+        let (writer, connection) = write.connect(NoTls).await.expect("read-write");
+        tokio::spawn(connection);
+        let read = first_pod(&demo);
+        let (mut seen, mut back) = ((0, 0), 0);
+        let mut servers = BTreeSet::new();
+        for n in 1..=40 {
+            let insert = format!("INSERT INTO work VALUES ({n})");
+            writer.batch_execute(&insert).await.expect("insert");
+            let (found, _) = newest(&read, "").await;
+            back += u32::from(found < seen.0);
+            seen.0 = seen.0.max(found);
+            let (found, server) = newest(&read, "-c podgres.monotonic=on").await;
+            assert!(found >= seen.1, "{found} after {}, at the {n}th try", seen.1);
+            seen.1 = found;
+            servers.insert(server);
+        }
+        assert!(back > 0, "the paused standby was never read");
+        assert!(servers.len() < 3, "{servers:?}: the primary is not needed");
+        demo.sql(&["--member", "2"], "SELECT pg_wal_replay_resume()");
+        let paused = demo.deployed().pod(Ordinal(2)).expect("a pod").address;
+        let began = Instant::now();
+        while newest(&read, "-c podgres.monotonic=on").await.1 != paused {
+            assert!(
+                began.elapsed() < Duration::from_secs(20),
+                "it serves again once it has caught up"
+            );
+        }
+    });
+}
+
+/// One route: each remembers its own clients.
+fn first_pod(demo: &Demo) -> Config {
+    let all = config(&demo.directory, Target::ReadOnly);
+    let state = demo.deployed();
+    let mut one = Config::new();
+    one.host(state.pod(Ordinal(0)).expect("a pod").address.to_string())
+        .port(state.ports.read_only)
+        .user(all.get_user().expect("a user"))
+        .password(all.get_password().expect("a password"))
+        .dbname("postgres");
+    one
 }
 
 /// For as many reads of own writes as fit.

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use podgres::core::member::Ordinal;
 use podgres::demo::Target;
+use tokio_postgres::NoTls;
 
-use super::clients::{Clients, Counts, Work};
-use super::{leased, ordinal_of, primary, verb};
-use crate::harness::{Demo, Start, member, wait_for};
+use super::clients::{Clients, Counts, Work, config};
+use super::{found_primary, leased, ordinal_of, primary, verb};
+use crate::harness::{Demo, Start, member, programs, wait_for};
 
 /// What a new session on the read-write routes is told.
 fn insert(demo: &Demo) -> Result<(), String> {
@@ -85,6 +87,11 @@ fn row_37_to_42_the_switch_with_a_fixed_primary() {
     there_and_back(&demo);
     // It outlives the pod that was asked, and the primary.
     verb(&demo, &["read-only", "on"]);
+    assert_eq!(
+        insert_at(&demo, "demo-0"),
+        Ok(()),
+        "whoever connects directly is not concerned by default"
+    );
     demo.ask(&["delete-pod", "1", "--force"]);
     demo.wait("pod 1 again, and read-only", |status| {
         member(status, "demo-1")["state"] == "streaming" && status["read_only"] == true
@@ -107,8 +114,118 @@ fn row_37_to_42_the_switch_with_a_fixed_primary() {
 
 #[test]
 fn row_37_to_42_the_switch_with_a_lease() {
-    let demo = leased(&[]);
+    let demo = leased(&["--set", "PODGRES_READ_ONLY_DEFAULT=on"]);
     there_and_back(&demo);
+    direct_sessions_follow(&demo);
+}
+
+const DIRECT: &str = "INSERT INTO work VALUES (9)";
+
+/// What a new session with that server itself is told.
+fn insert_at(demo: &Demo, member: &str) -> Result<(), String> {
+    let output = demo.try_sql(&["--member", &ordinal_of(member)], DIRECT);
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// One session with a server itself, kept open.
+struct Direct {
+    runtime: tokio::runtime::Runtime,
+    client: tokio_postgres::Client,
+}
+
+impl Direct {
+    fn open(demo: &Demo, member: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("runtime");
+        let ordinal = Ordinal(ordinal_of(member).parse().expect("an ordinal"));
+        let config = config(&demo.directory, Target::Member(ordinal));
+        let client = runtime.block_on(async {
+            let (client, connection) = config.connect(NoTls).await.expect("a direct session");
+            tokio::spawn(connection);
+            client
+        });
+        Self { runtime, client }
+    }
+
+    fn insert(&self) -> Result<(), String> {
+        self.execute(DIRECT)
+    }
+
+    /// The SQLSTATE of what was refused.
+    fn execute(&self, sql: &str) -> Result<(), String> {
+        let done = self.runtime.block_on(self.client.batch_execute(sql));
+        done.map_err(|error| {
+            error
+                .code()
+                .map_or(error.to_string(), |code| code.code().to_owned())
+        })
+    }
+}
+
+/// With `PODGRES_READ_ONLY_DEFAULT=on`, through a failover, and back.
+fn direct_sessions_follow(demo: &Demo) {
+    let first = primary(&demo.wait_streaming(2));
+    let open = Direct::open(demo, &first);
+    open.insert().expect("a write while the switch is off");
+    verb(demo, &["read-only", "on", "--reason", "an upgrade"]);
+    let refused = wait_for(Duration::from_secs(3), || {
+        open.insert() == Err("25006".to_owned())
+    });
+    assert!(refused, "a session that was open before: {:?}", open.insert());
+    let new = insert_at(demo, &first).expect_err("a new session");
+    assert!(new.contains("25006"), "{new}");
+    let at_first = ["--member", &ordinal_of(&first)];
+    open.execute("SET default_transaction_read_only = off")
+        .expect("a default is no lock");
+    open.insert().expect("a session may say otherwise");
+    let dump = std::process::Command::new(programs(16).join("pg_dump"))
+        .args(["--table", "work", &demo.ask(&["dsn", at_first[0], at_first[1]])])
+        .output()
+        .expect("pg_dump");
+    assert!(dump.status.success(), "{dump:?}");
+    demo.wait("the default in the status", |status| {
+        status["read_only_default"] == true
+    });
+    let explained = verb(demo, &["explain"]);
+    let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
+    assert!(
+        explained
+            .contains("an upgrade; routed clients are off the primary, direct sessions begin read-only too")
+    );
+
+    demo.ask(&["delete-pod", at_first[1], "--force"]);
+    let others = ["demo-0", "demo-1", "demo-2"]
+        .into_iter()
+        .filter(|name| *name != first);
+    let others: Vec<&str> = others.collect();
+    demo.wait("another primary", |status| {
+        for other in &others {
+            assert_ne!(insert_at(demo, other), Ok(()), "the new primary took a write");
+        }
+        found_primary(status).is_some_and(|name| name != first)
+    });
+    let second = primary(&demo.wait_streaming(2));
+    let refused = insert_at(demo, &second).expect_err("still switched to read-only");
+    assert!(refused.contains("25006"), "{refused}");
+    assert_eq!(
+        demo.sql(&["--member", &ordinal_of(&second)], "SELECT pg_is_in_recovery()"),
+        "f"
+    );
+
+    let open = Direct::open(demo, &second);
+    verb(demo, &["read-only", "off"]);
+    let writable = wait_for(Duration::from_secs(3), || open.insert().is_ok());
+    assert!(writable, "{:?}", open.insert());
+    assert_eq!(insert_at(demo, &second), Ok(()));
+    let setting = "SELECT source FROM pg_settings WHERE name = 'default_transaction_read_only'";
+    assert_eq!(
+        demo.sql(&["--member", &ordinal_of(&second)], setting),
+        "default",
+        "nothing is left behind"
+    );
 }
 
 /// Its client was cut, and the server went on, and committed half a minute after the switch.

@@ -211,6 +211,7 @@ pub(super) fn records(case: &Case<'_>) -> bool {
     let (
         Some(ServerRole::Primary {
             synchronous_standby_names: names,
+            ..
         }),
         Some(server),
     ) = (case.running_role(), &case.observation.server)

@@ -53,12 +53,14 @@ pub(super) fn told_covers(case: &Case<'_>) -> bool {
                 server:
                     ServerRole::Primary {
                         synchronous_standby_names: names,
+                        ..
                     },
             }
             | PostgresAction::Reload {
                 server:
                     ServerRole::Primary {
                         synchronous_standby_names: names,
+                        ..
                     },
             }
             | PostgresAction::Promote {

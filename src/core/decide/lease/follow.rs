@@ -151,6 +151,10 @@ fn streaming(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder:
             detail,
             PostgresAction::ReconcileSlots { expected, advance },
         ),
+        None if !server.superseded_slots.is_empty() => {
+            let names = server.superseded_slots.clone();
+            turn.act(situation, detail, PostgresAction::DropSlots { names })
+        }
         None => turn.row(situation, detail),
     }
 }

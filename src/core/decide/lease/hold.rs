@@ -81,9 +81,11 @@ pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
 fn in_office(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
     let given = match &turn.supervisor.postmaster {
         Postmaster::Running {
-            role: ServerRole::Primary {
-                synchronous_standby_names,
-            },
+            role:
+                ServerRole::Primary {
+                    synchronous_standby_names,
+                    ..
+                },
             ..
         } => synchronous_standby_names.clone(),
         _ => String::new(),
@@ -101,9 +103,7 @@ fn in_office(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decis
         Next::Tell(told) => {
             let synchronous_standby_names = told::text(turn.policy, &told);
             let detail = format!("commits are to wait for {synchronous_standby_names}");
-            let server = ServerRole::Primary {
-                synchronous_standby_names,
-            };
+            let server = ServerRole::primary(synchronous_standby_names);
             return turn.act(changing, detail, PostgresAction::Reload { server });
         }
         Next::Mark => {
@@ -262,6 +262,7 @@ pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
     let names = told::text(turn.policy, &at_first(&turn, record));
     let action = PostgresAction::Promote {
         synchronous_standby_names: names,
+        read_only: false,
         term: record.term,
         timeline: NextTimeline {
             own: server.timeline,
@@ -347,9 +348,7 @@ fn open(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, facts: &DataD
         return turn.act(Situation::Reopening, detail, action);
     }
     let told = at_first(&turn, record);
-    let server = ServerRole::Primary {
-        synchronous_standby_names: told::text(turn.policy, &told),
-    };
+    let server = ServerRole::primary(told::text(turn.policy, &told));
     turn.act(Situation::Reopening, detail, PostgresAction::Start { server })
 }
 

@@ -1,4 +1,4 @@
-//! The Leases themselves: what is stored, at which version, and what has changed since.
+//! The objects of one kind: what is stored, at which version, and what has changed since.
 //!
 //! One counter versions everything, as etcd's revision does. A change is on disk before it is answered or seen.
 
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::super::DemoError;
+use super::resource::Resource;
 use super::status::Refusal;
 
 /// Changes that a watch may begin behind.
@@ -34,36 +35,43 @@ pub(super) struct Change {
 #[derive(Default, Serialize, Deserialize)]
 struct Contents {
     revision: u64,
-    leases: Vec<Value>,
+    /// As files of earlier versions name them.
+    #[serde(rename = "leases")]
+    objects: Vec<Value>,
 }
 
 #[derive(Default)]
 struct State {
     revision: u64,
-    leases: BTreeMap<Key, Value>,
+    objects: BTreeMap<Key, Value>,
     log: VecDeque<Change>,
     /// Changes up to here are forgotten.
     compacted: u64,
 }
 
-pub(super) struct Leases {
+pub(super) struct Objects {
+    pub(super) resource: &'static Resource,
     state: Mutex<State>,
     path: Option<PathBuf>,
     /// The newest revision, to wake those who watch.
     revision: watch::Sender<u64>,
 }
 
-impl Leases {
-    pub(super) fn open(path: Option<PathBuf>) -> Result<Self, DemoError> {
+impl Objects {
+    pub(super) fn open(resource: &'static Resource, path: Option<PathBuf>) -> Result<Self, DemoError> {
         let contents = path.as_deref().map(load).transpose()?.unwrap_or_default();
-        let leases = contents.leases.into_iter().map(|lease| (key_of(&lease), lease));
+        let objects = contents
+            .objects
+            .into_iter()
+            .map(|object| (key_of(&object), object));
         let state = State {
             revision: contents.revision,
-            leases: leases.collect(),
+            objects: objects.collect(),
             compacted: contents.revision,
             ..State::default()
         };
         Ok(Self {
+            resource,
             revision: watch::Sender::new(state.revision),
             state: Mutex::new(state),
             path,
@@ -75,18 +83,18 @@ impl Leases {
     }
 
     pub(super) fn get(&self, key: &Key) -> Result<Value, Refusal> {
-        let found = self.lock().leases.get(key).cloned();
-        found.ok_or_else(|| Refusal::not_found(&key.1))
+        let found = self.lock().objects.get(key).cloned();
+        found.ok_or_else(|| Refusal::not_found(self.resource, &key.1))
     }
 
     /// All of a namespace, or the one of that name, with the list's version.
     pub(super) fn list(&self, namespace: &str, name: Option<&str>) -> (u64, Vec<Value>) {
         let state = self.lock();
         let chosen = state
-            .leases
+            .objects
             .iter()
             .filter(|(key, _)| key.0 == namespace && name.is_none_or(|name| key.1 == name));
-        (state.revision, chosen.map(|(_, lease)| lease.clone()).collect())
+        (state.revision, chosen.map(|(_, object)| object.clone()).collect())
     }
 
     /// What has changed after `revision`; an error if that is no longer, or not yet, known.
@@ -114,8 +122,8 @@ impl Leases {
 
     pub(super) fn create(&self, key: Key, mut object: Value) -> Result<Value, Refusal> {
         let mut state = self.lock();
-        if state.leases.contains_key(&key) {
-            return Err(Refusal::already_exists(&key.1));
+        if state.objects.contains_key(&key) {
+            return Err(Refusal::already_exists(self.resource, &key.1));
         }
         if version_of(&object).is_some() {
             return Err(Refusal::bad_request(
@@ -131,26 +139,34 @@ impl Leases {
     /// The real one then looks at the UID alone, and not at the version.
     pub(super) fn replace(&self, key: Key, mut object: Value) -> Result<(bool, Value), Refusal> {
         let mut state = self.lock();
-        let Some(stored) = state.leases.get(&key) else {
+        let Some(stored) = state.objects.get(&key) else {
             drop(state);
             if object["metadata"]["uid"].is_string() {
-                return Err(Refusal::conflict(&key.1, "Precondition failed: UID"));
+                return Err(Refusal::conflict(
+                    self.resource,
+                    &key.1,
+                    "Precondition failed: UID",
+                ));
             }
             object["metadata"]["resourceVersion"].take();
             return self.create(key, object).map(|created| (true, created));
         };
         let Some(version) = version_of(&object) else {
             let why = "metadata.resourceVersion: Invalid value: 0: must be specified for an update";
-            return Err(Refusal::invalid(&key.1, why));
+            return Err(Refusal::invalid(self.resource, &key.1, why));
         };
         if Some(version) != version_of(stored) {
             let why =
                 "the object has been modified; please apply your changes to the latest version and try again";
-            return Err(Refusal::conflict(&key.1, why));
+            return Err(Refusal::conflict(self.resource, &key.1, why));
         }
         let metadata = &stored["metadata"];
         if object["metadata"]["uid"].is_string() && object["metadata"]["uid"] != metadata["uid"] {
-            return Err(Refusal::conflict(&key.1, "Precondition failed: UID"));
+            return Err(Refusal::conflict(
+                self.resource,
+                &key.1,
+                "Precondition failed: UID",
+            ));
         }
         object["metadata"]["uid"] = metadata["uid"].clone();
         object["metadata"]["creationTimestamp"] = metadata["creationTimestamp"].clone();
@@ -163,8 +179,8 @@ impl Leases {
 
     pub(super) fn delete(&self, key: Key) -> Result<Value, Refusal> {
         let mut state = self.lock();
-        let object = state.leases.get(&key).cloned();
-        let object = object.ok_or_else(|| Refusal::not_found(&key.1))?;
+        let object = state.objects.get(&key).cloned();
+        let object = object.ok_or_else(|| Refusal::not_found(self.resource, &key.1))?;
         self.store(&mut state, key, "DELETED", object)
     }
 
@@ -178,14 +194,14 @@ impl Leases {
     ) -> Result<Value, Refusal> {
         let revision = state.revision + 1;
         object["metadata"]["resourceVersion"] = json!(revision.to_string());
-        let mut leases = state.leases.clone();
+        let mut objects = state.objects.clone();
         match kind {
-            "DELETED" => leases.remove(&key),
-            _ => leases.insert(key.clone(), object.clone()),
+            "DELETED" => objects.remove(&key),
+            _ => objects.insert(key.clone(), object.clone()),
         };
-        self.save(revision, &leases)
+        self.save(revision, &objects)
             .map_err(|error| Refusal::internal(&error.to_string()))?;
-        state.leases = leases;
+        state.objects = objects;
         state.revision = revision;
         state.log.push_back(Change {
             revision,
@@ -200,13 +216,13 @@ impl Leases {
         Ok(object)
     }
 
-    fn save(&self, revision: u64, leases: &BTreeMap<Key, Value>) -> std::io::Result<()> {
+    fn save(&self, revision: u64, objects: &BTreeMap<Key, Value>) -> std::io::Result<()> {
         let Some(path) = &self.path else {
             return Ok(());
         };
         let contents = Contents {
             revision,
-            leases: leases.values().cloned().collect(),
+            objects: objects.values().cloned().collect(),
         };
         let staged = path.with_extension("new");
         let mut file = File::create(&staged)?;
@@ -227,8 +243,8 @@ fn load(path: &Path) -> Result<Contents, DemoError> {
     }
 }
 
-fn key_of(lease: &Value) -> Key {
-    let text = |name: &str| lease["metadata"][name].as_str().unwrap_or_default().to_owned();
+fn key_of(object: &Value) -> Key {
+    let text = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
     (text("namespace"), text("name"))
 }
 
