@@ -80,7 +80,7 @@ fn a_former_primarys_failover_slots_make_room_for_the_primarys_once_it_streams()
     let names = vec!["orders".to_owned()];
     assert_eq!(streaming.postgres, Some(PostgresAction::DropSlots { names }));
     let lost = told(&usual(&[(HolderPeer, 4), (Server, 2)]), |_, observation| {
-        with_slot(observation)
+        with_slot(observation);
     });
     assert!(
         !matches!(lost.postgres, Some(PostgresAction::DropSlots { .. })),
