@@ -159,13 +159,11 @@ async fn confirm(to: &str, loss: &str, yes: bool) -> Result<(), Failure> {
         .write_all(question.as_bytes())
         .and_then(|()| stdout.flush())
         .map_err(failed)?;
-    let line = match line_of_stdin().await {
-        Some(line) => line.map_err(failed)?,
-        None => {
-            let late = format!("no answer came within {} s", PIPE_LIMIT.as_secs());
-            return Err(Failure::new(ExitStatus::Overdue, late).hint("Nothing was done."));
-        }
+    let Some(line) = line_of_stdin().await else {
+        let late = format!("no answer came within {} s", PIPE_LIMIT.as_secs());
+        return Err(Failure::new(ExitStatus::Overdue, late).hint("Nothing was done."));
     };
+    let line = line.map_err(failed)?;
     match line.trim() {
         "yes" => Ok(()),
         "" => {

@@ -10,12 +10,13 @@ use serde_json::{Value, json};
 use crate::kustomize::{build, top};
 
 /// An overlay with components, and the chart's values that say the same. "kube" is the version that Helm finds.
-const SAME: [(&str, &[&str], &[&str]); 19] = [
+const SAME: [(&str, &[&str], &[&str]); 20] = [
     ("overlays/lease", &[], &[]),
     ("overlays/fixed", &[], &["leadership=fixed"]),
     ("overlays/lease", &["parallel"], &["parallel=true"]),
     ("overlays/lease", &["tls"], &["tls.enabled=true"]),
     ("overlays/lease", &["role-label"], &["roleLabel.enabled=true"]),
+    ("overlays/lease", &["endpoint-slices"], &["endpointSlices=true"]),
     ("overlays/lease", &["events"], &["events=true"]),
     ("overlays/lease", &["monitoring"], &["monitoring=true"]),
     ("overlays/lease", &["backup"], &["backup.enabled=true"]),
@@ -249,6 +250,7 @@ fn nonsense_is_refused_and_named() {
         ("replicas=0", "replicas"),
         ("replica=3", "replica"),
         ("leadership=fixed,events=true", "events"),
+        ("leadership=fixed,endpointSlices=true", "endpointSlices"),
         ("leadership=fixed,roleLabel.enabled=true", "roleLabel"),
         ("settings.PGDATA=/x", "PGDATA"),
         ("settings.PODGRES_LEADERSHIP=fixed", "PODGRES_LEADERSHIP"),

@@ -2,11 +2,19 @@
 
 #[path = "../support/authority.rs"]
 mod authority;
+#[allow(
+    clippy::expect_used,
+    reason = "clippy takes a test's helpers for code that ships"
+)]
 mod chart;
 mod demo;
 mod dns;
 mod http;
 mod kube;
+#[allow(
+    clippy::expect_used,
+    reason = "clippy takes a test's helpers for code that ships"
+)]
 #[path = "../support/kustomize.rs"]
 mod kustomize;
 mod peers;

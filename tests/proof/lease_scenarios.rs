@@ -80,7 +80,7 @@ fn a_former_primarys_failover_slots_make_room_for_the_primarys_once_it_streams()
     let names = vec!["orders".to_owned()];
     assert_eq!(streaming.postgres, Some(PostgresAction::DropSlots { names }));
     let lost = told(&usual(&[(HolderPeer, 4), (Server, 2)]), |_, observation| {
-        with_slot(observation)
+        with_slot(observation);
     });
     assert!(
         !matches!(lost.postgres, Some(PostgresAction::DropSlots { .. })),
@@ -254,7 +254,11 @@ fn a_failover_while_switched_to_read_only_keeps_direct_sessions_from_writing() {
         "commits wait for the same as before"
     );
     let leaving = decided_read_only(&primary(&[(Request, 1)])).postgres;
-    assert_eq!(leaving, Some(PostgresAction::Checkpoint), "a planned move goes first");
+    assert_eq!(
+        leaving,
+        Some(PostgresAction::Checkpoint),
+        "a planned move goes first"
+    );
 }
 
 #[test]

@@ -262,6 +262,7 @@ pub(crate) fn record(choice: &Choice) -> LeaseRecord {
                 id: "r".to_owned(),
             }),
         },
+        order: None,
         history: vec![
             entry(4, choice.other()),
             entry(5, if mine { me } else { choice.other() }),

@@ -220,11 +220,8 @@ fn would_lose(view: &ClusterView, successor: Option<&str>) -> String {
 
 /// What is lost though a quorum has everything: commits that a server of an older minor release let pass.
 fn proven_loss(view: &ClusterView) -> String {
-    let versions = view.live_members().filter_map(|member| member.server.as_ref());
-    match versions
-        .filter_map(|server| bypass_race(server.server_version))
-        .next()
-    {
+    let mut versions = view.live_members().filter_map(|member| member.server.as_ref());
+    match versions.find_map(|server| bypass_race(server.server_version)) {
         None => "no acknowledged commit".to_owned(),
         Some(warning) => format!("no acknowledged commit, with one exception: {warning}"),
     }

@@ -3,6 +3,8 @@
 //! Differences that matter: a counter's family is named as its samples (`…_total`), an info's is a gauge `…_info`, states are gauges,
 //! "unknown" is "untyped"; there is neither a unit nor an end mark.
 
+use std::fmt::Write as _;
+
 /// The content type of the page.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN: &str = "application/openmetrics-text";
@@ -81,10 +83,11 @@ impl<'a> Family<'a> {
             "" | "unknown" => ("", "untyped"),
             kind => ("", kind),
         };
+        // Writing to a String cannot fail.
         if let Some(help) = help {
-            text.push_str(&format!("# HELP {name}{end} {help}\n"));
+            let _never = writeln!(text, "# HELP {name}{end} {help}");
         }
-        text.push_str(&format!("# TYPE {name}{end} {kind}\n"));
+        let _never = writeln!(text, "# TYPE {name}{end} {kind}");
     }
 }
 

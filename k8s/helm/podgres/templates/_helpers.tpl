@@ -103,6 +103,9 @@ PODGRES_LEADERSHIP: {{ .Values.leadership }}
 {{- if .Values.roleLabel.enabled }}
 PODGRES_LABEL_POD: "true"
 {{- end }}
+{{- if .Values.endpointSlices }}
+PODGRES_ENDPOINT_SLICES: "true"
+{{- end }}
 {{- if .Values.events }}
 PODGRES_EMIT_EVENTS: "true"
 {{- end }}
