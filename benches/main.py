@@ -296,7 +296,7 @@ class Bench:
             found = reads(cluster, self.options.tries, self.options.apply_delay)
         finally:
             cluster.stop()
-        header = ["reads of own writes on a standby", "tries", "misses", "connect, ms: median / p99", "wait for the token, ms: median"]
+        header = ["reads of own writes on a standby", "tries", "misses", "until the answer, ms: median / p99", "wait for the token, ms: median"]
         table(header, list(read_rows(found)))
         return found
 

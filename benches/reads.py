@@ -1,7 +1,7 @@
 """Reads of own writes through the read-only route, with the token of the commit and without: misses, and what the token costs.
 
-Each try writes a row through the read-write route, asks for the token, and looks for the row on a standby over a new connection. Tries of both kinds
-take turns on each of a few sessions, so that what the machine does meanwhile falls on both.
+Each try writes a row through the read-write route and looks for it on a standby: at once in a session that is open already, over a new connection, and over
+a new connection with the token of the commit. The three take turns in each of a few applications, so that what the machine does meanwhile falls on all.
 """
 
 import statistics
@@ -11,7 +11,8 @@ import time
 import psycopg
 
 LANES = 4
-KINDS = ("without token", "with token")
+OPEN, PLAIN, TOKEN = KINDS = ("in an open session", "over a new connection", "over a new connection with the token")
+LOOK = "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM own_writes WHERE id = %s)"
 STANDBY_ONLY = "-c podgres.fallback=none -c podgres.wait=10s"
 
 
@@ -22,30 +23,37 @@ class Lane(threading.Thread):
         super().__init__(daemon=True)
         self.number, self.tries = number, tries
         self.read_write, self.read_only = read_write, read_only
-        self.connect_seconds = {kind: [] for kind in KINDS}
+        self.seconds = {kind: [] for kind in KINDS}
         self.misses = dict.fromkeys(KINDS, 0)
         self.error = None
 
     def run(self):
-        """All its tries of both kinds."""
+        """All its tries of each kind."""
         try:
-            with psycopg.connect(self.read_write, autocommit=True) as writer:
+            with (
+                psycopg.connect(self.read_write, autocommit=True) as writer,
+                psycopg.connect(self.read_only, autocommit=True, options=STANDBY_ONLY) as reader,
+            ):
                 for turn in range(self.tries):
-                    for kind in KINDS if turn % 2 else reversed(KINDS):
-                        self.one(writer, kind)
+                    for kind in KINDS[turn % 3 :] + KINDS[: turn % 3]:
+                        self.one(writer, reader, kind)
         except psycopg.Error as error:
             self.error = error
 
-    def one(self, writer, kind):
-        """Writes, connects, looks."""
+    def one(self, writer, reader, kind):
+        """Writes, connects where that is asked for, looks."""
         row = writer.execute("INSERT INTO own_writes (lane) VALUES (%s) RETURNING id", (self.number,)).fetchone()[0]
-        token = writer.execute("SELECT pg_current_wal_insert_lsn()").fetchone()[0]
-        options = STANDBY_ONLY + (f" -c podgres.min_lsn={token}" if kind == "with token" else "")
+        options = STANDBY_ONLY
+        if kind == TOKEN:
+            token = writer.execute("SELECT pg_current_wal_insert_lsn()").fetchone()[0]
+            options = f"{options} -c podgres.min_lsn={token}"
         began = time.monotonic()
-        with psycopg.connect(self.read_only, autocommit=True, options=options) as reader:
-            self.connect_seconds[kind].append(time.monotonic() - began)
-            sql = "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM own_writes WHERE id = %s)"
-            standby, found = reader.execute(sql, (row,)).fetchone()
+        if kind == OPEN:
+            standby, found = reader.execute(LOOK, (row,)).fetchone()
+        else:
+            with psycopg.connect(self.read_only, autocommit=True, options=options) as session:
+                standby, found = session.execute(LOOK, (row,)).fetchone()
+        self.seconds[kind].append(time.monotonic() - began)
         if not standby:
             raise psycopg.OperationalError("the primary answered a read that was for standbys")
         self.misses[kind] += not found
@@ -79,17 +87,17 @@ def reads(cluster, tries, delay_ms=0):
     return {
         kind: {
             "misses": sum(lane.misses[kind] for lane in lanes),
-            "connect_seconds": sorted(second for lane in lanes for second in lane.connect_seconds[kind]),
+            "seconds": sorted(second for lane in lanes for second in lane.seconds[kind]),
         }
         for kind in KINDS
     }
 
 
 def rows(found):
-    """For the table: tries, misses, milliseconds of connecting, and the median's difference."""
-    plain = statistics.median(found[KINDS[0]]["connect_seconds"])
+    """For the table: tries, misses, milliseconds until the answer, and what the token adds to the median."""
+    plain = statistics.median(found[PLAIN]["seconds"])
     for kind in KINDS:
-        seconds = found[kind]["connect_seconds"]
+        seconds = found[kind]["seconds"]
         middle, high = statistics.median(seconds), seconds[len(seconds) * 99 // 100]
-        wait = f"{1000 * (middle - plain):.2f}" if kind == KINDS[1] else "-"
+        wait = f"{1000 * (middle - plain):.2f}" if kind == TOKEN else "-"
         yield kind, len(seconds), found[kind]["misses"], f"{1000 * middle:.2f} / {1000 * high:.2f}", wait

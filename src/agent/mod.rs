@@ -15,6 +15,7 @@ mod observe;
 mod office;
 mod operator;
 mod ordered;
+mod outlets;
 mod outside;
 mod positions;
 mod publish;

@@ -7,42 +7,36 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::clock::boottime_ms;
+use crate::core::cluster::PeerEntry;
 use crate::core::cluster::change::{Change, change};
-use crate::core::cluster::{ClusterView, PeerEntry};
 use crate::core::decide::decide;
 use crate::core::decision::{Decision, Memory, PostgresAction};
 use crate::core::member::Ordinal;
 use crate::core::observation::{FailedAction, Observation, UpstreamView};
 use crate::core::policy::Leadership;
 use crate::core::route_table::route_table;
-use crate::core::routing::RouteTable;
 use crate::core::situation::{Outlook, Situation};
 use crate::core::status::ServerStatus;
 use crate::core::supervision::SupervisorStatus;
 use crate::dns::Resolver;
-use crate::http::Beat;
 use crate::peers::{Peers, Way};
 use crate::postgres::Login;
 use crate::postgres::query::LocalServer;
-use crate::postgres::routed::RoutedServer;
 use crate::postgres::tls::ClientTls;
 
-use super::counters::{Clones, Counters};
+use super::counters::Clones;
 use super::ending::{Outcome, Until, ended};
 use super::execute::{Done, Hands, execute};
-use super::journal::{Journal, Recorder};
+use super::journal::Recorder;
 use super::names::Names;
 use super::office::{self, Office, Requests};
 use super::operator::Operator;
-use super::positions::Positions;
+use super::outlets::Outlets;
 use super::supervisor::Supervisor;
 use super::switch::Switchboard;
 use super::upstream::{Access, Wanted};
 use super::visitors::Visitors;
 use super::{Published, Settings, names, ordered, publish, upstream};
-
-/// A loop that has not turned for this long is stuck: every wait in it is shorter.
-const LOOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// Why an agent cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -109,13 +103,6 @@ impl Drop for AbortOnDrop {
     }
 }
 
-struct Outlets {
-    view: watch::Sender<Arc<ClusterView>>,
-    routes: watch::Sender<Arc<RouteTable>>,
-    beat: Beat,
-    counters: Counters,
-}
-
 impl Agent {
     /// Starts the adapters; must be called on a tokio runtime.
     pub fn start(settings: Settings) -> Result<(Self, Published), AgentError> {
@@ -146,7 +133,8 @@ impl Agent {
         let office = office(&settings)?;
         let requests = Requests::default();
         let switch = Switchboard::open(&settings.run_directory);
-        let (outlets, published, journal) = outlets(&settings, office.as_ref(), &requests, &switch, &way);
+        let (outlets, published, journal) =
+            Outlets::open(&settings, office.as_ref(), &requests, &switch, &way);
         let agent = Self {
             office,
             requests,
@@ -402,51 +390,4 @@ fn office(settings: &Settings) -> Result<Option<Office>, AgentError> {
     let lease = settings.lease.clone();
     let gate = settings.gate && settings.policy.gate;
     Ok(lease.map(|lease| Office::start(lease, gate)).transpose()?)
-}
-
-fn outlets(
-    settings: &Settings,
-    office: Option<&Office>,
-    requests: &Requests,
-    switch: &Switchboard,
-    way: &Way,
-) -> (Outlets, Published, Journal) {
-    let (view, view_receiver) = watch::channel(Arc::new(publish::first_view(settings)));
-    let (routes, routes_receiver) = watch::channel(Arc::new(RouteTable::default()));
-    let (beat, journal, counters) = (Beat::new(LOOP_LIMIT), Journal::default(), Counters::default());
-    let routed = || RoutedServer::new(settings.server_address, Arc::clone(&settings.logins));
-    // Without a gate nothing else ends the acknowledgements with the right.
-    let right = (settings.gate && settings.policy.gate && office.is_some()).then(|| counters.clone());
-    let positions = Positions::new([routed(), routed()], view_receiver.clone(), right);
-    let operator = Operator {
-        routed: routed(),
-        switch: switch.clone(),
-        visitors: Visitors::default(),
-        view: view_receiver.clone(),
-        lease: office.map(Office::store),
-        requests: requests.clone(),
-        logins: Arc::clone(&settings.logins),
-        member: settings.member.clone(),
-        way: way.clone(),
-    };
-    let published = Published {
-        view: view_receiver,
-        routes: routes_receiver,
-        journal: journal.clone(),
-        beat: beat.clone(),
-        counters: counters.clone(),
-        visited: Arc::default(),
-        operator: Arc::new(operator),
-        positions,
-        routes_left: watch::Sender::new(None),
-        routes_term: watch::Sender::new(None),
-        way: way.clone(),
-    };
-    let outlets = Outlets {
-        view,
-        routes,
-        beat,
-        counters,
-    };
-    (outlets, published, journal)
 }

@@ -11,7 +11,7 @@ use super::files::{self, blocking, with_suffix};
 use super::restore::{Options, check_key};
 use super::{BackupError, extract};
 use crate::core::backup::Record;
-use crate::core::backup::chain::major;
+use crate::core::backup::parent::major;
 use crate::postgres::combine::{Combination, combine_backups};
 use crate::postgres::verify::verify_backup;
 use crate::store::Store;

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::core::backup::chain::NoParent;
 use crate::core::backup::choose::ChooseError;
+use crate::core::backup::parent::NoParent;
 use crate::core::backup::tar::InvalidHeader;
 use crate::core::backup::wal_file::InvalidWalFile;
 use crate::postgres::error::{FileError, JobError, ProgramError};

@@ -13,7 +13,7 @@ use super::physical::{connect, upstream_error};
 use super::repository::folder;
 use super::run::{Options, Source};
 use super::{BackupError, Server};
-use crate::core::backup::chain::{Base, FIRST_VERSION, Reader, major, parent};
+use crate::core::backup::parent::{Base, FIRST_VERSION, Reader, major, parent};
 use crate::core::backup::{Content, Entry, Record};
 use crate::core::wal::TimelineHistory;
 use crate::postgres::replication::{ReplicationClient, UpstreamError};

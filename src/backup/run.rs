@@ -9,7 +9,7 @@ use super::physical::{self, Identity};
 use super::pipeline::Shape;
 use super::repository::{Repository, catalogue, commit, delete, folder};
 use super::{BackupError, Server, now, wal};
-use crate::core::backup::chain::Base;
+use crate::core::backup::parent::Base;
 use crate::core::backup::retention::{Keep, expired, wal_needed_from};
 use crate::core::backup::{DumpFormat, Entry, FORMAT, Kind, Record, StoredObject, TableFacts, name};
 use crate::core::wal::{Lsn, TimelineId};

@@ -37,10 +37,16 @@ impl Spool {
     /// Makes it in `scratch`, and removes what killed runs have left there.
     pub(super) fn create(scratch: &Path) -> Result<Self, BackupError> {
         sweep(scratch)?;
-        let path = scratch.join(format!("{PREFIX}{}", std::process::id()));
-        create_private(&path)?;
-        let lock = File::open(&path).file("open directory", &path)?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).file("lock directory", &path)?;
+        let id = std::process::id();
+        // Locked before it has the name that others look for.
+        let (new, path) = (
+            scratch.join(format!(".{PREFIX}{id}")),
+            scratch.join(format!("{PREFIX}{id}")),
+        );
+        create_private(&new)?;
+        let lock = File::open(&new).file("open directory", &new)?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).file("lock directory", &new)?;
+        fs::rename(&new, &path).file("rename directory", &new)?;
         Ok(Self { path, _lock: lock })
     }
 

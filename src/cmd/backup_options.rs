@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::backup::run::Options;
 use crate::config::{ProcessEnvironment, server};
-use crate::core::backup::chain::Base;
+use crate::core::backup::parent::Base;
 use crate::core::backup::{DumpFormat, Kind};
 use crate::demo::dsn::passfile_line;
 use crate::postgres::{Login, Secret};

@@ -40,6 +40,7 @@ pub struct Policy {
     /// Commits also wait for the sidecar's own confirmation.
     pub gate: bool,
     /// While the cluster is switched to read-only, sessions that connect to the primary directly begin read-only too.
+    #[serde(default)]
     pub read_only_default: bool,
     /// Whether this member may become primary, and who is preferred among equals (lower first).
     pub priority: Option<u32>,

@@ -27,7 +27,8 @@ fn table(view: &ClusterView, me: Option<&MemberStatus>) -> RouteTable {
     let orphaned = primary_is_gone(view);
     let peers = view.peers.iter().filter_map(believed);
     let members: Vec<&MemberStatus> = me.into_iter().chain(peers).collect();
-    let newest = members.iter().filter_map(|member| term_in_office(member)).max();
+    let in_office = members.iter().filter_map(|member| term_in_office(member)).max();
+    let newest = in_office.max(claimed_term(view, &members));
     // Who was primary in an earlier term and has not been heard since is none any more.
     let outlived = |member: &&&MemberStatus| term_in_office(member).is_some_and(|term| Some(term) < newest);
     let current = members.iter().filter(|member| !outlived(member));
@@ -54,6 +55,17 @@ fn table(view: &ClusterView, me: Option<&MemberStatus>) -> RouteTable {
         read_only: view.read_only,
         orphaned,
     }
+}
+
+/// The term of a holder that is not in office yet, or is not heard here. With its claim the right of every earlier primary was over.
+fn claimed_term(view: &ClusterView, members: &[&MemberStatus]) -> Option<u64> {
+    let record = view.lease.as_ref()?;
+    let holder = record.holder.as_ref()?;
+    let serves = |member: &&MemberStatus| {
+        let same = (&member.name, &member.uid) == (&holder.pod, &holder.uid);
+        same && term_in_office(member).is_some()
+    };
+    (!members.iter().any(serves)).then_some(record.term)
 }
 
 fn term_in_office(member: &MemberStatus) -> Option<u64> {
@@ -134,7 +146,7 @@ fn incarnation(member: &MemberStatus) -> u64 {
 mod tests {
     use super::*;
     use crate::core::cluster::fixtures::{peer, primary, standby, view};
-    use crate::core::lease::{LeadershipReport, Office};
+    use crate::core::lease::{Identity, LeadershipReport, LeaseRecord, Office};
 
     fn in_office(mut member: MemberStatus, term: u64) -> MemberStatus {
         let office = Some(Office { term, beat: 0 });
@@ -171,6 +183,43 @@ mod tests {
         assert_eq!(held.term, Some(5));
         let table = route_table_of_peers(&view(standby(2), peers));
         assert_eq!(table.waits_for, ["pg-0"], "an outsider has no routes of a member");
+    }
+
+    #[test]
+    fn a_claim_that_is_read_ends_the_earlier_primary_though_the_new_one_is_not_heard() {
+        let old = routes_of(in_office(primary(0), 4), 4);
+        let seen = |term: u64, holder: Option<&str>| {
+            let mut view = view(routes_of(standby(2), 4), vec![peer(old.clone())]);
+            view.lease = Some(LeaseRecord {
+                term,
+                holder: holder.map(Identity::parse),
+                ..LeaseRecord::default()
+            });
+            let table = route_table(&view);
+            (
+                table.term,
+                table.servers.iter().any(|server| server.name == "pg-0"),
+                table.waits_for,
+            )
+        };
+        let both = vec!["pg-2".to_owned(), "pg-0".to_owned()];
+        assert_eq!(seen(5, Some("pg-1/uid-1")), (Some(5), false, both));
+        assert_eq!(seen(4, Some("pg-0/uid-0")), (Some(4), true, vec![]));
+        assert_eq!(
+            seen(5, Some("pg-0/uid-0")),
+            (Some(4), true, vec![]),
+            "it goes on in a term that it began itself"
+        );
+        assert_eq!(
+            seen(5, None),
+            (Some(4), true, vec![]),
+            "given back, and claimed by nobody"
+        );
+        assert_eq!(
+            seen(3, Some("pg-1/uid-1")),
+            (Some(4), true, vec![]),
+            "an old record"
+        );
     }
 
     #[test]

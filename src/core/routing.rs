@@ -54,7 +54,7 @@ pub struct RouteTable {
     /// Servers that run and are neither now, by name and incarnation: in the middle of a promotion, or without the
     /// right to be what they are.
     pub unclear: BTreeMap<String, u64>,
-    /// The newest term that anybody is in office for, with a Lease.
+    /// The newest term that anybody is in office for, or has claimed, with a Lease.
     pub term: Option<u64>,
     /// Members that are there and whose routes have not said yet that they have left the primaries of earlier terms.
     pub waits_for: Vec<String>,

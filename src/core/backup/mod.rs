@@ -6,6 +6,7 @@ pub mod catalogue;
 pub mod chain;
 pub mod choose;
 pub mod name;
+pub mod parent;
 pub mod retention;
 pub mod source;
 pub mod tar;
