@@ -102,6 +102,8 @@ impl Client {
             "--create",
             "--clean",
             "--if-exists",
+            // Their places are those of another machine.
+            "--no-tablespaces",
         ]);
         pg_restore.arg(format!("--jobs={jobs}"));
         pg_restore

@@ -139,6 +139,8 @@ impl Scratch {
             ("log_destination", "stderr".to_owned()),
             ("log_min_error_statement", "panic".to_owned()),
             ("autovacuum", "off".to_owned()),
+            // A backup's tablespaces come back as directories, which recovery takes for damage otherwise.
+            ("allow_in_place_tablespaces", "on".to_owned()),
         ];
         for (name, value) in fixed.iter().chain(&self.settings) {
             text.push_str(&conf::line(name, value)?);

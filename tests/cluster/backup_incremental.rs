@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::backup::{Lab, answer, ask_restored, text, told};
 use crate::harness::{Start, programs};
+use crate::user::give_away;
 
 const VERSION: u32 = 18;
 const STANDBY: &str = "demo-1";
@@ -247,4 +248,36 @@ fn a_lost_parent(lab: &Lab) {
     assert_eq!(output.status.code(), Some(65), "{}", told(&output));
     let made = lab.backup(&["--incremental=auto", "--from", "primary"]);
     assert!(!made.contains("adds to"), "{made}");
+}
+
+/// A tablespace stands outside of the data directory, and comes back inside: of a chain, of a single backup, of a dump.
+#[test]
+fn a_tablespace_comes_back_with_every_kind_of_backup() {
+    let mut lab = Lab::with_standbys(Start::new(VERSION), 0);
+    lab.programs = whole_programs(lab.folder.path());
+    for sql in ["ALTER SYSTEM SET summarize_wal = on", "SELECT pg_reload_conf()"] {
+        lab.demo.sql(&[], sql);
+    }
+    lab.demo.wait_sql(&[], "SHOW summarize_wal", "on");
+    let place = lab.restored("fast");
+    fs::create_dir(&place).expect("folder");
+    give_away(&place);
+    lab.demo.sql(
+        &[],
+        &format!("CREATE TABLESPACE fast LOCATION '{}'", place.display()),
+    );
+    let content =
+        "CREATE TABLE t TABLESPACE fast AS SELECT i AS i, 'first' AS m FROM generate_series(1, 1000) i";
+    lab.demo.sql(&[], content);
+    lab.backup(&[]);
+    lab.demo.sql(&[], "UPDATE t SET m = 'second' WHERE i <= 100");
+    lab.backup(&["--incremental"]);
+    lab.backup(&["--kind", "logical"]);
+    lab.done(&["verify", "--all", "--from", text(&lab.destination())]);
+    for (at, expected) in [(0, "1000 0 1"), (1, "1000 100 1")] {
+        let directory = lab.restored(&format!("tablespace-{at}"));
+        let backup = name(&lab.list()[at]).to_owned();
+        answer(&lab.restore(&directory, &["--to-backup", "--backup", &backup]));
+        assert_eq!(ask_restored(VERSION, &directory, CONTENT), expected);
+    }
 }
