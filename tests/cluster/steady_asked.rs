@@ -119,5 +119,5 @@ fn replay_decides_what_was_decided() {
     assert_eq!(replay("{}").status.code(), Some(64));
     assert_eq!(replay("nonsense").status.code(), Some(64));
     let missing = podgres().args(["replay", "/nowhere"]).output().expect("replay");
-    assert_eq!(missing.status.code(), Some(69));
+    assert_eq!(missing.status.code(), Some(64));
 }
