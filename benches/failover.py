@@ -15,7 +15,7 @@ import time
 import psycopg
 from machine import TimedOut, wait_until
 
-WRITERS = 4
+WRITERS = 1
 PAUSE_SECONDS = 0.02
 GIVE_UP_SECONDS = 1.0
 SETTLE_SECONDS = 90
