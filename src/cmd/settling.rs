@@ -60,22 +60,9 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::core::routing::settling::tests::of_term;
 
     const LIMIT: Duration = Duration::from_millis(300);
-
-    fn of_term(term: u64, waits_for: &[&str]) -> Arc<RouteTable> {
-        let primary = serde_json::json!({
-            "name": "pg-1", "address": "192.0.2.1:5432", "http_address": "192.0.2.1:8008", "role": "primary",
-            "answering": true, "streaming": true, "lag_bytes": 0, "staleness_ms": null, "leaving": false,
-            "incarnation": 7
-        });
-        Arc::new(RouteTable {
-            servers: vec![serde_json::from_value(primary).expect("a server")],
-            term: Some(term),
-            waits_for: waits_for.iter().map(|name| (*name).to_owned()).collect(),
-            ..RouteTable::default()
-        })
-    }
 
     async fn primaries(tables: &mut watch::Receiver<Arc<RouteTable>>) -> usize {
         tables.changed().await.expect("told");

@@ -1,7 +1,7 @@
 //! What a backup and a restore survive: kills, a second run, a full volume, damage.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -166,20 +166,27 @@ fn a_full_destination(lab: &Lab) {
     assert!(list.contains("\"backups\": []"), "{list}");
 }
 
+/// Kills a restore after a while; whether its directory was there already, which it is whole or not at all.
+pub(crate) fn killed_restore(command: &mut Command, after: Duration, directory: &Path) -> bool {
+    let mut run = start(command);
+    std::thread::sleep(after);
+    run.kill().expect("kill");
+    run.wait().expect("wait");
+    let whole = directory.join("global/pg_control").exists();
+    assert!(
+        whole || !directory.exists(),
+        "half a directory after a kill at {after:?}"
+    );
+    whole
+}
+
 fn an_interrupted_restore_goes_on(lab: &Lab) {
     let directory = lab.restored("killed");
     let from = lab.destination();
     for number in 0..6 {
         let words = ["restore", "--from", text(&from), "--pgdata", text(&directory)];
-        let mut run = start(&mut lab.command(&words));
-        std::thread::sleep(Duration::from_millis(100 + number * 200));
-        run.kill().expect("kill");
-        run.wait().expect("wait");
-        let whole = directory.join("global/pg_control").exists();
-        assert!(
-            whole || !directory.exists(),
-            "half a directory after kill {number}"
-        );
+        let after = Duration::from_millis(100 + number * 200);
+        let whole = killed_restore(&mut lab.command(&words), after, &directory);
         if whole {
             break;
         }

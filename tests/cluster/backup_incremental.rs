@@ -3,12 +3,13 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::backup::{Lab, answer, ask_restored, text, told};
+use crate::backup_faults::killed_restore;
 use crate::harness::{Start, programs};
 use crate::user::give_away;
 
@@ -155,20 +156,8 @@ fn a_killed_restore_goes_on(lab: &Lab) {
     let (from, staging) = (lab.destination(), lab.restored("chain.podgres-restore.chain"));
     let words = ["restore", "--from", text(&from), "--pgdata", text(&directory)];
     for number in 1..=3 {
-        let mut run = lab.command(&words);
-        let mut run = run
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("restore");
-        std::thread::sleep(Duration::from_millis(number * 250));
-        run.kill().expect("kill");
-        run.wait().expect("wait");
-        let whole = directory.join("global/pg_control").exists();
-        assert!(
-            whole || !directory.exists(),
-            "half a directory after kill {number}"
-        );
+        let after = Duration::from_millis(number * 250);
+        killed_restore(&mut lab.command(&words), after, &directory);
     }
     if !directory.exists() {
         answer(&lab.restore(&directory, &[]));

@@ -43,10 +43,11 @@ impl Settling {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn of_term(term: u64, waits_for: &[&str]) -> Arc<RouteTable> {
+    /// A primary in office for `term`, while the routes of some have not left the one before.
+    pub(crate) fn of_term(term: u64, waits_for: &[&str]) -> Arc<RouteTable> {
         let primary = serde_json::json!({
             "name": "pg-1", "address": "192.0.2.1:5432", "http_address": "192.0.2.1:8008", "role": "primary",
             "answering": true, "streaming": true, "lag_bytes": 0, "staleness_ms": null, "leaving": false,
