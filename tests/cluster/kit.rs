@@ -163,12 +163,19 @@ pub(crate) fn count(log: &str, text: &str) -> usize {
 /// What the server itself has logged in a container: not its sessions, and not the checkpoints, which come at any time.
 pub(crate) fn server_lines(log: &str) -> Vec<&str> {
     log.lines()
-        // Sessions have their user between the two.
-        .filter(|line| line.contains("] LOG:  "))
+        .filter(|line| is_of_the_server(line))
         .filter(|line| !line.contains("checkpoint") && !line.contains("restartpoint"))
         // Where a standby's own WAL ends; it then asks for more.
         .filter(|line| !line.contains("invalid record length at "))
         .collect()
+}
+
+/// `… [123] LOG:  …`: sessions have their user between the two, and at times an unknown database in brackets.
+fn is_of_the_server(line: &str) -> bool {
+    let before = line
+        .split_once("] LOG:  ")
+        .and_then(|(before, _)| before.rsplit_once('['));
+    before.is_some_and(|(_, pid)| pid.parse::<u32>().is_ok())
 }
 
 /// A process in `/proc`.
