@@ -128,6 +128,9 @@ pub struct LeaseMemory {
     pub handing_over: Option<HandingOver>,
     /// When each standby was last seen to stream.
     pub streamed_at_ms: BTreeMap<Ordinal, u64>,
+    /// Since when this member's server is seen to serve as the primary, without a break.
+    #[serde(default)]
+    pub opened_at_ms: Option<u64>,
     /// The primary's `synchronous_standby_names` that has been seen in force without a break, and since when.
     #[serde(default)]
     pub named: Option<(String, u64)>,

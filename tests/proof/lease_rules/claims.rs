@@ -3,7 +3,7 @@
 use podgres::core::cluster::PeerContact;
 use podgres::core::data_directory::{ControlState, DataDirectory};
 use podgres::core::decision::PostgresAction;
-use podgres::core::lease::{Durability, LeasePurpose, LeaseRecord, MoveRequest};
+use podgres::core::lease::{Durability, Incarnation, LeasePurpose, LeaseRecord, MoveRequest};
 use podgres::core::member::Ordinal;
 use podgres::core::status::HeldData;
 use podgres::core::supervision::ServerRole;
@@ -196,7 +196,18 @@ pub(super) fn hands_over(case: &Case<'_>) -> bool {
         })
     });
     let witnesses = &write.record.synchronous;
-    let enough = witnesses.quorum == record.synchronous.quorum && witnesses.members.keys().all(everything);
+    // Every acknowledged commit is on as many of them as the quorum says; the others are those of the record.
+    let holders = witnesses
+        .members
+        .keys()
+        .filter(|member| everything(member))
+        .count();
+    let known = |(member, incarnation): (&Ordinal, &Incarnation)| {
+        *member == case.policy.ordinal || record.synchronous.members.get(member) == Some(incarnation)
+    };
+    let enough = witnesses.quorum == record.synchronous.quorum
+        && holders >= witnesses.quorum as usize
+        && witnesses.members.iter().all(known);
     facts.control_state == ControlState::ShutDown && successor && (*witnesses == record.synchronous || enough)
 }
 

@@ -3,7 +3,9 @@
 use crate::core::cluster::PeerContact;
 use crate::core::data_directory::{ControlState, DataDirectory, DataDirectoryFacts};
 use crate::core::decision::{Decision, HandingOver, PostgresAction};
-use crate::core::lease::{HistoryEntry, Identity, LeasePurpose, LeaseRecord, LeaseWrite, SynchronousSet};
+use crate::core::lease::{
+    HistoryEntry, Identity, Incarnation, LeasePurpose, LeaseRecord, LeaseWrite, SynchronousSet,
+};
 use crate::core::member::Ordinal;
 use crate::core::observation::PeerView;
 use crate::core::situation::Situation;
@@ -251,40 +253,40 @@ fn named(
     standing.write(LeasePurpose::HandOver, next)
 }
 
-/// Those who have everything besides the successor, the old primary first, if they are enough; else the recorded set as it is.
+/// The recorded standbys and the old primary in the successor's place, if enough of them have everything; else the recorded set as it is.
 fn witnesses(
     turn: &Turn<'_>,
     record: &LeaseRecord,
     position: WalPosition,
     successor: Ordinal,
 ) -> SynchronousSet {
-    let holds_all = |member: &Ordinal| {
-        let peer = turn.observation.peers.get(member);
-        peer.is_some_and(|peer| {
-            let same = peer
-                .leadership
-                .as_ref()
-                .and_then(|report| report.incarnation.as_ref())
-                == record.synchronous.members.get(member);
-            same && peer.contact == PeerContact::Connected
-                && peer.timeline == Some(position.timeline)
-                && peer.flush_lsn.is_some_and(|flushed| flushed >= position.lsn)
-        })
-    };
-    let members = record.synchronous.members.iter();
-    let members = members.filter(|(member, _)| **member != successor && holds_all(member));
     let own = turn
         .supervisor
         .incarnation
         .clone()
         .map(|own| (turn.policy.ordinal, own));
-    let set = SynchronousSet {
-        members: members.map(|(m, i)| (*m, i.clone())).chain(own).collect(),
-        quorum: record.synchronous.quorum,
+    let known = record.synchronous.members.iter();
+    let known = known.filter(|(member, _)| **member != successor && **member != turn.policy.ordinal);
+    let has_all = |member: &Ordinal, incarnation: &Incarnation| {
+        let peer = turn.observation.peers.get(member);
+        peer.is_some_and(|peer| {
+            let report = peer.leadership.as_ref();
+            report.and_then(|report| report.incarnation.as_ref()) == Some(incarnation)
+                && peer.contact == PeerContact::Connected
+                && peer.timeline == Some(position.timeline)
+                && peer.flush_lsn.is_some_and(|flushed| flushed >= position.lsn)
+        })
     };
-    if set.members.len() >= set.quorum as usize {
-        set
-    } else {
-        record.synchronous.clone()
+    let holders = known
+        .clone()
+        .filter(|(member, incarnation)| has_all(member, incarnation));
+    let holders = holders.count() + usize::from(own.is_some());
+    let quorum = record.synchronous.quorum;
+    if holders < quorum as usize {
+        return record.synchronous.clone();
+    }
+    SynchronousSet {
+        members: known.map(|(m, i)| (*m, i.clone())).chain(own).collect(),
+        quorum,
     }
 }

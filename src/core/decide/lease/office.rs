@@ -235,8 +235,10 @@ pub(super) fn confirms(policy: &Policy, observation: &Observation, standing: &St
 fn note_streaming(policy: &Policy, lease: &mut LeaseMemory, observation: &Observation) {
     let Some(server) = observation.server.as_ref().filter(|server| !server.in_recovery) else {
         lease.streamed_at_ms.clear();
+        lease.opened_at_ms = None;
         return;
     };
+    lease.opened_at_ms.get_or_insert(observation.at_ms);
     for ordinal in observation.peers.keys() {
         let name = format!("{}-{ordinal}", policy.cluster);
         let row = server

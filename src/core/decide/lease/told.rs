@@ -174,14 +174,12 @@ fn fit(turn: &Turn<'_>, record: &LeaseRecord) -> SynchronousSet {
             Durability::Preferred => 2 * times.peer_timeout_ms,
             Durability::Majority | Durability::Async => times.lease_duration_ms,
         };
-        let lately = streamed_at_ms.is_some_and(|streamed| at_ms < streamed + patience_ms);
+        let recently = |since_ms: Option<u64>| since_ms.is_some_and(|since| at_ms < since + patience_ms);
+        let lately = recently(streamed_at_ms);
         let known = record.synchronous.members.get(ordinal);
-        // Its own process began a moment ago: a recorded standby may be about to stream.
-        let young = turn
-            .memory
-            .began_at_ms
-            .is_some_and(|began| at_ms < began + patience_ms)
-            && known.is_some();
+        // This process, or the time in office, began a moment ago: a recorded standby may be about to stream.
+        let opened = recently(turn.memory.lease.opened_at_ms) && peer.contact == PeerContact::Connected;
+        let young = known.is_some() && (opened || recently(turn.memory.began_at_ms));
         if !(lately || young) || scaled_away(turn, *ordinal) {
             continue;
         }
