@@ -46,6 +46,8 @@ sim: compiler ## the failover logic against simulated time, on all cores: SCHEDU
 	@export CARGO_TARGET_DIR=$(abspath $(target))/sim
 	if [ -n "$(SEED)" ]; then export PODGRES_SIM_SEED=$(SEED); else export PODGRES_SIM_SCHEDULES=$(or $(SCHEDULES),10000); fi
 	export PODGRES_SIM_FIRST=$(or $(FIRST),1)
+	# A fifth faster; compiling takes half a minute more.
+	if [ -z "$(SEED)" ]; then export CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1; fi
 	cargo test --release --manifest-path tests/core/Cargo.toml --test sim $(if $(SEED),one_seed,a_range) -- --nocapture
 
 .PHONY: proof

@@ -81,6 +81,8 @@ pub(crate) struct Config {
     pub(crate) fsync: (Time, Time),
     pub(crate) write_pause: (Time, Time),
     pub(crate) recovery: (Time, Time),
+    /// How many times longer than it wants to an agent waits for its next turn: machines are busy.
+    pub(crate) slowness: Time,
     /// Bootstrap, then faults until, then healed until.
     pub(crate) faults_from: Time,
     pub(crate) faults_until: Time,
@@ -122,7 +124,8 @@ impl Config {
             link_delay: (50, if slow { 200 * MS } else { 2 * MS }),
             api_delay: (MS, [5 * MS, 50 * MS, 500 * MS][random.below(3)]),
             fsync: (100, [MS, 5 * MS, 100 * MS][random.below(3)]),
-            write_pause: (20 * MS, [60 * MS, 300 * MS, 2 * SECOND][random.below(3)]),
+            write_pause: (20 * MS, [200 * MS, 600 * MS, 2 * SECOND][random.below(3)]),
+            slowness: [1, 4, 8, 8][random.below(4)],
             recovery: (50 * MS, [200 * MS, SECOND, 10 * SECOND][random.below(3)]),
             faults_from: 20 * SECOND,
             faults_until: 300 * SECOND,

@@ -51,7 +51,7 @@ impl World {
         }
         let (low, high) = self.config.fault_pause;
         let pause = self.random.between(low, high);
-        self.after(pause, Event::Fault);
+        self.expect(self.now + pause, self.heal_at);
         let kind = self.config.faults[self.random.below(self.config.faults.len())];
         let (low, high) = self.config.fault_length;
         let length = self.random.between(low, high);
@@ -129,13 +129,16 @@ impl World {
                     return;
                 };
                 sidecar.observation.request = Some(MemberRequest::Reinit);
+                self.lasting += 1;
                 return self.after(2 * SECOND, Event::Undo(Undo::Request(member)));
             }
         };
+        self.lasting += 1;
         self.after(length, Event::Undo(undo));
     }
 
     pub(crate) fn undo(&mut self, undo: Undo) {
+        self.lasting = self.lasting.saturating_sub(1);
         self.trace.add(self.now, || format!("UNDO {undo:?}"));
         match undo {
             Undo::Thaw(member) => self.thaw(member),

@@ -10,12 +10,14 @@ use podgres::core::wal::TimelineId;
 use crate::config::{SECOND, Time};
 use crate::event::Event;
 use crate::supervisor::Supervisor;
-use crate::world::World;
+use crate::world::{Member, World};
 
 /// A forced move is over after that long.
 const FORCED: Time = 60 * SECOND;
 /// How long it has to stay settled.
 const SETTLED: Time = 3 * SECOND;
+/// What has been well for so long is in its periods again.
+const QUIET: Time = SECOND;
 
 /// What has been seen, and the first violation.
 #[derive(Debug, Default)]
@@ -323,6 +325,7 @@ impl World {
             let now = self.now;
             self.oracle.forced_at.take_if(|at| *at + FORCED < now);
             self.oracle.acked_when_healed = self.oracle.acknowledged;
+            self.leave_quiet_out(since);
             return;
         }
         let commits = self.oracle.acknowledged > self.oracle.acked_when_healed + 3;
@@ -330,6 +333,23 @@ impl World {
             self.check_end();
             self.oracle.converged_at = Some(since);
         }
+    }
+
+    /// Where nothing is wrong and nothing lasts, each period is as the one before: the next fault comes now.
+    fn leave_quiet_out(&mut self, since: Time) {
+        let whole =
+            |member: &Member| member.exists && member.sidecar.is_some() && member.disk_ok_at <= self.now;
+        let complete = self.members.iter().all(|member| !member.wanted || whole(member));
+        let next = self.fault_at.min(self.heal_at);
+        let quiet = self.lasting == 0 && complete && self.now >= since + QUIET;
+        if !quiet || next < self.now + QUIET {
+            return;
+        }
+        // Wherever in its periods.
+        let rest = self.random.between(0, SECOND);
+        let left_out = next - self.now - rest;
+        self.skipped += left_out;
+        self.expect(self.fault_at - left_out, self.heal_at - left_out);
     }
 
     fn check_licences(&mut self) {

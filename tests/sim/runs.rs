@@ -57,6 +57,9 @@ const NAMED: &[(u64, &str)] = &[
 struct Tally {
     schedules: u64,
     events: u64,
+    /// Simulated, and left out because nothing happened in them.
+    seconds: u64,
+    quiet_seconds: u64,
     promotions: u64,
     acknowledged: u64,
     /// Under `async`, or after the operator asked for it.
@@ -96,11 +99,13 @@ fn run(seed: u64, tally: &Mutex<Tally>) {
     let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
     tally.schedules += 1;
     tally.events += world.events;
+    tally.seconds += world.now / SECOND;
+    tally.quiet_seconds += world.skipped / SECOND;
     tally.promotions += world.oracle.promotions;
     tally.acknowledged += world.oracle.acknowledged;
     tally.lost += world.oracle.lost;
     if let Some(at) = world.oracle.converged_at {
-        tally.slowest = tally.slowest.max(at.saturating_sub(world.config.faults_until));
+        tally.slowest = tally.slowest.max(at.saturating_sub(world.heal_at));
     }
     if let Err(error) = result {
         println!(
@@ -145,11 +150,13 @@ fn run_all(seeds: impl Iterator<Item = u64> + Send, threads: usize, limit: Durat
     let ms = tally.slowest / 1_000;
     let tenths = u128::from(tally.schedules) * 10_000 / began.elapsed().as_millis().max(1);
     println!(
-        "{} schedules, {}.{} a second; {} events, {} openings, {} commits acknowledged, {} lost where that is allowed; \
+        "{} schedules, {}.{} a second; {} s simulated and {} s of quiet left out; {} events, {} openings, {} commits acknowledged, {} lost where that is allowed; \
          converged within {ms} ms; failed: {:?}",
         tally.schedules,
         tenths / 10,
         tenths % 10,
+        tally.seconds,
+        tally.quiet_seconds,
         tally.events,
         tally.promotions,
         tally.acknowledged,

@@ -27,6 +27,8 @@ use crate::world::{CLUSTER, World};
 
 /// What the executor does with an action that hangs.
 const ACTION_LIMIT: Time = 5 * SECOND;
+/// No agent waits longer for its next turn.
+const SLOWEST_MS: u64 = 1_000;
 const LOOK_PAUSE: Time = 900 * MS;
 const GATE_REPEAT: Time = 250 * MS;
 
@@ -185,7 +187,12 @@ impl World {
             self.begin_put(member, write);
         }
         match decision.postgres {
-            None => self.wake(member, decision.recheck_after_ms * MS),
+            None => self.wake(
+                member,
+                (decision.recheck_after_ms * self.config.slowness)
+                    .min(SLOWEST_MS.max(decision.recheck_after_ms))
+                    * MS,
+            ),
             Some(action) => self.begin_action(member, epoch, action),
         }
     }

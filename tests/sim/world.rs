@@ -94,6 +94,13 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
     names: u64,
     pub(crate) healed: bool,
+    /// When the next fault, and the healing, are due; events for other times are void.
+    pub(crate) fault_at: Time,
+    pub(crate) heal_at: Time,
+    /// Faults that last.
+    pub(crate) lasting: u32,
+    /// Quiet time that was left out.
+    pub(crate) skipped: Time,
     pub(crate) events: u64,
 }
 
@@ -116,6 +123,10 @@ impl World {
             members,
             names: 0,
             healed: false,
+            fault_at: 0,
+            heal_at: 0,
+            lasting: 0,
+            skipped: 0,
             events: 0,
             config,
         };
@@ -123,10 +134,8 @@ impl World {
             world.members[member].wanted = true;
             world.create_pod(member);
         }
-        let from = world.config.faults_from;
-        world.at(from, Event::Fault);
-        let until = world.config.faults_until;
-        world.at(until, Event::Heal);
+        let (from, until) = (world.config.faults_from, world.config.faults_until);
+        world.expect(from, until);
         world.at(SECOND + 7 * MS, Event::Look);
         world
     }
@@ -145,6 +154,18 @@ impl World {
 
     pub(crate) fn after(&mut self, delay: Time, event: Event) {
         self.at(self.now + delay, event);
+    }
+
+    /// The next fault and the healing happen at these times, and at no others.
+    pub(crate) fn expect(&mut self, fault: Time, heal: Time) {
+        if fault != self.fault_at {
+            self.fault_at = fault;
+            self.at(fault, Event::Fault);
+        }
+        if heal != self.heal_at {
+            self.heal_at = heal;
+            self.at(heal, Event::Heal);
+        }
     }
 
     pub(crate) fn log(&mut self, member: usize, line: impl FnOnce() -> String) {
@@ -171,9 +192,8 @@ impl World {
 
     /// Runs until it has converged or failed. The first violation, if any.
     pub(crate) fn run(&mut self) -> Result<(), String> {
-        let end = self.config.faults_until + self.config.heal_bound;
         while let Some(Scheduled { at, event, .. }) = self.queue.pop() {
-            if at > end {
+            if at > self.heal_at + self.config.heal_bound {
                 // Nobody can know that nobody else knows of a later term: this needs the operator.
                 if self.api.stored.is_none() && self.config.faults.contains(&Kind::DeleteLease) {
                     return Ok(());
@@ -346,9 +366,10 @@ impl World {
             E::StartSupervisor { member, pod } => self.start_supervisor(member, pod),
             E::Killed { member, pod, back } => self.killed(member, pod, back),
             E::Replace { member, pod } => self.replace(member, pod),
-            E::Fault => self.fault(),
+            E::Fault if self.now == self.fault_at => self.fault(),
             E::Undo(undo) => self.undo(undo),
-            E::Heal => self.heal(),
+            E::Heal if self.now == self.heal_at => self.heal(),
+            E::Fault | E::Heal => {}
             E::Look => self.look(),
         }
     }
