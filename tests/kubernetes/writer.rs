@@ -63,10 +63,11 @@ impl<'a> Example<'a> {
             &service,
             "--cascade=foreground",
             "--wait=false",
+            "--ignore-not-found",
         ]);
         let left = || {
             self.cluster
-                .kubectl(&["get", &deployment, "--ignore-not-found", "-o", "name"])
+                .kubectl(&["get", &deployment, &service, "--ignore-not-found", "-o", "name"])
         };
         // An old kubelet tells of a pod's end some ten seconds later, and the collector of a busy cluster comes when it comes.
         wait::within(2 * wait::LIMIT, "it is gone", left, String::is_empty);
