@@ -200,12 +200,13 @@ fn sidecars_that_began_anew_while_the_api_server_was_away_knew_no_primary() {
     let before = demo.wait_streaming(2);
     let (name, term) = (primary(&before), &before["term"]);
     let server = demo.pid(&name, "postgres");
+    let sidecars: Vec<_> = members(&before)
+        .iter()
+        .map(|member| demo.pid(member["name"].as_str().expect("a name"), "sidecar"))
+        .collect();
     demo.ask(&["api", "down"]);
-    for member in members(&before) {
-        signal(
-            demo.pid(member["name"].as_str().expect("a name"), "sidecar"),
-            Signal::KILL,
-        );
+    for sidecar in sidecars {
+        signal(sidecar, Signal::KILL);
     }
     let begun = Instant::now();
     let mut number = 0;

@@ -34,6 +34,7 @@ pub(crate) struct PodFacts {
     pub(crate) uid: String,
     pub(crate) started: String,
     pub(crate) node: String,
+    pub(crate) address: String,
     pub(crate) ready: bool,
     pub(crate) restarts: i32,
 }
@@ -376,6 +377,9 @@ fn pod_facts(pod: &Pod) -> PodFacts {
             .spec
             .as_ref()
             .and_then(|spec| spec.node_name.clone())
+            .unwrap_or_default(),
+        address: status
+            .and_then(|status| status.pod_ip.clone())
             .unwrap_or_default(),
         ready: pod.metadata.deletion_timestamp.is_none()
             && conditions

@@ -1,11 +1,13 @@
 //! Faults that no API can make: a node without power, a node cut off, an API server that does not answer.
 //!
 //! They need a hand on the machines: PODGRES_TEST_MACHINES names a program that is called with `node-off NODE`, `node-cut NODE`, `node-heal
-//! NODE`, `api-down`, or `up` (puts everything right); tests/kubernetes/machines is one for the lab of continuous integration.
+//! NODE` (its network), `node-freeze NODE`, `node-thaw NODE`, `pod-cut NODE ADDRESS`, `pod-mute` and `pod-deaf` (one way), `api-down`, `dns-down`, or
+//! `up` (puts everything right but what is cut or frozen); tests/kubernetes/machines is one for the lab of continuous integration.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::chaos;
 use crate::cluster::Cluster;
 use crate::overlay::Overlay;
 use crate::runner::Group;
@@ -24,6 +26,16 @@ pub(crate) const GROUP: Group = Group {
         ),
         ("row_08_a_node_is_cut_off_and_there_is_one_primary", node_cut),
         (
+            "a_primarys_node_is_frozen_and_another_member_takes_over",
+            node_frozen,
+        ),
+        ("the_dns_server_is_down_and_writing_goes_on", dns_down),
+        ("row_46_a_drained_node_gives_its_primary_away_first", drained),
+        (
+            "row_61_partitions_frozen_nodes_and_servers_that_are_away_lose_nothing",
+            chaos::machines,
+        ),
+        (
             "row_08_a_node_without_power_keeps_its_pod_until_it_is_forced_away",
             node_off,
         ),
@@ -33,7 +45,7 @@ pub(crate) const GROUP: Group = Group {
 /// Twice the Lease's duration.
 const API_OUTAGE: Duration = Duration::from_secs(30);
 
-fn machines(arguments: &[&str]) {
+pub(crate) fn machines(arguments: &[&str]) {
     let program = std::env::var("PODGRES_TEST_MACHINES")
         .expect("PODGRES_TEST_MACHINES must name a program that switches nodes and the API server off (tests/kubernetes/faults.rs)");
     let output = Command::new("timeout")
@@ -91,6 +103,81 @@ fn node_cut(cluster: &Cluster) {
     writer.verify();
     writer.remove();
     assert!(outage < Duration::from_secs(15), "{outage:?}");
+}
+
+fn node_frozen(cluster: &Cluster) {
+    let mut outages = Vec::new();
+    for _ in 0..3 {
+        let primary = cluster.primary();
+        let node = cluster.pod(&primary).node;
+        let writer = writer_elsewhere(cluster, &node);
+        outages.push(writer.outage(|| machines(&["node-freeze", &node])));
+        assert_ne!(cluster.primary_besides(&primary), primary);
+        machines(&["node-thaw", &node]);
+        cluster.settle();
+        writer.verify();
+        writer.remove();
+    }
+    println!("    outage by pg-rw, the primary's node frozen with all its processes: {outages:?}");
+    assert!(
+        outages.iter().all(|outage| *outage < Duration::from_secs(15)),
+        "{outages:?}"
+    );
+}
+
+/// Members know each other's addresses; a name is only needed for a pod that has moved.
+fn dns_down(cluster: &Cluster) {
+    let writer = Writer::start(cluster);
+    let primary = cluster.primary();
+    let outage = writer.outage(|| {
+        machines(&["dns-down"]);
+        std::thread::sleep(API_OUTAGE);
+    });
+    let planned = writer.outage(|| {
+        let to = cluster.standby();
+        cluster.kubectl(&[
+            "exec",
+            &to,
+            "-c",
+            "sidecar",
+            "--",
+            "podgres",
+            "switchover",
+            "--to",
+            &to,
+        ]);
+    });
+    machines(&["up"]);
+    println!(
+        "    DNS server down: no acknowledgement for {outage:?}, and for {planned:?} in a switchover meanwhile"
+    );
+    assert!(outage < Duration::from_secs(2), "{outage:?}");
+    cluster.settle();
+    assert_ne!(cluster.primary(), primary);
+    writer.verify();
+    writer.remove();
+    assert!(planned < Duration::from_secs(15), "{planned:?}");
+}
+
+fn drained(cluster: &Cluster) {
+    let primary = cluster.primary();
+    let node = cluster.pod(&primary).node;
+    let writer = writer_elsewhere(cluster, &node);
+    let drain = [
+        "drain",
+        &node,
+        "--ignore-daemonsets",
+        "--delete-emptydir-data",
+        "--timeout=90s",
+    ];
+    let outage = writer.outage(|| drop(cluster.world_kubectl(&drain)));
+    println!("    outage by pg-rw, the primary's node drained: {outage:?}");
+    assert_ne!(cluster.primary_besides(&primary), primary);
+    cluster.world_kubectl(&["uncordon", &node]);
+    cluster.settle();
+    writer.verify();
+    writer.remove();
+    assert!(outage < Duration::from_secs(10), "{outage:?}");
 }
 
 fn node_off(cluster: &Cluster) {

@@ -6,12 +6,13 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 
+use crate::chaos;
 use crate::cluster::{Cluster, states};
 use crate::overlay::Overlay;
 use crate::runner::Group;
 use crate::switch;
 use crate::upkeep;
-use crate::wait::{self, until};
+use crate::wait::until;
 use crate::writer::Writer;
 
 pub(crate) const GROUP: Group = Group {
@@ -59,7 +60,10 @@ pub(crate) const GROUP: Group = Group {
             "a_bad_image_stops_at_one_member_and_is_rolled_back",
             upkeep::bad_image,
         ),
-        ("row_61_pods_deleted_at_random_under_load_lose_nothing", chaos),
+        (
+            "row_61_pods_deleted_at_random_under_load_lose_nothing",
+            chaos::pods,
+        ),
         ("row_20_all_pods_off_and_on_again", upkeep::all_off),
     ],
 };
@@ -211,47 +215,4 @@ fn switchover(cluster: &Cluster) {
     assert_eq!(cluster.primary(), to);
     let table = cluster.kubectl(&["exec", &to, "-c", "sidecar", "--", "podgres", "status"]);
     assert!(table.contains(&to) && table.contains("primary"), "{table}");
-}
-
-fn chaos(cluster: &Cluster) {
-    let seconds = std::env::var("PODGRES_CHAOS_SECONDS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(30);
-    let seed = std::env::var("PODGRES_CHAOS_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or_else(|| fastrand::u64(..));
-    let mut random = fastrand::Rng::with_seed(seed);
-    let writer = Writer::start(cluster);
-    let end = std::time::Instant::now() + Duration::from_secs(seconds);
-    let mut deleted = Vec::new();
-    while std::time::Instant::now() < end {
-        let (pod, force) = (format!("pg-{}", random.u8(0..3)), random.bool());
-        let there: Api<Pod> = cluster.api();
-        if cluster
-            .world
-            .now(there.get_opt(&pod))
-            .ok()
-            .flatten()
-            .is_some_and(|pod| pod.metadata.deletion_timestamp.is_none())
-        {
-            cluster.delete_pod(&pod, force);
-            deleted.push(format!("{pod}{}", if force { " by force" } else { "" }));
-        }
-        std::thread::sleep(Duration::from_millis(random.u64(500..6_000)));
-    }
-    println!("    PODGRES_CHAOS_SEED={seed}: {deleted:?}");
-    cluster.settle();
-    writer.progress(100);
-    writer.verify();
-    let count = |pod: &str| cluster.sql(pod, "SELECT count(*), sum(number) FROM steady");
-    writer.remove();
-    let primary = cluster.primary();
-    wait::within(
-        Duration::from_secs(60),
-        "all have the same rows",
-        || ["pg-0", "pg-1", "pg-2"].map(count),
-        |counts| counts.iter().all(|found| *found == count(&primary)),
-    );
 }

@@ -13,6 +13,7 @@
 #[path = "../support/authority.rs"]
 mod authority;
 mod backup;
+mod chaos;
 mod cluster;
 mod faults;
 mod fixed;
