@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::backup::{answer, ask_restored, text, told};
 use crate::google_server::{Google, service_account};
-use crate::harness::{LIMIT, podgres, programs, wait_for};
+use crate::harness::{LIMIT, Start, podgres, programs, wait_for};
 use crate::kit::{open_folder, shared};
 use crate::user::give_away;
 
@@ -224,6 +224,27 @@ fn wal_goes_to_a_google_bucket_and_comes_back() {
         text(&into),
     ]);
     assert_eq!(end.status.code(), Some(1), "{}", told(&end));
+}
+
+/// The server's environment has none of this: it comes by a file in its run directory.
+#[test]
+fn a_server_archives_to_a_google_bucket() {
+    let lab = Lab::new();
+    let settings = [
+        format!("PODGRES_ARCHIVE_DESTINATION={BUCKET}"),
+        format!("{KEY_FILE}={}", lab.key.display()),
+        format!("GOOGLE_BASE_URL=http://{}", lab.server.address),
+    ];
+    let mut start = Start::new(16).with(&["--replicas", "1"]);
+    for setting in &settings {
+        start = start.with(&["--set", setting]);
+    }
+    let demo = start.run();
+    demo.wait_streaming(0);
+    let file = demo.sql(&["--member", "0"], "SELECT pg_walfile_name(pg_switch_wal())");
+    let archived = || lab.server.names().iter().any(|name| name.contains(&file));
+    assert!(wait_for(LIMIT, archived), "{file}: {:?}", lab.server.names());
+    assert_eq!(lab.server.refused(), 0);
 }
 
 #[test]
