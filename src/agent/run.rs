@@ -135,23 +135,25 @@ impl Agent {
         let switch = Switchboard::open(&settings.run_directory);
         let (outlets, published, journal) =
             Outlets::open(&settings, office.as_ref(), &requests, &switch, &way);
+        let names = names::follow(
+            resolver.clone(),
+            settings.topology.clone(),
+            settled_receiver,
+            Arc::clone(&published.visited),
+        );
         let agent = Self {
             office,
             requests,
             supervisor_status: supervisor.subscribe(),
             supervisor,
-            names: names::follow(
-                resolver.clone(),
-                settings.topology.clone(),
-                settled_receiver,
-                Arc::clone(&published.visited),
-            ),
             upstream: upstream::follow(
                 Arc::clone(&access),
                 resolver,
+                names.clone(),
                 settings.policy.first_ordinal,
                 wanted,
             ),
+            names,
             access,
             peers: Peers::new(&settings.member.cluster, settings.peer_timeout, way),
             server: LocalServer::at(

@@ -17,6 +17,8 @@ use crate::postgres::error::describe;
 use crate::postgres::replication::{UpstreamAccess, ensure_slot, probe_upstream};
 use crate::postgres::tls::ClientTls;
 
+use super::names::{self, Names};
+
 const PAUSE: Duration = Duration::from_millis(900);
 /// So that standbys which lost their primary together do not come back together.
 const JITTER_MS: std::ops::RangeInclusive<u64> = 0..=200;
@@ -97,8 +99,9 @@ impl Access {
         }
     }
 
-    async fn look(&self, resolver: &Resolver, of: Ordinal, looked_at_ms: u64) -> UpstreamView {
-        let addresses = match resolver.addresses(&self.topology.pod_host(of)).await {
+    async fn look(&self, resolver: &Resolver, known: Vec<IpAddr>, of: Ordinal) -> UpstreamView {
+        let looked_at_ms = boottime_ms();
+        let addresses = match names::addresses(resolver, &self.topology.pod_host(of), known).await {
             Ok(addresses) => addresses,
             Err(error) if error.absent() => {
                 return self.view(of, looked_at_ms, NameState::Missing, ProbeState::Untried);
@@ -144,6 +147,7 @@ pub(super) struct Wanted {
 pub(super) fn follow(
     access: Arc<Access>,
     resolver: Resolver,
+    names: watch::Receiver<Names>,
     first: Ordinal,
     mut wanted: watch::Receiver<Option<Wanted>>,
 ) -> watch::Receiver<UpstreamView> {
@@ -153,7 +157,8 @@ pub(super) fn follow(
             let Ok(Some(now)) = wanted.wait_for(Option::is_some).await.map(|wanted| *wanted) else {
                 return;
             };
-            let look = access.look(&resolver, now.of, boottime_ms());
+            let known = names.borrow().members.get(&now.of).cloned().unwrap_or_default();
+            let look = access.look(&resolver, known, now.of);
             // A look at a server that hangs must not keep it from looking at another. One that is merely not wanted any more
             // comes to its end: breaking it off would be an error in that server's log.
             let view = tokio::select! {
