@@ -11,7 +11,7 @@ use crate::config::backup::StoreArguments;
 use crate::config::{Environment as _, ProcessEnvironment};
 use crate::demo::{self, PodUser};
 use crate::postgres::find;
-use crate::store::{Destination, Store, StoreError, StoreSettings};
+use crate::store::{Destination, LockError, Store, StoreError, StoreSettings};
 
 use super::{ExitStatus, Failure};
 
@@ -96,7 +96,12 @@ impl From<BackupError> for Failure {
 pub(super) fn failure(error: BackupError) -> Failure {
     let status = match &error {
         error if error.refused() => ExitStatus::Refused,
-        BackupError::Store(error) if StoreError::denied(error) => ExitStatus::Permission,
+        BackupError::Store(StoreError::Settings { .. }) => ExitStatus::Settings,
+        BackupError::Store(source) | BackupError::Lock(LockError::Store { source, .. })
+            if source.denied() =>
+        {
+            ExitStatus::Permission
+        }
         BackupError::Broken => ExitStatus::Bug,
         _ => ExitStatus::Overdue,
     };

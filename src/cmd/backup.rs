@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct Arguments {
     #[command(flatten)]
     pub place: Place,
-    /// Where to: a folder, s3://bucket/prefix or azure://container/prefix
+    /// Where to: a folder, s3://bucket/prefix, azure://container/prefix or gs://bucket/prefix
     #[arg(long, env = "PODGRES_BACKUP_DESTINATION")]
     pub to: Option<String>,
     #[command(flatten)]

@@ -12,7 +12,7 @@ use super::status::Output;
 
 #[derive(Args, Debug)]
 pub struct Arguments {
-    /// Where the backups are: a folder, s3://bucket/prefix or azure://container/prefix
+    /// Where the backups are: a folder, s3://bucket/prefix, azure://container/prefix or gs://bucket/prefix
     #[arg(long, env = "PODGRES_BACKUP_DESTINATION")]
     pub from: Option<String>,
     #[command(flatten)]

@@ -24,7 +24,7 @@ const SETTINGS_FILE: &str = "restore.json";
 /// Which backup, and with what it is restored.
 #[derive(Args, Debug)]
 pub struct FromArguments {
-    /// Where the backups are: a folder, s3://bucket/prefix or azure://container/prefix
+    /// Where the backups are: a folder, s3://bucket/prefix, azure://container/prefix or gs://bucket/prefix
     #[arg(long, env = "PODGRES_BACKUP_DESTINATION")]
     pub from: Option<String>,
     #[command(flatten)]

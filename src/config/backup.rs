@@ -48,14 +48,26 @@ const AZURE_VARIABLES: [&str; 13] = [
     "AZURE_OBJECT_ID",
 ];
 
+/// The variables of Google's libraries, and those of crate `object_store` beside them; as keys of `StoreSettings::google` in
+/// lower case.
+const GOOGLE_VARIABLES: [&str; 6] = [
+    APPLICATION_CREDENTIALS,
+    "GOOGLE_SERVICE_ACCOUNT",
+    "GOOGLE_SERVICE_ACCOUNT_PATH",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "GOOGLE_BASE_URL",
+    "GCE_METADATA_HOST",
+];
+const APPLICATION_CREDENTIALS: &str = "GOOGLE_APPLICATION_CREDENTIALS";
+
 /// How a destination is reached. A bucket's or container's endpoint and credentials come as everywhere else: by the
-/// variables of the AWS or Azure command line, by a web identity, or by the machine's own role.
+/// variables of the AWS, Azure or Google command line, by a web identity, or by the machine's own role.
 #[derive(Args, Clone, Debug, Default)]
 pub struct StoreArguments {
     /// A file as ~/.aws/credentials, instead of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
     #[arg(long, env = "PODGRES_S3_CREDENTIALS_FILE")]
     pub s3_credentials_file: Option<PathBuf>,
-    /// Certificate authorities for an S3 or Azure endpoint of your own, PEM
+    /// Certificate authorities for an S3, Azure or Google endpoint of your own, PEM
     #[arg(long, env = "PODGRES_S3_CA_FILE")]
     pub s3_ca_file: Option<PathBuf>,
     /// File with the key that backups are encrypted with: 64 hexadecimal digits
@@ -74,7 +86,8 @@ impl StoreArguments {
         destination: Option<&str>,
         environment: &impl Environment,
     ) -> Result<StoreSettings, InvalidSetting> {
-        let hint = "give a folder's full path, s3://bucket/prefix or azure://container/prefix";
+        let hint =
+            "give a folder's full path, s3://bucket/prefix, azure://container/prefix or gs://bucket/prefix";
         let text = destination
             .filter(|text| !text.is_empty())
             .ok_or_else(|| InvalidSetting::new(flag, "not set", hint))?;
@@ -88,18 +101,18 @@ impl StoreArguments {
             });
             found.collect()
         };
-        let (aws, azure) = match &destination {
-            Destination::Folder(_) => Default::default(),
-            Destination::S3 { .. } => (of(&AWS_VARIABLES), BTreeMap::new()),
-            Destination::Azure { .. } => (BTreeMap::new(), of(&AZURE_VARIABLES)),
-        };
-        Ok(StoreSettings {
-            destination,
-            aws,
-            azure,
+        let mut settings = StoreSettings {
             credentials_file: self.s3_credentials_file.clone(),
             authority_file: self.s3_ca_file.clone(),
-        })
+            ..StoreSettings::new(destination)
+        };
+        match &settings.destination {
+            Destination::Folder(_) => {}
+            Destination::S3 { .. } => settings.aws = of(&AWS_VARIABLES),
+            Destination::Azure { .. } => settings.azure = of(&AZURE_VARIABLES),
+            Destination::Google { .. } => settings.google = google(of(&GOOGLE_VARIABLES), environment),
+        }
+        Ok(settings)
     }
 
     /// The key, if one is given.
@@ -123,6 +136,26 @@ impl StoreArguments {
             .map(Some)
             .map_err(|error| invalid(format!("\"{}\": {error}", path.display())))
     }
+}
+
+/// Without a key the login that `gcloud auth application-default login` has left, if there is one. It is looked for here
+/// since a server's `archive_command` has another environment.
+fn google(mut given: BTreeMap<String, String>, environment: &impl Environment) -> BTreeMap<String, String> {
+    let has_key = given.keys().any(|name| {
+        name.starts_with("google_service_account") || *name == APPLICATION_CREDENTIALS.to_lowercase()
+    });
+    let folder = || {
+        let own = environment.get("CLOUDSDK_CONFIG").map(PathBuf::from);
+        own.or_else(|| Some(PathBuf::from(environment.get("HOME")?).join(".config/gcloud")))
+    };
+    if !has_key
+        && let Some(file) = folder().map(|folder| folder.join("application_default_credentials.json"))
+        && file.is_file()
+    {
+        let file = file.to_string_lossy().into_owned();
+        given.insert(APPLICATION_CREDENTIALS.to_lowercase(), file);
+    }
+    given
 }
 
 #[cfg(test)]
@@ -171,6 +204,21 @@ mod tests {
         assert_eq!(
             settings.azure,
             BTreeMap::from([("azure_storage_account".to_owned(), "me".to_owned())])
+        );
+        assert!(settings.aws.is_empty(), "secrets go only where they are needed");
+        let table = Table(&[
+            ("GOOGLE_APPLICATION_CREDENTIALS", "/key.json"),
+            ("AWS_REGION", "eu-west-1"),
+        ]);
+        let settings = StoreArguments::default()
+            .settings("--to", Some("gs://bucket/a"), &table)
+            .expect("valid");
+        assert_eq!(
+            settings.google,
+            BTreeMap::from([(
+                "google_application_credentials".to_owned(),
+                "/key.json".to_owned()
+            )])
         );
         assert!(settings.aws.is_empty(), "secrets go only where they are needed");
     }

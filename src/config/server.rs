@@ -28,7 +28,7 @@ pub struct ServerArguments {
     /// Mounted folder with tls.crt, tls.key and ca.crt
     #[arg(long, env = "PODGRES_TLS_DIR", default_value = "/etc/podgres/tls")]
     pub tls_dir: PathBuf,
-    /// Where WAL is archived: a folder, s3://bucket/prefix or azure://container/prefix [default: nowhere]
+    /// Where WAL is archived: a folder, s3://bucket/prefix, azure://container/prefix or gs://bucket/prefix [default: nowhere]
     #[arg(long, env = "PODGRES_ARCHIVE_DESTINATION")]
     pub archive_destination: Option<String>,
     /// Where the backup is that a new cluster begins with, instead of an empty database: as for PODGRES_ARCHIVE_DESTINATION

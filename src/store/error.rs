@@ -11,6 +11,12 @@ pub enum StoreError {
         path: String,
         source: Box<object_store::Error>,
     },
+    /// What is set to reach it by is no good; nothing was asked of it.
+    #[error("cannot use destination \"{destination}\"")]
+    Settings {
+        destination: String,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("could not use folder \"{}\"", path.display())]
     Folder { path: PathBuf, source: std::io::Error },
 }
@@ -41,6 +47,7 @@ impl StoreError {
                         | object_store::Error::Unauthenticated { .. }
                 ) || says_no(source)
             }
+            Self::Settings { .. } => false,
             Self::Folder { source, .. } => source.kind() == std::io::ErrorKind::PermissionDenied,
         }
     }
@@ -50,7 +57,7 @@ impl StoreError {
     pub fn missing(&self) -> bool {
         match self {
             Self::Object { source, .. } => matches!(**source, object_store::Error::NotFound { .. }),
-            Self::Folder { .. } => false,
+            Self::Settings { .. } | Self::Folder { .. } => false,
         }
     }
 }

@@ -1,10 +1,12 @@
-//! Where backups are kept: a folder, an S3 bucket or an Azure container, all through crate `object_store`.
+//! Where backups are kept: a folder, a bucket of S3 or Google, or an Azure container, all through crate `object_store`.
 //!
 //! An object appears whole or not at all, and is durable when the call returns: a folder gets it by a staging name,
 //! fsync and rename, a bucket by one request or a completed multipart upload. Never decides what is written or deleted.
 
 mod azure;
 mod error;
+mod google;
+mod google_machine;
 mod http;
 mod lock;
 mod lock_lease;
@@ -90,15 +92,19 @@ impl Store {
             Destination::Folder(folder) => Self::open_folder(folder, name),
             Destination::S3 { prefix, .. } => Self::remote(http::bucket(settings), prefix, name),
             Destination::Azure { prefix, .. } => Self::remote(azure::container(settings), prefix, name),
+            Destination::Google { prefix, .. } => Self::remote(google::bucket(settings), prefix, name),
         }
     }
 
     fn remote<T: ObjectStore>(
-        opened: Result<T, object_store::Error>,
+        opened: Result<T, impl Into<Box<dyn std::error::Error + Send + Sync>>>,
         prefix: &str,
         name: String,
     ) -> Result<Self, StoreError> {
-        let objects = opened.map_err(|source| StoreError::new("open", &name, source))?;
+        let objects = opened.map_err(|error| StoreError::Settings {
+            destination: name.clone(),
+            source: error.into(),
+        })?;
         Ok(Self {
             objects: Arc::new(objects),
             prefix: path::Path::from(prefix),

@@ -1,26 +1,28 @@
 //! How a destination is written and reached: `/backups`, `file:///backups`, `s3://bucket/prefix`,
-//! `azure://container/prefix`.
+//! `azure://container/prefix`, `gs://bucket/prefix`.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A folder, a bucket or a container.
+/// A folder, a bucket of S3 or Google, or a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Destination {
     Folder(PathBuf),
     S3 { bucket: String, prefix: String },
     Azure { container: String, prefix: String },
+    Google { bucket: String, prefix: String },
 }
 
-/// A text that names neither.
+/// A text that names none of them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\"{text}\" is no destination: write a folder's full path, s3://bucket/prefix or azure://container/prefix"
+    "\"{text}\" is no destination: write a folder's full path, s3://bucket/prefix, azure://container/prefix or gs://bucket/prefix"
 )]
 pub struct InvalidDestination {
     text: String,
@@ -33,28 +35,22 @@ impl FromStr for Destination {
         let invalid = || InvalidDestination {
             text: text.to_owned(),
         };
+        let place = |rest: &str, is_name: fn(&str) -> bool| {
+            let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            let place = (name.to_owned(), prefix.trim_matches('/').to_owned());
+            is_name(name).then_some(place).ok_or_else(invalid)
+        };
         if let Some(rest) = text.strip_prefix("s3://") {
-            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-            let letters =
-                |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.' || b == b'_';
-            if bucket.len() < 3 || !bucket.bytes().all(letters) {
-                return Err(invalid());
-            }
-            return Ok(Self::S3 {
-                bucket: bucket.to_owned(),
-                prefix: prefix.trim_matches('/').to_owned(),
-            });
+            let (bucket, prefix) = place(rest, |name| name.len() >= 3 && consists_of(name, b"-._"))?;
+            return Ok(Self::S3 { bucket, prefix });
         }
         if let Some(rest) = text.strip_prefix("azure://") {
-            let (container, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-            let letters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-            if container.len() < 3 || !container.bytes().all(letters) {
-                return Err(invalid());
-            }
-            return Ok(Self::Azure {
-                container: container.to_owned(),
-                prefix: prefix.trim_matches('/').to_owned(),
-            });
+            let (container, prefix) = place(rest, |name| name.len() >= 3 && consists_of(name, b"-"))?;
+            return Ok(Self::Azure { container, prefix });
+        }
+        if let Some(rest) = text.strip_prefix("gs://") {
+            let (bucket, prefix) = place(rest, is_google_bucket)?;
+            return Ok(Self::Google { bucket, prefix });
         }
         let path = text.strip_prefix("file://").unwrap_or(text);
         if path.is_empty() || path.contains("://") {
@@ -64,15 +60,36 @@ impl FromStr for Destination {
     }
 }
 
+/// Small letters, digits and what else is allowed.
+fn consists_of(name: &str, more: &[u8]) -> bool {
+    name.bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || more.contains(&b))
+}
+
+/// Source: <https://cloud.google.com/storage/docs/buckets#naming>.
+fn is_google_bucket(name: &str) -> bool {
+    let letter = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let parts = || name.split('.');
+    // With a dot it is a domain's name.
+    let most = if parts().count() > 1 { 222 } else { 63 };
+    consists_of(name, b"-._")
+        && (3..=most).contains(&name.len())
+        && parts().all(|part| (1..=63).contains(&part.len()))
+        && letter(name.as_bytes().first())
+        && letter(name.as_bytes().last())
+        && name.parse::<Ipv4Addr>().is_err()
+}
+
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Folder(path) => write!(f, "{}", path.display()),
-            Self::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
-            Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
-            Self::Azure { container, prefix } if prefix.is_empty() => write!(f, "azure://{container}"),
-            Self::Azure { container, prefix } => write!(f, "azure://{container}/{prefix}"),
-        }
+        let (scheme, name, prefix) = match self {
+            Self::Folder(path) => return write!(f, "{}", path.display()),
+            Self::S3 { bucket, prefix } => ("s3", bucket, prefix),
+            Self::Azure { container, prefix } => ("azure", container, prefix),
+            Self::Google { bucket, prefix } => ("gs", bucket, prefix),
+        };
+        let slash = if prefix.is_empty() { "" } else { "/" };
+        write!(f, "{scheme}://{name}{slash}{prefix}")
     }
 }
 
@@ -100,6 +117,9 @@ pub struct StoreSettings {
     /// The same of Azure's command line and libraries, e.g. `azure_storage_account`.
     #[serde(default)]
     pub azure: BTreeMap<String, String>,
+    /// The same of Google's, e.g. `google_application_credentials`.
+    #[serde(default)]
+    pub google: BTreeMap<String, String>,
     /// A file as `~/.aws/credentials`; read anew by every command.
     #[serde(default)]
     pub credentials_file: Option<PathBuf>,
@@ -116,6 +136,7 @@ impl StoreSettings {
             destination,
             aws: BTreeMap::new(),
             azure: BTreeMap::new(),
+            google: BTreeMap::new(),
             credentials_file: None,
             authority_file: None,
         }
@@ -128,6 +149,7 @@ impl fmt::Debug for StoreSettings {
             .field("destination", &self.destination)
             .field("aws", &self.aws.keys())
             .field("azure", &self.azure.keys())
+            .field("google", &self.google.keys())
             .finish_non_exhaustive()
     }
 }
@@ -145,6 +167,8 @@ mod tests {
             ("s3://bucket/a/b/", "s3://bucket/a/b"),
             ("azure://container", "azure://container"),
             ("azure://container/a/", "azure://container/a"),
+            ("gs://my-bucket_1", "gs://my-bucket_1"),
+            ("gs://backups.example.com/a/b/", "gs://backups.example.com/a/b"),
         ] {
             assert_eq!(
                 text.parse()
@@ -153,7 +177,21 @@ mod tests {
                 Ok(shown)
             );
         }
-        for text in ["", "s3://", "s3://B", "azure://A_b", "gs://bucket", "https://x/y"] {
+        for text in [
+            "",
+            "s3://",
+            "s3://B",
+            "azure://A_b",
+            "gcs://bucket",
+            "https://x/y",
+        ] {
+            assert!(text.parse::<Destination>().is_err(), "{text:?} was taken");
+        }
+        let too_long = format!("{}x", "a".repeat(63));
+        for bucket in [
+            "", "ab", "Bucket", "-bucket", "bucket-", "a..b", "10.0.0.1", &too_long,
+        ] {
+            let text = format!("gs://{bucket}/a");
             assert!(text.parse::<Destination>().is_err(), "{text:?} was taken");
         }
     }
@@ -161,9 +199,12 @@ mod tests {
     #[test]
     fn secrets_are_not_shown() {
         let mut settings = StoreSettings::new("s3://bucket".parse().expect("valid"));
-        settings
-            .aws
-            .insert("aws_secret_access_key".to_owned(), "geheim".to_owned());
+        for (settings, key) in [
+            (&mut settings.aws, "aws_secret_access_key"),
+            (&mut settings.google, "google_service_account_key"),
+        ] {
+            settings.insert(key.to_owned(), "geheim".to_owned());
+        }
         assert!(!format!("{settings:?}").contains("geheim"));
     }
 }

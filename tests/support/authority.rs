@@ -83,7 +83,8 @@ impl Authority {
     }
 }
 
-fn openssl(folder: &Path, what: &[&str], how: &[&str]) {
+/// Runs the program there, and sees that it succeeds.
+pub(crate) fn openssl(folder: &Path, what: &[&str], how: &[&str]) {
     let output = Command::new("openssl")
         .current_dir(folder)
         .stdin(Stdio::null())
