@@ -82,10 +82,24 @@ fn api_down(cluster: &Cluster) {
 
 /// The writer must not be on the node that is lost; several tries find it elsewhere.
 fn writer_elsewhere<'a>(cluster: &'a Cluster<'a>, node: &str) -> Writer<'a> {
-    cluster.world_kubectl(&["cordon", node]);
-    let writer = Writer::start(cluster);
-    cluster.world_kubectl(&["uncordon", node]);
-    writer
+    let _closed = Cordoned::new(cluster, node);
+    Writer::start(cluster)
+}
+
+/// Takes no new pods while it lives, however that ends.
+struct Cordoned<'a>(&'a Cluster<'a>, &'a str);
+
+impl<'a> Cordoned<'a> {
+    fn new(cluster: &'a Cluster<'a>, node: &'a str) -> Self {
+        cluster.world_kubectl(&["cordon", node]);
+        Self(cluster, node)
+    }
+}
+
+impl Drop for Cordoned<'_> {
+    fn drop(&mut self) {
+        drop(self.0.try_kubectl(&["uncordon", self.1]));
+    }
 }
 
 fn node_cut(cluster: &Cluster) {
