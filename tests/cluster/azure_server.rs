@@ -5,15 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use crate::s3_server::{Answer, Fate, Request, serve};
+use crate::s3_server::{Answer, Fate, Request, listen, serve};
 
 pub(crate) const ACCOUNT: &str = "account";
 /// Base64, as the portal shows one.
@@ -42,18 +41,10 @@ struct Blob {
 
 impl Azure {
     pub(crate) fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("an address");
         let state = Arc::new(State::default());
         let served = Arc::clone(&state);
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let state = Arc::clone(&served);
-                thread::spawn(move || {
-                    while serve(&stream, 2, |_| Fate::Pass, |request| state.answer(request)).is_some() {}
-                });
-            }
-        });
+        let address =
+            listen(move |stream| serve(stream, 2, |_| Fate::Pass, |request| served.answer(request)));
         Self { address, state }
     }
 

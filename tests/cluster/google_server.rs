@@ -6,11 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -19,7 +18,7 @@ use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use serde_json::Value;
 
 use crate::authority::openssl;
-use crate::s3_server::{Answer, Fate, Request, serve};
+use crate::s3_server::{Answer, Fate, Request, listen, serve};
 use crate::user::give_away;
 
 const ACCOUNT: &str = "backup@project.iam.gserviceaccount.com";
@@ -55,8 +54,6 @@ struct Object {
 impl Google {
     /// `key` is a service account's, see [`service_account`]; the machine has one of its own if so said.
     pub(crate) fn start(key: &Path, machine_has_account: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("an address");
         let state = Arc::new(State {
             public_key: std::fs::read(key.with_extension("public")).expect("the public key"),
             objects: Mutex::default(),
@@ -68,14 +65,8 @@ impl Google {
             joined: AtomicU64::new(0),
         });
         let served = Arc::clone(&state);
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let state = Arc::clone(&served);
-                thread::spawn(move || {
-                    while serve(&stream, 1, |_| Fate::Pass, |request| state.answer(request)).is_some() {}
-                });
-            }
-        });
+        let address =
+            listen(move |stream| serve(stream, 1, |_| Fate::Pass, |request| served.answer(request)));
         Self { address, state }
     }
 

@@ -63,8 +63,6 @@ pub(crate) struct Answer {
 
 impl S3 {
     pub(crate) fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("an address");
         let state = Arc::new(State {
             objects: Mutex::default(),
             uploads: Mutex::default(),
@@ -72,14 +70,9 @@ impl S3 {
             counter: AtomicU64::new(1),
         });
         let served = Arc::clone(&state);
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let state = Arc::clone(&served);
-                thread::spawn(move || {
-                    let fate = |line: &str| (state.fates.lock().expect("lock"))(line);
-                    while serve(&stream, 1, fate, |request| state.answer(request)).is_some() {}
-                });
-            }
+        let address = listen(move |stream| {
+            let fate = |line: &str| (served.fates.lock().expect("lock"))(line);
+            serve(stream, 1, fate, |request| served.answer(request))
         });
         Self { address, state }
     }
@@ -93,6 +86,20 @@ impl S3 {
     pub(crate) fn keys(&self) -> Vec<String> {
         self.state.objects.lock().expect("lock").keys().cloned().collect()
     }
+}
+
+/// Each connection gets a thread, which ends when `next` has no more to say; the address.
+pub(crate) fn listen(next: impl Fn(&TcpStream) -> Option<()> + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let next = Arc::new(next);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let next = Arc::clone(&next);
+            thread::spawn(move || while next(&stream).is_some() {});
+        }
+    });
+    address
 }
 
 /// One request; `None` if the connection has ended. The key begins after so many parts of the path.

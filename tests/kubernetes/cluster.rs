@@ -266,6 +266,22 @@ impl<'a> Cluster<'a> {
         self.kubectl(&[&["logs", pod, "-c", container], more].concat())
     }
 
+    /// `podgres switchover` to a pod, asked in it; what it said.
+    pub(crate) fn switch_over(&self, to: &str) -> String {
+        let command = [
+            "exec",
+            to,
+            "-c",
+            "sidecar",
+            "--",
+            "podgres",
+            "switchover",
+            "--to",
+            to,
+        ];
+        self.kubectl(&command)
+    }
+
     pub(crate) fn delete_pod(&self, pod: &str, force: bool) {
         let parameters = if force {
             DeleteParams::default().grace_period(0)

@@ -150,17 +150,7 @@ fn dns_down(cluster: &Cluster) {
     println!("    DNS server down for {API_OUTAGE:?}: no acknowledgement for {outage:?} at most");
     assert!(outage < Duration::from_secs(2), "{outage:?}");
     assert_eq!(cluster.primary(), primary, "it stayed");
-    cluster.kubectl(&[
-        "exec",
-        &to,
-        "-c",
-        "sidecar",
-        "--",
-        "podgres",
-        "switchover",
-        "--to",
-        &to,
-    ]);
+    cluster.switch_over(&to);
     let streams = "SELECT count(*) = 2 FROM pg_stat_replication WHERE application_name LIKE 'pg-%'";
     let (took, _) = until(
         "both stream from the new primary",

@@ -200,17 +200,7 @@ fn graceful(cluster: &Cluster) {
 
 fn switchover(cluster: &Cluster) {
     let to = cluster.standby();
-    let said = cluster.kubectl(&[
-        "exec",
-        &to,
-        "-c",
-        "sidecar",
-        "--",
-        "podgres",
-        "switchover",
-        "--to",
-        &to,
-    ]);
+    let said = cluster.switch_over(&to);
     println!("    {}", said.trim());
     assert_eq!(cluster.primary(), to);
     let table = cluster.kubectl(&["exec", &to, "-c", "sidecar", "--", "podgres", "status"]);
