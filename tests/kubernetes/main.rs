@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         lease::GROUP,
         rights::GROUP,
         moving::GROUP,
+        moving::SCRIPTS,
         tls::GROUP,
         faults::GROUP,
     ])

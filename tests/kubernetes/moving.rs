@@ -1,4 +1,5 @@
-//! `k8s/examples/from-one-server`: a StatefulSet with one ordinary server becomes a replicated database, in place.
+//! `k8s/examples/from-one-server` and `from-scripts`: a StatefulSet with one ordinary server, or with servers that shell scripts have made,
+//! becomes a replicated database, in place.
 
 use crate::cluster::{Cluster, PASSWORD};
 use crate::kubectl;
@@ -20,11 +21,57 @@ pub(crate) const GROUP: Group = Group {
 
 const FIRST: &str = "pg-0";
 
+pub(crate) const SCRIPTS: Group = Group {
+    name: "scripts",
+    alone: false,
+    overlay: || {
+        let mut overlay = Overlay::new("lease");
+        overlay.patches.push(ONE_REPLICA.to_owned());
+        overlay
+    },
+    begin: by_scripts,
+    tests: &[(
+        "row_74_a_set_up_of_shell_scripts_is_replaced_with_its_data",
+        replaced,
+    )],
+};
+
+const ONE_REPLICA: &str = "  - target: {kind: StatefulSet, name: pg}
+    patch: |-
+      - {op: replace, path: /spec/replicas, value: 1}
+";
+
 /// The server that somebody has, with a row in it.
 fn one_server(cluster: &Cluster) {
-    let file = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/k8s/examples/from-one-server/before.yaml"
+    apply(cluster, "from-one-server");
+    // The official image sets it when it makes the database; this one may not.
+    let password = format!("ALTER ROLE postgres PASSWORD '{}'", PASSWORD.replace('\'', "''"));
+    psql(cluster, FIRST, &password);
+    psql(cluster, FIRST, "CREATE TABLE old AS SELECT 11 AS number");
+}
+
+/// A primary and a standby as their script has made them.
+fn by_scripts(cluster: &Cluster) {
+    apply(cluster, "from-scripts");
+    psql(cluster, FIRST, "CREATE TABLE old AS SELECT 11 AS number");
+    until(
+        "the standby of the scripts has the row",
+        || {
+            psql(
+                cluster,
+                "pg-1",
+                "SELECT count(*) FROM pg_class WHERE relname = 'old'",
+            )
+        },
+        |found| found.trim() == "1",
+    );
+}
+
+/// The example's `before.yaml`, until it runs.
+fn apply(cluster: &Cluster, example: &str) {
+    let file = format!(
+        "{}/k8s/examples/{example}/before.yaml",
+        env!("CARGO_MANIFEST_DIR")
     );
     let manifest = std::fs::read_to_string(file).expect("the example");
     let wanted = format!("image: {}", image(POSTGRES_IMAGE.0, POSTGRES_IMAGE.1));
@@ -32,25 +79,35 @@ fn one_server(cluster: &Cluster) {
     apply.args(["-n", &cluster.namespace, "apply", "-f", "-"]);
     kubectl::text_with_input(&mut apply, &manifest.replace("image: postgres", &wanted));
     cluster.kubectl(&["rollout", "status", "statefulset/pg", "--timeout=90s"]);
-    // The official image sets it when it makes the database; this one may not.
-    let password = format!("ALTER ROLE postgres PASSWORD '{}'", PASSWORD.replace('\'', "''"));
-    for sql in [&password, "CREATE TABLE old AS SELECT 11 AS number"] {
-        let run = [
-            "exec",
-            FIRST,
-            "--",
-            "psql",
-            "-XAtq",
-            "-h",
-            "127.0.0.1",
-            "-U",
-            "postgres",
-            "-d",
-            "postgres",
-            "-c",
-            sql,
-        ];
-        cluster.kubectl(&run);
+}
+
+fn psql(cluster: &Cluster, pod: &str, sql: &str) -> String {
+    // Both sets of servers trust their own pod, or ask for the Secret's password.
+    let script = format!(
+        "PGPASSWORD='{}' exec psql -XAtq -h 127.0.0.1 -U postgres -d postgres -c \"$0\"",
+        PASSWORD.replace('\'', "'\\''")
+    );
+    cluster.kubectl(&["exec", pod, "-c", "postgres", "--", "sh", "-c", &script, sql])
+}
+
+/// Step by step as `k8s/examples/from-scripts` says.
+fn replaced(cluster: &Cluster) {
+    cluster.kubectl(&["delete", "statefulset/pg", "--cascade=orphan"]);
+    cluster.kubectl(&["delete", "pod/pg-1"]);
+    let before = cluster.pod(FIRST).uid;
+    cluster.apply();
+    until(
+        "the first pod is replaced",
+        || cluster.pods(),
+        |pods| pods.get(FIRST).is_some_and(|pod| pod.uid != before),
+    );
+    cluster.scale(1);
+    cluster.kubectl(&["delete", "pvc/data-pg-1"]);
+    cluster.scale(3);
+    cluster.kubectl(&["delete", "configmap/pg-scripts"]);
+    assert_eq!(cluster.primary(), FIRST);
+    for pod in ["pg-0", "pg-1", "pg-2"] {
+        assert_eq!(cluster.sql(pod, "SELECT number FROM old"), "11");
     }
 }
 
