@@ -76,6 +76,7 @@ fmt: ## is the code formatted?
 .PHONY: clippy
 clippy: compiler ## lints, in tests too
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --test kubernetes -- -D warnings
 
 .PHONY: deny
 deny: compiler ## crates that may come in: bans, licences, sources (.deny.toml)

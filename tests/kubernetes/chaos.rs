@@ -105,7 +105,7 @@ impl<'a> Storm<'a> {
     }
 
     /// All is well again, and nothing that was acknowledged is missing anywhere.
-    fn judge(self, writer: Writer<'a>) {
+    fn judge(self, writer: &Writer<'_>) {
         println!("    PODGRES_CHAOS_SEED={}: {:?}", self.seed, self.done);
         self.cluster.settle();
         writer.progress(100);
@@ -114,7 +114,7 @@ impl<'a> Storm<'a> {
         writer.remove();
         let primary = self.cluster.primary();
         wait::within(
-            Duration::from_secs(60),
+            Duration::from_mins(1),
             "all have the same rows",
             || ["pg-0", "pg-1", "pg-2"].map(count),
             |counts| counts.iter().all(|found| *found == count(&primary)),
@@ -134,7 +134,7 @@ pub(crate) fn pods(cluster: &Cluster) {
         });
         storm.rest(500..6_000);
     }
-    storm.judge(writer);
+    storm.judge(&writer);
 }
 
 pub(crate) fn machines(cluster: &Cluster) {
@@ -145,5 +145,5 @@ pub(crate) fn machines(cluster: &Cluster) {
         storm.inflict(fault);
         storm.rest(500..6_000);
     }
-    storm.judge(writer);
+    storm.judge(&writer);
 }

@@ -99,11 +99,6 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    /// What belongs to no namespace.
-    pub(crate) fn world_kubectl(&self, arguments: &[&str]) -> String {
-        kubectl::text(kubectl::kubectl().args(arguments))
-    }
-
     pub(crate) fn api<K>(&self) -> Api<K>
     where
         K: Resource<Scope = NamespaceResourceScope>,
@@ -132,8 +127,7 @@ impl<'a> Cluster<'a> {
 
     pub(crate) fn pod(&self, name: &str) -> PodFacts {
         self.get::<Pod>(name)
-            .map(|pod| pod_facts(&pod))
-            .unwrap_or_else(|| panic!("no pod {name}"))
+            .map_or_else(|| panic!("no pod {name}"), |pod| pod_facts(&pod))
     }
 
     pub(crate) fn claims(&self) -> Vec<String> {

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::chaos;
 use crate::cluster::Cluster;
+use crate::kubectl;
+use crate::node::Cordoned;
 use crate::overlay::Overlay;
 use crate::runner::Group;
 use crate::wait::{self, until};
@@ -57,7 +59,7 @@ pub(crate) fn machines(arguments: &[&str]) {
     assert!(
         output.status.success(),
         "{arguments:?}: {}",
-        crate::kubectl::complaint(&output)
+        kubectl::complaint(&output)
     );
 }
 
@@ -82,24 +84,8 @@ fn api_down(cluster: &Cluster) {
 
 /// The writer must not be on the node that is lost; several tries find it elsewhere.
 fn writer_elsewhere<'a>(cluster: &'a Cluster<'a>, node: &str) -> Writer<'a> {
-    let _closed = Cordoned::new(cluster, node);
+    let _closed = Cordoned::new(node);
     Writer::start(cluster)
-}
-
-/// Takes no new pods while it lives, however that ends.
-struct Cordoned<'a>(&'a Cluster<'a>, &'a str);
-
-impl<'a> Cordoned<'a> {
-    fn new(cluster: &'a Cluster<'a>, node: &'a str) -> Self {
-        cluster.world_kubectl(&["cordon", node]);
-        Self(cluster, node)
-    }
-}
-
-impl Drop for Cordoned<'_> {
-    fn drop(&mut self) {
-        drop(self.0.try_kubectl(&["uncordon", self.1]));
-    }
 }
 
 fn node_cut(cluster: &Cluster) {
@@ -170,6 +156,7 @@ fn drained(cluster: &Cluster) {
     let primary = cluster.primary();
     let node = cluster.pod(&primary).node;
     let writer = writer_elsewhere(cluster, &node);
+    let closed = Cordoned::new(&node);
     let drain = [
         "drain",
         &node,
@@ -177,10 +164,10 @@ fn drained(cluster: &Cluster) {
         "--delete-emptydir-data",
         "--timeout=90s",
     ];
-    let outage = writer.outage(|| drop(cluster.world_kubectl(&drain)));
+    let outage = writer.outage(|| drop(kubectl::text(kubectl::kubectl().args(drain))));
     println!("    outage by pg-rw, the primary's node drained: {outage:?}");
     assert_ne!(cluster.primary_besides(&primary), primary);
-    cluster.world_kubectl(&["uncordon", &node]);
+    drop(closed);
     cluster.settle();
     writer.verify();
     writer.remove();

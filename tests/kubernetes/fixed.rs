@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::cluster::Cluster;
+use crate::node::Cordoned;
 use crate::overlay::Overlay;
 use crate::runner::Group;
 use crate::wait::until;
@@ -171,11 +172,11 @@ fn row_26(cluster: &Cluster) {
         "2"
     );
     for pod in ["pg-1", "pg-2"] {
-        let _ = until(
+        drop(until(
             "the row is there",
             || cluster.try_sql(pod, ("127.0.0.1", 5432), "SELECT answer FROM seen"),
             |seen| seen.as_deref() == Ok("42"),
-        );
+        ));
         let refused = cluster
             .try_sql(pod, ("127.0.0.1", 5432), "INSERT INTO seen VALUES (1)")
             .expect_err("a standby");
@@ -317,10 +318,10 @@ fn todo(cluster: &Cluster) {
     cluster.sql(FIRST, "INSERT INTO todo (text) VALUES ('buy milk')");
     until("the item is listed", page, |page| page.contains("buy milk"));
     let node = cluster.pod(FIRST).node;
-    cluster.world_kubectl(&["cordon", &node]);
+    let closed = Cordoned::new(&node);
     cluster.delete_pod(FIRST, false);
     let (_, shown) = until("the banner", page, |page| page.contains(CLOSED));
-    cluster.world_kubectl(&["uncordon", &node]);
+    drop(closed);
     assert!(
         shown.contains("buy milk") && shown.contains("<fieldset disabled"),
         "{shown}"
@@ -357,7 +358,7 @@ fn row_34(cluster: &Cluster) {
     let identifier = cluster.status()["system_identifier"].clone();
     let claims = cluster.claims();
     cluster.kubectl(&["delete", "all", "-l", crate::cluster::SELECTOR, "--timeout=90s"]);
-    until("no pod", || cluster.pods(), |pods| pods.is_empty());
+    until("no pod", || cluster.pods(), std::collections::BTreeMap::is_empty);
     assert_eq!(cluster.claims(), claims);
     cluster.apply();
     cluster.settle();

@@ -143,11 +143,11 @@ fn labels(cluster: &Cluster) {
         || labelled("standby").len(),
         |count| *count == 2,
     );
-    let _ = until(
+    drop(until(
         "the Service follows",
         || cluster.sql_by("pg-primary", "SELECT pg_is_in_recovery()"),
         |answer| answer.as_deref() == Ok("f"),
-    );
+    ));
     let events = cluster.kubectl(&[
         "get",
         "events",

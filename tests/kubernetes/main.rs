@@ -20,6 +20,7 @@ mod fixed;
 mod kubectl;
 mod lease;
 mod moving;
+mod node;
 mod overlay;
 mod rights;
 mod runner;

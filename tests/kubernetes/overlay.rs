@@ -1,5 +1,6 @@
 //! A kustomization.yaml as a user writes it: namespace, images, an overlay of ours, components.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -44,14 +45,16 @@ impl Overlay {
             .filter(|(_, from)| world.minor < *from)
             .map(|(name, _)| *name);
         for component in self.components.iter().copied().chain(needed) {
-            text.push_str(&format!("  - {k8s}/components/{component}\n"));
+            writeln!(text, "  - {k8s}/components/{component}").expect("a string");
         }
         text.push_str("images:\n");
         for (name, variable, default) in IMAGES {
-            let (repository, tag) = split(image(variable, default));
-            text.push_str(&format!(
-                "  - {{name: {name}, newName: \"{repository}\", newTag: \"{tag}\"}}\n"
-            ));
+            let (repository, tag) = split(&image(variable, default));
+            writeln!(
+                text,
+                "  - {{name: {name}, newName: \"{repository}\", newTag: \"{tag}\"}}"
+            )
+            .expect("a string");
         }
         text.push_str("patches:\n");
         // Three servers on a small machine, and volumes that it can make.
@@ -77,7 +80,7 @@ const SMALL: &str = "  - target: {kind: StatefulSet, name: pg}
       - {op: replace, path: /spec/volumeClaimTemplates/0/spec/resources/requests/storage, value: 1Gi}
 ";
 
-fn split(image: String) -> (String, String) {
+fn split(image: &str) -> (String, String) {
     let (repository, tag) = image.rsplit_once(':').expect("IMAGE:TAG");
     (repository.to_owned(), tag.to_owned())
 }

@@ -89,11 +89,11 @@ fn certificates(cluster: &Cluster) {
         },
         |all| *all == [true; 3],
     );
-    let _ = until(
+    drop(until(
         "the new certificate is served and trusted",
         || verify().map(|text| text.trim().to_owned()),
         |answer| answer.as_deref() == Ok("f"),
-    );
+    ));
     cluster.settle();
     assert_eq!(cluster.pods(), before, "no container was started again");
     cluster.replace_standby(&before);

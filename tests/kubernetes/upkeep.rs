@@ -118,7 +118,11 @@ pub(crate) fn password(cluster: &Cluster) {
         SELECTOR,
         "podgres.dev/test=again",
     ]);
-    let _ = until("the first password is back", || login(PASSWORD), Result::is_ok);
+    drop(until(
+        "the first password is back",
+        || login(PASSWORD),
+        Result::is_ok,
+    ));
 }
 
 pub(crate) fn check_live(cluster: &Cluster) {
