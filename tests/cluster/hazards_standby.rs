@@ -31,9 +31,10 @@ fn row_62_standby_never_runs_initdb_whatever_keeps_it_from_the_primary() {
     assert_untouched(&standby);
 
     let mut primary = Plain::initdb(&network, &network.path().join("plain"), 0);
+    // Before the start, since the standby is quick to ask.
+    primary.admit("host replication all all reject");
     primary.start();
     primary.sql("CREATE TABLE t AS SELECT generate_series(1, 100) AS i");
-    primary.admit("host replication all all reject");
     standby.wait_situation(
         "waiting_for_primary",
         "pg_hba.conf rejects replication connection",

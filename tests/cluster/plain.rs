@@ -92,7 +92,9 @@ impl Plain {
         let path = self.directory.join("pg_hba.conf");
         fs::write(&path, format!("local all all trust\n{lines}\n")).expect("pg_hba.conf");
         give_away(&path);
-        self.sql("SELECT pg_reload_conf()");
+        if self.child.is_some() {
+            self.sql("SELECT pg_reload_conf()");
+        }
     }
 
     pub(crate) fn stop(&mut self) {
