@@ -5,7 +5,7 @@ use crate::cluster::{Cluster, PASSWORD};
 use crate::kubectl;
 use crate::overlay::{Overlay, POSTGRES_IMAGE};
 use crate::runner::Group;
-use crate::wait::until;
+use crate::wait::{self, until};
 use crate::world::image;
 
 pub(crate) const GROUP: Group = Group {
@@ -96,7 +96,9 @@ fn replaced(cluster: &Cluster) {
     cluster.kubectl(&["delete", "pod/pg-1"]);
     let before = cluster.pod(FIRST).uid;
     cluster.apply();
-    until(
+    // Servers that a shell runs may take their whole grace time.
+    wait::within(
+        2 * wait::LIMIT,
         "the first pod is replaced",
         || cluster.pods(),
         |pods| pods.get(FIRST).is_some_and(|pod| pod.uid != before),
