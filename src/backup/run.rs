@@ -111,7 +111,7 @@ pub async fn backup(store: &Store, source: &Source, options: &Options) -> Result
         verification: None,
     });
     let (pruned, pruned_wal) = match options.keep {
-        Some(keep) => prune(store, entries, keep).await?,
+        Some(keep) => prune(store, entries, options.kind, keep).await?,
         None => (Vec::new(), 0),
     };
     Ok(Outcome {
@@ -236,8 +236,13 @@ async fn sweep(store: &Store, found: &Repository) -> Result<(), BackupError> {
     Ok(())
 }
 
-async fn prune(store: &Store, entries: Vec<Entry>, keep: Keep) -> Result<(Vec<String>, usize), BackupError> {
-    let gone = expired(&entries, keep);
+async fn prune(
+    store: &Store,
+    entries: Vec<Entry>,
+    kind: Kind,
+    keep: Keep,
+) -> Result<(Vec<String>, usize), BackupError> {
+    let gone = expired(&entries, kind, keep);
     // In this order: nothing is ever left without what it builds on.
     for name in &gone {
         tracing::info!(name, "deleting an expired backup");

@@ -1,7 +1,8 @@
 //! Which backups may go: `--keep 7`, `--keep 30d`, `--keep daily=7,weekly=4,monthly=12,yearly=3`.
 //!
-//! Whatever the rule says, the newest good backup of each kind stays, the newest verified one too, and what a kept
-//! one builds on. Order is the sequence number; a clock decides only how old something is.
+//! A rule is that of a run, and only backups of the run's kind may go by it. Whatever it says, the newest good backup stays,
+//! the newest verified one too, and what a kept one builds on. Order is the sequence number; a clock decides only how old
+//! something is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -13,7 +14,7 @@ use crate::core::wal::Lsn;
 
 const DAY_SECONDS: u64 = 86_400;
 
-/// How many backups of each kind stay.
+/// How many backups of the kind stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
     /// The newest so many.
@@ -69,30 +70,33 @@ fn calendar(text: &str) -> Option<Keep> {
     })
 }
 
-/// The names of the backups that may be deleted, newest first: an incremental one goes before what it builds on.
+/// The names of the backups of one kind that may be deleted, newest first: an incremental one goes before what it builds
+/// on. Those of the other kind have a rule of their own, which nobody knows here.
 #[must_use]
-pub fn expired(entries: &[Entry], keep: Keep) -> Vec<String> {
-    let mut kept = BTreeSet::new();
-    for kind in [Kind::Physical, Kind::Logical] {
-        let mut of_kind: Vec<&Entry> = entries.iter().filter(|entry| entry.record.kind == kind).collect();
-        of_kind.sort_by_key(|entry| std::cmp::Reverse(entry.record.sequence));
-        let sound: Vec<&Entry> = of_kind
-            .iter()
-            .copied()
-            .filter(|entry| sound(entries, entry))
-            .collect();
-        kept.extend(chosen(&sound, keep).into_iter().map(|entry| &entry.record.name));
-        let last_good = sound.first();
-        let last_verified = sound.iter().find(|entry| entry.verified());
-        kept.extend(
-            last_good
-                .into_iter()
-                .chain(last_verified)
-                .map(|entry| &entry.record.name),
-        );
-        // The one just made, which nobody has looked at yet.
-        kept.extend(of_kind.first().map(|entry| &entry.record.name));
-    }
+pub fn expired(entries: &[Entry], kind: Kind, keep: Keep) -> Vec<String> {
+    let mut of_kind: Vec<&Entry> = entries.iter().filter(|entry| entry.record.kind == kind).collect();
+    of_kind.sort_by_key(|entry| std::cmp::Reverse(entry.record.sequence));
+    let kept = kept(entries, &of_kind, keep);
+    let gone = of_kind.iter().filter(|entry| !kept.contains(&entry.record.name));
+    gone.map(|entry| entry.record.name.clone()).collect()
+}
+
+/// The names that stay of one kind, given newest first.
+fn kept<'a>(entries: &'a [Entry], of_kind: &[&'a Entry], keep: Keep) -> BTreeSet<&'a String> {
+    let sound: Vec<&Entry> = of_kind
+        .iter()
+        .copied()
+        .filter(|entry| sound(entries, entry))
+        .collect();
+    let last_good = sound.first().copied();
+    let last_verified = sound.iter().copied().find(|entry| entry.verified());
+    // The one just made, which nobody has looked at yet.
+    let newest = of_kind.first().copied();
+    let mut kept: BTreeSet<&String> = chosen(&sound, keep)
+        .into_iter()
+        .chain([last_good, last_verified, newest].into_iter().flatten())
+        .map(|entry| &entry.record.name)
+        .collect();
     let by_name: BTreeMap<&String, &Entry> =
         entries.iter().map(|entry| (&entry.record.name, entry)).collect();
     let mut needed: Vec<&String> = kept.iter().copied().collect();
@@ -100,12 +104,7 @@ pub fn expired(entries: &[Entry], keep: Keep) -> Vec<String> {
         let parent = by_name.get(name).and_then(|entry| entry.record.parent.as_ref());
         needed.extend(parent.filter(|parent| kept.insert(parent)));
     }
-    let mut gone: Vec<&Entry> = entries
-        .iter()
-        .filter(|entry| !kept.contains(&entry.record.name))
-        .collect();
-    gone.sort_by_key(|entry| std::cmp::Reverse(entry.record.sequence));
-    gone.into_iter().map(|entry| entry.record.name.clone()).collect()
+    kept
 }
 
 /// What the rule itself keeps of sound entries of one kind, newest first: bad ones take nobody's place.
@@ -175,7 +174,10 @@ mod tests {
     fn gone(entries: &[Entry], keep: &str) -> Vec<u64> {
         let keep = keep.parse().expect("a rule");
         let sequence = |name: &String| super::super::name::sequence_of(name).expect("a name");
-        let mut oldest_first: Vec<u64> = expired(entries, keep).iter().map(sequence).collect();
+        let mut oldest_first: Vec<u64> = expired(entries, Kind::Physical, keep)
+            .iter()
+            .map(sequence)
+            .collect();
         oldest_first.reverse();
         oldest_first
     }
@@ -252,10 +254,18 @@ mod tests {
     }
 
     #[test]
-    fn kinds_do_not_count_for_each_other() {
-        let mut entries = daily(4);
-        entries[0].record.kind = Kind::Logical;
-        assert_eq!(gone(&entries, "1"), [2, 3]);
+    fn a_run_of_one_kind_deleted_backups_of_the_other() {
+        let mut entries = daily(6);
+        for at in [1, 3, 5] {
+            entries[at].record.kind = Kind::Logical;
+        }
+        assert_eq!(gone(&entries, "1"), [1, 3], "the physical ones but the newest");
+        let logical = expired(&entries, Kind::Logical, Keep::Count(2));
+        let sequences: Vec<_> = logical
+            .iter()
+            .map(|name| super::super::name::sequence_of(name))
+            .collect();
+        assert_eq!(sequences, [Some(2)], "the oldest logical one only");
     }
 
     #[test]
@@ -266,7 +276,7 @@ mod tests {
         assert_eq!(gone(&entries, "1"), [1, 3]);
         entries.push(entry(6, NOON + 6 * DAY));
         assert_eq!(gone(&entries, "1"), [1, 2, 3, 4, 5]);
-        let names = expired(&entries, Keep::Count(1));
+        let names = expired(&entries, Kind::Physical, Keep::Count(1));
         assert!(
             names[0] > names[1],
             "a kill in between leaves no orphan: {names:?}"
