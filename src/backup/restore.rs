@@ -15,7 +15,9 @@ use super::repository::{Repository, catalogue};
 use super::{BackupError, wal};
 use crate::core::backup::chain::chain;
 use crate::core::backup::choose::{ChooseError, Target, Wish, choose};
+use crate::core::backup::parent::major;
 use crate::core::backup::{Entry, Kind, Record};
+use crate::postgres::find;
 use crate::store::seal::SealKey;
 use crate::store::{Store, StoreSettings};
 
@@ -53,6 +55,7 @@ pub async fn restore(store: &Store, options: &Options, directory: &Path) -> Resu
     let chain = records(&found.entries, entry)?;
     let record = entry.record.clone();
     check_key(&record, options.key.as_ref())?;
+    check_programs(&record, &options.program_directory).await?;
     // By its number: where one was passed over, PostgreSQL's own search for the latest would end before it.
     let options = &Options {
         timeline: timeline.unwrap_or_else(|| options.timeline.clone()),
@@ -132,6 +135,26 @@ async fn pick<'a>(
     };
     let entry = choose(&found.entries, &wish)?;
     Ok((entry, history.map(|history| history.timeline.to_string())))
+}
+
+/// Refuses programs that cannot read the backup, before anything is extracted: a directory takes its own major version, a
+/// dump any that is not older.
+pub(super) async fn check_programs(record: &Record, directory: &Path) -> Result<(), BackupError> {
+    let expected = major(&record.postgres_version);
+    let found = find::major_version(directory).await?;
+    let fits = match record.kind {
+        Kind::Physical => found == expected,
+        Kind::Logical => found >= expected,
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(BackupError::Programs {
+        name: record.name.clone(),
+        expected,
+        found,
+        directory: directory.to_owned(),
+    })
 }
 
 pub(super) fn check_key(record: &Record, key: Option<&SealKey>) -> Result<(), BackupError> {

@@ -11,12 +11,12 @@ use super::assemble::Assembly;
 use super::files::{self, blocking};
 use super::replay::{connect, replay, scratch_error};
 use super::repository::remember;
-use super::restore::{self, check_key, records};
+use super::restore::{self, check_key, check_programs, records};
 use super::{BackupError, extract, facts, now};
 use crate::core::backup::choose::Target;
 use crate::core::backup::{Content, Entry, Kind, Record, Verification};
-use crate::postgres::error::{JobError, ProgramError};
-use crate::postgres::scratch::{Scratch, ScratchServer};
+use crate::postgres::scratch::{Scratch, ScratchServer, StartError};
+use crate::postgres::{dump, verify as pg_verifybackup};
 use crate::store::Store;
 
 const JOBS: usize = 2;
@@ -31,7 +31,8 @@ struct Findings {
 /// Verifies one of the destination's backups in `scratch_directory`, which is removed afterwards, and remembers the result.
 ///
 /// # Errors
-/// It could not be found out: the destination or this machine is at fault, not the backup.
+/// It could not be found out: the destination, the programs or this machine are at fault, not the backup. What was
+/// remembered of it stays.
 pub async fn verify(
     store: &Store,
     entries: &[Entry],
@@ -41,6 +42,7 @@ pub async fn verify(
 ) -> Result<Verification, BackupError> {
     let record = &entry.record;
     check_key(record, options.key.as_ref())?;
+    check_programs(record, &options.program_directory).await?;
     let mut findings = Findings::default();
     let place = scratch_directory.join(format!("podgres-verify-{}", std::process::id()));
     let result = match record.kind {
@@ -65,14 +67,16 @@ pub async fn verify(
     Ok(verification)
 }
 
-/// Whether an error speaks against the backup; the sentence if it does.
+/// Whether an error speaks against the backup; the sentence if it does. In doubt it does not: a backup that is blamed
+/// counts for nothing when the next run deletes expired ones.
 fn blame(error: BackupError) -> Result<String, BackupError> {
     let against = match &error {
         BackupError::Damaged { .. }
         | BackupError::ForeignDirectory { .. }
         | BackupError::Tar(_)
-        | BackupError::Choose(_) => true,
-        BackupError::Program(program) | BackupError::Job(JobError::Program(program)) => judged(program),
+        | BackupError::Choose(_)
+        | BackupError::Scratch(StartError::Replaying(_)) => true,
+        BackupError::Program(program) => pg_verifybackup::differs(program) || dump::corrupt(program),
         _ => false,
     };
     if against {
@@ -80,12 +84,6 @@ fn blame(error: BackupError) -> Result<String, BackupError> {
     } else {
         Err(error)
     }
-}
-
-/// A program that came to an end by itself has judged; one that was killed, or that had no space, has not.
-fn judged(error: &ProgramError) -> bool {
-    matches!(error, ProgramError::Failed { output, .. } if !output.contains("No space left on device"))
-        && !error.killed()
 }
 
 async fn physical(

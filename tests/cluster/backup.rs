@@ -1,5 +1,6 @@
 //! Backups of a whole cluster: rows 47 to 60 as far as no Kubernetes is needed, on real servers.
 
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -182,8 +183,42 @@ fn physical_round(version: u32) {
     };
     assert_eq!(verified.matches(checked).count(), 2, "{verified}");
     assert!(lab.list().iter().all(|entry| entry["verified"] == true));
+    if version == 15 {
+        a_machines_faults_were_held_against_the_backup(&lab);
+    }
     dump_formats(&lab);
     row_57_to_a_moment(&lab);
+}
+
+/// Programs of another version, and one that cannot run: what was found before stays.
+fn a_machines_faults_were_held_against_the_backup(lab: &Lab) {
+    let (from, before) = (lab.destination(), lab.list());
+    let broken = lab.restored("broken");
+    std::fs::create_dir(&broken).expect("folder");
+    for entry in std::fs::read_dir(&lab.programs).expect("programs").flatten() {
+        if entry.file_name() != "pg_verifybackup" {
+            symlink(entry.path(), broken.join(entry.file_name())).expect("link");
+        }
+    }
+    let script = broken.join("pg_verifybackup");
+    std::fs::write(
+        &script,
+        "#!/bin/sh\necho libpq.so.5: no such file >&2\nexit 127\n",
+    )
+    .expect("script");
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    let other = "is of PostgreSQL 15, but";
+    for (programs, code, expected) in [(programs(16), 64, other), (broken, 69, "exited with code 127")] {
+        let mut verify = lab.command(&["verify", "--all", "--from", text(&from)]);
+        let output = verify.env("PG_BINDIR", programs).output().expect("verify");
+        assert_eq!(output.status.code(), Some(code), "{}", told(&output));
+        assert!(told(&output).contains(expected), "{}", told(&output));
+    }
+    let directory = lab.restored("other");
+    let mut restore = lab.command(&["restore", "--from", text(&from), "--pgdata", text(&directory)]);
+    let output = restore.env("PG_BINDIR", programs(16)).output().expect("restore");
+    assert_eq!(output.status.code(), Some(64), "{}", told(&output));
+    assert_eq!(lab.list(), before, "they were verified, and still are");
 }
 
 /// By several jobs, and as tar: proven like the others, and nothing stays behind.
