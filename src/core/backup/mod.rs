@@ -5,6 +5,7 @@
 pub mod catalogue;
 pub mod chain;
 pub mod choose;
+pub mod moments;
 pub mod name;
 pub mod parent;
 pub mod retention;
