@@ -2,6 +2,7 @@
 //!
 //! Never reads a clock or a store: whoever calls hands in the catalogue and the time.
 
+pub mod archive;
 pub mod catalogue;
 pub mod chain;
 pub mod choose;
