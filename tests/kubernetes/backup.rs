@@ -24,7 +24,7 @@ pub(crate) const GROUP: Group = Group {
     name: "backup",
     alone: false,
     overlay: || {
-        let mut overlay = Overlay::new("lease").with("parallel").with("backup");
+        let mut overlay = Overlay::new("lease").with("backup");
         overlay.patches.push(EVERY_MINUTE.to_owned());
         overlay
     },

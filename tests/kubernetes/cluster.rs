@@ -2,8 +2,9 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::process::{Child, Stdio};
 
-use k8s_openapi::api::core::v1::{Event, Namespace, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Namespace, PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource};
@@ -200,7 +201,7 @@ impl<'a> Cluster<'a> {
             .expect("a standby")
     }
 
-    /// Waits until every member is ready, and all but one stream.
+    /// Waits until every member is ready, and all but one stream; then exactly one takes writes, as each one's own SQL says.
     pub(crate) fn settle(&self) {
         let wanted = self.replicas.get();
         wait::within(
@@ -219,6 +220,36 @@ impl<'a> Cluster<'a> {
                     && states.iter().any(|state| state.ends_with("primary running"))
             },
         );
+        until(
+            "every member says whether it takes writes",
+            || self.recovering(),
+            |answers| {
+                let writable = answers.iter().filter(|answer| *answer == "f").count();
+                assert!(writable <= 1, "{answers:?}");
+                writable == 1 && answers.iter().all(|answer| answer == "f" || answer == "t")
+            },
+        );
+    }
+
+    /// What `pg_is_in_recovery()` is on each member, asked at the same time.
+    fn recovering(&self) -> Vec<String> {
+        let ask = |ordinal| {
+            let arguments = sql_arguments(
+                &format!("pg-{ordinal}"),
+                ("127.0.0.1", 5432),
+                "SELECT pg_is_in_recovery()",
+            );
+            let mut command = kubectl::kubectl();
+            command.args(["-n", &self.namespace]).args(arguments);
+            command.stdout(Stdio::piped()).stderr(Stdio::null());
+            command.spawn().expect("kubectl runs")
+        };
+        let asked: Vec<Child> = (0..self.replicas.get()).map(ask).collect();
+        let answer = |child: Child| {
+            let output = child.wait_with_output().expect("kubectl ends");
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        };
+        asked.into_iter().map(answer).collect()
     }
 
     /// `kubectl scale`, and waits until it is so.
@@ -233,13 +264,9 @@ impl<'a> Cluster<'a> {
     }
 
     /// Runs SQL in a pod's PostgreSQL container, against HOST and port; what it complained about if it failed.
-    pub(crate) fn try_sql(&self, pod: &str, (host, port): (&str, u16), sql: &str) -> Result<String, String> {
-        const SCRIPT: &str = "PGCONNECT_TIMEOUT=5 PGPASSWORD=$(cat /etc/podgres/secret/password) \
-             exec psql -XAtq -v ON_ERROR_STOP=1 -h \"$0\" -p \"$1\" -U postgres -d postgres -c \"$2\"";
-        let port = port.to_string();
-        let run = [
-            "exec", pod, "-c", "postgres", "--", "sh", "-c", SCRIPT, host, &port, sql,
-        ];
+    pub(crate) fn try_sql(&self, pod: &str, server: (&str, u16), sql: &str) -> Result<String, String> {
+        let run = sql_arguments(pod, server, sql);
+        let run: Vec<&str> = run.iter().map(String::as_str).collect();
         self.try_kubectl(&run).map(|text| text.trim_end().to_owned())
     }
 
@@ -303,6 +330,14 @@ impl<'a> Cluster<'a> {
         self.settle();
     }
 
+    /// A pod goes, and its claim with it; the others run on. The set is away meanwhile: it would make the pod again before the claim is gone.
+    pub(crate) fn lose_volume(&self, pod: &str) {
+        self.kubectl(&["delete", "statefulset/pg", "--cascade=orphan"]);
+        self.delete_pod(pod, true);
+        self.kubectl(&["delete", &format!("pvc/data-{pod}"), "--timeout=60s"]);
+        self.apply();
+    }
+
     /// The volume of what went wrong: pods, logs, events.
     pub(crate) fn show(&self) {
         println!("{:#}", self.status());
@@ -344,6 +379,17 @@ impl<'a> Cluster<'a> {
     }
 }
 
+/// What kubectl is given to run SQL in a pod's PostgreSQL container.
+fn sql_arguments(pod: &str, (host, port): (&str, u16), sql: &str) -> Vec<String> {
+    const SCRIPT: &str = "PGCONNECT_TIMEOUT=5 PGPASSWORD=$(cat /etc/podgres/secret/password) \
+         exec psql -XAtq -v ON_ERROR_STOP=1 -h \"$0\" -p \"$1\" -U postgres -d postgres -c \"$2\"";
+    let port = port.to_string();
+    let run = [
+        "exec", pod, "-c", "postgres", "--", "sh", "-c", SCRIPT, host, &port, sql,
+    ];
+    run.map(str::to_owned).to_vec()
+}
+
 /// `pg-1 standby streaming` for each member.
 pub(crate) fn states(status: &Value) -> Vec<String> {
     let members = status["members"]
@@ -376,9 +422,10 @@ fn pod_facts(pod: &Pod) -> PodFacts {
     let conditions = status
         .and_then(|status| status.conditions.as_deref())
         .unwrap_or_default();
-    let containers = status
-        .and_then(|status| status.container_statuses.as_deref())
-        .unwrap_or_default();
+    let restarts = |containers: Option<&[ContainerStatus]>| -> i32 {
+        let containers = containers.unwrap_or_default().iter();
+        containers.map(|container| container.restart_count).sum()
+    };
     let time = status.and_then(|status| status.start_time.as_ref());
     PodFacts {
         uid: pod.metadata.uid.clone().unwrap_or_default(),
@@ -395,6 +442,8 @@ fn pod_facts(pod: &Pod) -> PodFacts {
             && conditions
                 .iter()
                 .any(|condition| condition.type_ == "Ready" && condition.status == "True"),
-        restarts: containers.iter().map(|container| container.restart_count).sum(),
+        // A native sidecar is an init container.
+        restarts: restarts(status.and_then(|status| status.container_statuses.as_deref()))
+            + restarts(status.and_then(|status| status.init_container_statuses.as_deref())),
     }
 }

@@ -19,7 +19,7 @@ use crate::writer::Writer;
 pub(crate) const GROUP: Group = Group {
     name: "faults",
     alone: true,
-    overlay: || Overlay::new("lease").with("parallel"),
+    overlay: || Overlay::new("lease"),
     begin: |cluster| cluster.start(),
     tests: &[
         (

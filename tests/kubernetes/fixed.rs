@@ -1,12 +1,13 @@
 //! `overlays/fixed`, started in order: identity, names, order, storage, and that no right on the API is needed.
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::cluster::Cluster;
 use crate::node::Cordoned;
 use crate::overlay::Overlay;
 use crate::runner::Group;
+use crate::volumes;
 use crate::wait::until;
 use crate::writer::Example;
 
@@ -29,8 +30,8 @@ pub(crate) const GROUP: Group = Group {
             row_18,
         ),
         ("row_26_two_standbys_stream_and_read_what_was_written", row_26),
-        ("row_30_and_31_each_pod_has_a_volume_of_its_own", row_30),
-        ("row_35_claim_templates_of_a_live_set_cannot_change", row_35),
+        ("row_30_and_31_each_pod_has_a_volume_of_its_own", volumes::row_30),
+        ("row_35_claim_templates_of_a_live_set_cannot_change", volumes::row_35),
         ("no_token_is_in_any_pod", no_token),
         ("containers_are_restricted", restricted),
         (
@@ -46,7 +47,11 @@ pub(crate) const GROUP: Group = Group {
             todo,
         ),
         ("row_20_ping_pong_counts_on_after_all_pods_were_off", row_20),
-        ("row_34_and_36_volumes_outlive_the_set", row_34),
+        ("row_34_and_36_volumes_outlive_the_set", volumes::row_34),
+        (
+            "row_36_and_63_a_first_member_without_its_volume_makes_no_second_database",
+            volumes::first_lost,
+        ),
     ],
 };
 
@@ -182,30 +187,6 @@ fn row_26(cluster: &Cluster) {
             .expect_err("a standby");
         assert!(refused.contains("read-only transaction"), "{refused}");
     }
-}
-
-fn row_30(cluster: &Cluster) {
-    assert_eq!(cluster.claims(), ["data-pg-0", "data-pg-1", "data-pg-2"]);
-    for name in cluster.claims() {
-        let claim: PersistentVolumeClaim = cluster.get(&name).expect("the claim");
-        assert_eq!(
-            claim.status.and_then(|status| status.phase).as_deref(),
-            Some("Bound"),
-            "{name}"
-        );
-    }
-    let run = |pod: &str, command: &[&str]| {
-        cluster.try_kubectl(&[&["exec", pod, "-c", "postgres", "--"], command].concat())
-    };
-    run(FIRST, &["touch", "/var/lib/postgresql/mine"]).expect("written");
-    run("pg-1", &["ls", "/var/lib/postgresql/mine"]).expect_err("another volume");
-}
-
-fn row_35(cluster: &Cluster) {
-    let patch = r#"[{"op": "add", "path": "/spec/volumeClaimTemplates/-", "value": {"metadata": {"name": "more"},
-        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}}]"#;
-    let refused = cluster.try_kubectl(&["patch", "statefulset/pg", "--type=json", "-p", patch]);
-    assert!(refused.expect_err("refused").contains("Forbidden"));
 }
 
 fn no_token(cluster: &Cluster) {
@@ -351,17 +332,4 @@ fn row_20(cluster: &Cluster) {
     };
     assert_eq!(count(&after.expect("an answer")), count(&before) + 1);
     example.remove();
-}
-
-fn row_34(cluster: &Cluster) {
-    cluster.sql(FIRST, "CREATE TABLE IF NOT EXISTS outlived AS SELECT 3 AS number");
-    let identifier = cluster.status()["system_identifier"].clone();
-    let claims = cluster.claims();
-    cluster.kubectl(&["delete", "all", "-l", crate::cluster::SELECTOR, "--timeout=90s"]);
-    until("no pod", || cluster.pods(), std::collections::BTreeMap::is_empty);
-    assert_eq!(cluster.claims(), claims);
-    cluster.apply();
-    cluster.settle();
-    assert_eq!(cluster.status()["system_identifier"], identifier);
-    assert_eq!(cluster.sql(FIRST, "SELECT number FROM outlived"), "3");
 }

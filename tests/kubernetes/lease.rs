@@ -1,4 +1,4 @@
-//! `overlays/lease`, all members started at once: failover in a cluster, planned moves, updates, evictions, and chaos under load.
+//! `overlays/lease`: failover in a cluster, planned moves, updates, evictions, and chaos under load.
 
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use crate::overlay::Overlay;
 use crate::runner::Group;
 use crate::switch;
 use crate::upkeep;
+use crate::volumes;
 use crate::wait::until;
 use crate::writer::Writer;
 
@@ -19,10 +20,7 @@ pub(crate) const GROUP: Group = Group {
     name: "lease",
     alone: false,
     overlay: || {
-        Overlay::new("lease")
-            .with("parallel")
-            .with("role-label")
-            .with("events")
+        Overlay::new("lease").with("role-label").with("events")
     },
     begin: |cluster| cluster.start(),
     tests: &[
@@ -64,7 +62,15 @@ pub(crate) const GROUP: Group = Group {
             "row_61_pods_deleted_at_random_under_load_lose_nothing",
             chaos::pods,
         ),
-        ("row_20_all_pods_off_and_on_again", upkeep::all_off),
+        (
+            "a_first_member_without_its_volume_is_cloned_and_nothing_is_lost",
+            volumes::primary_lost,
+        ),
+        ("row_20_all_pods_off_and_on_again", volumes::all_off),
+        (
+            "all_pods_gone_at_once_while_the_last_one_was_the_primary",
+            volumes::all_gone,
+        ),
     ],
 };
 

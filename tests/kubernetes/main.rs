@@ -27,6 +27,7 @@ mod runner;
 mod switch;
 mod tls;
 mod upkeep;
+mod volumes;
 #[path = "../support/user.rs"]
 mod user;
 mod wait;

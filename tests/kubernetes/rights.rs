@@ -13,7 +13,7 @@ use crate::wait::until;
 pub(crate) const GROUP: Group = Group {
     name: "rights",
     alone: false,
-    overlay: || Overlay::new("lease").with("parallel"),
+    overlay: || Overlay::new("lease"),
     begin: |cluster| cluster.start(),
     tests: &[
         ("nothing_else_may_be_touched", nothing_else),

@@ -12,7 +12,7 @@ use crate::wait::until;
 pub(crate) const GROUP: Group = Group {
     name: "tls",
     alone: false,
-    overlay: || Overlay::new("lease").with("parallel").with("tls"),
+    overlay: || Overlay::new("lease").with("tls"),
     begin: |cluster| {
         secret(cluster, &Authority::new("first"), false);
         cluster.start();

@@ -156,20 +156,3 @@ pub(crate) fn check_live(cluster: &Cluster) {
         "{said}"
     );
 }
-
-pub(crate) fn all_off(cluster: &Cluster) {
-    cluster.sql(
-        &cluster.primary(),
-        "CREATE TABLE IF NOT EXISTS slept AS SELECT 5 AS number",
-    );
-    cluster.scale(0);
-    cluster.scale(3);
-    assert_eq!(cluster.sql(&cluster.primary(), "SELECT number FROM slept"), "5");
-    assert_eq!(
-        cluster
-            .kubectl(&["get", "pods", "-l", SELECTOR, "-o", "name"])
-            .lines()
-            .count(),
-        3
-    );
-}

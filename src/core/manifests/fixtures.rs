@@ -40,6 +40,7 @@ fn working() -> Vec<Value> {
     vec![
         json!({"kind": "StatefulSet", "metadata": {"name": "pg"}, "spec": {
             "serviceName": "pg",
+            "podManagementPolicy": "Parallel",
             "template": {"metadata": {"labels": {"app": "pg", "more": "x"}}, "spec": {
                 "terminationGracePeriodSeconds": 60,
                 "serviceAccountName": "pg",
@@ -83,7 +84,7 @@ fn each_mistake_is_named_and_nothing_else() {
     const POD: &str = "/spec/template/spec";
     let data = json!({"name": "data", "persistentVolumeClaim": {"claimName": "shared"}});
     let passfile = json!({"name": "PGPASSFILE", "value": "/secret/passfile"});
-    let mistakes: [(usize, &str, Value, &str); 24] = [
+    let mistakes: [(usize, &str, Value, &str); 25] = [
         (0, "/spec/serviceName", Value::Null, "serviceName is not set"),
         (
             0,
@@ -127,6 +128,12 @@ fn each_mistake_is_named_and_nothing_else() {
             "/terminationGracePeriodSeconds",
             json!(10),
             "terminationGracePeriodSeconds is 10",
+        ),
+        (
+            0,
+            "/spec/podManagementPolicy",
+            Value::Null,
+            "podManagementPolicy is OrderedReady",
         ),
         (0, "/securityContext/runAsUser", json!(0), "runs as root"),
         (

@@ -9,6 +9,7 @@ use super::{LEAST_GRACE_SECONDS, Note};
 
 pub(super) fn check(workload: &Workload<'_>, settings: &[&str], note: &mut Note<'_>) {
     check_parts(workload, note);
+    check_order(workload, note);
     check_grace(workload, note);
     check_users(workload, note);
     check_variables(workload, settings, note);
@@ -57,6 +58,17 @@ fn check_parts(workload: &Workload<'_>, note: &mut Note<'_>) {
                 "Add restartPolicy: Always (Kubernetes 1.29 and later), or make it an ordinary container.",
             );
         }
+    }
+}
+
+/// A standby that waits for another one to prove who may be primary is not ready.
+fn check_order(workload: &Workload<'_>, note: &mut Note<'_>) {
+    if workload.led_by_lease() && workload.spec["podManagementPolicy"] != "Parallel" {
+        note(
+            "leadership is by Lease, and podManagementPolicy is OrderedReady: when all pods are gone at once, the first one may wait for ever for the next"
+                .to_owned(),
+            "Set podManagementPolicy: Parallel. On a set that is there: kubectl delete statefulset NAME --cascade=orphan, then apply it anew; its pods are adopted.",
+        );
     }
 }
 
