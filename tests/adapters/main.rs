@@ -7,6 +7,7 @@ mod authority;
     reason = "clippy takes a test's helpers for code that ships"
 )]
 mod chart;
+mod check;
 mod demo;
 mod dns;
 mod http;

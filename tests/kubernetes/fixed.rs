@@ -31,7 +31,10 @@ pub(crate) const GROUP: Group = Group {
         ),
         ("row_26_two_standbys_stream_and_read_what_was_written", row_26),
         ("row_30_and_31_each_pod_has_a_volume_of_its_own", volumes::row_30),
-        ("row_35_claim_templates_of_a_live_set_cannot_change", volumes::row_35),
+        (
+            "row_35_claim_templates_of_a_live_set_cannot_change",
+            volumes::row_35,
+        ),
         ("no_token_is_in_any_pod", no_token),
         ("containers_are_restricted", restricted),
         (

@@ -1,5 +1,6 @@
 //! `overlays/lease`: failover in a cluster, planned moves, updates, evictions, and chaos under load.
 
+use std::process::Command;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
@@ -8,7 +9,7 @@ use kube::api::ListParams;
 
 use crate::chaos;
 use crate::cluster::{Cluster, states};
-use crate::overlay::Overlay;
+use crate::overlay::{self, Overlay};
 use crate::runner::Group;
 use crate::switch;
 use crate::upkeep;
@@ -19,9 +20,7 @@ use crate::writer::Writer;
 pub(crate) const GROUP: Group = Group {
     name: "lease",
     alone: false,
-    overlay: || {
-        Overlay::new("lease").with("role-label").with("events")
-    },
+    overlay: || Overlay::new("lease").with("role-label").with("events"),
     begin: |cluster| cluster.start(),
     tests: &[
         ("row_75_all_started_at_once_and_there_is_one_primary", row_75),
@@ -29,6 +28,7 @@ pub(crate) const GROUP: Group = Group {
             "row_37_and_43_the_services_lead_to_the_primary_and_to_every_standby",
             row_43,
         ),
+        ("the_readmes_commands_show_what_it_says", readme),
         ("the_role_label_and_events_follow_the_primary", labels),
         ("the_token_is_not_where_sql_runs", token),
         (
@@ -114,6 +114,40 @@ fn row_43(cluster: &Cluster) {
             answered.borrow_mut().insert(name.clone());
             answered.borrow().len() == 2
         },
+    );
+}
+
+/// Step 5 of k8s/README.md, word by word.
+fn readme(cluster: &Cluster) {
+    let block = overlay::readme("console");
+    let commands: Vec<&str> = block.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
+    let [function, write, read] = commands[..] else {
+        panic!("three commands: {block}")
+    };
+    let function = function.replace("-n shop", &format!("-n {}", cluster.namespace));
+    let run = |command: &str| {
+        let script = format!("{function}; {command}");
+        let output = Command::new("bash").args(["-c", &script]).output();
+        String::from_utf8(output.expect("bash runs").stdout).expect("text")
+    };
+    let shown = |command: &str| {
+        let after = block
+            .split_once(&format!("$ {command}\n"))
+            .expect("the command")
+            .1;
+        let lines = after.lines().take_while(|line| !line.starts_with("$ "));
+        lines.map(str::trim_end).collect::<Vec<_>>()
+    };
+    let written = run(write);
+    assert_eq!(written.lines().collect::<Vec<_>>(), shown(write));
+    let lines = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(|line| line.trim_end().to_owned());
+        lines.filter(|line| !line.is_empty()).collect()
+    };
+    until(
+        "a standby has it",
+        || lines(&run(read)),
+        |found| *found == shown(read),
     );
 }
 

@@ -27,9 +27,9 @@ mod runner;
 mod switch;
 mod tls;
 mod upkeep;
-mod volumes;
 #[path = "../support/user.rs"]
 mod user;
+mod volumes;
 mod wait;
 mod world;
 mod writer;

@@ -2,9 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::check;
+use super::{Finding, check};
 
-const SETTINGS: [&str; 3] = ["PODGRES_SERVICE", "PODGRES_LEADERSHIP", "PODGRES_FIRST_ORDINAL"];
+const SETTINGS: [&str; 6] = [
+    "PODGRES_SERVICE",
+    "PODGRES_LEADERSHIP",
+    "PODGRES_FIRST_ORDINAL",
+    "PODGRES_STOP_TIMEOUT",
+    "PODGRES_LABEL_POD",
+    "PODGRES_EMIT_EVENTS",
+];
 
 fn container(name: &str, words: &[&str]) -> Value {
     json!({
@@ -84,7 +91,7 @@ fn each_mistake_is_named_and_nothing_else() {
     const POD: &str = "/spec/template/spec";
     let data = json!({"name": "data", "persistentVolumeClaim": {"claimName": "shared"}});
     let passfile = json!({"name": "PGPASSFILE", "value": "/secret/passfile"});
-    let mistakes: [(usize, &str, Value, &str); 25] = [
+    let mistakes: [(usize, &str, Value, &str); 30] = [
         (0, "/spec/serviceName", Value::Null, "serviceName is not set"),
         (
             0,
@@ -128,6 +135,36 @@ fn each_mistake_is_named_and_nothing_else() {
             "/terminationGracePeriodSeconds",
             json!(10),
             "terminationGracePeriodSeconds is 10",
+        ),
+        (
+            0,
+            "/terminationGracePeriodSeconds",
+            json!(30),
+            "may take 48 s to stop and to hand over",
+        ),
+        (
+            2,
+            "/data/PODGRES_STOP_TIMEOUT",
+            json!("20s"),
+            "may take 65 s to stop and to hand over",
+        ),
+        (
+            0,
+            "/securityContext/fsGroup",
+            Value::Null,
+            "the pod has no fsGroup",
+        ),
+        (
+            2,
+            "/data/PODGRES_LABEL_POD",
+            json!("true"),
+            "may not patch the pod \"pg-0\"",
+        ),
+        (
+            2,
+            "/data/PODGRES_EMIT_EVENTS",
+            json!("true"),
+            "may not create Events",
         ),
         (
             0,
@@ -267,6 +304,152 @@ fn data_that_go_with_the_pod_are_named() {
         found[0].problem.contains("is where the volume is mounted"),
         "{found:#?}"
     );
+}
+
+/// Objects without PGDATA, whose image and mount path are these.
+fn as_the_image_has_it(image: &str, path: &str) -> Vec<Value> {
+    let mut objects = working();
+    for list in ["initContainers", "containers"] {
+        let container = &mut objects[0]["spec"]["template"]["spec"][list][0];
+        container["image"] = json!(image);
+        container["env"][1] = json!({"name": "OTHER"});
+        container["volumeMounts"][0]["mountPath"] = json!(path);
+    }
+    objects
+}
+
+#[test]
+fn data_are_where_the_official_image_has_them() {
+    let nothing = "";
+    for (image, path, expected) in [
+        ("postgres:18", "/var/lib/postgresql", nothing),
+        (
+            "mirror.example/library/postgres:18.1-alpine@sha256:00",
+            "/var/lib/postgresql",
+            nothing,
+        ),
+        ("postgres:18", "/var/lib/postgresql/data", "no volume is mounted"),
+        (
+            "postgres:18",
+            "/var/lib/postgresql/18/docker",
+            "is where the volume is mounted",
+        ),
+        (
+            "postgres:17",
+            "/var/lib/postgresql/data",
+            "is where the volume is mounted",
+        ),
+        (
+            "postgres:17",
+            "/var/lib/postgresql",
+            "is on the image's own volume",
+        ),
+        ("postgres:17", "/data", "no volume is mounted"),
+        // The tag does not tell: wrong is what is wrong for either.
+        ("postgres:latest", "/var/lib/postgresql", nothing),
+        ("postgres", "/data", "no volume is mounted"),
+        ("registry.example/ours:17", "/data", nothing),
+    ] {
+        let found = check(&as_the_image_has_it(image, path), &SETTINGS);
+        let as_expected = |finding: &Finding| !expected.is_empty() && finding.problem.contains(expected);
+        assert!(
+            found.iter().all(as_expected) && found.is_empty() == expected.is_empty(),
+            "{image} {path}: {found:#?}"
+        );
+    }
+    let mut objects = as_the_image_has_it("postgres:18", "/var/lib/postgresql");
+    objects[0]["spec"]["volumeClaimTemplates"].take();
+    for (source, expected) in [
+        (json!({"emptyDir": {}}), "emptyDir"),
+        (
+            json!({"persistentVolumeClaim": {"claimName": "one"}}),
+            "all pods share one claim",
+        ),
+    ] {
+        let mut source = source;
+        source["name"] = json!("data");
+        put(&mut objects[0], "/spec/template/spec/volumes/2", source);
+        let found = check(&objects, &SETTINGS);
+        assert!(
+            !found.is_empty() && found.iter().all(|finding| finding.problem.contains(expected)),
+            "{found:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_flag_counts_as_its_variable() {
+    for arguments in [json!(["--leadership=lease"]), json!(["--leadership", "lease"])] {
+        let mut objects = working();
+        objects[2]["data"].take();
+        objects.truncate(3);
+        assert_eq!(check(&objects, &SETTINGS), [], "fixed by default");
+        put(
+            &mut objects[0],
+            "/spec/template/spec/initContainers/1/args",
+            arguments,
+        );
+        let found = check(&objects, &SETTINGS);
+        assert!(
+            found.len() == 5 && found[0].problem.contains("may not get the Lease"),
+            "{found:#?}"
+        );
+    }
+}
+
+#[test]
+fn probes_that_the_sidecar_alone_answers_are_left_alone() {
+    const LIVENESS: &str = "/spec/template/spec/initContainers/1/livenessProbe";
+    for probe in [
+        json!({"tcpSocket": {"port": 8008}}),
+        json!({"tcpSocket": {"port": "http"}}),
+        json!({"httpGet": {"path": "/metrics", "port": "http"}}),
+    ] {
+        let mut objects = working();
+        put(
+            &mut objects[0],
+            "/spec/template/spec/initContainers/1/ports",
+            json!([{"name": "http", "containerPort": 8008}]),
+        );
+        put(&mut objects[0], LIVENESS, probe);
+        assert_eq!(check(&objects, &SETTINGS), []);
+    }
+    let mut objects = working();
+    put(&mut objects[0], LIVENESS, json!({"tcpSocket": {"port": 5432}}));
+    assert_eq!(check(&objects, &SETTINGS).len(), 1);
+}
+
+#[test]
+fn what_is_granted_in_all_namespaces_counts() {
+    let everything = json!({"kind": "ClusterRole", "metadata": {"name": "all"}, "rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]});
+    let group = |kind: &str, name: &str| {
+        json!({"kind": kind, "metadata": {"name": "b", "namespace": "shop"}, "roleRef": {"kind": "ClusterRole", "name": "all"},
+               "subjects": [{"kind": "Group", "name": name}]})
+    };
+    for (binding, enough) in [
+        (group("RoleBinding", "system:serviceaccounts:shop"), true),
+        (group("ClusterRoleBinding", "system:serviceaccounts"), true),
+        (group("ClusterRoleBinding", "system:serviceaccounts:other"), false),
+    ] {
+        let mut objects = working();
+        objects.truncate(3);
+        for object in &mut objects {
+            object["metadata"]["namespace"] = json!("shop");
+        }
+        objects.push(binding);
+        let wanted = super::cluster_roles(&objects);
+        assert_eq!(wanted.contains("all"), enough);
+        // A role that was not given may grant anything.
+        assert_eq!(check(&objects, &SETTINGS).is_empty(), enough);
+        objects.push(everything.clone());
+        let found = check(&objects, &SETTINGS);
+        assert_eq!(found.is_empty(), enough, "{found:#?}");
+        assert!(
+            found
+                .iter()
+                .all(|finding| finding.unless == Some("ClusterRoleBinding"))
+        );
+    }
 }
 
 #[test]
