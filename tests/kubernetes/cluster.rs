@@ -1,8 +1,8 @@
 //! One StatefulSet in a namespace of its own: applied, looked at, asked, and removed.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Namespace, PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, ListParams, PostParams};
@@ -25,7 +25,7 @@ pub(crate) const SELECTOR: &str = "app.kubernetes.io/name=podgres";
 pub(crate) struct Cluster<'a> {
     pub(crate) world: &'a World,
     pub(crate) namespace: String,
-    replicas: Cell<u32>,
+    replicas: AtomicU32,
     folder: TempDir,
 }
 
@@ -37,6 +37,8 @@ pub(crate) struct PodFacts {
     pub(crate) node: String,
     pub(crate) address: String,
     pub(crate) ready: bool,
+    /// It has been deleted, and is not gone yet.
+    pub(crate) leaving: bool,
     pub(crate) restarts: i32,
 }
 
@@ -64,7 +66,7 @@ impl<'a> Cluster<'a> {
         let cluster = Self {
             world,
             namespace,
-            replicas: Cell::new(3),
+            replicas: AtomicU32::new(3),
             folder,
         };
         cluster.kubectl(&[
@@ -131,6 +133,10 @@ impl<'a> Cluster<'a> {
             .map_or_else(|| panic!("no pod {name}"), |pod| pod_facts(&pod))
     }
 
+    fn replicas(&self) -> u32 {
+        self.replicas.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn claims(&self) -> Vec<String> {
         let listed = self
             .world
@@ -143,8 +149,20 @@ impl<'a> Cluster<'a> {
             .collect()
     }
 
-    /// What a pod's HTTP says, by way of the API server; `None` if it does not answer.
+    /// What a pod's HTTP says, by way of the API server; `None` if it does not answer, or not well.
     pub(crate) fn http(&self, method: &str, pod: &str, port: u16, path: &str) -> Option<String> {
+        let (status, text) = self.http_form(method, pod, port, (path, ""))?;
+        (status < 400).then_some(text)
+    }
+
+    /// The same with a form as a browser sends it: status and body, whatever they are.
+    pub(crate) fn http_form(
+        &self,
+        method: &str,
+        pod: &str,
+        port: u16,
+        (path, form): (&str, &str),
+    ) -> Option<(u16, String)> {
         let uri = format!(
             "/api/v1/namespaces/{}/pods/{pod}:{port}/proxy{path}",
             self.namespace
@@ -152,14 +170,21 @@ impl<'a> Cluster<'a> {
         let request = hyper::Request::builder()
             .method(method)
             .uri(uri)
-            .body(Vec::new())
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(kube::client::Body::from(form.as_bytes().to_vec()))
             .expect("a request");
-        self.world.now(self.world.client.request_text(request)).ok()
+        let answer = async {
+            let answer = self.world.client.send(request).await?;
+            let status = answer.status().as_u16();
+            let body = answer.into_body().collect_bytes().await?;
+            Ok((status, String::from_utf8_lossy(&body).into_owned()))
+        };
+        self.world.now(answer).ok()
     }
 
     /// The cluster as one of its members sees it; the first one that answers.
     pub(crate) fn status(&self) -> Value {
-        let pods = (0..self.replicas.get()).map(|ordinal| format!("pg-{ordinal}"));
+        let pods = (0..self.replicas()).map(|ordinal| format!("pg-{ordinal}"));
         let mut answers = pods.filter_map(|pod| self.http("GET", &pod, 8008, "/cluster"));
         let answer = answers.find_map(|text| serde_json::from_str(&text).ok());
         answer.unwrap_or(Value::Null)
@@ -173,7 +198,7 @@ impl<'a> Cluster<'a> {
 
     /// Another primary than this one, as the others see it.
     pub(crate) fn primary_besides(&self, lost: &str) -> String {
-        let others = (0..self.replicas.get())
+        let others = (0..self.replicas())
             .map(|ordinal| format!("pg-{ordinal}"))
             .filter(|name| name != lost);
         let seen = |pod: &String| {
@@ -192,9 +217,7 @@ impl<'a> Cluster<'a> {
     /// A member that is not the primary.
     pub(crate) fn standby(&self) -> String {
         let primary = self.primary();
-        let names = (0..self.replicas.get())
-            .rev()
-            .map(|ordinal| format!("pg-{ordinal}"));
+        let names = (0..self.replicas()).rev().map(|ordinal| format!("pg-{ordinal}"));
         names
             .into_iter()
             .find(|name| *name != primary)
@@ -203,7 +226,7 @@ impl<'a> Cluster<'a> {
 
     /// Waits until every member is ready, and all but one stream; then exactly one takes writes, as each one's own SQL says.
     pub(crate) fn settle(&self) {
-        let wanted = self.replicas.get();
+        let wanted = self.replicas();
         wait::within(
             2 * wait::LIMIT,
             "all members ready and streaming",
@@ -244,7 +267,7 @@ impl<'a> Cluster<'a> {
             command.stdout(Stdio::piped()).stderr(Stdio::null());
             command.spawn().expect("kubectl runs")
         };
-        let asked: Vec<Child> = (0..self.replicas.get()).map(ask).collect();
+        let asked: Vec<Child> = (0..self.replicas()).map(ask).collect();
         let answer = |child: Child| {
             let output = child.wait_with_output().expect("kubectl ends");
             String::from_utf8_lossy(&output.stdout).trim().to_owned()
@@ -255,7 +278,7 @@ impl<'a> Cluster<'a> {
     /// `kubectl scale`, and waits until it is so.
     pub(crate) fn scale(&self, replicas: u32) {
         self.kubectl(&["scale", "statefulset/pg", &format!("--replicas={replicas}")]);
-        self.replicas.set(replicas);
+        self.replicas.store(replicas, Ordering::Relaxed);
         if replicas == 0 {
             until("no pod", || self.pods(), BTreeMap::is_empty);
         } else {
@@ -281,6 +304,20 @@ impl<'a> Cluster<'a> {
         let pods = self.pods();
         let (client, _) = pods.iter().find(|(_, pod)| pod.ready).ok_or("no pod is ready")?;
         self.try_sql(client, (service, 5432), sql)
+    }
+
+    /// Which member answers on the read-only Service: a standby's slot bears its name.
+    pub(crate) fn read_by(&self) -> String {
+        let slot = self.sql_by("pg-ro", "SELECT current_setting('primary_slot_name')");
+        let slot = slot.expect("a read");
+        slot.trim_start_matches("podgres_").replace('_', "-")
+    }
+
+    /// The addresses that a Service leads to.
+    pub(crate) fn led_to(&self, service: &str) -> Vec<String> {
+        let addresses = "jsonpath={.subsets[*].addresses[*].ip}";
+        let found = self.kubectl(&["get", "endpoints", service, "-o", addresses]);
+        found.split_whitespace().map(str::to_owned).collect()
     }
 
     pub(crate) fn logs(&self, pod: &str, container: &str, more: &[&str]) -> String {
@@ -442,6 +479,7 @@ fn pod_facts(pod: &Pod) -> PodFacts {
             && conditions
                 .iter()
                 .any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+        leaving: pod.metadata.deletion_timestamp.is_some(),
         // A native sidecar is an init container.
         restarts: restarts(status.and_then(|status| status.container_statuses.as_deref()))
             + restarts(status.and_then(|status| status.init_container_statuses.as_deref())),

@@ -4,11 +4,13 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::cluster::Cluster;
-use crate::node::Cordoned;
-use crate::overlay::Overlay;
+use crate::kubectl;
+use crate::overlay::{Overlay, POSTGRES_IMAGE};
 use crate::runner::Group;
+use crate::switch;
 use crate::volumes;
 use crate::wait::until;
+use crate::world::image;
 use crate::writer::Example;
 
 pub(crate) const GROUP: Group = Group {
@@ -42,12 +44,12 @@ pub(crate) const GROUP: Group = Group {
             row_06,
         ),
         (
-            "row_05_25_29_and_33_scaling_adds_and_removes_the_highest_and_keeps_volumes",
+            "row_05_25_29_33_and_45_scaling_adds_and_removes_the_highest_and_keeps_volumes",
             row_05,
         ),
         (
-            "row_38_and_41_the_todo_list_is_shown_while_nothing_can_be_written",
-            todo,
+            "row_38_and_78_the_todo_list_is_shown_while_nothing_can_be_written",
+            switch::without_a_primary,
         ),
         ("row_20_ping_pong_counts_on_after_all_pods_were_off", row_20),
         ("row_34_and_36_volumes_outlive_the_set", volumes::row_34),
@@ -122,6 +124,32 @@ fn row_10(cluster: &Cluster) {
             assert_eq!(addresses(&name), [own.as_str()], "{name}");
         }
     }
+    elsewhere(cluster);
+}
+
+/// The full name, from another namespace.
+fn elsewhere(cluster: &Cluster) {
+    let name = format!("pg-1.pg.{}.svc.cluster.local", cluster.namespace);
+    let image = image(POSTGRES_IMAGE.0, POSTGRES_IMAGE.1);
+    let pod = format!("podgres-test-{:04x}", fastrand::u16(..));
+    let run = |arguments: &[&str]| kubectl::text(kubectl::kubectl().args(["-n", "default"]).args(arguments));
+    run(&[
+        "run",
+        &pod,
+        "--image",
+        &image,
+        "--restart=Never",
+        "--command",
+        "--",
+        "getent",
+        "ahostsv4",
+        &name,
+    ]);
+    let phase = || run(&["get", "pod", &pod, "-o", "jsonpath={.status.phase}"]);
+    until("it has asked", phase, |phase| phase == "Succeeded");
+    let found = run(&["logs", &pod]);
+    run(&["delete", "pod", &pod, "--wait=false"]);
+    assert!(found.starts_with(&cluster.pod("pg-1").address), "{found}");
 }
 
 fn row_12(cluster: &Cluster) {
@@ -281,6 +309,21 @@ fn row_05(cluster: &Cluster) {
     );
     let lines = cluster.logs("pg-3", "postgres", &["--tail", "6"]);
     assert!(lines.contains("started streaming WAL from primary at"), "{lines}");
+    until(
+        "reads reach it, with no setting changed",
+        || cluster.read_by(),
+        |name| name == "pg-3",
+    );
+    cluster.kubectl(&["scale", "statefulset/pg", "--replicas=2"]);
+    until(
+        "the highest ordinal goes before the next one does",
+        || cluster.pods(),
+        |pods| {
+            let next_goes = pods.get("pg-2").is_none_or(|pod| pod.leaving);
+            assert!(!next_goes || !pods.contains_key("pg-3"), "{pods:?}");
+            next_goes
+        },
+    );
     cluster.scale(2);
     assert_eq!(cluster.pods().into_keys().collect::<Vec<_>>(), ["pg-0", "pg-1"]);
     assert_eq!(cluster.claims().len(), 4, "claims stay");
@@ -288,35 +331,6 @@ fn row_05(cluster: &Cluster) {
     let log = cluster.logs("pg-2", "bootstrap", &[]);
     assert!(!log.contains("cloning"), "its old volume was used: {log}");
 }
-
-/// The first member's node takes no pods: its pod waits, and with fixed leadership nobody else writes.
-fn todo(cluster: &Cluster) {
-    let todo = Example::deploy(cluster, "todo");
-    let page = || todo.request("GET", "/").unwrap_or_default();
-    let open = |page: &String| page.contains("<form") && !page.contains(CLOSED);
-    until("the page", page, open);
-    cluster.sql(
-        FIRST,
-        "CREATE TABLE todo (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, text text NOT NULL)",
-    );
-    cluster.sql(FIRST, "INSERT INTO todo (text) VALUES ('buy milk')");
-    until("the item is listed", page, |page| page.contains("buy milk"));
-    let node = cluster.pod(FIRST).node;
-    let closed = Cordoned::new(&node);
-    cluster.delete_pod(FIRST, false);
-    let (_, shown) = until("the banner", page, |page| page.contains(CLOSED));
-    drop(closed);
-    assert!(
-        shown.contains("buy milk") && shown.contains("<fieldset disabled"),
-        "{shown}"
-    );
-    until("writes are back", page, |page| {
-        page.contains("buy milk") && open(page)
-    });
-    todo.remove();
-}
-
-const CLOSED: &str = "Read-only for the moment";
 
 fn row_20(cluster: &Cluster) {
     let example = Example::deploy(cluster, "ping-pong");

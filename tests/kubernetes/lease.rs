@@ -108,7 +108,7 @@ fn row_43(cluster: &Cluster) {
     let answered = std::cell::RefCell::new(std::collections::BTreeSet::new());
     until(
         "both standbys answer",
-        || answered_by(cluster),
+        || cluster.read_by(),
         |name| {
             assert_ne!(*name, primary, "reads go to standbys while there are any");
             answered.borrow_mut().insert(name.clone());
@@ -149,14 +149,6 @@ fn readme(cluster: &Cluster) {
         || lines(&run(read)),
         |found| *found == shown(read),
     );
-}
-
-/// Which member answers on the read-only Service: a standby's slot bears its name.
-fn answered_by(cluster: &Cluster) -> String {
-    let slot = cluster
-        .sql_by("pg-ro", "SELECT current_setting('primary_slot_name')")
-        .expect("a read");
-    slot.trim_start_matches("podgres_").replace('_', "-")
 }
 
 fn labels(cluster: &Cluster) {

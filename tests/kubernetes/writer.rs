@@ -52,6 +52,12 @@ impl<'a> Example<'a> {
         self.cluster.http(method, &self.pod, PORT, path)
     }
 
+    /// A form as a browser sends it: status and page.
+    pub(crate) fn submit(&self, path: &str, form: &str) -> (u16, String) {
+        let answer = self.cluster.http_form("POST", &self.pod, PORT, (path, form));
+        answer.expect("an answer")
+    }
+
     /// Waits for its end: another one of that name must be another pod.
     pub(crate) fn remove(&self) {
         let (deployment, service) = (
