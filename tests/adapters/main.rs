@@ -11,6 +11,7 @@ mod check;
 mod demo;
 mod dns;
 mod http;
+mod image;
 mod kube;
 #[allow(
     clippy::expect_used,

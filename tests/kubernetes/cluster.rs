@@ -1,7 +1,6 @@
 //! One StatefulSet in a namespace of its own: applied, looked at, asked, and removed.
 
 use std::collections::BTreeMap;
-use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Namespace, PersistentVolumeClaim, Pod};
@@ -133,7 +132,7 @@ impl<'a> Cluster<'a> {
             .map_or_else(|| panic!("no pod {name}"), |pod| pod_facts(&pod))
     }
 
-    fn replicas(&self) -> u32 {
+    pub(crate) fn replicas(&self) -> u32 {
         self.replicas.load(Ordering::Relaxed)
     }
 
@@ -147,39 +146,6 @@ impl<'a> Cluster<'a> {
             .into_iter()
             .filter_map(|claim| claim.metadata.name)
             .collect()
-    }
-
-    /// What a pod's HTTP says, by way of the API server; `None` if it does not answer, or not well.
-    pub(crate) fn http(&self, method: &str, pod: &str, port: u16, path: &str) -> Option<String> {
-        let (status, text) = self.http_form(method, pod, port, (path, ""))?;
-        (status < 400).then_some(text)
-    }
-
-    /// The same with a form as a browser sends it: status and body, whatever they are.
-    pub(crate) fn http_form(
-        &self,
-        method: &str,
-        pod: &str,
-        port: u16,
-        (path, form): (&str, &str),
-    ) -> Option<(u16, String)> {
-        let uri = format!(
-            "/api/v1/namespaces/{}/pods/{pod}:{port}/proxy{path}",
-            self.namespace
-        );
-        let request = hyper::Request::builder()
-            .method(method)
-            .uri(uri)
-            .header("content-type", "application/x-www-form-urlencoded")
-            .body(kube::client::Body::from(form.as_bytes().to_vec()))
-            .expect("a request");
-        let answer = async {
-            let answer = self.world.client.send(request).await?;
-            let status = answer.status().as_u16();
-            let body = answer.into_body().collect_bytes().await?;
-            Ok((status, String::from_utf8_lossy(&body).into_owned()))
-        };
-        self.world.now(answer).ok()
     }
 
     /// The cluster as one of its members sees it; the first one that answers.
@@ -254,27 +220,6 @@ impl<'a> Cluster<'a> {
         );
     }
 
-    /// What `pg_is_in_recovery()` is on each member, asked at the same time.
-    fn recovering(&self) -> Vec<String> {
-        let ask = |ordinal| {
-            let arguments = sql_arguments(
-                &format!("pg-{ordinal}"),
-                ("127.0.0.1", 5432),
-                "SELECT pg_is_in_recovery()",
-            );
-            let mut command = kubectl::kubectl();
-            command.args(["-n", &self.namespace]).args(arguments);
-            command.stdout(Stdio::piped()).stderr(Stdio::null());
-            command.spawn().expect("kubectl runs")
-        };
-        let asked: Vec<Child> = (0..self.replicas()).map(ask).collect();
-        let answer = |child: Child| {
-            let output = child.wait_with_output().expect("kubectl ends");
-            String::from_utf8_lossy(&output.stdout).trim().to_owned()
-        };
-        asked.into_iter().map(answer).collect()
-    }
-
     /// `kubectl scale`, and waits until it is so.
     pub(crate) fn scale(&self, replicas: u32) {
         self.kubectl(&["scale", "statefulset/pg", &format!("--replicas={replicas}")]);
@@ -284,40 +229,6 @@ impl<'a> Cluster<'a> {
         } else {
             self.settle();
         }
-    }
-
-    /// Runs SQL in a pod's PostgreSQL container, against HOST and port; what it complained about if it failed.
-    pub(crate) fn try_sql(&self, pod: &str, server: (&str, u16), sql: &str) -> Result<String, String> {
-        let run = sql_arguments(pod, server, sql);
-        let run: Vec<&str> = run.iter().map(String::as_str).collect();
-        self.try_kubectl(&run).map(|text| text.trim_end().to_owned())
-    }
-
-    /// SQL on a member itself.
-    pub(crate) fn sql(&self, pod: &str, sql: &str) -> String {
-        self.try_sql(pod, ("127.0.0.1", 5432), sql)
-            .unwrap_or_else(|error| panic!("{pod}: {sql}: {error}"))
-    }
-
-    /// SQL by one of the client Services.
-    pub(crate) fn sql_by(&self, service: &str, sql: &str) -> Result<String, String> {
-        let pods = self.pods();
-        let (client, _) = pods.iter().find(|(_, pod)| pod.ready).ok_or("no pod is ready")?;
-        self.try_sql(client, (service, 5432), sql)
-    }
-
-    /// Which member answers on the read-only Service: a standby's slot bears its name.
-    pub(crate) fn read_by(&self) -> String {
-        let slot = self.sql_by("pg-ro", "SELECT current_setting('primary_slot_name')");
-        let slot = slot.expect("a read");
-        slot.trim_start_matches("podgres_").replace('_', "-")
-    }
-
-    /// The addresses that a Service leads to.
-    pub(crate) fn led_to(&self, service: &str) -> Vec<String> {
-        let addresses = "jsonpath={.subsets[*].addresses[*].ip}";
-        let found = self.kubectl(&["get", "endpoints", service, "-o", addresses]);
-        found.split_whitespace().map(str::to_owned).collect()
     }
 
     pub(crate) fn logs(&self, pod: &str, container: &str, more: &[&str]) -> String {
@@ -414,17 +325,6 @@ impl<'a> Cluster<'a> {
         );
         removed.expect("the namespace goes").map_left(drop);
     }
-}
-
-/// What kubectl is given to run SQL in a pod's PostgreSQL container.
-fn sql_arguments(pod: &str, (host, port): (&str, u16), sql: &str) -> Vec<String> {
-    const SCRIPT: &str = "PGCONNECT_TIMEOUT=5 PGPASSWORD=$(cat /etc/podgres/secret/password) \
-         exec psql -XAtq -v ON_ERROR_STOP=1 -h \"$0\" -p \"$1\" -U postgres -d postgres -c \"$2\"";
-    let port = port.to_string();
-    let run = [
-        "exec", pod, "-c", "postgres", "--", "sh", "-c", SCRIPT, host, &port, sql,
-    ];
-    run.map(str::to_owned).to_vec()
 }
 
 /// `pg-1 standby streaming` for each member.

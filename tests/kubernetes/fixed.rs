@@ -164,7 +164,7 @@ fn row_12(cluster: &Cluster) {
 }
 
 fn row_16(cluster: &Cluster) {
-    let last = |pod: &str| cluster.logs(pod, "postgres", &["--tail", "6"]);
+    let last = |pod: &str| cluster.logs(pod, "postgres", &["--tail", "12"]);
     assert!(
         last(FIRST).contains("database system is ready to accept connections"),
         "{}",
@@ -307,7 +307,7 @@ fn row_05(cluster: &Cluster) {
         "1",
         "what was written before it existed"
     );
-    let lines = cluster.logs("pg-3", "postgres", &["--tail", "6"]);
+    let lines = cluster.logs("pg-3", "postgres", &["--tail", "12"]);
     assert!(lines.contains("started streaming WAL from primary at"), "{lines}");
     until(
         "reads reach it, with no setting changed",

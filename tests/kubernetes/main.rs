@@ -10,6 +10,7 @@
     reason = "clippy takes a test's helpers for code that ships"
 )]
 
+mod ask;
 #[path = "../support/authority.rs"]
 mod authority;
 mod backup;

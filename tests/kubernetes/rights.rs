@@ -19,7 +19,7 @@ pub(crate) const GROUP: Group = Group {
     begin: |cluster| cluster.start(),
     tests: &[
         ("nothing_else_may_be_touched", nothing_else),
-        ("a_denied_get_is_named", |cluster| denied(cluster, "get")),
+        ("a_denied_get_is_named", get),
         ("a_denied_list_is_named", |cluster| denied(cluster, "list")),
         ("a_denied_watch_is_named", |cluster| denied(cluster, "watch")),
         ("a_denied_update_is_named", |cluster| denied(cluster, "update")),
@@ -109,6 +109,28 @@ fn denied(cluster: &Cluster, verb: &str) {
         |log| log.contains(&complaint) && log.contains(&hint),
     );
     println!("    said after {after:.1?}");
+}
+
+/// Orders read the Lease before they change it; the members follow it, and read it where it is silent.
+fn get(cluster: &Cluster) {
+    let _denied = Denied::new(cluster, |rules| without(rules, (LEASE_GROUP, "get")));
+    let to = cluster.standby();
+    let order = [
+        "exec",
+        &to,
+        "-c",
+        "sidecar",
+        "--",
+        "podgres",
+        "switchover",
+        "--to",
+        &to,
+    ];
+    let refused = cluster.try_kubectl(&order).expect_err("refused");
+    assert!(
+        refused.contains("could not get lease \"pg\"") && refused.contains("Grant the verb \"get\""),
+        "{refused}"
+    );
 }
 
 /// A Lease that was deleted is made again, where that is allowed.

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{Finding, check};
+use super::check;
 
-const SETTINGS: [&str; 6] = [
+pub(super) const SETTINGS: [&str; 6] = [
     "PODGRES_SERVICE",
     "PODGRES_LEADERSHIP",
     "PODGRES_FIRST_ORDINAL",
@@ -43,7 +43,7 @@ fn sidecar() -> Value {
 }
 
 /// StatefulSet, Service, ConfigMap, Role, RoleBinding: 0 to 4.
-fn working() -> Vec<Value> {
+pub(super) fn working() -> Vec<Value> {
     vec![
         json!({"kind": "StatefulSet", "metadata": {"name": "pg"}, "spec": {
             "serviceName": "pg",
@@ -306,152 +306,6 @@ fn data_that_go_with_the_pod_are_named() {
     );
 }
 
-/// Objects without PGDATA, whose image and mount path are these.
-fn as_the_image_has_it(image: &str, path: &str) -> Vec<Value> {
-    let mut objects = working();
-    for list in ["initContainers", "containers"] {
-        let container = &mut objects[0]["spec"]["template"]["spec"][list][0];
-        container["image"] = json!(image);
-        container["env"][1] = json!({"name": "OTHER"});
-        container["volumeMounts"][0]["mountPath"] = json!(path);
-    }
-    objects
-}
-
-#[test]
-fn data_are_where_the_official_image_has_them() {
-    let nothing = "";
-    for (image, path, expected) in [
-        ("postgres:18", "/var/lib/postgresql", nothing),
-        (
-            "mirror.example/library/postgres:18.1-alpine@sha256:00",
-            "/var/lib/postgresql",
-            nothing,
-        ),
-        ("postgres:18", "/var/lib/postgresql/data", "no volume is mounted"),
-        (
-            "postgres:18",
-            "/var/lib/postgresql/18/docker",
-            "is where the volume is mounted",
-        ),
-        (
-            "postgres:17",
-            "/var/lib/postgresql/data",
-            "is where the volume is mounted",
-        ),
-        (
-            "postgres:17",
-            "/var/lib/postgresql",
-            "is on the image's own volume",
-        ),
-        ("postgres:17", "/data", "no volume is mounted"),
-        // The tag does not tell: wrong is what is wrong for either.
-        ("postgres:latest", "/var/lib/postgresql", nothing),
-        ("postgres", "/data", "no volume is mounted"),
-        ("registry.example/ours:17", "/data", nothing),
-    ] {
-        let found = check(&as_the_image_has_it(image, path), &SETTINGS);
-        let as_expected = |finding: &Finding| !expected.is_empty() && finding.problem.contains(expected);
-        assert!(
-            found.iter().all(as_expected) && found.is_empty() == expected.is_empty(),
-            "{image} {path}: {found:#?}"
-        );
-    }
-    let mut objects = as_the_image_has_it("postgres:18", "/var/lib/postgresql");
-    objects[0]["spec"]["volumeClaimTemplates"].take();
-    for (source, expected) in [
-        (json!({"emptyDir": {}}), "emptyDir"),
-        (
-            json!({"persistentVolumeClaim": {"claimName": "one"}}),
-            "all pods share one claim",
-        ),
-    ] {
-        let mut source = source;
-        source["name"] = json!("data");
-        put(&mut objects[0], "/spec/template/spec/volumes/2", source);
-        let found = check(&objects, &SETTINGS);
-        assert!(
-            !found.is_empty() && found.iter().all(|finding| finding.problem.contains(expected)),
-            "{found:#?}"
-        );
-    }
-}
-
-#[test]
-fn a_flag_counts_as_its_variable() {
-    for arguments in [json!(["--leadership=lease"]), json!(["--leadership", "lease"])] {
-        let mut objects = working();
-        objects[2]["data"].take();
-        objects.truncate(3);
-        assert_eq!(check(&objects, &SETTINGS), [], "fixed by default");
-        put(
-            &mut objects[0],
-            "/spec/template/spec/initContainers/1/args",
-            arguments,
-        );
-        let found = check(&objects, &SETTINGS);
-        assert!(
-            found.len() == 5 && found[0].problem.contains("may not get the Lease"),
-            "{found:#?}"
-        );
-    }
-}
-
-#[test]
-fn probes_that_the_sidecar_alone_answers_are_left_alone() {
-    const LIVENESS: &str = "/spec/template/spec/initContainers/1/livenessProbe";
-    for probe in [
-        json!({"tcpSocket": {"port": 8008}}),
-        json!({"tcpSocket": {"port": "http"}}),
-        json!({"httpGet": {"path": "/metrics", "port": "http"}}),
-    ] {
-        let mut objects = working();
-        put(
-            &mut objects[0],
-            "/spec/template/spec/initContainers/1/ports",
-            json!([{"name": "http", "containerPort": 8008}]),
-        );
-        put(&mut objects[0], LIVENESS, probe);
-        assert_eq!(check(&objects, &SETTINGS), []);
-    }
-    let mut objects = working();
-    put(&mut objects[0], LIVENESS, json!({"tcpSocket": {"port": 5432}}));
-    assert_eq!(check(&objects, &SETTINGS).len(), 1);
-}
-
-#[test]
-fn what_is_granted_in_all_namespaces_counts() {
-    let everything = json!({"kind": "ClusterRole", "metadata": {"name": "all"}, "rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]});
-    let group = |kind: &str, name: &str| {
-        json!({"kind": kind, "metadata": {"name": "b", "namespace": "shop"}, "roleRef": {"kind": "ClusterRole", "name": "all"},
-               "subjects": [{"kind": "Group", "name": name}]})
-    };
-    for (binding, enough) in [
-        (group("RoleBinding", "system:serviceaccounts:shop"), true),
-        (group("ClusterRoleBinding", "system:serviceaccounts"), true),
-        (group("ClusterRoleBinding", "system:serviceaccounts:other"), false),
-    ] {
-        let mut objects = working();
-        objects.truncate(3);
-        for object in &mut objects {
-            object["metadata"]["namespace"] = json!("shop");
-        }
-        objects.push(binding);
-        let wanted = super::cluster_roles(&objects);
-        assert_eq!(wanted.contains("all"), enough);
-        // A role that was not given may grant anything.
-        assert_eq!(check(&objects, &SETTINGS).is_empty(), enough);
-        objects.push(everything.clone());
-        let found = check(&objects, &SETTINGS);
-        assert_eq!(found.is_empty(), enough, "{found:#?}");
-        assert!(
-            found
-                .iter()
-                .all(|finding| finding.unless == Some("ClusterRoleBinding"))
-        );
-    }
-}
-
 #[test]
 fn objects_of_others_are_not_judged() {
     let found = check(
@@ -463,7 +317,7 @@ fn objects_of_others_are_not_judged() {
 }
 
 /// Sets a value at a JSON pointer; its last part may be new.
-fn put(object: &mut Value, pointer: &str, value: Value) {
+pub(super) fn put(object: &mut Value, pointer: &str, value: Value) {
     let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
     match object
         .pointer_mut(parent)

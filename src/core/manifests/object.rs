@@ -191,3 +191,31 @@ fn flags<'a>(container: &'a Value) -> impl Iterator<Item = (String, Option<&'a s
         Some((format!("PODGRES_{name}"), value))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::check;
+    use super::super::fixtures::{SETTINGS, put, working};
+
+    #[test]
+    fn a_flag_counts_as_its_variable() {
+        for arguments in [json!(["--leadership=lease"]), json!(["--leadership", "lease"])] {
+            let mut objects = working();
+            objects[2]["data"].take();
+            objects.truncate(3);
+            assert_eq!(check(&objects, &SETTINGS), [], "fixed by default");
+            put(
+                &mut objects[0],
+                "/spec/template/spec/initContainers/1/args",
+                arguments,
+            );
+            let found = check(&objects, &SETTINGS);
+            assert!(
+                found.len() == 5 && found[0].problem.contains("may not get the Lease"),
+                "{found:#?}"
+            );
+        }
+    }
+}

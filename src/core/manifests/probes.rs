@@ -85,3 +85,33 @@ fn port(container: &Container<'_>, port: &Value) -> Option<u64> {
     let named = || list(container.value, "ports").find(|known| known["name"] == *port);
     port.as_u64().or_else(|| named()?["containerPort"].as_u64())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::check;
+    use super::super::fixtures::{SETTINGS, put, working};
+
+    #[test]
+    fn probes_that_the_sidecar_alone_answers_are_left_alone() {
+        const LIVENESS: &str = "/spec/template/spec/initContainers/1/livenessProbe";
+        for probe in [
+            json!({"tcpSocket": {"port": 8008}}),
+            json!({"tcpSocket": {"port": "http"}}),
+            json!({"httpGet": {"path": "/metrics", "port": "http"}}),
+        ] {
+            let mut objects = working();
+            put(
+                &mut objects[0],
+                "/spec/template/spec/initContainers/1/ports",
+                json!([{"name": "http", "containerPort": 8008}]),
+            );
+            put(&mut objects[0], LIVENESS, probe);
+            assert_eq!(check(&objects, &SETTINGS), []);
+        }
+        let mut objects = working();
+        put(&mut objects[0], LIVENESS, json!({"tcpSocket": {"port": 5432}}));
+        assert_eq!(check(&objects, &SETTINGS).len(), 1);
+    }
+}

@@ -251,3 +251,44 @@ fn grants(rule: &Value, verb: &str, ((group, plural), name): ((&str, &str), &str
         && holds(rule, "verbs", &[verb, "*"])
         && (!named || (verb != "create" && holds(rule, "resourceNames", &[name])))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::fixtures::{SETTINGS, working};
+    use super::super::{check, cluster_roles};
+
+    #[test]
+    fn what_is_granted_in_all_namespaces_counts() {
+        let everything = json!({"kind": "ClusterRole", "metadata": {"name": "all"}, "rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]});
+        let group = |kind: &str, name: &str| {
+            json!({"kind": kind, "metadata": {"name": "b", "namespace": "shop"}, "roleRef": {"kind": "ClusterRole", "name": "all"},
+                   "subjects": [{"kind": "Group", "name": name}]})
+        };
+        for (binding, enough) in [
+            (group("RoleBinding", "system:serviceaccounts:shop"), true),
+            (group("ClusterRoleBinding", "system:serviceaccounts"), true),
+            (group("ClusterRoleBinding", "system:serviceaccounts:other"), false),
+        ] {
+            let mut objects = working();
+            objects.truncate(3);
+            for object in &mut objects {
+                object["metadata"]["namespace"] = json!("shop");
+            }
+            objects.push(binding);
+            let wanted = cluster_roles(&objects);
+            assert_eq!(wanted.contains("all"), enough);
+            // A role that was not given may grant anything.
+            assert_eq!(check(&objects, &SETTINGS).is_empty(), enough);
+            objects.push(everything.clone());
+            let found = check(&objects, &SETTINGS);
+            assert_eq!(found.is_empty(), enough, "{found:#?}");
+            assert!(
+                found
+                    .iter()
+                    .all(|finding| finding.unless == Some("ClusterRoleBinding"))
+            );
+        }
+    }
+}
