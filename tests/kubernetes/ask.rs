@@ -31,7 +31,7 @@ impl Cluster<'_> {
             .body(kube::client::Body::from(form.as_bytes().to_vec()))
             .expect("a request");
         let answer = async {
-            let answer = self.world.client.send(request).await?;
+            let answer = self.world.asks_once.send(request).await?;
             let status = answer.status().as_u16();
             let body = answer.into_body().collect_bytes().await?;
             Ok((status, String::from_utf8_lossy(&body).into_owned()))
