@@ -1,6 +1,6 @@
 //! `images/build` without a daemon: an OCI layout for two architectures, the same bytes each time, and the list of what is in it.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
