@@ -277,8 +277,8 @@ mod tests {
         let request = hyper::Request::get(format!("http://{address}/bucket/key"));
         let request = request.body(HttpRequestBody::empty()).expect("a request");
         let client = client(None).expect("a client");
-        let asked = Service { client, patience }.call(request);
-        tokio::time::timeout(LONG / 10, asked)
+        let service = Service { client, patience };
+        tokio::time::timeout(LONG / 10, service.call(request))
             .await
             .expect("somebody gives up")
     }
