@@ -1,6 +1,7 @@
 //! `images/build` without a daemon: an OCI layout for two architectures, the same bytes each time, and the list of what is in it.
 
-use std::os::unix::fs::PermissionsExt;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -18,7 +19,7 @@ fn archive(architectures: &[&str]) -> tempfile::TempDir {
     for architecture in architectures {
         let binary = folder.path().join(architecture);
         std::fs::write(&binary, format!("a program for {architecture}")).expect("written");
-        std::fs::set_permissions(&binary, PermissionsExt::from_mode(0o755)).expect("a mode");
+        std::fs::set_permissions(&binary, Permissions::from_mode(0o755)).expect("a mode");
         build.arg(format!("{architecture}={}", binary.display()));
     }
     let output = build.output().expect("images/build runs");

@@ -17,11 +17,10 @@ pub(super) fn data_directories(container: &Container<'_>) -> Vec<(&'static str, 
     const UP_TO_17: (&str, bool) = (OWN_VOLUME, true);
     const FROM_18: (&str, bool) = ("/var/lib/postgresql/18/docker", false);
     match (official(container), major(container)) {
-        (None, _) => Vec::new(),
         (Some(_), Some(..18)) => vec![UP_TO_17],
         (Some(_), Some(18)) => vec![FROM_18],
-        (Some(_), Some(_)) => Vec::new(),
         (Some(_), None) => vec![UP_TO_17, FROM_18],
+        (Some(_), Some(_)) | (None, _) => Vec::new(),
     }
 }
 

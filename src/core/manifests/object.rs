@@ -175,7 +175,7 @@ fn variables<'a>(
 }
 
 /// `--max-lag=1MB` or `--max-lag 1MB` as `PODGRES_MAX_LAG`.
-fn flags<'a>(container: &'a Value) -> impl Iterator<Item = (String, Option<&'a str>)> {
+fn flags(container: &Value) -> impl Iterator<Item = (String, Option<&str>)> {
     let words: Vec<&str> = list(container, "command")
         .chain(list(container, "args"))
         .filter_map(Value::as_str)
