@@ -56,6 +56,10 @@ proof: compiler ## every enumerated decision against the rules, the model of tak
 	cargo clippy --manifest-path tests/core/Cargo.toml --test sim --test proof -- -D warnings
 	cargo test --release --manifest-path tests/core/Cargo.toml --test sim --test proof
 
+.PHONY: model
+model: compiler ## the model of takeover within wider bounds than proof's: many more states, hours
+	CARGO_TARGET_DIR=$(abspath $(target))/sim PODGRES_MODEL=wide cargo test --release --manifest-path tests/core/Cargo.toml --test proof takeover_model -- --nocapture
+
 .PHONY: mutants
 mutants: compiler ## plants known bugs in the failover logic; the simulator must find each: NAMES="…" for some
 	@tests/sim/mutants/check $(NAMES)
