@@ -173,10 +173,10 @@ fn what_differs_from_the_record_is_found(lab: &Lab) {
     }
     fs::write(&path, record).expect("write");
     let objects = entry["objects"].as_array().expect("objects");
-    let dump = objects
+    let mut paths = objects
         .iter()
         .map(|object| object["path"].as_str().expect("a path"));
-    let dump = dump.filter(|path| path.ends_with("-postgres.dump")).next_back();
+    let dump = paths.find(|path| path.ends_with("-postgres.dump"));
     flip(&backup.join(dump.expect("a dump")));
     let found = verify();
     assert!(found.contains("is damaged: "), "{found}");
