@@ -7,10 +7,18 @@ mod authority;
     reason = "clippy takes a test's helpers for code that ships"
 )]
 mod chart;
+#[allow(
+    clippy::expect_used,
+    reason = "clippy takes a test's helpers for code that ships"
+)]
 mod check;
 mod demo;
 mod dns;
 mod http;
+#[allow(
+    clippy::expect_used,
+    reason = "clippy takes a test's helpers for code that ships"
+)]
 mod image;
 mod kube;
 #[allow(

@@ -131,8 +131,8 @@ pub(crate) fn readme(language: &str) -> String {
     let mut blocks = text.split(begin.as_str()).skip(1);
     let block = blocks.next().and_then(|rest| rest.split("   ```\n").next());
     assert!(blocks.next().is_none(), "one block alone is {language}");
-    let lines = block.expect("a block").lines();
+    let lines = block.expect("a block").split_inclusive('\n');
     lines
-        .map(|line| format!("{}\n", line.strip_prefix("   ").unwrap_or(line)))
+        .map(|line| line.strip_prefix("   ").unwrap_or(line))
         .collect()
 }
