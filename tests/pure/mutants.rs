@@ -13,7 +13,8 @@ fn a_planted_bug_no_longer_applied_and_ended_the_run_of_all_others() {
     assert!(patches.len() >= 12, "{patches:?}");
     for patch in patches {
         let output = Command::new("git")
-            .args(["apply", "--check"])
+            // As much context as patch(1) wants.
+            .args(["apply", "--check", "-C1"])
             .arg(&patch)
             .current_dir(root)
             .output()
