@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use podgres::demo::Target;
 
-use super::clients::{Clients, Counts, Work};
+use super::clients::{Clients, Counts, Work, drained_and_cut};
 use super::{found_primary, leased, ordinal_of, primary, verb};
 use crate::harness::wait_for;
 
@@ -24,10 +24,13 @@ fn a_switchover_breaks_no_transaction() {
     }
     let (writers, readers) = (writers.stop(), readers.stop());
     for counts in [&writers, &readers] {
-        assert_eq!(Counts::get(&counts.broken), 0, "{counts:?}");
-        assert_eq!(Counts::get(&counts.refused), 0, "{counts:?}");
+        counts.assert_moved();
         assert_eq!(Counts::get(&counts.read_only), 0, "{counts:?}");
     }
+    let between = Counts::get(&writers.between) + Counts::get(&readers.between);
+    let (drained, cut) = drained_and_cut(&demo);
+    assert!(drained >= between, "{drained} of {between}");
+    assert_eq!(cut, 0, "drained, not cut");
     assert!(
         Counts::get(&writers.between) >= 8,
         "sessions were ended: {writers:?}"

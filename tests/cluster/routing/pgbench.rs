@@ -22,6 +22,7 @@ struct Outcome {
 
 fn start(demo: &Demo, script: &std::path::Path) -> Child {
     let dsn = dsn(&demo.deployed(), Target::ReadWrite).expect("dsn");
+    let any_route = format!("{dsn}&load_balance_hosts=random");
     Command::new(programs(16).join("pgbench"))
         .args([
             "--no-vacuum",
@@ -32,7 +33,7 @@ fn start(demo: &Demo, script: &std::path::Path) -> Child {
             "--file",
         ])
         .arg(script)
-        .arg(dsn)
+        .arg(any_route)
         .env("LC_ALL", "C")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

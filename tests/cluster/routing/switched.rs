@@ -74,10 +74,8 @@ fn there_and_back(demo: &Demo) {
     writers.wait_for_more(20);
     let (writers, readers) = (writers.stop(), readers.stop());
     assert!(Counts::get(&writers.read_only) > 0, "{writers:?}");
-    for counts in [&writers, &readers] {
-        assert_eq!(Counts::get(&counts.broken), 0, "{counts:?}");
-        assert_eq!(Counts::get(&counts.refused), 0, "row 41: {counts:?}");
-    }
+    writers.assert_moved();
+    readers.assert_moved();
     assert_eq!(Counts::get(&readers.read_only), 0, "row 41: {readers:?}");
 }
 
