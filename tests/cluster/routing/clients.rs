@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use podgres::core::member::Ordinal;
 use podgres::demo::{DemoState, Target, dsn};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::LoadBalanceHosts;
@@ -81,7 +82,12 @@ pub(super) fn drained_and_cut(demo: &Demo) -> (u64, u64) {
 pub(super) enum Work {
     Write,
     Read,
+    /// Writes, several transactions sent ahead of the answers.
+    WriteAhead,
 }
+
+/// Transactions that are on their way at once.
+const AHEAD: usize = 8;
 
 /// Clients on threads of their own, until they are stopped.
 pub(super) struct Clients {
@@ -144,6 +150,20 @@ impl Clients {
     }
 }
 
+/// The routes of one pod alone.
+pub(super) fn config_of(demo: &Demo, ordinal: u32, target: Target) -> Config {
+    let (all, state) = (config(&demo.directory, target), demo.deployed());
+    let port = *all.get_ports().first().expect("a port");
+    let mut one = Config::new();
+    let pod = state.pod(Ordinal(ordinal)).expect("a pod");
+    one.host(pod.address.to_string())
+        .port(port)
+        .user(all.get_user().expect("a user"))
+        .password(all.get_password().expect("a password"))
+        .dbname(&state.database);
+    one
+}
+
 /// The routes of all pods, in any order.
 pub(super) fn config(directory: &Path, target: Target) -> Config {
     let state = DemoState::load(directory).expect("demo.json").expect("a demo");
@@ -170,9 +190,17 @@ where
         let mut connection = tokio::spawn(connection);
         while !stop.load(Ordering::Relaxed) {
             let began = Instant::now();
-            match transaction(&client, work).await {
-                Ok(()) => add(&counts.done),
-                Err(Failed::Between(error)) => {
+            let (done, failed) = match work {
+                Work::WriteAhead => ahead(&client).await,
+                Work::Write | Work::Read => match transaction(&client, work).await {
+                    Ok(()) => (1, None),
+                    Err(failed) => (0, Some(failed)),
+                },
+            };
+            counts.done.fetch_add(done, Ordering::Relaxed);
+            match failed {
+                None => {}
+                Some(Failed::Between(error)) => {
                     match told(error, &client, &mut connection).await {
                         None => add(&counts.between),
                         Some(cause) => counts.note(&counts.closed, cause),
@@ -180,8 +208,8 @@ where
                     // Its last word is said, though the close may still be on its way.
                     break;
                 }
-                Err(Failed::ReadOnly) => add(&counts.read_only),
-                Err(Failed::Inside(error)) => counts.note(&counts.broken, error.to_string()),
+                Some(Failed::ReadOnly) => add(&counts.read_only),
+                Some(Failed::Inside(error)) => counts.note(&counts.broken, error.to_string()),
             }
             let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             counts.longest_ms.fetch_max(took, Ordering::Relaxed);
@@ -223,7 +251,7 @@ enum Failed {
 async fn transaction(client: &Client, work: Work) -> Result<(), Failed> {
     client.batch_execute("BEGIN").await.map_err(Failed::Between)?;
     let statement = match work {
-        Work::Write => "INSERT INTO work VALUES (1)",
+        Work::Write | Work::WriteAhead => "INSERT INTO work VALUES (1)",
         Work::Read => "SELECT count(*) FROM work WHERE n < 0",
     };
     if let Err(error) = client.batch_execute(statement).await {
@@ -236,4 +264,19 @@ async fn transaction(client: &Client, work: Work) -> Result<(), Failed> {
     // A real transaction has its pauses.
     tokio::time::sleep(Duration::from_millis(2)).await;
     client.batch_execute("COMMIT").await.map_err(Failed::Inside)
+}
+
+/// Sends transactions without waiting for answers: how many were acknowledged, and how the first that was not ended.
+async fn ahead(client: &Client) -> (u64, Option<Failed>) {
+    let statements = ["BEGIN", "INSERT INTO work VALUES (1)", "COMMIT"];
+    let sent = (0..AHEAD).flat_map(|_| statements.map(|statement| client.batch_execute(statement)));
+    let answers = futures_util::future::join_all(sent).await;
+    let answered = answers.iter().take_while(|answer| answer.is_ok()).count();
+    let error = answers.into_iter().find_map(Result::err);
+    let done = u64::try_from(answered / statements.len()).expect("few");
+    let failed = error.map(|error| match answered % statements.len() {
+        0 => Failed::Between(error),
+        _ => Failed::Inside(error),
+    });
+    (done, failed)
 }

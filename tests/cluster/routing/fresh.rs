@@ -9,7 +9,7 @@ use podgres::demo::Target;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_postgres::{Config, NoTls};
 
-use super::clients::config;
+use super::clients::{config, config_of};
 use crate::harness::{Demo, Start, member, members, wait_for};
 
 /// Two pods, one of them a standby.
@@ -59,11 +59,15 @@ fn standby_serves(mut config: Config, options: &str) -> Option<bool> {
 fn standbys_that_have_lost_a_silent_primary_served_reads_of_any_age() {
     let demo = Start::new(16)
         .with(&["--replicas", "3", "--set", "PODGRES_MAX_STALENESS=2s"])
+        .with(&["--set", "PODGRES_DEGRADE=read-only"])
         .run();
     demo.wait_streaming(2);
+    let on_read_write =
+        || [1, 2].map(|ordinal| standby_serves(config_of(&demo, ordinal, Target::ReadWrite), ""));
+    assert_eq!(on_read_write(), [Some(false); 2], "there is a primary");
     let none = "-c podgres.fallback=none -c podgres.wait=1s";
     let served = |options: &str| {
-        let pods = [1, 2].map(|ordinal| one_pod(&demo, ordinal));
+        let pods = [1, 2].map(|ordinal| config_of(&demo, ordinal, Target::ReadOnly));
         pods.map(|pod| standby_serves(pod, &format!("{none} {options}")))
     };
     let all = [Some(true); 2];
@@ -81,8 +85,11 @@ fn standbys_that_have_lost_a_silent_primary_served_reads_of_any_age() {
             "who takes it old has it"
         );
     }
+    assert_eq!(on_read_write(), all, "--degrade promises no age, but to go on");
     demo.ask(&["thaw", "0"]);
     assert!(wait_for(Duration::from_secs(20), || served("") == all));
+    let back = || on_read_write() == [Some(false); 2];
+    assert!(wait_for(Duration::from_secs(20), back), "{:?}", on_read_write());
 }
 
 #[test]
@@ -226,7 +233,8 @@ fn a_client_never_goes_back_in_time_if_it_does_not_want_to() {
         let write = config(&demo.directory, Target::ReadWrite);
         let (writer, connection) = write.connect(NoTls).await.expect("read-write");
         tokio::spawn(connection);
-        let read = one_pod(&demo, 0);
+        // Each route remembers its own clients.
+        let read = config_of(&demo, 0, Target::ReadOnly);
         // A standby that has just come gets its share slowly; without this the paused one was not read on a fast machine.
         let (mut both, began) = (BTreeSet::new(), Instant::now());
         while both.len() < 2 {
@@ -265,20 +273,6 @@ fn a_client_never_goes_back_in_time_if_it_does_not_want_to() {
             );
         }
     });
-}
-
-/// The route of one pod: each remembers its own clients, and knows the members by itself.
-fn one_pod(demo: &Demo, ordinal: u32) -> Config {
-    let all = config(&demo.directory, Target::ReadOnly);
-    let state = demo.deployed();
-    let mut one = Config::new();
-    let pod = state.pod(Ordinal(ordinal)).expect("a pod");
-    one.host(pod.address.to_string())
-        .port(state.ports.read_only)
-        .user(all.get_user().expect("a user"))
-        .password(all.get_password().expect("a password"))
-        .dbname("postgres");
-    one
 }
 
 /// For as many reads of own writes as fit.

@@ -6,9 +6,12 @@ use podgres::core::member::Ordinal;
 use podgres::demo::Target;
 use tokio_postgres::NoTls;
 
-use super::clients::{Clients, Counts, Work, config};
+use super::clients::{Clients, Counts, Work, config, config_of};
 use super::{found_primary, leased, ordinal_of, primary, verb};
 use crate::harness::{Demo, Start, member, programs, wait_for};
+
+/// The command itself included.
+const ALL_FOLLOW: Duration = Duration::from_millis(1_500);
 
 /// What a new session on the read-write routes is told.
 fn insert(demo: &Demo) -> Result<(), String> {
@@ -26,6 +29,30 @@ fn clients_on(demo: &Demo, member: &str) -> String {
     demo.sql(&["--member", &ordinal_of(member)], sql)
 }
 
+/// What new sessions on one pod's read-write route are on.
+fn on_standby(demo: &Demo, ordinal: u32) -> Option<bool> {
+    let config = config_of(demo, ordinal, Target::ReadWrite);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("runtime").block_on(async {
+        let (client, connection) = config.connect(NoTls).await.ok()?;
+        tokio::spawn(connection);
+        let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await.ok()?;
+        Some(row.get(0))
+    })
+}
+
+/// Every pod's, counted from before the operator's command.
+fn all_endpoints_follow(demo: &Demo, turned: &str, began: Instant) {
+    let expected = Some(turned == "on");
+    let followed = || (0..3).all(|ordinal| on_standby(demo, ordinal) == expected);
+    assert!(wait_for(Duration::from_secs(5), followed), "{turned}");
+    println!(
+        "turned {turned}: all read-write endpoints after {:?}",
+        began.elapsed()
+    );
+    assert!(began.elapsed() < ALL_FOLLOW, "{turned}: {:?}", began.elapsed());
+}
+
 fn there_and_back(demo: &Demo) {
     let status = demo.wait_streaming(2);
     let first = primary(&status);
@@ -36,8 +63,9 @@ fn there_and_back(demo: &Demo) {
     writers.wait_for_more(20);
     assert_ne!(clients_on(demo, &first), "0");
 
-    verb(demo, &["read-only", "on", "--reason", "a migration"]);
     let began = Instant::now();
+    verb(demo, &["read-only", "on", "--reason", "a migration"]);
+    all_endpoints_follow(demo, "on", began);
     let left = wait_for(Duration::from_secs(5), || clients_on(demo, &first) == "0");
     assert!(
         left,
@@ -68,7 +96,9 @@ fn there_and_back(demo: &Demo) {
         .filter(|count| count != "0");
     assert!(seen.count() > 0, "row 40: client sessions are on the standbys");
 
+    let began = Instant::now();
     verb(demo, &["read-only", "off"]);
+    all_endpoints_follow(demo, "off", began);
     let writable = wait_for(Duration::from_secs(5), || insert(demo).is_ok());
     assert!(writable, "row 42: {:?}", insert(demo));
     writers.wait_for_more(20);
@@ -94,21 +124,32 @@ fn row_37_to_42_the_switch_with_a_fixed_primary() {
     demo.wait("pod 1 again, and read-only", |status| {
         member(status, "demo-1")["state"] == "streaming" && status["read_only"] == true
     });
-    demo.ask(&["freeze", "0"]);
-    let turned = wait_for(Duration::from_secs(10), || {
-        let output = demo.try_sql(&[], "SELECT pg_is_in_recovery()");
-        output.status.success()
-    });
-    assert!(
-        turned,
-        "the switch serves reads while the primary does not answer"
-    );
-    demo.ask(&["thaw", "0"]);
-    demo.wait_streaming(2);
+    verb(&demo, &["read-only", "off"]);
+    turned_on_while_the_primary_is_dead(&demo);
     let demo = all_pods_anew_forgot_the_switch(&mut demo);
     verb(&demo, &["read-only", "off"]);
     let writable = wait_for(Duration::from_secs(10), || insert(&demo).is_ok());
     assert!(writable, "{:?}", insert(&demo));
+}
+
+fn turned_on_while_the_primary_is_dead(demo: &Demo) {
+    demo.ask(&["freeze", "0"]);
+    verb(demo, &["read-only", "on", "--reason", "the primary is frozen"]);
+    let served = || {
+        [1, 2]
+            .iter()
+            .all(|ordinal| on_standby(demo, *ordinal) == Some(true))
+    };
+    assert!(
+        wait_for(Duration::from_secs(15), served),
+        "reads without a primary"
+    );
+    demo.ask(&["thaw", "0"]);
+    demo.wait_streaming(2);
+    let heard = wait_for(Duration::from_secs(10), || on_standby(demo, 0) == Some(true));
+    assert!(heard, "who was frozen meanwhile hears of it");
+    let refused = insert(demo).expect_err("the primary is back, and the switch is on");
+    assert!(refused.contains("25006"), "{refused}");
 }
 
 /// It was kept where it goes with the pods, and all of them had gone.
