@@ -1,4 +1,5 @@
-//! Whether the data volume still takes what is flushed to it: tried once a second while PostgreSQL is primary.
+//! Whether the data volume still takes what is flushed to it: tried once a second while PostgreSQL is primary, and once it has
+//! failed until it does again, so that a primary that was stopped because of it is not opened on it anew.
 //!
 //! On a thread of its own, since the very failure is that it does not return. Overwrites a few bytes, so that a full
 //! volume is no failing one: PostgreSQL says that itself. Never decides what follows from it.
@@ -38,7 +39,7 @@ impl Disk {
     }
 }
 
-/// Tries as long as that is wanted, and tells each change.
+/// Tries as long as that is wanted or the last attempt failed, and tells each change.
 pub(super) async fn watch(
     data_directory: &Path,
     mut wanted: watch::Receiver<bool>,
@@ -48,15 +49,13 @@ pub(super) async fn watch(
     name.push(SUFFIX);
     let path = PathBuf::from(name);
     loop {
-        if wanted.wait_for(|wanted| *wanted).await.is_err() {
+        let fails = failing.borrow().is_some();
+        if !fails && wanted.wait_for(|wanted| *wanted).await.is_err() {
             return std::future::pending().await;
         }
         let next = Instant::now() + INTERVAL;
         attempt(&path, &failing).await;
-        tokio::select! {
-            () = sleep_until(next) => {}
-            Ok(_) = wanted.wait_for(|wanted| !*wanted) => { failing.send_if_modified(|since| since.take().is_some()); }
-        }
+        sleep_until(next).await;
     }
 }
 
@@ -130,10 +129,13 @@ mod tests {
             std::fs::remove_dir_all(&volume).expect("remove");
             failing.wait_for(Option::is_some).await.expect("told again");
             disk.wanted.send_replace(false);
+            tokio::time::sleep(2 * INTERVAL).await;
+            assert!(failing.borrow().is_some(), "it still fails");
+            std::fs::create_dir(&volume).expect("mkdir");
             failing
                 .wait_for(Option::is_none)
                 .await
-                .expect("not wanted any more");
+                .expect("tried until it takes writes");
         };
         tokio::select! {
             never = watch(&data_directory, disk.wanted.subscribe(), disk.failing.clone()) => match never {},

@@ -82,7 +82,7 @@ fn chaos_with_a_lease_loses_no_acknowledged_row_and_everything_heals() {
     let directory = named.unwrap_or_else(|| folder.path().join("demo"));
     say(&format!("in {}", directory.display()));
     let demo = start.run_in(&directory);
-    let ledger = Arc::new(Ledger::new(durability == "majority"));
+    let ledger = Arc::new(Ledger::new(durability != "async"));
     let whole = catch_unwind(AssertUnwindSafe(|| run(&demo, &ledger, seed, minutes)));
     if let Err(panic) = whole {
         report::failure(&demo, &ledger, seed);

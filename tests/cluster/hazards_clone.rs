@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use rustix::process::Signal;
@@ -11,6 +11,7 @@ use crate::hand::Pod;
 use crate::harness::{LIMIT, wait_for};
 use crate::network::Network;
 use crate::plain::{bytes_below, control_data, give_away, listing, names_in};
+use crate::volume::Volume;
 
 /// A primary with so many megabytes in one table.
 fn primary_of(network: &mut Network, megabytes: u32) -> Pod {
@@ -122,35 +123,6 @@ fn give_away_all(directory: &Path) {
     }
 }
 
-/// A volume of a size, mounted as root; unmounted at the end.
-struct Volume(PathBuf);
-
-impl Volume {
-    fn mount(pod: &Pod, size: &str) -> Self {
-        let options = format!("size={size},mode=0700");
-        let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "tmpfs", "-o", &options, "podgres-test"])
-            .arg(&pod.volume);
-        crate::plain::run(&mut mount);
-        give_away(&pod.volume);
-        Self(pod.volume.clone())
-    }
-
-    fn resize(&self, size: &str) {
-        let mut mount = Command::new("mount");
-        mount.args(["-o", &format!("remount,size={size}")]).arg(&self.0);
-        crate::plain::run(&mut mount);
-    }
-}
-
-impl Drop for Volume {
-    fn drop(&mut self) {
-        let mut umount = Command::new("umount");
-        umount.arg("--lazy").arg(&self.0).status().expect("umount");
-    }
-}
-
 #[test]
 fn row_76_a_volume_without_room_is_refused_before_and_left_clean_when_it_fills_up() {
     let mut network = Network::new(15);
@@ -158,7 +130,7 @@ fn row_76_a_volume_without_room_is_refused_before_and_left_clean_when_it_fills_u
     // pg_basebackup tells the size once a second: a copy must not be over by then.
     let _relay = network.list_behind_relay(0, 32 << 20);
     let standby = network.pod(1);
-    let volume = Volume::mount(&standby, "96m");
+    let volume = Volume::mount(&standby.volume, "96m");
     let (code, log) = standby.init();
     assert_eq!(code, 65, "{log}");
     assert!(log.contains("not enough space for a copy of"), "{log}");
@@ -232,9 +204,9 @@ fn row_76_the_mode_that_fs_group_gives_and_lost_and_found_do_no_harm() {
 fn row_76_a_mount_point_as_pgdata_is_refused_with_what_to_do() {
     let mut network = Network::new(15);
     let mut first = network.pod(0);
-    let volume = Volume::mount(&first, "200m");
+    let volume = Volume::mount(&first.volume, "200m");
     fs::create_dir(first.volume.join("lost+found")).expect("folder");
-    let mount_point = volume.0.to_str().expect("utf-8").to_owned();
+    let mount_point = volume.path().to_str().expect("utf-8").to_owned();
     first.set("PGDATA", &mount_point);
     let (code, log) = first.init();
     assert_eq!(code, 64, "{log}");

@@ -7,6 +7,7 @@ use podgres::core::member::Ordinal;
 use podgres::core::observation::{Observation, ProbeState};
 use podgres::core::policy::Policy;
 use podgres::core::situation::Situation;
+use podgres::core::status::HeldData;
 use podgres::core::supervision::{CloneReason, JobRequest, ServerRole, StopMode};
 use podgres::core::wal::Lsn;
 
@@ -117,6 +118,66 @@ fn one_silent_sidecar_is_suspected_and_not_more() {
     assert_eq!((report.suspects_term, report.confirms), (Some(TERM), None));
     let streams = decided(&usual(&[(HolderPeer, 4)]));
     assert_eq!(streams.situation, Situation::Streaming, "the WAL still comes");
+}
+
+/// The primary's sidecar has said nothing for so long; its WAL as well, if the receiver still runs.
+fn silent(sidecar_ms: u64, receiver_ms: Option<u64>) -> Decision {
+    told(&usual(LOST), |_, observation| {
+        let holder = observation
+            .peers
+            .get_mut(&usual(LOST).other())
+            .expect("the holder");
+        holder.heard_ms_ago = Some(sidecar_ms);
+        let server = observation.server.as_mut().expect("a server");
+        server.receiver_streaming = receiver_ms.is_some();
+        server.receiver_silent_ms = receiver_ms;
+    })
+}
+
+#[test]
+fn a_frozen_primary_was_suspected_only_when_the_next_regular_turn_came() {
+    let timeout_ms = lease_policy(&usual(LOST)).times.peer_timeout_ms;
+    assert_eq!(timeout_ms, 2_000);
+    for (sidecar_ms, receiver_ms, after_ms) in [
+        (1_700, None, 300),
+        (1_990, Some(1_700), 300),
+        (2_300, Some(1_999), 1),
+        (1_999, Some(2_300), 1),
+        // The regular turn comes first.
+        (100, Some(100), 1_000),
+    ] {
+        let decision = silent(sidecar_ms, receiver_ms);
+        let case = (sidecar_ms, receiver_ms);
+        assert_ne!(decision.situation, Situation::Suspecting, "{case:?}");
+        assert_eq!(
+            decision.recheck_after_ms, after_ms,
+            "{case:?}: {:?}",
+            decision.situation
+        );
+    }
+    assert_eq!(silent(2_000, Some(2_000)).situation, Situation::Suspecting);
+    assert_eq!(silent(2_000, Some(1_999)).postgres, None);
+}
+
+#[test]
+fn a_primary_whose_disk_hangs_leaves_as_soon_as_others_can_prove_everything() {
+    let failing = |for_ms: u64, values: &[(Of, u8)]| {
+        told(&primary(values).with(Set, 6), |_, observation| {
+            let supervisor = observation.supervisor.as_mut().expect("a supervisor");
+            supervisor.disk_failing_since_ms = Some(observation.at_ms - for_ms);
+            for peer in observation.peers.values_mut() {
+                peer.held_data = HeldData::Some;
+            }
+        })
+    };
+    let lost = failing(4_100, &[]);
+    assert_eq!(lost.situation, Situation::Resigning);
+    let record = written(&lost, LeasePurpose::Release);
+    assert_eq!((holder(record), record.released_by), (None, None));
+    let moment = failing(3_900, &[]);
+    assert_eq!(moment.lease, None, "a moment is waited, and nothing is renewed");
+    let alone = failing(9_000, &[(HolderPeer, 5), (ThirdPeer, 3)]);
+    assert_eq!(alone.lease, None, "nobody could take over, and it is not renewed");
 }
 
 #[test]

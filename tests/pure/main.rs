@@ -10,4 +10,5 @@ mod kustomize;
 mod layers;
 mod links;
 mod manifests;
+mod mutants;
 mod source;

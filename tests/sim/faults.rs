@@ -70,7 +70,7 @@ impl World {
         self.inflict(kind, member, length);
     }
 
-    fn inflict(&mut self, kind: Kind, member: usize, length: Time) {
+    pub(crate) fn inflict(&mut self, kind: Kind, member: usize, length: Time) {
         let other = self.random.below(self.members.len());
         let undo = match kind {
             Kind::CrashPostgres => return self.crash_postgres(member),

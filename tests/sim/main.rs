@@ -16,6 +16,7 @@ mod oracle;
 mod postgres;
 mod random;
 mod runs;
+mod scenes;
 mod sidecar;
 mod stops;
 mod supervisor;

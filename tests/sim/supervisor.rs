@@ -508,7 +508,7 @@ impl World {
         Ok(())
     }
 
-    /// The disk is tried once a second while PostgreSQL is primary.
+    /// The disk is tried once a second while PostgreSQL is primary, and once it failed until it no longer does.
     pub(crate) fn disk_look(&mut self, member: usize, epoch: u64) {
         let (now, clock_ms) = (self.now, self.clock_ms(member));
         let there = &mut self.members[member];
@@ -522,10 +522,10 @@ impl World {
             return;
         };
         let since = &mut supervisor.status.disk_failing_since_ms;
-        if failing && primary {
-            since.get_or_insert(clock_ms);
-        } else {
+        if !failing {
             *since = None;
+        } else if primary {
+            since.get_or_insert(clock_ms);
         }
         self.status_changed(member);
         if failing {

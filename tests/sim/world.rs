@@ -200,17 +200,31 @@ impl World {
                 }
                 return Err(self.unsettled());
             }
-            self.now = self.now.max(at);
-            self.events += 1;
-            self.dispatch(event);
-            if let Some(violation) = self.oracle.violation.take() {
-                return Err(violation);
-            }
+            self.advance(at, event)?;
             if self.oracle.converged_at.is_some() {
                 return Ok(());
             }
         }
         Err("nothing happens any more".to_owned())
+    }
+
+    /// Runs up to `until`. The first violation, if any.
+    pub(crate) fn run_until(&mut self, until: Time) -> Result<(), String> {
+        while self.queue.peek().is_some_and(|next| next.at <= until) {
+            let Some(Scheduled { at, event, .. }) = self.queue.pop() else {
+                break;
+            };
+            self.advance(at, event)?;
+        }
+        self.now = self.now.max(until);
+        Ok(())
+    }
+
+    fn advance(&mut self, at: Time, event: Event) -> Result<(), String> {
+        self.now = self.now.max(at);
+        self.events += 1;
+        self.dispatch(event);
+        self.oracle.violation.take().map_or(Ok(()), Err)
     }
 
     fn dispatch(&mut self, event: Event) {

@@ -97,7 +97,8 @@ async fn ask(url: &str) -> Option<(String, bool)> {
 
 /// Everything that must hold while nothing is wrong and nobody writes.
 pub(super) fn all(demo: &Demo, seen: &Seen) {
-    assert_eq!(*seen.wrong.lock().expect("lock"), Vec::<String>::new());
+    let wrong = seen.wrong.lock().expect("lock").clone();
+    assert_eq!(wrong, Vec::<String>::new(), "NOT AS ACKNOWLEDGED");
     assert!(seen.worked(), "nothing was written, or nothing read");
     rows_are_everywhere(demo, seen);
     slots_are_the_members(demo);
@@ -120,14 +121,18 @@ fn rows_are_everywhere(demo: &Demo, seen: &Seen) {
         let none = BTreeSet::new();
         let kept = kept.get(writer).unwrap_or(&none);
         let lost: Vec<&i64> = acknowledged.difference(kept).collect();
-        assert!(lost.is_empty(), "writer {writer}: lost {lost:?}");
+        assert!(
+            lost.is_empty(),
+            "NOT AS ACKNOWLEDGED: writer {writer}: lost {lost:?}"
+        );
     }
     let sum =
         "SELECT count(*), md5(string_agg(writer || '/' || number, ',' ORDER BY writer, number)) FROM chaos";
     let expected = demo.sql(&["--member", "0"], sum);
     for standby in STANDBYS {
         demo.wait_replayed("0", standby);
-        assert_eq!(demo.sql(&["--member", standby], sum), expected, "on {standby}");
+        let found = demo.sql(&["--member", standby], sum);
+        assert_eq!(found, expected, "NOT AS ACKNOWLEDGED: on {standby}");
     }
 }
 

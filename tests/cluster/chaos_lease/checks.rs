@@ -110,7 +110,7 @@ pub(super) fn all(demo: &Demo, ledger: &Ledger, identifier: &Value) {
             .any(super::anomalies::Transaction::committed)
     );
     drop(book);
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "NOT AS ACKNOWLEDGED: {}", wrong.join("\n"));
 }
 
 /// Nothing is acknowledged for an earlier office that was *asked for* after a later office had acknowledged something:

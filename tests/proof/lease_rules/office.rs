@@ -206,5 +206,9 @@ pub(super) fn disk(case: &Case<'_>) -> bool {
         .lease
         .as_ref()
         .is_some_and(|write| write.purpose == LeasePurpose::Renew);
-    !(failing && renews)
+    // By nobody's confirmation either, unless there is nobody who could take over.
+    let (before, after) = (&case.memory.lease, &case.decision.memory.lease);
+    let alone = case.record().is_none_or(|record| record.members.len() < 2);
+    let longer = after.confirmed_until_ms > before.confirmed_until_ms && !alone;
+    !(failing && (renews || longer || !after.beats.is_empty()))
 }

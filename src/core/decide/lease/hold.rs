@@ -25,6 +25,10 @@ pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
     let Some(record) = standing.record else {
         return turn.row(Situation::LeaseUnread, String::new());
     };
+    if let Some(failing_ms) = office::disk_lost_ms(turn.policy, turn.observation, record) {
+        let detail = format!("the data volume has taken nothing for {failing_ms} ms");
+        return turn.lease_row(Situation::Resigning, detail, release(record, standing, None));
+    }
     if let Some(until_ms) = licence_due(&turn, standing) {
         let action = PostgresAction::GrantLicence {
             until_ms: Some(until_ms),

@@ -38,6 +38,10 @@ pub(super) fn decide(turn: Turn<'_>) -> Decision {
     if decision.lease.is_none() && standing.is_holder {
         decision.lease = office::renewal(policy, observation, &decision.memory, &standing);
     }
+    if let Some(left_ms) = standing.suspects_in_ms {
+        // Nothing else would end the wait at that moment.
+        decision.recheck_after_ms = decision.recheck_after_ms.min(left_ms);
+    }
     decision.upstream = standing.holder_elsewhere;
     decision.gate_until_ms = office::gate_until_ms(observation, &standing);
     decision.report = Some(report::report(

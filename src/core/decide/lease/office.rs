@@ -25,11 +25,7 @@ pub(super) fn renewal(
 ) -> Option<LeaseWrite> {
     let record = standing.record?;
     // A disk that takes nothing any more must not keep others from taking over.
-    let disk_failing = observation
-        .supervisor
-        .as_ref()
-        .is_some_and(|s| s.disk_failing_since_ms.is_some());
-    if disk_failing || standing.promised > record.term {
+    if disk_failing_ms(observation).is_some() || standing.promised > record.term {
         return None;
     }
     let down_ms = memory
@@ -58,6 +54,19 @@ pub(super) fn renewal(
     } else {
         None
     }
+}
+
+/// For how long the volume has taken no flush, if it takes none.
+fn disk_failing_ms(observation: &Observation) -> Option<u64> {
+    let since_ms = observation.supervisor.as_ref()?.disk_failing_since_ms?;
+    Some(observation.at_ms.saturating_sub(since_ms))
+}
+
+/// The volume has taken no flush for so long that a standby which can prove that it has everything is the better primary.
+pub(super) fn disk_lost_ms(policy: &Policy, observation: &Observation, record: &LeaseRecord) -> Option<u64> {
+    let failing_ms = disk_failing_ms(observation)?;
+    let long = failing_ms > 2 * policy.times.peer_timeout_ms;
+    (long && !record.paused && provable_elsewhere(observation, record)).then_some(failing_ms)
 }
 
 /// Nobody else could take over.
@@ -154,8 +163,11 @@ fn note_confirmations(
     lease.confirmed_until_ms = lease.confirmed_until_ms.max(until_ms);
 }
 
-/// The last renewal is older than it should be.
+/// The last renewal is older than it should be, and not because of the disk: then nobody is to keep it in office.
 fn asks_peers(policy: &Policy, observation: &Observation, standing: &Standing) -> bool {
+    if disk_failing_ms(observation).is_some() {
+        return false;
+    }
     let times = policy.times;
     let patience_ms = times.retry_period_ms + times.retry_period_ms / 2;
     let renewed_ms = standing.renewed_until_ms.saturating_sub(times.renew_deadline_ms);

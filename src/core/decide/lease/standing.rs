@@ -35,6 +35,8 @@ pub(super) struct Standing<'a> {
     /// Set while this member is detached under its promise.
     pub(super) final_position: Option<FinalPosition>,
     pub(super) suspects: bool,
+    /// Heard nothing more, it will suspect the primary so much later.
+    pub(super) suspects_in_ms: Option<u64>,
 }
 
 impl<'a> Standing<'a> {
@@ -50,6 +52,7 @@ impl<'a> Standing<'a> {
         let failed_lately = lease
             .write_failed_at_ms
             .is_some_and(|failed| at_ms < failed + WRITE_PAUSE_MS);
+        let patience_ms = patience_ms(policy, memory, observation, record);
         Self {
             at_ms,
             version: lease
@@ -75,7 +78,8 @@ impl<'a> Standing<'a> {
                 .is_some_and(|record| !record.held_by(&policy.identity)),
             promised: observation.supervisor.as_ref().map_or(0, |s| s.terms.promised),
             final_position: final_position(observation),
-            suspects: suspects(policy, memory, observation, record),
+            suspects: patience_ms == Some(0),
+            suspects_in_ms: patience_ms.filter(|left_ms| *left_ms > 0),
             record,
         }
     }
@@ -142,49 +146,41 @@ fn final_position(observation: &Observation) -> Option<FinalPosition> {
     })
 }
 
-/// Whether this member takes the primary for lost: its sidecar is gone, and its WAL has stopped as well.
+/// For how much longer this member waits to hear of the primary before it takes it for lost: its sidecar is gone, and its WAL has
+/// stopped as well. 0: it is lost now; `None`: it is heard, or is no other member's.
 ///
 /// A sidecar that alone is away for a moment is no lost primary, nor is a WAL receiver that reconnects.
-fn suspects(
+fn patience_ms(
     policy: &Policy,
     memory: &Memory,
     observation: &Observation,
     record: Option<&LeaseRecord>,
-) -> bool {
-    let Some(record) = record else { return false };
-    let Some(identity) = &record.holder else {
-        return false;
-    };
-    let Some(ordinal) = holder(policy, Some(record)).filter(|ordinal| *ordinal != policy.ordinal) else {
-        return false;
-    };
+) -> Option<u64> {
+    let identity = record?.holder.as_ref()?;
+    let ordinal = holder(policy, record).filter(|ordinal| *ordinal != policy.ordinal)?;
     let receiver = observation
         .server
         .as_ref()
         .filter(|server| server.receiver_streaming);
     let Some(peer) = observation.peers.get(&ordinal) else {
         // DNS no longer knows it, and it was never heard.
-        return observation.peers_asked() && receiver.is_none();
+        return (observation.peers_asked() && receiver.is_none()).then_some(0);
     };
     if peer.contact == PeerContact::Connected {
         // Another pod under the holder's name: the one that held the Lease is gone.
-        return !peer.uid.is_empty() && peer.uid != identity.uid;
+        return (!peer.uid.is_empty() && peer.uid != identity.uid).then_some(0);
     }
-    let timeout_ms = policy.times.peer_timeout_ms;
     let looking_ms = observation.at_ms
         - memory
             .began_at_ms
             .unwrap_or(observation.at_ms)
             .min(observation.at_ms);
-    let silent_ms = peer.heard_ms_ago.unwrap_or(looking_ms);
+    let left_ms = |silent_ms: u64| policy.times.peer_timeout_ms.saturating_sub(silent_ms);
+    let sidecar_ms = left_ms(peer.heard_ms_ago.unwrap_or(looking_ms));
     match receiver {
-        None => gone(peer) || silent_ms >= timeout_ms,
-        Some(server) => {
-            silent_ms >= timeout_ms
-                && server
-                    .receiver_silent_ms
-                    .is_some_and(|silent| silent >= timeout_ms)
-        }
+        None if gone(peer) => Some(0),
+        None => Some(sidecar_ms),
+        Some(server) => Some(left_ms(server.receiver_silent_ms?).max(sidecar_ms)),
     }
 }
 

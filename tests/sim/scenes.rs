@@ -1,0 +1,84 @@
+//! One fault each, told and not drawn: what has to go on, or to come about, while it lasts.
+
+use podgres::core::lease::Durability;
+use podgres::core::policy::LeaseTimes;
+
+use crate::config::{Config, Kind, MS, SECOND, Time};
+use crate::world::World;
+
+const HOUR: Time = 3_600 * SECOND;
+
+/// Three members that are well, and no fault but those of the scene.
+fn scene(durability: Durability) -> World {
+    let config = Config {
+        times: LeaseTimes::default(),
+        faults: Vec::new(),
+        write_pause: (200 * MS, SECOND),
+        recovery: (50 * MS, 200 * MS),
+        faults_from: 10 * HOUR,
+        faults_until: 10 * HOUR,
+        ..Config::draw(1, Some(3), Some(durability))
+    };
+    let mut world = World::new(config, true);
+    // No time is left out.
+    world.lasting += 1;
+    let up = world.run_until(30 * SECOND);
+    assert_eq!(
+        up.and_then(|()| world.is_settled()),
+        Ok(()),
+        "{}",
+        world.trace.last(HOUR)
+    );
+    world
+}
+
+fn pass(world: &mut World, time: Time) {
+    let result = world.run_until(world.now + time);
+    assert_eq!(result, Ok(()), "{}", world.trace.last(time));
+}
+
+fn term(world: &World) -> Option<u64> {
+    Some(world.api.stored.as_ref()?.record.term)
+}
+
+#[test]
+fn a_hung_disk_kept_its_primary_in_office() {
+    for durability in [Durability::Majority, Durability::Preferred, Durability::Async] {
+        let mut world = scene(durability);
+        let before = world.primary();
+        world.inflict(Kind::DiskFailing, before.unwrap_or(0), 120 * SECOND);
+        pass(&mut world, 30 * SECOND);
+        let trace = world.trace.last(30 * SECOND);
+        assert_ne!(world.primary(), before, "{durability:?}\n{trace}");
+        let acknowledged = world.oracle.acknowledged;
+        pass(&mut world, 10 * SECOND);
+        assert!(
+            world.oracle.acknowledged > acknowledged + 5,
+            "{durability:?}: nobody takes commits\n{trace}"
+        );
+    }
+}
+
+#[test]
+fn an_hour_without_the_api_server_stops_no_write() {
+    let mut world = scene(Durability::Majority);
+    let before = (world.primary(), term(&world));
+    let primary = before.0.unwrap_or(0);
+    let standby = (primary + 1) % 3;
+    world.inflict(Kind::ApiAway, primary, HOUR);
+    pass(&mut world, 60 * SECOND);
+    world.inflict(Kind::CrashPod, standby, 20 * SECOND);
+    pass(&mut world, 300 * SECOND);
+    world.inflict(Kind::CrashSidecar, primary, 2 * SECOND);
+    for minute in 0..54 {
+        let acknowledged = world.oracle.acknowledged;
+        pass(&mut world, 60 * SECOND);
+        let more = world.oracle.acknowledged - acknowledged;
+        assert!(
+            more > 40,
+            "{more} commits in minute {minute}\n{}",
+            world.trace.last(60 * SECOND)
+        );
+    }
+    assert_eq!((world.primary(), term(&world)), before);
+}
