@@ -119,7 +119,7 @@ async fn a_cancel_request_finds_its_server_through_another_endpoint() {
 /// Each cancel held its turn, one of 16, until the silent member too had closed, and waited for it in the same two seconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn cancels_in_a_burst_were_lost_while_a_member_was_silent() {
-    const BURST: usize = 40;
+    const BURST: i64 = 40;
     let _cluster = cluster();
     // The kernel takes connections and bytes for it.
     let silent = TcpListener::bind((loopback(77), 0)).await.expect("port");
@@ -139,7 +139,7 @@ async fn cancels_in_a_burst_were_lost_while_a_member_was_silent() {
     let busy = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(20)'";
     let counting = write.connect().await.expect("session");
     let all_asleep = async {
-        while counting.query_one(busy, &[]).await.expect("row").get::<_, i64>(0) < BURST as i64 {
+        while counting.query_one(busy, &[]).await.expect("row").get::<_, i64>(0) < BURST {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

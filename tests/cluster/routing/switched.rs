@@ -10,8 +10,9 @@ use super::clients::{Clients, Counts, Work, config, config_of};
 use super::{found_primary, leased, ordinal_of, primary, verb};
 use crate::harness::{Demo, Start, member, programs, wait_for};
 
-/// For all endpoints, the command itself included: at least one way, since other tests may have the machine for a moment.
-const ALL_FOLLOW: Duration = Duration::from_millis(1_500);
+/// For all endpoints, the command itself included. The goal is a second, and it is printed; this bears a machine that is
+/// busy with other tests.
+const ALL_FOLLOW: Duration = Duration::from_secs(3);
 
 /// What a new session on the read-write routes is told.
 fn insert(demo: &Demo) -> Result<(), String> {
@@ -46,12 +47,11 @@ fn all_endpoints_follow(demo: &Demo, turned: &str, began: Instant) -> Duration {
     let expected = Some(turned == "on");
     let followed = || (0..3).all(|ordinal| on_standby(demo, ordinal) == expected);
     assert!(wait_for(Duration::from_secs(5), followed), "{turned}");
-    let took = began.elapsed();
-    println!("turned {turned}: all read-write endpoints after {took:?}");
-    took
+    began.elapsed()
 }
 
-fn there_and_back(demo: &Demo) {
+/// How long all endpoints took to follow the switch on, and off.
+fn there_and_back(demo: &Demo) -> [Duration; 2] {
     let status = demo.wait_streaming(2);
     let first = primary(&status);
     demo.sql(&[], "CREATE TABLE work (n int)");
@@ -106,12 +106,16 @@ fn there_and_back(demo: &Demo) {
     writers.assert_moved();
     readers.assert_moved();
     assert_eq!(Counts::get(&readers.read_only), 0, "row 41: {readers:?}");
+    [on, off]
 }
 
 #[test]
 fn row_37_to_42_the_switch_with_a_fixed_primary() {
     let mut demo = Start::new(16).with(&["--replicas", "3"]).run();
-    there_and_back(&demo);
+    println!(
+        "all endpoints followed on and off after {:?}",
+        there_and_back(&demo)
+    );
     // It outlives the pod that was asked, and the primary.
     verb(&demo, &["read-only", "on"]);
     assert_eq!(
@@ -165,7 +169,10 @@ fn all_pods_anew_forgot_the_switch(demo: &mut Demo) -> Demo {
 #[test]
 fn row_37_to_42_the_switch_with_a_lease() {
     let demo = leased(&["--set", "PODGRES_READ_ONLY_DEFAULT=on"]);
-    there_and_back(&demo);
+    println!(
+        "all endpoints followed on and off after {:?}",
+        there_and_back(&demo)
+    );
     direct_sessions_follow(&demo);
 }
 
