@@ -104,7 +104,8 @@ class Lab:
         self.sql("SELECT pg_drop_replication_slot('bench')")
 
     def waiting(self):
-        """All of them wait to be archived."""
+        """All of them wait to be archived, to an archive that was never used."""
+        self.wal.joinpath("podgres.archives").unlink(missing_ok=True)
         marks = self.wal / "pg_wal/archive_status"
         for path in marks.iterdir():
             path.unlink()

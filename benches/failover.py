@@ -1,6 +1,6 @@
 """How long clients cannot write, fault by fault, and whether an acknowledged row is ever lost.
 
-Three pods; writers insert a number every 20 ms straight at the members (or through the read-write routes), never a number twice. A
+Three pods; one writer inserts a number every 20 ms straight at the members, or several without a pause, never a number twice. A
 writer that has had no answer for `GIVE_UP_SECONDS` is cut, as an application's own time limit would. The outage is the longest
 time between two acknowledged inserts around the fault. Called by benches/run as `--only failover`.
 """
@@ -15,7 +15,6 @@ import time
 import psycopg
 from machine import TimedOut, wait_until
 
-WRITERS = 1
 PAUSE_SECONDS = 0.02
 GIVE_UP_SECONDS = 1.0
 SETTLE_SECONDS = 90
@@ -28,8 +27,10 @@ SSL_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)
 class Writers:
     """Sessions that write numbers and remember which were acknowledged, and when the last was."""
 
-    def __init__(self, dsns):
-        self.dsns = dsns
+    def __init__(self, dsns, count=1):
+        self.dsns, self.count = dsns, count
+        # Several are to load the cluster: they do not pause between two that are taken.
+        self.pause_seconds = PAUSE_SECONDS if count == 1 else 0
         self.lock = threading.Lock()
         self.number = 0
         self.acknowledged = []
@@ -43,7 +44,7 @@ class Writers:
         with contextlib.closing(self.connect()) as session:
             session.execute("CREATE TABLE IF NOT EXISTS numbers (number bigint PRIMARY KEY, at timestamptz DEFAULT now())")
             self.number = session.execute("SELECT coalesce(max(number), 0) FROM numbers").fetchone()[0]
-        for work in [self.write] * WRITERS + [self.cut_the_stuck]:
+        for work in [self.write] * self.count + [self.cut_the_stuck]:
             thread = threading.Thread(target=work, daemon=True)
             thread.start()
             self.threads.append(thread)
@@ -88,7 +89,7 @@ class Writers:
                 session.close()
                 session = None
             self.busy.pop(me, None)
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(self.pause_seconds)
         if session:
             session.close()
 
@@ -132,10 +133,10 @@ def answers(dsn):
         return False
 
 
-def failover(contender, name, faults, runs):
+def failover(contender, name, faults, runs, count=1):
     """Outages by fault, rejoin times, and the number of acknowledged rows that are missing at the end."""
     dsns = contender.dsns()
-    writers = Writers(list(dsns.values()))
+    writers = Writers(list(dsns.values()), count)
     writers.start()
     chosen = [fault for fault in faults if fault in contender.faults]
     results = {fault: [] for fault in chosen}

@@ -23,7 +23,7 @@ from patroni_cluster import PatroniCluster
 from podgres_cluster import PodgresCluster
 from reaction import patroni_reactions, podgres_reactions
 from reads import reads, rows as read_rows
-from rejoin import rejoin
+from rejoin import rejoin, settle
 from route import route, tables as route_tables
 
 PARTS = ("start", "idle", "clone", "size", "reaction", "failover", "rejoin", "route", "reads")
@@ -59,6 +59,9 @@ def parse_arguments():
     parser.add_argument("--idle-seconds", type=float, default=60, help="how long to watch idle clusters (60)")
     parser.add_argument("--fault", action="append", choices=PodgresFaults.faults, help="of failover: this one only (may be repeated)")
     parser.add_argument("--failover-runs", type=int, default=5, help="runs of each fault (5)")
+    parser.add_argument("--writers", type=int, default=1, help="of failover: 1, every 20 ms; or several without a pause (1)")
+    parser.add_argument("--durability", default="majority", help="of failover: podgres' own (majority)")
+    parser.add_argument("--alone", action="store_true", help="of failover: without Patroni beside it")
     parser.add_argument("--api-seconds", type=float, default=60, help="how long the API server is down (60)")
     parser.add_argument("--rejoin-runs", type=int, default=5, help="failovers with a diverged primary (5)")
     parser.add_argument("--route-runs", type=int, default=5, help="turns of each load through the routes (5)")
@@ -104,9 +107,9 @@ class Bench:
         self.count += 1
         return self.folder / f"{self.count}"
 
-    def podgres(self):
+    def podgres(self, *more):
         """A new demo, not started."""
-        return PodgresCluster(self.options.podgres, self.options.bindir, self.new_folder())
+        return PodgresCluster(self.options.podgres, self.options.bindir, self.new_folder(), more=more)
 
     def patroni(self, loop_wait_seconds=10):
         """A new Patroni cluster with its etcd running, itself not started."""
@@ -226,22 +229,26 @@ class Bench:
 
     def failover(self):
         """Write outages, all with default timings and at the same time, so that the machine's other work falls on all."""
-        podgres, patroni = self.podgres(), self.patroni()
-        contenders = {"podgres": PodgresFaults(podgres, self.options.api_seconds), "Patroni": PatroniFaults(patroni)}
-        faults = self.options.fault or PodgresFaults.faults
+        options = self.options
+        podgres = self.podgres("--set", f"PODGRES_DURABILITY={options.durability}")
+        contenders = {"podgres": PodgresFaults(podgres, options.api_seconds)}
+        if not options.alone:
+            contenders["Patroni"] = PatroniFaults(self.patroni())
+        faults = options.fault or PodgresFaults.faults
+        clusters = [contender.cluster for contender in contenders.values()]
         try:
-            for cluster in (podgres, patroni):
+            for cluster in clusters:
                 cluster.start()
                 cluster.wait_complete()
             with concurrent.futures.ThreadPoolExecutor() as threads:
                 runs = {
-                    name: threads.submit(failover, contender, name, faults, self.options.failover_runs)
+                    name: threads.submit(failover, contender, name, faults, options.failover_runs, options.writers)
                     for name, contender in contenders.items()
                 }
                 found = {name: run.result() for name, run in runs.items()}
         finally:
-            podgres.stop()
-            patroni.stop()
+            for cluster in clusters:
+                cluster.stop()
         rows = [(name, *row) for name, faults in found.items() for row in outage_rows(faults)]
         table(["", "fault", "runs", "outage, s, median / worst", "all streaming again, s", "primary moved"], rows)
         for name, faults in found.items():
@@ -255,15 +262,18 @@ class Bench:
             cluster.start()
             cluster.wait_complete()
             measures.fill(cluster.dsn("--member", str(cluster.primary()["ordinal"])), self.options.gibibytes)
-            found = [rejoin(cluster) for _ in range(self.options.rejoin_runs)]
+            found = {"just loaded": [rejoin(cluster) for _ in range(self.options.rejoin_runs)]}
+            settle(cluster)
+            found["in steady use"] = [rejoin(cluster) for _ in range(self.options.rejoin_runs)]
         finally:
             cluster.stop()
-        rows = [
-            ("from SIGKILL to streaming, s", spread([run["seconds"] for run in found])),
-            ("copied by pg_rewind, MB", spread([run["copied_mb"] for run in found], digits=0)),
-            ("of the source, %", spread([100 * run["copied_mb"] / run["source_mb"] for run in found], digits=1)),
-        ]
-        table([f"a diverged primary rejoins, {self.options.gibibytes} GiB", "min / median / max"], rows)
+        for state, runs in found.items():
+            rows = [
+                ("from SIGKILL to streaming, s", spread([run["seconds"] for run in runs])),
+                ("copied by pg_rewind, MB", spread([run["copied_mb"] for run in runs], digits=0)),
+                ("of the source, %", spread([100 * run["copied_mb"] / run["source_mb"] for run in runs], digits=1)),
+            ]
+            table([f"a diverged primary rejoins, {self.options.gibibytes} GiB, {state}", "min / median / max"], rows)
         return found
 
     def route(self):

@@ -11,6 +11,8 @@ from machine import wait_until
 # `main` of pg_rewind.c
 COPIES = re.compile(rb"need to copy (\d+) MB \(total source directory size is (\d+) MB\)")
 LIMIT_SECONDS = 90
+# PostgreSQL's estimate of what a checkpoint needs falls by a tenth with each.
+ROUNDS = 40
 
 
 def rejoin(cluster):
@@ -33,6 +35,27 @@ def rejoin(cluster):
         raise RuntimeError("the lost primary was not rewound: it had nothing of its own")
     copied, source = map(int, found[-1])
     return {"seconds": seconds, "copied_mb": copied, "source_mb": source}
+
+
+def settle(cluster):
+    """Checkpoint after checkpoint, until the WAL that a load has left is gone from all members; what is kept is what they always keep."""
+    wait_until(cluster.complete, LIMIT_SECONDS, "the members", 0.2)
+    dsns = [cluster.dsn("--member", str(member["ordinal"])) for member in cluster.view()]
+    primary = cluster.dsn("--member", str(cluster.primary()["ordinal"]))
+    for _ in range(ROUNDS):
+        execute(primary, "SELECT pg_logical_emit_message(true, 'settle', 'x')")
+        execute(primary, "SELECT pg_switch_wal()")
+        for dsn in [primary, *dsns]:
+            execute(dsn, "CHECKPOINT")
+        sizes = [execute(dsn, "SELECT sum(size) FROM pg_ls_waldir()") for dsn in dsns]
+    print("WAL of each member, MB:", ", ".join(str(int(size) >> 20) for size in sizes))
+
+
+def execute(dsn, sql):
+    """The first field of the answer, if there is one."""
+    with contextlib.closing(psycopg.connect(dsn, autocommit=True)) as session:
+        answer = session.execute(sql)
+        return answer.fetchone()[0] if answer.description else None
 
 
 def diverge(dsn):

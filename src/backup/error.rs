@@ -8,7 +8,9 @@ use crate::core::backup::parent::NoParent;
 use crate::core::backup::tar::InvalidHeader;
 use crate::core::backup::wal_file::InvalidWalFile;
 use crate::postgres::error::{FileError, JobError, ProgramError};
+use crate::postgres::find::FindError;
 use crate::postgres::replication::UpstreamError;
+use crate::postgres::scratch::StartError;
 use crate::postgres::session::SessionError;
 use crate::store::{LockError, StoreError};
 
@@ -29,6 +31,18 @@ pub enum BackupError {
     Program(#[from] ProgramError),
     #[error(transparent)]
     Job(#[from] JobError),
+    /// A scratch server ended while it replayed the backup's WAL, or the archive's.
+    #[error(transparent)]
+    Scratch(#[from] StartError),
+    #[error("backup \"{name}\" is of PostgreSQL {expected}, but \"{}\" holds programs of {found}", directory.display())]
+    Programs {
+        name: String,
+        expected: u32,
+        found: u32,
+        directory: PathBuf,
+    },
+    #[error(transparent)]
+    Find(#[from] FindError),
     #[error("could not {verb} \"{}\"", path.display())]
     File {
         verb: &'static str,
@@ -74,6 +88,8 @@ pub enum BackupError {
         found: String,
         expected: String,
     },
+    #[error("archive \"{}\" is not the one that WAL was archived to: \"{}\" is not there", folder.display(), mark.display())]
+    NoArchive { folder: PathBuf, mark: PathBuf },
     /// A bug: a task panicked or was dropped.
     #[error("a part of the work ended unexpectedly")]
     Broken,
@@ -129,11 +145,17 @@ impl BackupError {
                 "Wait until it has ended; a run that died lets go by itself."
             }
             Self::ForeignDestination { .. } => "Give every cluster a destination of its own.",
+            Self::Programs { .. } => {
+                "Use PostgreSQL's programs of that version: --program-dir, or its image."
+            }
             Self::Key { .. } => "Give --key-file the key that the backup was made with.",
             Self::NotEmpty { .. } => "Restore into a new directory, or move this one away first.",
             Self::OtherContent { .. } => {
                 "Two servers have written the same part of one timeline: one of them is not this cluster's primary, \
                  or a restored copy archives to the original's destination."
+            }
+            Self::NoArchive { .. } => {
+                "Mount it again. If the archive is to begin anew, create that file, and make a backup at once."
             }
             Self::Choose(ChooseError::TooEarly { .. }) => "Look at `podgres backups` for what is there.",
             Self::Choose(ChooseError::Chain(_)) => {

@@ -1,4 +1,5 @@
-//! What a restored server still needs before its directory gets the name: the Secret's password, and marks for the archiver.
+//! What a restored server still needs before its directory gets the name, the Secret's password and marks for the archiver;
+//! and where it has come to.
 
 use std::fs;
 use std::path::Path;
@@ -24,6 +25,18 @@ pub(super) async fn set_password(
         session.execute("set the superuser's password", &statement).await
     };
     server.during(set).await?.map_err(scratch_error)
+}
+
+/// Where its replay ended.
+pub(super) async fn reached(server: &mut ScratchServer) -> Result<String, BackupError> {
+    let scratch = server.scratch().clone();
+    let asked = async {
+        let session = connect(&scratch, "template1").await?;
+        let sql = "SELECT pg_last_wal_replay_lsn() || coalesce(', last commit ' || \
+                   to_char(pg_last_xact_replay_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.MS') || '+00', '')";
+        session.text("ask where the replay ended", sql).await
+    };
+    server.during(asked).await?.map_err(scratch_error)
 }
 
 /// Where the new timeline has come to.

@@ -30,6 +30,7 @@ pub mod wal;
 pub mod wal_ahead;
 pub mod wal_batch;
 mod wal_object;
+pub mod wal_place;
 pub mod wal_standby;
 
 use std::net::IpAddr;

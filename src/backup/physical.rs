@@ -17,8 +17,6 @@ use crate::postgres::replication::base_backup::{BaseBackup, BaseBackupRequest, P
 use crate::postgres::replication::{ReplicationClient, UpstreamAccess, UpstreamError};
 use crate::store::Store;
 
-/// A piece ends with the first file that makes it this long; a file of PostgreSQL's has at most 1 GiB.
-const PIECE_BYTES: u64 = 256 << 20;
 const REPORT_BYTES: u64 = 1 << 30;
 
 /// What was stored and what the server said of it.
@@ -191,7 +189,7 @@ impl<'a> Objects<'a> {
 
     async fn begin(&mut self, content: Content) -> Result<(), BackupError> {
         self.end().await?;
-        self.cutter = (content != Content::Manifest).then(|| Cutter::new(PIECE_BYTES));
+        self.cutter = (content != Content::Manifest).then(|| Cutter::new(self.shape.piece_bytes));
         self.number = 0;
         self.content = content;
         self.next_piece().await

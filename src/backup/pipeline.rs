@@ -34,6 +34,8 @@ pub(super) struct Shape {
     pub threads: u32,
     /// Bytes a second to the destination.
     pub max_rate_bytes: Option<u64>,
+    /// A piece of a physical backup ends with the first file that makes it this long.
+    pub piece_bytes: u64,
 }
 
 /// An object that is being written.

@@ -7,7 +7,7 @@ use super::files::{self, with_suffix};
 use super::restore::Options;
 use super::wal::FetchSettings;
 use super::wal_ahead::Ahead;
-use super::{BackupError, facts};
+use super::{BackupError, facts, wal_place};
 use crate::core::backup::Record;
 use crate::core::backup::choose::Target;
 use crate::postgres::scratch::{Scratch, ScratchServer};
@@ -148,6 +148,8 @@ pub(super) fn strip(directory: &Path) -> Result<(), BackupError> {
         "tablespace_map",
         // Of a chain that was put together.
         MANIFEST,
+        // Where the copy archives to is not the original's archive, even under one path.
+        wal_place::MEMORY,
     ] {
         files::remove_file(&directory.join(name))?;
     }

@@ -13,9 +13,14 @@ use super::finish;
 use super::replay::{replay, strip};
 use super::repository::{Repository, catalogue};
 use super::{BackupError, wal};
+use crate::core::backup::archive::{Archive, reach};
 use crate::core::backup::chain::chain;
 use crate::core::backup::choose::{ChooseError, Target, Wish, choose};
+use crate::core::backup::parent::major;
+use crate::core::backup::wal_file::WalFile;
 use crate::core::backup::{Entry, Kind, Record};
+use crate::core::wal::TimelineHistory;
+use crate::postgres::find;
 use crate::store::seal::SealKey;
 use crate::store::{Store, StoreSettings};
 
@@ -42,45 +47,46 @@ pub struct Options {
     pub superuser_password: Option<String>,
 }
 
+/// What was restored.
+#[derive(Debug)]
+pub struct Restored {
+    pub record: Record,
+    /// Where the replay ended: a position, and the last commit's time if any was replayed.
+    pub reached: String,
+    /// Why that is not the end of what was archived.
+    pub gap: Option<String>,
+}
+
 /// Restores into `directory`, which is absent or empty.
 ///
 /// # Errors
 /// Whatever is in the way; `directory` is then as it was.
-pub async fn restore(store: &Store, options: &Options, directory: &Path) -> Result<Record, BackupError> {
+pub async fn restore(store: &Store, options: &Options, directory: &Path) -> Result<Restored, BackupError> {
     files::check_empty(directory)?;
     let found = catalogue(store).await?;
-    let (entry, timeline) = pick(store, &found, options).await?;
+    let (entry, archive) = pick(store, &found, options).await?;
     let chain = records(&found.entries, entry)?;
     let record = entry.record.clone();
     check_key(&record, options.key.as_ref())?;
+    check_programs(&record, &options.program_directory).await?;
     // By its number: where one was passed over, PostgreSQL's own search for the latest would end before it.
+    let timeline = archive
+        .history
+        .as_ref()
+        .map(|history| history.timeline.to_string());
     let options = &Options {
         timeline: timeline.unwrap_or_else(|| options.timeline.clone()),
         ..options.clone()
     };
     let staging = with_suffix(directory, STAGING);
     tracing::info!(name = record.name, directory = %directory.display(), "restore begins");
-    let place = staging.clone();
-    let replaying = with_suffix(&staging, ".replaying");
-    // A directory that a server has written to is no longer what was extracted.
-    if replaying.exists() {
-        blocking(move || extract::clear(&place)).await?;
-        files::remove_file(&replaying)?;
+    extract_whole(store, &chain, options, &staging).await?;
+    let gap = gap(&archive, &record).filter(|_| options.target != Target::Backup);
+    let replayed = replay_whole(&record, options, &staging).await;
+    if let (Err(_), Some(gap)) = (&replayed, &gap) {
+        tracing::warn!("{gap}");
     }
-    let assembly = Assembly {
-        store,
-        chain: &chain,
-        options,
-        prove: false,
-    };
-    assembly.fill(&staging).await?;
-    files::write_whole(&replaying, b"")?;
-    let mut server = replay(&record, options, &staging, &options.target).await?;
-    if let Some(stored_form) = &options.superuser_password {
-        finish::set_password(&mut server, &options.superuser, stored_form).await?;
-    }
-    let current = finish::current_segment(&mut server).await?;
-    server.stop().await?;
+    let (reached, current) = replayed?;
     let (from, to) = (staging.clone(), directory.to_owned());
     blocking(move || {
         strip(&from)?;
@@ -90,8 +96,67 @@ pub async fn restore(store: &Store, options: &Options, directory: &Path) -> Resu
         extract::forget(&from)
     })
     .await?;
-    files::remove_file(&replaying)?;
-    Ok(record)
+    files::remove_file(&replaying(&staging))?;
+    Ok(Restored {
+        record,
+        reached,
+        gap: gap.filter(|_| options.target == Target::Latest),
+    })
+}
+
+/// There while a server may have written to the directory.
+fn replaying(staging: &Path) -> PathBuf {
+    with_suffix(staging, ".replaying")
+}
+
+/// The files of the backup, or what an interrupted try lacks of them.
+async fn extract_whole(
+    store: &Store,
+    chain: &[Record],
+    options: &Options,
+    staging: &Path,
+) -> Result<(), BackupError> {
+    let (place, replaying) = (staging.to_owned(), replaying(staging));
+    // A directory that a server has written to is no longer what was extracted.
+    if replaying.exists() {
+        blocking(move || extract::clear(&place)).await?;
+        files::remove_file(&replaying)?;
+    }
+    let assembly = Assembly {
+        store,
+        chain,
+        options,
+        prove: false,
+    };
+    assembly.fill(staging).await?;
+    files::write_whole(&replaying, b"")
+}
+
+/// Replays to the target and stops; where the replay ended, and the segment that the new timeline has come to.
+async fn replay_whole(
+    record: &Record,
+    options: &Options,
+    staging: &Path,
+) -> Result<(String, WalFile), BackupError> {
+    let mut server = replay(record, options, staging, &options.target).await?;
+    let reached = finish::reached(&mut server).await?;
+    if let Some(stored_form) = &options.superuser_password {
+        finish::set_password(&mut server, &options.superuser, stored_form).await?;
+    }
+    let current = finish::current_segment(&mut server).await?;
+    server.stop().await?;
+    Ok((reached, current))
+}
+
+/// The sentence about a gap on the way from a backup to the end of the archive.
+fn gap(archive: &Archive, record: &Record) -> Option<String> {
+    // Along its own timeline, if no other one is followed.
+    let own = TimelineHistory {
+        timeline: record.timeline,
+        ancestors: Vec::new(),
+    };
+    let history = archive.history.as_ref().unwrap_or(&own);
+    reach(&archive.files, record, history).gap_text()
 }
 
 /// The backup with what it builds on, the full one first.
@@ -100,38 +165,55 @@ pub(super) fn records(entries: &[Entry], entry: &Entry) -> Result<Vec<Record>, C
     Ok(chain.into_iter().map(|entry| entry.record.clone()).collect())
 }
 
-/// The backup to restore, by the pure rules, and the timeline to follow, if the archive knows.
+/// The backup to restore, by the pure rules, and what is archived, with the history to follow if that is known.
 async fn pick<'a>(
     store: &Store,
     found: &'a Repository,
     options: &Options,
-) -> Result<(&'a Entry, Option<String>), BackupError> {
+) -> Result<(&'a Entry, Archive), BackupError> {
     let newest = found
         .entries
         .iter()
         .rev()
         .find(|entry| entry.record.kind == Kind::Physical);
-    let history = match (options.timeline.as_str(), newest) {
-        ("current", _) | (_, None) => None,
+    let archive = match (options.timeline.as_str(), newest) {
+        (_, None) => Archive::default(),
+        ("current", Some(entry)) => Archive {
+            files: wal::names(store, entry.record.system_identifier).await?,
+            history: None,
+        },
         (timeline, Some(entry)) => {
-            let wanted = timeline.parse().ok();
-            wal::history(
-                store,
-                entry.record.system_identifier,
-                options.key.as_ref(),
-                wanted,
-            )
-            .await?
+            let (cluster, key) = (entry.record.system_identifier, options.key.as_ref());
+            wal::archive(store, cluster, key, timeline.parse().ok()).await?
         }
     };
     let wish = Wish {
         kind: Kind::Physical,
         name: options.name.as_deref(),
         target: &options.target,
-        history: history.as_ref(),
+        history: archive.history.as_ref(),
     };
-    let entry = choose(&found.entries, &wish)?;
-    Ok((entry, history.map(|history| history.timeline.to_string())))
+    Ok((choose(&found.entries, &wish)?, archive))
+}
+
+/// Refuses programs that cannot read the backup, before anything is extracted: a directory takes its own major version, a
+/// dump any that is not older.
+pub(super) async fn check_programs(record: &Record, directory: &Path) -> Result<(), BackupError> {
+    let expected = major(&record.postgres_version);
+    let found = find::major_version(directory).await?;
+    let fits = match record.kind {
+        Kind::Physical => found == expected,
+        Kind::Logical => found >= expected,
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(BackupError::Programs {
+        name: record.name.clone(),
+        expected,
+        found,
+        directory: directory.to_owned(),
+    })
 }
 
 pub(super) fn check_key(record: &Record, key: Option<&SealKey>) -> Result<(), BackupError> {

@@ -37,6 +37,8 @@ pub struct Options {
     pub threads: u32,
     /// Bytes a second to the destination.
     pub max_rate_bytes: Option<u64>,
+    /// How long the pieces of a physical backup are, before compression.
+    pub piece_bytes: u64,
     /// How much of the tables is read for what a verification compares.
     pub facts_bytes: u64,
     /// With `pg_dump`; needed for a logical backup.
@@ -74,11 +76,13 @@ struct Taken {
     tables: Vec<TableFacts>,
 }
 
-/// Makes a backup. The caller holds the lock, and ends this if it is lost.
-///
-/// # Errors
-/// Whatever is in the way; the destination then holds what it held, and what is left over is deleted by the next run.
-pub async fn backup(store: &Store, source: &Source, options: &Options) -> Result<Outcome, BackupError> {
+/// Makes a backup. The caller ends this if the lock is lost.
+async fn backup(
+    store: &Store,
+    lock: &Lock,
+    source: &Source,
+    options: &Options,
+) -> Result<Outcome, BackupError> {
     let found = catalogue(store).await?;
     let identity = physical::identify(&source.server).await?;
     found.check_owner(store, identity.system_identifier)?;
@@ -98,7 +102,7 @@ pub async fn backup(store: &Store, source: &Source, options: &Options) -> Result
         started_at,
         ..record(source, options, identity, taken)
     };
-    commit(store, &record).await?;
+    commit_held(store, lock, &record).await?;
     tracing::info!(
         name = record.name,
         bytes = record.bytes(),
@@ -111,7 +115,7 @@ pub async fn backup(store: &Store, source: &Source, options: &Options) -> Result
         verification: None,
     });
     let (pruned, pruned_wal) = match options.keep {
-        Some(keep) => prune(store, entries, keep).await?,
+        Some(keep) => prune(store, lock, entries, options.kind, keep).await?,
         None => (Vec::new(), 0),
     };
     Ok(Outcome {
@@ -148,10 +152,11 @@ fn record(source: &Source, options: &Options, identity: Identity, taken: Taken) 
     }
 }
 
-/// As [`backup`], under the destination's lock. `who` is what another run is told.
+/// Makes a backup under the destination's lock. `who` is what another run is told.
 ///
 /// # Errors
-/// As [`backup`], or the lock is held or lost.
+/// Whatever is in the way, or the lock is held or lost. The destination then holds what it held, and what is left over is
+/// deleted by the next run.
 pub async fn locked_backup(
     store: &Store,
     who: &str,
@@ -160,7 +165,7 @@ pub async fn locked_backup(
 ) -> Result<Outcome, BackupError> {
     let lock = Lock::take(store, who).await?;
     let result = tokio::select! {
-        result = backup(store, source, options) => result,
+        result = backup(store, &lock, source, options) => result,
         () = lock.lost() => Err(BackupError::LockLost),
     };
     lock.release().await;
@@ -224,6 +229,7 @@ fn shape(options: &Options) -> Shape {
         level: options.level,
         threads: options.threads,
         max_rate_bytes: options.max_rate_bytes,
+        piece_bytes: options.piece_bytes,
     }
 }
 
@@ -236,10 +242,37 @@ async fn sweep(store: &Store, found: &Repository) -> Result<(), BackupError> {
     Ok(())
 }
 
-async fn prune(store: &Store, entries: Vec<Entry>, keep: Keep) -> Result<(Vec<String>, usize), BackupError> {
-    let gone = expired(&entries, keep);
+async fn require(lock: &Lock) -> Result<(), BackupError> {
+    if lock.held().await? {
+        Ok(())
+    } else {
+        Err(BackupError::LockLost)
+    }
+}
+
+/// Makes the backup one, if nobody has thought this run dead meanwhile: its objects may be deleted as those of a torn
+/// backup. It may have stood still at any place, so it looks once more afterwards.
+async fn commit_held(store: &Store, lock: &Lock, record: &Record) -> Result<(), BackupError> {
+    require(lock).await?;
+    commit(store, record).await?;
+    if let Err(lost) = require(lock).await {
+        delete(store, &record.name).await?;
+        return Err(lost);
+    }
+    Ok(())
+}
+
+async fn prune(
+    store: &Store,
+    lock: &Lock,
+    entries: Vec<Entry>,
+    kind: Kind,
+    keep: Keep,
+) -> Result<(Vec<String>, usize), BackupError> {
+    let gone = expired(&entries, kind, keep);
     // In this order: nothing is ever left without what it builds on.
     for name in &gone {
+        require(lock).await?;
         tracing::info!(name, "deleting an expired backup");
         delete(store, name).await?;
     }
@@ -248,7 +281,10 @@ async fn prune(store: &Store, entries: Vec<Entry>, keep: Keep) -> Result<(Vec<St
         .filter(|entry| !gone.contains(&entry.record.name))
         .collect();
     let pruned_wal = match wal_needed_from(&kept) {
-        Some(needed_from) => wal::prune(store, &kept, needed_from).await?,
+        Some(needed_from) => {
+            require(lock).await?;
+            wal::prune(store, &kept, needed_from).await?
+        }
         None => 0,
     };
     Ok((gone, pruned_wal))

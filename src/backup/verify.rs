@@ -11,12 +11,13 @@ use super::assemble::Assembly;
 use super::files::{self, blocking};
 use super::replay::{connect, replay, scratch_error};
 use super::repository::remember;
-use super::restore::{self, check_key, records};
-use super::{BackupError, extract, facts, now};
+use super::restore::{self, check_key, check_programs, records};
+use super::{BackupError, extract, facts, now, wal};
+use crate::core::backup::archive::Reach;
 use crate::core::backup::choose::Target;
 use crate::core::backup::{Content, Entry, Kind, Record, Verification};
-use crate::postgres::error::{JobError, ProgramError};
-use crate::postgres::scratch::{Scratch, ScratchServer};
+use crate::postgres::scratch::{Scratch, ScratchServer, StartError};
+use crate::postgres::{dump, verify as pg_verifybackup};
 use crate::store::Store;
 
 const JOBS: usize = 2;
@@ -28,20 +29,31 @@ struct Findings {
     differences: Vec<String>,
 }
 
+/// A verification's end.
+#[derive(Debug)]
+pub struct Verified {
+    pub verification: Verification,
+    /// What archived WAL lacks that should follow the backup: no fault of the backup's, so it is not remembered.
+    pub gap: Option<String>,
+}
+
 /// Verifies one of the destination's backups in `scratch_directory`, which is removed afterwards, and remembers the result.
 ///
 /// # Errors
-/// It could not be found out: the destination or this machine is at fault, not the backup.
+/// It could not be found out: the destination, the programs or this machine are at fault, not the backup. What was
+/// remembered of it stays.
 pub async fn verify(
     store: &Store,
     entries: &[Entry],
     entry: &Entry,
     options: &restore::Options,
     scratch_directory: &Path,
-) -> Result<Verification, BackupError> {
+) -> Result<Verified, BackupError> {
     let record = &entry.record;
     check_key(record, options.key.as_ref())?;
+    check_programs(record, &options.program_directory).await?;
     let mut findings = Findings::default();
+    let before = archived(store, entry, options).await?;
     let place = scratch_directory.join(format!("podgres-verify-{}", std::process::id()));
     let result = match record.kind {
         Kind::Physical => match records(entries, entry) {
@@ -56,23 +68,75 @@ pub async fn verify(
         Ok(()) => {}
         Err(error) => findings.differences.push(blame(error)?),
     }
+    let gap = match before {
+        Archived::Nothing => None,
+        Archived::Unknown(why) => Some(why),
+        Archived::To(before) => follow(before, store, entry, options, &mut findings).await?,
+    };
     let verification = Verification {
         at: now(),
         differences: findings.differences,
         checks: findings.checks,
     };
     remember(store, &record.name, &verification).await?;
-    Ok(verification)
+    Ok(Verified { verification, gap })
 }
 
-/// Whether an error speaks against the backup; the sentence if it does.
+/// What is archived behind a backup.
+enum Archived {
+    /// Nothing, or the backup is not on its way.
+    Nothing,
+    To(Reach),
+    /// The timelines' history is no good.
+    Unknown(String),
+}
+
+async fn archived(store: &Store, entry: &Entry, options: &restore::Options) -> Result<Archived, BackupError> {
+    if entry.record.kind == Kind::Logical {
+        return Ok(Archived::Nothing);
+    }
+    let (cluster, key) = (entry.record.system_identifier, options.key.as_ref());
+    match wal::archive(store, cluster, key, None).await {
+        Ok(archive) => Ok(archive.reach(entry).map_or(Archived::Nothing, Archived::To)),
+        Err(error @ BackupError::Damaged { .. }) => Ok(Archived::Unknown(error.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
+/// Looks once more for what was missing: files are archived several at a time, not in their order.
+async fn follow(
+    before: Reach,
+    store: &Store,
+    entry: &Entry,
+    options: &restore::Options,
+    findings: &mut Findings,
+) -> Result<Option<String>, BackupError> {
+    if before.gap.is_some()
+        && let Archived::To(still) = archived(store, entry, options).await?
+        && still.gap == before.gap
+    {
+        return Ok(still.gap_text());
+    }
+    let Reach { lsn, timeline, .. } = before;
+    if lsn <= entry.record.stop_lsn {
+        return Ok(None);
+    }
+    findings.checks.push(format!(
+        "archived WAL follows without a gap up to {lsn} of timeline {timeline}"
+    ));
+    Ok(None)
+}
+
+/// Whether an error speaks against the backup; the sentence if it does. In doubt it does not: a backup that is blamed
+/// counts for nothing when the next run deletes expired ones.
 fn blame(error: BackupError) -> Result<String, BackupError> {
     let against = match &error {
         BackupError::Damaged { .. }
         | BackupError::ForeignDirectory { .. }
         | BackupError::Tar(_)
-        | BackupError::Choose(_) => true,
-        BackupError::Program(program) | BackupError::Job(JobError::Program(program)) => judged(program),
+        | BackupError::Choose(_)
+        | BackupError::Scratch(StartError::Replaying(_)) => true,
+        BackupError::Program(program) => pg_verifybackup::differs(program) || dump::corrupt(program),
         _ => false,
     };
     if against {
@@ -80,12 +144,6 @@ fn blame(error: BackupError) -> Result<String, BackupError> {
     } else {
         Err(error)
     }
-}
-
-/// A program that came to an end by itself has judged; one that was killed, or that had no space, has not.
-fn judged(error: &ProgramError) -> bool {
-    matches!(error, ProgramError::Failed { output, .. } if !output.contains("No space left on device"))
-        && !error.killed()
 }
 
 async fn physical(

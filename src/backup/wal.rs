@@ -3,6 +3,7 @@
 //! An object is never overwritten: a file that is there already must be the same, else somebody else has written
 //! that part of the timeline.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use super::error::FileContext as _;
 use super::files::{blocking, create_private_file, with_suffix};
 use super::wal_object::{Origin, Tag, pack, unpack};
 use crate::core::backup::Entry;
+use crate::core::backup::archive::Archive;
 use crate::core::backup::wal_file::WalFile;
 use crate::core::data_directory::SystemIdentifier;
 use crate::core::wal::{Lsn, TimelineHistory, TimelineId};
@@ -187,21 +189,16 @@ pub async fn fetch(
     Ok(true)
 }
 
-/// The history of a timeline, or of the newest one; `None` if there is no archive.
+/// The history of a timeline.
 ///
 /// # Errors
 /// The store's; or its file is not there: then another timeline's WAL would be taken for its.
-pub async fn history(
+async fn history(
     store: &Store,
     system_identifier: SystemIdentifier,
     key: Option<&SealKey>,
-    wanted: Option<u32>,
-) -> Result<Option<TimelineHistory>, BackupError> {
-    let archived = archived(store, system_identifier).await?;
-    let newest = archived.iter().map(|(file, _)| file.timeline()).max();
-    let Some(timeline) = wanted.map(TimelineId).or(newest) else {
-        return Ok(None);
-    };
+    timeline: TimelineId,
+) -> Result<TimelineHistory, BackupError> {
     let file = WalFile::History { timeline };
     let path = path(system_identifier, file);
     let text = match store.get(&path).await? {
@@ -219,7 +216,7 @@ pub async fn history(
         }
     };
     let parsed = TimelineHistory::parse(timeline, &text);
-    parsed.map(Some).map_err(|error| BackupError::Damaged {
+    parsed.map_err(|error| BackupError::Damaged {
         path,
         detail: error.to_string(),
     })
@@ -243,12 +240,35 @@ async fn archived(
     Ok(named.collect())
 }
 
-/// Whether anything is archived for the clusters that have backups here.
+/// What is archived for a cluster.
 ///
 /// # Errors
 /// The store's.
-pub async fn any(store: &Store) -> Result<bool, BackupError> {
-    Ok(!store.folders(WAL).await?.is_empty())
+pub async fn names(
+    store: &Store,
+    system_identifier: SystemIdentifier,
+) -> Result<BTreeSet<WalFile>, BackupError> {
+    let archived = archived(store, system_identifier).await?;
+    Ok(archived.into_iter().map(|(file, _)| file).collect())
+}
+
+/// What is archived for a cluster, with the history of a timeline, or of the newest one.
+///
+/// # Errors
+/// As [`history`].
+pub async fn archive(
+    store: &Store,
+    system_identifier: SystemIdentifier,
+    key: Option<&SealKey>,
+    wanted: Option<u32>,
+) -> Result<Archive, BackupError> {
+    let files = names(store, system_identifier).await?;
+    let newest = files.iter().map(|file| file.timeline()).max();
+    let history = match wanted.map(TimelineId).or(newest) {
+        Some(timeline) => Some(history(store, system_identifier, key, timeline).await?),
+        None => None,
+    };
+    Ok(Archive { files, history })
 }
 
 /// Deletes WAL that ends before `needed_from`, and tells how many files that were. Histories stay.

@@ -14,6 +14,7 @@ use super::BackupError;
 use super::error::FileContext as _;
 use super::files::{create_private, remove_file};
 use super::wal::{Pushed, Writer, push};
+use super::wal_place::Place;
 use crate::core::backup::wal_file::WalFile;
 use crate::core::data_directory::SystemIdentifier;
 use crate::store::Store;
@@ -30,6 +31,8 @@ pub struct Archiver {
     pub writer: Writer,
     pub system_identifier: SystemIdentifier,
     pub data_directory: PathBuf,
+    /// If it is a folder.
+    pub place: Option<Place>,
     /// Where marks are kept; `None`: only the file that was asked for is archived.
     pub marks: Option<Marks>,
 }
@@ -74,8 +77,17 @@ impl Archiver {
         }
     }
 
-    async fn archive_asked(&self, source: &Path) -> Result<(), BackupError> {
+    /// One file, durable at an archive that is there.
+    pub(super) async fn push(&self, source: &Path) -> Result<Pushed, BackupError> {
         let pushed = push(&self.store, &self.writer, self.system_identifier, source).await?;
+        if let Some(place) = &self.place {
+            place.check()?;
+        }
+        Ok(pushed)
+    }
+
+    async fn archive_asked(&self, source: &Path) -> Result<(), BackupError> {
+        let pushed = self.push(source).await?;
         if pushed == Pushed::Known {
             tracing::info!(file = %source.display(), "was archived before, with the same content");
         }
@@ -91,7 +103,7 @@ impl Archiver {
             return Ok(());
         }
         let stamp = stamp(source)?;
-        push(&self.store, &self.writer, self.system_identifier, source).await?;
+        self.push(source).await?;
         // Not synced: a mark that a crash took, or half of it, costs one more look at the archive.
         fs::write(&mark, stamp).file("write file", &mark)
     }
@@ -206,6 +218,7 @@ mod tests {
             },
             system_identifier: CLUSTER,
             data_directory,
+            place: None,
             marks: Some(marks.clone()),
         };
         Lab {

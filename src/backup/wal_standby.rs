@@ -34,7 +34,7 @@ pub async fn confirmed(archiver: &Archiver, source: &Path) -> Result<bool, Backu
     }
     if wal::passed_over(store, cluster, file).await? {
         let source = archiver.data_directory.join(source);
-        let pushed = wal::push(store, &archiver.writer, cluster, &source).await?;
+        let pushed = archiver.push(&source).await?;
         tracing::info!(file = %file, new = pushed == Pushed::New, "archived what the primary has passed over");
         return Ok(true);
     }
@@ -84,6 +84,7 @@ mod tests {
             },
             system_identifier: SystemIdentifier(7),
             data_directory,
+            place: None,
             marks: None,
         };
         Lab {

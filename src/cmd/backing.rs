@@ -96,7 +96,9 @@ impl From<BackupError> for Failure {
 pub(super) fn failure(error: BackupError) -> Failure {
     let status = match &error {
         error if error.refused() => ExitStatus::Refused,
-        BackupError::Store(StoreError::Settings { .. }) => ExitStatus::Settings,
+        BackupError::Store(StoreError::Settings { .. })
+        | BackupError::Programs { .. }
+        | BackupError::Find(_) => ExitStatus::Settings,
         BackupError::Store(source) | BackupError::Lock(LockError::Store { source, .. })
             if source.denied() =>
         {

@@ -72,6 +72,9 @@ pub struct Arguments {
     /// How much of the tables is read to record what verification compares, the smallest first
     #[arg(long, env = "PODGRES_BACKUP_PROOF_SIZE", value_parser = units::bytes, default_value = "256MB")]
     pub proof_size: u64,
+    /// What a piece of a physical backup has at least, before compression; a file of PostgreSQL's has at most 1 GiB
+    #[arg(long, hide = true, value_parser = units::bytes, default_value = "256MB")]
+    pub piece_size: u64,
     /// Of zstd, 1 to 19
     #[arg(long, env = "PODGRES_BACKUP_LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
     pub level: i32,

@@ -92,6 +92,7 @@ pub(super) async fn options(
         level: arguments.level,
         threads: arguments.threads,
         max_rate_bytes: arguments.max_rate,
+        piece_bytes: arguments.piece_size,
         facts_bytes: arguments.proof_size,
         program_directory,
         passfile: Some(passfile),

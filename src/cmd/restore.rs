@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::backup::restore::{self, Options};
+use crate::backup::restore::{self, Options, Restored};
 use crate::config::ProcessEnvironment;
 use crate::config::backup::StoreArguments;
 use crate::config::server::ServerArguments;
 use crate::core::backup::choose::Target;
+use crate::core::backup::parent::major;
 use crate::core::wal::Lsn;
 use crate::postgres::ServerSettings;
 use crate::postgres::roles::stored_form;
@@ -136,13 +137,22 @@ pub async fn run(mut arguments: Arguments) -> Result<(), Failure> {
             format!("invalid value for --pgdata: {error}"),
         )
     })?;
-    let record = restore::restore(&opened.store, &options, &directory).await?;
-    backing::print(&format!(
-        "{}: restored into \"{}\", ready to be started by PostgreSQL {}\n",
+    let restored = restore::restore(&opened.store, &options, &directory).await?;
+    backing::print(&told(&restored, &directory))
+}
+
+fn told(restored: &Restored, directory: &Path) -> String {
+    let Restored { record, reached, gap } = restored;
+    let gap = gap
+        .as_ref()
+        .map(|gap| format!("NOT to the end of the archive: {gap}\n"));
+    format!(
+        "{}: restored into \"{}\" up to {reached}, ready to be started by PostgreSQL {}\n{}",
         record.name,
         directory.display(),
-        record.postgres_version.split('.').next().unwrap_or_default(),
-    ))
+        major(&record.postgres_version),
+        gap.unwrap_or_default(),
+    )
 }
 
 fn take_settings(from: &mut FromArguments, settings: Settings) -> Result<Opened, Failure> {

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use crate::backup::{catalogue, verify};
-use crate::core::backup::{Entry, Record, Verification};
+use crate::backup::catalogue;
+use crate::backup::verify::{self, Verified};
+use crate::core::backup::{Entry, Record};
 
 use super::backing::{self, RunDirectory};
 use super::restore::{FromArguments, options};
@@ -42,22 +43,37 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         .clone()
         .unwrap_or_else(|| run_directory.path().to_owned());
     let found = catalogue(&opened.store).await?;
-    let mut bad = Vec::new();
+    let (mut bad, mut cut_off) = (Vec::new(), Vec::new());
     for entry in wanted(&arguments, &found.entries)? {
-        let verification = verify::verify(&opened.store, &found.entries, entry, &options, &scratch).await?;
-        backing::print(&told(&entry.record, &verification, arguments.output))?;
-        if !verification.differences.is_empty() {
+        let verified = verify::verify(&opened.store, &found.entries, entry, &options, &scratch).await?;
+        backing::print(&told(&entry.record, &verified, arguments.output))?;
+        if !verified.verification.differences.is_empty() {
             bad.push(entry.record.name.clone());
+        } else if verified.gap.is_some() {
+            cut_off.push(entry.record.name.clone());
         }
     }
-    if bad.is_empty() {
+    judged(&bad, &cut_off)
+}
+
+fn judged(bad: &[String], cut_off: &[String]) -> Result<(), Failure> {
+    let (message, hint) = if !bad.is_empty() {
+        (
+            format!("backup \"{}\" cannot be trusted", bad.join("\", \"")),
+            "Make a new backup now; this one is no longer restored by default.",
+        )
+    } else if !cut_off.is_empty() {
+        (
+            format!(
+                "archived WAL has a gap after backup \"{}\"",
+                cut_off.join("\", \"")
+            ),
+            "Look for the file in the members' pg_wal and archive it; or make a new backup now, which begins behind the gap.",
+        )
+    } else {
         return Ok(());
-    }
-    Err(Failure::new(
-        ExitStatus::Refused,
-        format!("backup \"{}\" cannot be trusted", bad.join("\", \"")),
-    )
-    .hint("Make a new backup now; this one is no longer restored by default."))
+    };
+    Err(Failure::new(ExitStatus::Refused, message).hint(hint))
 }
 
 fn wanted<'a>(arguments: &Arguments, entries: &'a [Entry]) -> Result<Vec<&'a Entry>, Failure> {
@@ -78,11 +94,12 @@ fn wanted<'a>(arguments: &Arguments, entries: &'a [Entry]) -> Result<Vec<&'a Ent
     arguments.names.iter().map(find).collect()
 }
 
-fn told(record: &Record, verification: &Verification, output: Output) -> String {
+fn told(record: &Record, verified: &Verified, output: Output) -> String {
+    let Verified { verification, gap } = verified;
     if output == Output::Json {
         return format!(
             "{}\n",
-            json!({ "name": record.name, "verification": verification })
+            json!({ "name": record.name, "verification": verification, "gap": gap })
         );
     }
     let word = if verification.differences.is_empty() {
@@ -96,6 +113,9 @@ fn told(record: &Record, verification: &Verification, output: Output) -> String 
     }
     for difference in &verification.differences {
         text.extend(["  differs: ", difference, "\n"]);
+    }
+    if let Some(gap) = gap {
+        text.extend(["  gap: ", gap, "\n"]);
     }
     text
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backup::wal::{self, Writer};
 use crate::backup::wal_batch::{Archiver, Marks};
+use crate::backup::wal_place::Place;
 use crate::backup::wal_standby;
 use crate::config::ProcessEnvironment;
 use crate::config::backup::StoreArguments;
@@ -70,7 +71,11 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         return Ok(());
     }
     let archiver = archiver(settings, data_directory, system_identifier)?;
-    push(&archiver, &arguments.path).await
+    push(&archiver, &arguments.path).await?;
+    if let Some(place) = &archiver.place {
+        place.remember()?;
+    }
+    Ok(())
 }
 
 async fn push(archiver: &Archiver, path: &Path) -> Result<(), Failure> {
@@ -119,8 +124,15 @@ fn archiver(
         ..StoreArguments::default()
     }
     .key()?;
+    let place = Place::of(&settings.destination, system_identifier, &data_directory);
+    let store = match &place {
+        // A standby has nothing to archive yet.
+        Some(place) => place.open(&settings.destination, !wal_standby::is_standby(&data_directory))?,
+        None => Store::open(&settings.destination).map_err(|error| backing::failure(error.into()))?,
+    };
     Ok(Archiver {
-        store: Store::create(&settings.destination).map_err(|error| backing::failure(error.into()))?,
+        store,
+        place,
         writer: Writer {
             member: settings.member,
             term: terms::held_beside(&data_directory),

@@ -136,6 +136,9 @@ pub struct LeaseMemory {
     pub named: Option<(String, u64)>,
     /// Since when a holder's PostgreSQL does not serve.
     pub down_since_ms: Option<u64>,
+    /// Since when a primary that has become ready answers no question: each postmaster's own time.
+    #[serde(default)]
+    pub unanswered_since_ms: Option<u64>,
     /// Since when this standby is detached: facts about an upstream from before do not count.
     pub detached_since_ms: Option<u64>,
     /// Since when this standby runs without being ready: after `pg_rewind` it may need WAL before it can answer.

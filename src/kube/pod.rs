@@ -31,6 +31,22 @@ pub struct PodReporter {
     pod: Identity,
 }
 
+/// What is done, in words, and as rights have it.
+struct Asked {
+    action: &'static str,
+    verb: &'static str,
+    objects: &'static str,
+}
+
+impl Asked {
+    fn hint(&self) -> String {
+        format!(
+            "Grant the verb \"{}\" on {} to this pod's service account.",
+            self.verb, self.objects
+        )
+    }
+}
+
 impl PodReporter {
     /// Makes no connection yet.
     #[must_use]
@@ -48,7 +64,12 @@ impl PodReporter {
         let path = format!("/api/v1/namespaces/{}/pods/{}", self.namespace, self.pod.pod);
         let key = format!("{PREFIX}role");
         let patch = json!({"metadata": {"uid": self.pod.uid, "labels": {key: role}}});
-        self.send("label", "PATCH", &path, "application/merge-patch+json", &patch)
+        let asked = Asked {
+            action: "label",
+            verb: "patch",
+            objects: "\"pods\"",
+        };
+        self.send(&asked, "PATCH", &path, "application/merge-patch+json", &patch)
             .await
     }
 
@@ -78,17 +99,26 @@ impl PodReporter {
                 "uid": self.pod.uid,
             },
         });
-        self.send("emit an event about", "POST", &path, "application/json", &event)
-            .await;
+        let asked = Asked {
+            action: "emit an event about",
+            verb: "create",
+            objects: "\"events\" in the API group \"events.k8s.io\"",
+        };
+        self.send(&asked, "POST", &path, "application/json", &event).await;
     }
 
-    async fn send(&self, action: &str, method: &str, path: &str, content_type: &str, body: &Value) -> bool {
-        let pod = &self.pod.pod;
+    async fn send(&self, asked: &Asked, method: &str, path: &str, content_type: &str, body: &Value) -> bool {
+        let (pod, action) = (&self.pod.pod, asked.action);
         match self.client.request(method, path, content_type, Some(body)).await {
             Ok(answer) if answer.status < 300 => return true,
             Ok(answer) => {
                 let message = answer.body["message"].as_str().unwrap_or("no reason given");
-                tracing::warn!("could not {action} pod \"{pod}\" ({}): {message}", answer.status);
+                let hint = (answer.status == 403).then(|| asked.hint());
+                tracing::warn!(
+                    hint,
+                    "could not {action} pod \"{pod}\" ({}): {message}",
+                    answer.status
+                );
             }
             Err(failure) => tracing::warn!("could not {action} pod \"{pod}\": {failure}"),
         }

@@ -13,6 +13,7 @@ use super::program::{self, Program};
 use super::session::Address;
 use crate::core::backup::DumpFormat;
 
+const AMCHECK: &str = "pg_amcheck";
 /// Restoring a dump takes as long as it takes; a day is more than any.
 const LOAD_LIMIT: Duration = Duration::from_hours(24);
 
@@ -122,9 +123,9 @@ impl Client {
         program::run(psql, LOAD_LIMIT).await.map(drop)
     }
 
-    /// `pg_amcheck` of every database: heaps and B-tree indexes, and whether every row is in its indexes.
+    /// `pg_amcheck` of every database: heaps and B-tree indexes, and whether every row is in its indexes. See [`corrupt`].
     pub async fn check_relations(&self, jobs: usize) -> Result<(), ProgramError> {
-        let mut pg_amcheck = self.program("pg_amcheck");
+        let mut pg_amcheck = self.program(AMCHECK);
         pg_amcheck.args(["--all", "--install-missing", "--heapallindexed", "--no-password"]);
         pg_amcheck
             .arg(format!("--jobs={jobs}"))
@@ -184,6 +185,12 @@ impl Program {
     fn spawn_streaming(command: Command) -> Result<Self, ProgramError> {
         Self::spawn_into(command, Stdio::piped())
     }
+}
+
+/// Whether `pg_amcheck` found a relation that is not as it must be, rather than not being able to look.
+#[must_use]
+pub fn corrupt(error: &ProgramError) -> bool {
+    error.exited(AMCHECK, 2)
 }
 
 #[cfg(test)]

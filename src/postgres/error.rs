@@ -66,6 +66,22 @@ impl ProgramError {
     pub fn killed(&self) -> bool {
         matches!(self, Self::Failed { outcome, .. } if outcome.starts_with("was killed"))
     }
+
+    /// Whether this program ended by itself, with this exit code.
+    #[must_use]
+    pub fn exited(&self, name: &str, code: i32) -> bool {
+        matches!(self, Self::Failed { program, outcome, .. }
+            if program == name && *outcome == format!("exited with code {code}"))
+    }
+
+    /// What it said last; nothing if it never ran.
+    #[must_use]
+    pub fn output(&self) -> &str {
+        match self {
+            Self::Failed { output, .. } => output,
+            Self::Spawn { .. } | Self::Timeout { .. } | Self::Output { .. } => "",
+        }
+    }
 }
 
 /// Why a data directory could not be made.

@@ -25,6 +25,25 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const SILENCE_LIMIT: Duration = Duration::from_mins(10);
 const STOP_LIMIT: Duration = Duration::from_mins(30);
 const PORT: u16 = 5432;
+/// As PostgreSQL 15 to 18 log it (`xlogrecovery.c`).
+const REPLAY_BEGINS: &str = "redo starts at";
+
+/// Whether a server that ended while it replayed WAL ended of what it read, rather than of a full volume, of an archive
+/// that does not answer, or of a library that this machine lacks.
+fn blames_data(error: &ProgramError) -> bool {
+    let elsewhere = [
+        "No space left on device",
+        "from archive",
+        "out of memory",
+        "Cannot allocate memory",
+        "Input/output error",
+        "could not access file",
+        "could not load library",
+        "resource manager",
+        "terminated by signal 9",
+    ];
+    error.exited("postgres", 1) && !elsewhere.iter().any(|part| error.output().contains(part))
+}
 
 /// What is started, and where.
 #[derive(Clone, Debug)]
@@ -82,7 +101,16 @@ impl Scratch {
     ///
     /// # Errors
     /// It ended, with its last lines; or nothing was heard of it for ten minutes.
-    pub async fn start(self) -> Result<ScratchServer, JobError> {
+    pub async fn start(self) -> Result<ScratchServer, StartError> {
+        let mut server = self.spawn()?;
+        match server.ready().await {
+            Ok(()) => Ok(server),
+            Err(error) if server.replaying && blames_data(&error) => Err(StartError::Replaying(error)),
+            Err(error) => Err(JobError::from(error).into()),
+        }
+    }
+
+    fn spawn(self) -> Result<ScratchServer, JobError> {
         create_private_directory(&self.run_directory)?;
         write_private(&self.run_directory.join("pg_hba.conf"), b"local all all trust\n")?;
         let config_file = self.run_directory.join("postgresql.conf");
@@ -91,12 +119,11 @@ impl Scratch {
         option.push(&config_file);
         let mut postgres = command(&self.program_directory.join("postgres"), Locale::C, Signal::QUIT);
         postgres.arg("-D").arg(&self.data_directory).arg("-c").arg(option);
-        let mut server = ScratchServer {
+        Ok(ScratchServer {
             program: Program::spawn_server(postgres)?,
             scratch: self,
-        };
-        server.ready().await?;
-        Ok(server)
+            replaying: false,
+        })
     }
 
     fn configuration(&self) -> Result<String, JobError> {
@@ -150,10 +177,23 @@ impl Scratch {
     }
 }
 
+/// Why there is no server on a restored directory.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// It did not come to reading WAL: programs, settings or the machine are at fault, or it was ended.
+    #[error(transparent)]
+    Before(#[from] JobError),
+    /// It ended by itself while it replayed WAL.
+    #[error("replay ended too early: {0}")]
+    Replaying(ProgramError),
+}
+
 /// The running server. Dropping it begins an immediate shutdown.
 pub struct ScratchServer {
     program: Program,
     scratch: Scratch,
+    /// It has begun to replay WAL.
+    replaying: bool,
 }
 
 impl ScratchServer {
@@ -219,9 +259,10 @@ impl ScratchServer {
         })
     }
 
-    fn keep_running(&self, event: Event) -> Result<(), ProgramError> {
+    fn keep_running(&mut self, event: Event) -> Result<(), ProgramError> {
         match event {
             Event::Line(Line::Out(line) | Line::Err(line)) => {
+                self.replaying |= line.contains(REPLAY_BEGINS);
                 tracing::debug!(line, "scratch server");
                 Ok(())
             }

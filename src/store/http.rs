@@ -23,10 +23,12 @@ use rustls::{ClientConfig, RootCertStore};
 use super::settings::{Destination, StoreSettings};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// From the first byte of a request to the head of its answer; a part of 8 MiB at 140 kB/s.
-const ANSWER_LIMIT: Duration = Duration::from_mins(1);
-/// Between two pieces of an answer.
-const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+const PATIENCE: Patience = Patience {
+    // A part of 8 MiB at 140 kB/s.
+    answer_limit: Duration::from_mins(1),
+    silence_limit: Duration::from_secs(30),
+};
+const IDLE_LIMIT: Duration = Duration::from_secs(30);
 /// How long one operation is tried again on errors that may pass.
 const RETRY_LIMIT: Duration = Duration::from_mins(2);
 const RETRIES: usize = 8;
@@ -111,19 +113,30 @@ impl HttpConnector for Connector {
     fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
         Ok(HttpClient::new(Service {
             client: self.client.clone(),
+            patience: PATIENCE,
         }))
     }
+}
+
+/// How long a store may take.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// From the first byte of a request to the head of its answer.
+    answer_limit: Duration,
+    /// Between two pieces of an answer.
+    silence_limit: Duration,
 }
 
 #[derive(Debug)]
 struct Service {
     client: Requests,
+    patience: Patience,
 }
 
 #[async_trait::async_trait]
 impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let answer = tokio::time::timeout(ANSWER_LIMIT, self.client.request(request));
+        let answer = tokio::time::timeout(self.patience.answer_limit, self.client.request(request));
         let answer = answer
             .await
             .map_err(|late| HttpError::new(HttpErrorKind::Timeout, late))?
@@ -131,7 +144,8 @@ impl HttpService for Service {
         let (head, body) = answer.into_parts();
         let body = Unsilent {
             body: Box::pin(body),
-            silence: Box::pin(tokio::time::sleep(SILENCE_LIMIT)),
+            silence_limit: self.patience.silence_limit,
+            silence: Box::pin(tokio::time::sleep(self.patience.silence_limit)),
         };
         Ok(HttpResponse::from_parts(head, HttpResponseBody::new(body)))
     }
@@ -140,6 +154,7 @@ impl HttpService for Service {
 /// The body of an answer, as long as something comes.
 struct Unsilent {
     body: std::pin::Pin<Box<hyper::body::Incoming>>,
+    silence_limit: Duration,
     silence: std::pin::Pin<Box<tokio::time::Sleep>>,
 }
 
@@ -154,9 +169,8 @@ impl hyper::body::Body for Unsilent {
         use std::task::Poll;
         match self.body.as_mut().poll_frame(context) {
             Poll::Ready(frame) => {
-                self.silence
-                    .as_mut()
-                    .reset(tokio::time::Instant::now() + SILENCE_LIMIT);
+                let until = tokio::time::Instant::now() + self.silence_limit;
+                self.silence.as_mut().reset(until);
                 Poll::Ready(
                     frame.map(|frame| {
                         frame.map_err(|error| HttpError::new(HttpErrorKind::Interrupted, error))
@@ -198,7 +212,7 @@ fn client(authority_file: Option<&Path>) -> Result<Requests, object_store::Error
         .enable_http1()
         .wrap_connector(tcp);
     Ok(Client::builder(TokioExecutor::new())
-        .pool_idle_timeout(SILENCE_LIMIT)
+        .pool_idle_timeout(IDLE_LIMIT)
         .build(https))
 }
 
@@ -227,6 +241,9 @@ pub(super) fn failed(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[test]
@@ -237,6 +254,61 @@ mod tests {
         assert_eq!(
             profile(text),
             expected.map(|(key, value)| (key.to_owned(), value.to_owned()))
+        );
+    }
+
+    const SHORT: Duration = Duration::from_millis(300);
+    const LONG: Duration = Duration::from_mins(5);
+
+    /// Asks a store that reads the request, says so much, and no more.
+    async fn ask_silent(said: &'static str, patience: Patience) -> Result<HttpResponse, HttpError> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut first = [0; 1];
+            stream.read_exact(&mut first).await.expect("a request");
+            stream.write_all(said.as_bytes()).await.expect("written");
+            // The connection stays open.
+            std::future::pending::<()>().await;
+        });
+        let request = hyper::Request::get(format!("http://{address}/bucket/key"));
+        let request = request.body(HttpRequestBody::empty()).expect("a request");
+        let client = client(None).expect("a client");
+        let service = Service { client, patience };
+        tokio::time::timeout(LONG / 10, service.call(request))
+            .await
+            .expect("somebody gives up")
+    }
+
+    #[tokio::test]
+    async fn a_store_that_never_answers_is_given_up() {
+        let patience = Patience {
+            answer_limit: SHORT,
+            silence_limit: LONG,
+        };
+        let late = ask_silent("", patience).await.expect_err("no answer");
+        assert_eq!(late.kind(), HttpErrorKind::Timeout);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_stops_in_the_middle_of_an_answer_is_given_up() {
+        let patience = Patience {
+            answer_limit: LONG,
+            silence_limit: SHORT,
+        };
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf";
+        let mut body = ask_silent(head, patience).await.expect("the head").into_body();
+        let half = body.frame().await.expect("a frame").expect("data").into_data();
+        assert_eq!(half.ok().as_deref(), Some(&b"half"[..]));
+        let late = tokio::time::timeout(LONG / 10, body.frame())
+            .await
+            .expect("somebody gives up");
+        assert_eq!(
+            late.expect("a frame").expect_err("the rest never comes").kind(),
+            HttpErrorKind::Timeout
         );
     }
 }

@@ -61,6 +61,17 @@ impl Lock {
         }
     }
 
+    /// Whether it is ours at this moment, by asking: a process that stood still does not know that others thought it dead.
+    ///
+    /// # Errors
+    /// The store does not say.
+    pub async fn held(&self) -> Result<bool, LockError> {
+        match &self.0 {
+            Kind::File(_) => Ok(true),
+            Kind::Heartbeat(heartbeat) => heartbeat.held().await,
+        }
+    }
+
     /// Gives it back, so that the next one need not wait.
     pub async fn release(self) {
         if let Kind::Heartbeat(heartbeat) = self.0 {

@@ -32,7 +32,7 @@ struct Content {
     beat: u64,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Place {
     objects: Arc<dyn ObjectStore>,
     path: Path,
@@ -42,6 +42,8 @@ struct Place {
 /// A lock that is held as long as its heartbeat goes on.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
+    place: Place,
+    token: u64,
     task: JoinHandle<()>,
     lost: watch::Receiver<bool>,
     stop: watch::Sender<bool>,
@@ -60,13 +62,25 @@ impl Heartbeat {
             beat: 0,
         };
         let version = place.acquire(&content).await?;
+        let (kept, token) = (place.clone(), content.token);
         let (lost_sender, lost) = watch::channel(false);
         let (stop, stop_receiver) = watch::channel(false);
         let task = tokio::spawn(async move {
             place.keep(&mut content, version, stop_receiver).await;
             lost_sender.send_replace(true);
         });
-        Ok(Self { task, lost, stop })
+        Ok(Self {
+            place: kept,
+            token,
+            task,
+            lost,
+            stop,
+        })
+    }
+
+    pub(super) async fn held(&self) -> Result<bool, LockError> {
+        let found = self.place.look().await?;
+        Ok(found.is_some_and(|(found, _)| found.token == self.token))
     }
 
     pub(super) async fn lost(&self) {
@@ -152,12 +166,15 @@ impl Place {
         )))
     }
 
-    /// Beats until it may be lost or is to stop; then the object is deleted.
+    /// Beats until it may be lost or is to stop; then the object is deleted if it is still ours.
     async fn keep(&self, content: &mut Content, mut version: UpdateVersion, mut stop: watch::Receiver<bool>) {
         let mut last = Instant::now();
         while last.elapsed() < LOST_AFTER {
             if timeout(BEAT, stop.wait_for(|stop| *stop)).await.is_ok() {
-                self.objects.delete(&self.path).await.ok();
+                // It may be another one's by now, who took us for dead.
+                if matches!(self.look().await, Ok(Some((found, _))) if found.token == content.token) {
+                    self.objects.delete(&self.path).await.ok();
+                }
                 return;
             }
             content.beat += 1;

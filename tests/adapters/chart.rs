@@ -10,9 +10,14 @@ use serde_json::{Value, json};
 use crate::kustomize::{build, top};
 
 /// An overlay with components, and the chart's values that say the same. "kube" is the version that Helm finds.
-const SAME: [(&str, &[&str], &[&str]); 20] = [
+const SAME: [(&str, &[&str], &[&str]); 21] = [
     ("overlays/lease", &[], &[]),
     ("overlays/fixed", &[], &["leadership=fixed"]),
+    (
+        "overlays/fixed",
+        &["parallel"],
+        &["leadership=fixed", "parallel=true"],
+    ),
     ("overlays/lease", &["parallel"], &["parallel=true"]),
     ("overlays/lease", &["tls"], &["tls.enabled=true"]),
     ("overlays/lease", &["role-label"], &["roleLabel.enabled=true"]),

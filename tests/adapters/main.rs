@@ -7,9 +7,11 @@ mod authority;
     reason = "clippy takes a test's helpers for code that ships"
 )]
 mod chart;
+mod check;
 mod demo;
 mod dns;
 mod http;
+mod image;
 mod kube;
 #[allow(
     clippy::expect_used,

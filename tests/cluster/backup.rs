@@ -1,5 +1,6 @@
 //! Backups of a whole cluster: rows 47 to 60 as far as no Kubernetes is needed, on real servers.
 
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -182,8 +183,51 @@ fn physical_round(version: u32) {
     };
     assert_eq!(verified.matches(checked).count(), 2, "{verified}");
     assert!(lab.list().iter().all(|entry| entry["verified"] == true));
+    if version == 15 {
+        a_machines_faults_were_held_against_the_backup(&lab);
+    }
     dump_formats(&lab);
     row_57_to_a_moment(&lab);
+    if version == 16 {
+        a_gap_in_the_archive_was_taken_for_its_end(&lab);
+    }
+}
+
+/// Programs of another version, and one that cannot run: what was found before stays.
+fn a_machines_faults_were_held_against_the_backup(lab: &Lab) {
+    let verified = |lab: &Lab| {
+        lab.list()
+            .iter()
+            .map(|entry| entry["verification"].clone())
+            .collect::<Vec<_>>()
+    };
+    let (from, before) = (lab.destination(), verified(lab));
+    let broken = lab.restored("broken");
+    std::fs::create_dir(&broken).expect("folder");
+    for entry in std::fs::read_dir(&lab.programs).expect("programs").flatten() {
+        if entry.file_name() != "pg_verifybackup" {
+            symlink(entry.path(), broken.join(entry.file_name())).expect("link");
+        }
+    }
+    let script = broken.join("pg_verifybackup");
+    std::fs::write(
+        &script,
+        "#!/bin/sh\necho libpq.so.5: no such file >&2\nexit 127\n",
+    )
+    .expect("script");
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    let other = "is of PostgreSQL 15, but";
+    for (programs, code, expected) in [(programs(16), 64, other), (broken, 69, "exited with code 127")] {
+        let mut verify = lab.command(&["verify", "--all", "--from", text(&from)]);
+        let output = verify.env("PG_BINDIR", programs).output().expect("verify");
+        assert_eq!(output.status.code(), Some(code), "{}", told(&output));
+        assert!(told(&output).contains(expected), "{}", told(&output));
+    }
+    let directory = lab.restored("other");
+    let mut restore = lab.command(&["restore", "--from", text(&from), "--pgdata", text(&directory)]);
+    let output = restore.env("PG_BINDIR", programs(16)).output().expect("restore");
+    assert_eq!(output.status.code(), Some(64), "{}", told(&output));
+    assert_eq!(verified(lab), before, "they were verified, and still are");
 }
 
 /// By several jobs, and as tar: proven like the others, and nothing stays behind.
@@ -270,7 +314,11 @@ fn row_57_to_a_moment(lab: &Lab) {
     ];
     for (target, expected) in targets.iter().zip(["1", "2", "2", "3", "0"]) {
         let directory = lab.restored(&target[0][2..]);
-        answer(&lab.restore(&directory, target));
+        let restored = answer(&lab.restore(&directory, target));
+        assert!(
+            restored.contains("\" up to 0/") && restored.lines().count() == 1,
+            "{restored}"
+        );
         let found = ask_restored(lab.version, &directory, "SELECT count(*) FROM t WHERE i < 0");
         assert_eq!(found, expected, "{target:?}");
     }
@@ -284,6 +332,50 @@ fn row_57_to_a_moment(lab: &Lab) {
         told(&output)
     );
     assert!(!lab.restored("early").exists());
+}
+
+/// A file is gone from the middle: the list, the verification and the restore say so.
+fn a_gap_in_the_archive_was_taken_for_its_end(lab: &Lab) {
+    let mut files = Vec::new();
+    for number in 4..=6 {
+        lab.demo
+            .sql(&[], &format!("INSERT INTO t VALUES (-{number}, 'later')"));
+        let file = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())";
+        files.push(lab.demo.sql(&[], file));
+        lab.archive_all();
+    }
+    let (from, list) = (lab.destination(), lab.list());
+    let name = list[0]["name"].as_str().expect("a name");
+    let whole = lab.done(&["verify", name, "--from", text(&from)]);
+    assert!(
+        whole.contains("archived WAL follows without a gap up to"),
+        "{whole}"
+    );
+    let cluster = &list[0]["system_identifier"];
+    let cluster = cluster.as_str().map_or(cluster.to_string(), str::to_owned);
+    let lost = from.join("wal").join(cluster).join(format!("{}.zst", files[1]));
+    std::fs::remove_file(lost).expect("an archived segment");
+    let sentence = format!(
+        "WAL file \"{}\" is not archived, although later ones are",
+        files[1]
+    );
+    let table = lab.done(&["backups", "--from", text(&from)]);
+    assert!(table.contains(", then a gap\n"), "{table}");
+    let output = lab
+        .command(&["verify", name, "--from", text(&from)])
+        .output()
+        .expect("verify");
+    assert_eq!(output.status.code(), Some(65), "{}", told(&output));
+    assert!(told(&output).contains(&sentence), "{}", told(&output));
+    assert_eq!(lab.list()[0]["verified"], true, "it is no fault of the backup's");
+    let directory = lab.restored("before-the-gap");
+    let restored = answer(&lab.restore(&directory, &["--latest"]));
+    assert!(
+        restored.contains(&format!("NOT to the end of the archive: {sentence}")),
+        "{restored}"
+    );
+    let found = ask_restored(lab.version, &directory, "SELECT count(*) FROM t WHERE i < 0");
+    assert_eq!(found, "4", "{restored}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::backup::{Lab, answer, ask_restored, text, told};
 use crate::harness::{LIMIT, Start, members, wait_for};
+use crate::user::give_away;
 
 const VERSION: u32 = 16;
 
@@ -42,15 +43,18 @@ fn an_archive_that_fails_is_an_alarm_and_a_failover_then_leaves_no_gap() {
     });
     let away = lab.folder.path().join("away");
     fs::rename(lab.destination(), &away).expect("rename");
-    // Nobody makes it anew while it is away.
-    fs::write(lab.destination(), "").expect("file");
     for number in 2..=4 {
         let sql = format!("INSERT INTO t VALUES ({number}); SELECT pg_switch_wal()");
         lab.demo.sql(&[], &sql);
+        if number == 2 {
+            wait_metric(&lab, primary, "podgres_archive_failures_total", |failures| {
+                failures > 0.0
+            });
+            // As an unmounted volume leaves it.
+            fs::create_dir(lab.destination()).expect("nobody made it anew");
+            give_away(&lab.destination());
+        }
     }
-    wait_metric(&lab, primary, "podgres_archive_failures_total", |failures| {
-        failures > 0.0
-    });
     wait_metric(&lab, primary, "podgres_archive_waiting_files", |files| {
         files >= 3.0
     });
@@ -63,7 +67,7 @@ fn an_archive_that_fails_is_an_alarm_and_a_failover_then_leaves_no_gap() {
         let found = members(status).iter().find(|member| member["role"] == "primary");
         found.is_some_and(|found| found["ordinal"] != primary && found["state"] == "running")
     });
-    fs::remove_file(lab.destination()).expect("remove");
+    fs::remove_dir(lab.destination()).expect("nobody archived into an empty folder");
     fs::rename(&away, lab.destination()).expect("rename");
     let primary = primary_ordinal(&lab);
     lab.demo.sql(&[], "INSERT INTO t VALUES (5)");

@@ -77,7 +77,7 @@ fn backups_archive_and_restores_outlive_failovers_and_begin_new_clusters() {
     insert(&lab.demo, 1);
     lab.backup(&[]);
     insert(&lab.demo, 2);
-    let moment = lab.demo.sql(&[], "SELECT clock_timestamp() FROM pg_sleep(0.1)");
+    let moment = lab.demo.sql(&[], "SELECT clock_timestamp() FROM pg_sleep(1.1)");
     let before = insert(&lab.demo, 3);
     the_member_that_is_read_is_promoted(&lab);
     let between = insert(&lab.demo, 4);

@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::backup::{Lab, answer, ask_restored, text, told};
 use crate::harness::{LIMIT, Start, wait_for};
+use crate::kit::shared;
 use crate::user::give_away;
 
 /// Backup folders at the destination, complete or not.
@@ -53,6 +56,8 @@ fn row_48_and_56_killed_and_overlapping_runs_leave_whole_backups_only() {
     a_second_run_is_refused_while_the_first_lives(&lab);
     killed_anywhere(&lab);
     damage_is_found(&lab);
+    what_differs_from_the_record_is_found(&lab);
+    another_clusters_destination_is_refused(&lab);
     a_full_destination(&lab);
     an_interrupted_restore_goes_on(&lab);
 }
@@ -108,11 +113,7 @@ fn damage_is_found(lab: &Lab) {
     lab.backup(&[]);
     let list = lab.list();
     let [good, bad] = [0, 1].map(|at: usize| list[at]["name"].as_str().expect("a name").to_owned());
-    let piece = first_piece(lab, &bad);
-    let mut bytes = fs::read(&piece).expect("read");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(&piece, bytes).expect("write");
+    flip(&first_piece(lab, &bad));
     let output = lab
         .command(&["verify", "--from", text(&lab.destination())])
         .output()
@@ -132,6 +133,82 @@ fn damage_is_found(lab: &Lab) {
         "the newest, and the newest that is verified: {names:?}"
     );
     assert_eq!(names[0], good);
+}
+
+/// Rows and content as a restore brings them, against what the record says of them; and a dump's flipped byte.
+fn what_differs_from_the_record_is_found(lab: &Lab) {
+    lab.demo.sql(&[], "CREATE TABLE u AS SELECT 1 i");
+    lab.backup(&["--kind", "logical"]);
+    let entry = lab.list().pop().expect("a backup");
+    let backup = lab
+        .destination()
+        .join("backups")
+        .join(entry["name"].as_str().expect("a name"));
+    let verify = || {
+        let output = lab
+            .command(&["verify", "--from", text(&lab.destination())])
+            .output()
+            .expect("verify");
+        assert_eq!(output.status.code(), Some(65), "{}", told(&output));
+        told(&output)
+    };
+    let path = backup.join("backup.json");
+    let record = fs::read(&path).expect("a record");
+    let mut edited: Value = serde_json::from_slice(&record).expect("JSON");
+    let tables = edited["tables"].as_array_mut().expect("tables");
+    for table in tables {
+        if table["table"] == "public.t" {
+            table["rows"] = Value::from(50_001);
+        } else {
+            table["checksum"] = Value::from("1");
+        }
+    }
+    fs::write(&path, serde_json::to_vec(&edited).expect("JSON")).expect("write");
+    let found = verify();
+    for expected in [
+        "table public.t of database \"postgres\" has 50000 rows, expected 50001",
+        "table public.u of database \"postgres\" has other content in its 1 rows",
+    ] {
+        assert!(found.contains(expected), "{found}");
+    }
+    fs::write(&path, record).expect("write");
+    let objects = entry["objects"].as_array().expect("objects");
+    let dump = objects
+        .iter()
+        .map(|object| object["path"].as_str().expect("a path"));
+    let dump = dump.filter(|path| path.ends_with("-postgres.dump")).next_back();
+    flip(&backup.join(dump.expect("a dump")));
+    let found = verify();
+    assert!(found.contains("is damaged: "), "{found}");
+}
+
+fn another_clusters_destination_is_refused(lab: &Lab) {
+    let (other, to, before) = (shared(), lab.destination(), lab.list().len());
+    let words = [
+        "backup",
+        "--dir",
+        text(&other.directory),
+        "--to",
+        text(&to),
+        "--keep",
+        "1",
+    ];
+    let output = lab.command(&words).output().expect("backup");
+    assert_eq!(output.status.code(), Some(65), "{}", told(&output));
+    assert!(
+        told(&output).contains("holds backups of system identifier"),
+        "{}",
+        told(&output)
+    );
+    assert_eq!(lab.list().len(), before);
+}
+
+/// Changes one bit in the middle of a file.
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).expect("write");
 }
 
 fn a_full_destination(lab: &Lab) {

@@ -11,9 +11,9 @@ use crate::harness::{LIMIT, podgres, programs, wait_for};
 use crate::kit::{open_folder, shared};
 use crate::s3_server::{Fate, S3};
 
-const BUCKET: &str = "s3://bucket/some/prefix";
+pub(crate) const BUCKET: &str = "s3://bucket/some/prefix";
 
-fn at(server: &S3, words: &[&str]) -> Command {
+pub(crate) fn at(server: &S3, words: &[&str]) -> Command {
     let mut command = podgres();
     command
         .args(words)

@@ -16,6 +16,8 @@ mod backup_failover;
 mod backup_faults;
 mod backup_google;
 mod backup_incremental;
+mod backup_kill;
+mod backup_reads;
 mod backup_s3;
 mod chaos;
 mod chaos_lease;

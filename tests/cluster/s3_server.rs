@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -23,7 +24,24 @@ pub(crate) enum Fate {
     Deaf,
 }
 
-type Fates = Box<dyn Fn(&str) -> Fate + Send>;
+type Fates = Box<dyn FnMut(&str) -> Fate + Send>;
+
+/// A request that waits for its fate.
+pub(crate) struct Held {
+    arrives: Receiver<()>,
+    go_on: Sender<Fate>,
+}
+
+impl Held {
+    /// Whether it has come by now.
+    pub(crate) fn arrived(&self) -> bool {
+        self.arrives.try_recv().is_ok()
+    }
+
+    pub(crate) fn go_on(self, fate: Fate) {
+        self.go_on.send(fate).ok();
+    }
+}
 
 /// A bucket, whatever its name.
 pub(crate) struct S3 {
@@ -71,15 +89,54 @@ impl S3 {
         });
         let served = Arc::clone(&state);
         let address = listen(move |stream| {
-            let fate = |line: &str| (served.fates.lock().expect("lock"))(line);
+            let fate = |line: &str| {
+                let mut fates = served.fates.lock().expect("lock");
+                fates(line)
+            };
             serve(stream, 1, fate, |request| served.answer(request))
         });
         Self { address, state }
     }
 
     /// From now on requests end so; told are method and path with the query.
-    pub(crate) fn set_fates(&self, fates: impl Fn(&str) -> Fate + Send + 'static) {
+    pub(crate) fn set_fates(&self, fates: impl FnMut(&str) -> Fate + Send + 'static) {
         *self.state.fates.lock().expect("lock") = Box::new(fates);
+    }
+
+    /// The request that `asked` wants is held, and all that come after it, until [`Held::go_on`].
+    pub(crate) fn hold(&self, asked: impl Fn(&str) -> bool + Send + 'static) -> Held {
+        let (arrived, arrives) = channel();
+        let (go_on, goes_on) = channel::<Fate>();
+        let mut held = false;
+        let fates = move |line: &str| {
+            if held || !asked(line) {
+                return Fate::Pass;
+            }
+            held = true;
+            arrived.send(()).ok();
+            goes_on.recv().unwrap_or(Fate::Cut)
+        };
+        *self.state.fates.lock().expect("lock") = Box::new(fates);
+        Held { arrives, go_on }
+    }
+
+    /// Content as it is; `None` if there is none.
+    pub(crate) fn content(&self, key: &str) -> Option<Vec<u8>> {
+        let objects = self.state.objects.lock().expect("lock");
+        objects.get(key).map(|object| object.content.to_vec())
+    }
+
+    /// As another client would write it, or with `None` delete it.
+    pub(crate) fn set(&self, key: &str, content: Option<&[u8]>) {
+        let etag = self.state.etag();
+        let mut objects = self.state.objects.lock().expect("lock");
+        match content {
+            Some(content) => {
+                let content = Arc::new(content.to_vec());
+                objects.insert(key.to_owned(), Object { content, etag });
+            }
+            None => drop(objects.remove(key)),
+        }
     }
 
     /// The keys that there are, in order.

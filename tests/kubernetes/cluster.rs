@@ -1,9 +1,9 @@
 //! One StatefulSet in a namespace of its own: applied, looked at, asked, and removed.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use k8s_openapi::api::core::v1::{Event, Namespace, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Namespace, PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource};
@@ -24,7 +24,7 @@ pub(crate) const SELECTOR: &str = "app.kubernetes.io/name=podgres";
 pub(crate) struct Cluster<'a> {
     pub(crate) world: &'a World,
     pub(crate) namespace: String,
-    replicas: Cell<u32>,
+    replicas: AtomicU32,
     folder: TempDir,
 }
 
@@ -36,6 +36,8 @@ pub(crate) struct PodFacts {
     pub(crate) node: String,
     pub(crate) address: String,
     pub(crate) ready: bool,
+    /// It has been deleted, and is not gone yet.
+    pub(crate) leaving: bool,
     pub(crate) restarts: i32,
 }
 
@@ -63,7 +65,7 @@ impl<'a> Cluster<'a> {
         let cluster = Self {
             world,
             namespace,
-            replicas: Cell::new(3),
+            replicas: AtomicU32::new(3),
             folder,
         };
         cluster.kubectl(&[
@@ -130,6 +132,10 @@ impl<'a> Cluster<'a> {
             .map_or_else(|| panic!("no pod {name}"), |pod| pod_facts(&pod))
     }
 
+    pub(crate) fn replicas(&self) -> u32 {
+        self.replicas.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn claims(&self) -> Vec<String> {
         let listed = self
             .world
@@ -142,23 +148,9 @@ impl<'a> Cluster<'a> {
             .collect()
     }
 
-    /// What a pod's HTTP says, by way of the API server; `None` if it does not answer.
-    pub(crate) fn http(&self, method: &str, pod: &str, port: u16, path: &str) -> Option<String> {
-        let uri = format!(
-            "/api/v1/namespaces/{}/pods/{pod}:{port}/proxy{path}",
-            self.namespace
-        );
-        let request = hyper::Request::builder()
-            .method(method)
-            .uri(uri)
-            .body(Vec::new())
-            .expect("a request");
-        self.world.now(self.world.client.request_text(request)).ok()
-    }
-
     /// The cluster as one of its members sees it; the first one that answers.
     pub(crate) fn status(&self) -> Value {
-        let pods = (0..self.replicas.get()).map(|ordinal| format!("pg-{ordinal}"));
+        let pods = (0..self.replicas()).map(|ordinal| format!("pg-{ordinal}"));
         let mut answers = pods.filter_map(|pod| self.http("GET", &pod, 8008, "/cluster"));
         let answer = answers.find_map(|text| serde_json::from_str(&text).ok());
         answer.unwrap_or(Value::Null)
@@ -172,7 +164,7 @@ impl<'a> Cluster<'a> {
 
     /// Another primary than this one, as the others see it.
     pub(crate) fn primary_besides(&self, lost: &str) -> String {
-        let others = (0..self.replicas.get())
+        let others = (0..self.replicas())
             .map(|ordinal| format!("pg-{ordinal}"))
             .filter(|name| name != lost);
         let seen = |pod: &String| {
@@ -191,18 +183,16 @@ impl<'a> Cluster<'a> {
     /// A member that is not the primary.
     pub(crate) fn standby(&self) -> String {
         let primary = self.primary();
-        let names = (0..self.replicas.get())
-            .rev()
-            .map(|ordinal| format!("pg-{ordinal}"));
+        let names = (0..self.replicas()).rev().map(|ordinal| format!("pg-{ordinal}"));
         names
             .into_iter()
             .find(|name| *name != primary)
             .expect("a standby")
     }
 
-    /// Waits until every member is ready, and all but one stream.
+    /// Waits until every member is ready, and all but one stream; then exactly one takes writes, as each one's own SQL says.
     pub(crate) fn settle(&self) {
-        let wanted = self.replicas.get();
+        let wanted = self.replicas();
         wait::within(
             2 * wait::LIMIT,
             "all members ready and streaming",
@@ -219,41 +209,26 @@ impl<'a> Cluster<'a> {
                     && states.iter().any(|state| state.ends_with("primary running"))
             },
         );
+        until(
+            "every member says whether it takes writes",
+            || self.recovering(),
+            |answers| {
+                let writable = answers.iter().filter(|answer| *answer == "f").count();
+                assert!(writable <= 1, "{answers:?}");
+                writable == 1 && answers.iter().all(|answer| answer == "f" || answer == "t")
+            },
+        );
     }
 
     /// `kubectl scale`, and waits until it is so.
     pub(crate) fn scale(&self, replicas: u32) {
         self.kubectl(&["scale", "statefulset/pg", &format!("--replicas={replicas}")]);
-        self.replicas.set(replicas);
+        self.replicas.store(replicas, Ordering::Relaxed);
         if replicas == 0 {
             until("no pod", || self.pods(), BTreeMap::is_empty);
         } else {
             self.settle();
         }
-    }
-
-    /// Runs SQL in a pod's PostgreSQL container, against HOST and port; what it complained about if it failed.
-    pub(crate) fn try_sql(&self, pod: &str, (host, port): (&str, u16), sql: &str) -> Result<String, String> {
-        const SCRIPT: &str = "PGCONNECT_TIMEOUT=5 PGPASSWORD=$(cat /etc/podgres/secret/password) \
-             exec psql -XAtq -v ON_ERROR_STOP=1 -h \"$0\" -p \"$1\" -U postgres -d postgres -c \"$2\"";
-        let port = port.to_string();
-        let run = [
-            "exec", pod, "-c", "postgres", "--", "sh", "-c", SCRIPT, host, &port, sql,
-        ];
-        self.try_kubectl(&run).map(|text| text.trim_end().to_owned())
-    }
-
-    /// SQL on a member itself.
-    pub(crate) fn sql(&self, pod: &str, sql: &str) -> String {
-        self.try_sql(pod, ("127.0.0.1", 5432), sql)
-            .unwrap_or_else(|error| panic!("{pod}: {sql}: {error}"))
-    }
-
-    /// SQL by one of the client Services.
-    pub(crate) fn sql_by(&self, service: &str, sql: &str) -> Result<String, String> {
-        let pods = self.pods();
-        let (client, _) = pods.iter().find(|(_, pod)| pod.ready).ok_or("no pod is ready")?;
-        self.try_sql(client, (service, 5432), sql)
     }
 
     pub(crate) fn logs(&self, pod: &str, container: &str, more: &[&str]) -> String {
@@ -301,6 +276,14 @@ impl<'a> Cluster<'a> {
             },
         );
         self.settle();
+    }
+
+    /// A pod goes, and its claim with it; the others run on. The set is away meanwhile: it would make the pod again before the claim is gone.
+    pub(crate) fn lose_volume(&self, pod: &str) {
+        self.kubectl(&["delete", "statefulset/pg", "--cascade=orphan"]);
+        self.delete_pod(pod, true);
+        self.kubectl(&["delete", &format!("pvc/data-{pod}"), "--timeout=60s"]);
+        self.apply();
     }
 
     /// The volume of what went wrong: pods, logs, events.
@@ -376,9 +359,10 @@ fn pod_facts(pod: &Pod) -> PodFacts {
     let conditions = status
         .and_then(|status| status.conditions.as_deref())
         .unwrap_or_default();
-    let containers = status
-        .and_then(|status| status.container_statuses.as_deref())
-        .unwrap_or_default();
+    let restarts = |containers: Option<&[ContainerStatus]>| -> i32 {
+        let containers = containers.unwrap_or_default().iter();
+        containers.map(|container| container.restart_count).sum()
+    };
     let time = status.and_then(|status| status.start_time.as_ref());
     PodFacts {
         uid: pod.metadata.uid.clone().unwrap_or_default(),
@@ -395,6 +379,9 @@ fn pod_facts(pod: &Pod) -> PodFacts {
             && conditions
                 .iter()
                 .any(|condition| condition.type_ == "Ready" && condition.status == "True"),
-        restarts: containers.iter().map(|container| container.restart_count).sum(),
+        leaving: pod.metadata.deletion_timestamp.is_some(),
+        // A native sidecar is an init container.
+        restarts: restarts(status.and_then(|status| status.container_statuses.as_deref()))
+            + restarts(status.and_then(|status| status.init_container_statuses.as_deref())),
     }
 }

@@ -1,8 +1,8 @@
 //! Faults that no API can make: a node without power, a node cut off, an API server that does not answer.
 //!
 //! They need a hand on the machines: PODGRES_TEST_MACHINES names a program that is called with `node-off NODE`, `node-cut NODE`, `node-heal
-//! NODE` (its network), `node-freeze NODE`, `node-thaw NODE`, `pod-cut NODE ADDRESS`, `pod-mute` and `pod-deaf` (one way), `api-down`, `dns-down`, or
-//! `up` (puts everything right but what is cut or frozen); tests/kubernetes/machines is one for the lab of continuous integration.
+//! NODE` (its network), `node-freeze NODE`, `node-thaw NODE`, `pod-cut NODE ADDRESS`, `pod-mute` and `pod-deaf` (one way), `kubelet-off NODE`, `api-down`,
+//! `dns-down`, or `up` (puts everything right but what is cut or frozen); tests/kubernetes/machines is one for the lab of continuous integration.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use crate::writer::Writer;
 pub(crate) const GROUP: Group = Group {
     name: "faults",
     alone: true,
-    overlay: || Overlay::new("lease").with("parallel"),
+    overlay: || Overlay::new("lease"),
     begin: |cluster| cluster.start(),
     tests: &[
         (
@@ -30,6 +30,10 @@ pub(crate) const GROUP: Group = Group {
         (
             "a_primarys_node_is_frozen_and_another_member_takes_over",
             node_frozen,
+        ),
+        (
+            "a_pod_that_was_forced_away_and_runs_on_acknowledges_nothing",
+            kubelet_off,
         ),
         ("the_dns_server_is_down_and_writing_goes_on", dns_down),
         ("row_46_a_drained_node_gives_its_primary_away_first", drained),
@@ -123,6 +127,32 @@ fn node_frozen(cluster: &Cluster) {
         outages.iter().all(|outage| *outage < Duration::from_secs(15)),
         "{outages:?}"
     );
+}
+
+/// Nobody ends a pod that was deleted by force while its kubelet is dead: its server runs on, at its old address, beside the next primary.
+fn kubelet_off(cluster: &Cluster) {
+    let primary = cluster.primary();
+    let before = cluster.pod(&primary);
+    let writer = writer_elsewhere(cluster, &before.node);
+    let outage = writer.outage(|| {
+        machines(&["kubelet-off", &before.node]);
+        cluster.delete_pod(&primary, true);
+    });
+    println!("    outage by pg-rw, the primary forced away without its kubelet: {outage:?}");
+    let next = cluster.primary_besides(&primary);
+    let answered = cluster.ask_past_the_routes(&next, &before.address, "INSERT INTO steady VALUES (-1, 1)");
+    println!("    the earlier primary, asked to write: {answered:?}");
+    answered.expect_err("no commit is acknowledged after another member's claim");
+    assert_eq!(
+        cluster.sql(&next, "SELECT count(*) FROM steady WHERE writer = -1"),
+        "0"
+    );
+    machines(&["up"]);
+    cluster.settle();
+    assert_eq!(cluster.primary(), next);
+    writer.verify();
+    writer.remove();
+    assert!(outage < Duration::from_secs(15), "{outage:?}");
 }
 
 /// Members know each other's addresses; a name is only needed for a pod that has moved. The writer itself finds `pg-rw` by DNS.

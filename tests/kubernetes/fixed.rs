@@ -1,13 +1,16 @@
 //! `overlays/fixed`, started in order: identity, names, order, storage, and that no right on the API is needed.
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::cluster::Cluster;
-use crate::node::Cordoned;
-use crate::overlay::Overlay;
+use crate::kubectl;
+use crate::overlay::{Overlay, POSTGRES_IMAGE};
 use crate::runner::Group;
+use crate::switch;
+use crate::volumes;
 use crate::wait::until;
+use crate::world::image;
 use crate::writer::Example;
 
 pub(crate) const GROUP: Group = Group {
@@ -29,8 +32,11 @@ pub(crate) const GROUP: Group = Group {
             row_18,
         ),
         ("row_26_two_standbys_stream_and_read_what_was_written", row_26),
-        ("row_30_and_31_each_pod_has_a_volume_of_its_own", row_30),
-        ("row_35_claim_templates_of_a_live_set_cannot_change", row_35),
+        ("row_30_and_31_each_pod_has_a_volume_of_its_own", volumes::row_30),
+        (
+            "row_35_claim_templates_of_a_live_set_cannot_change",
+            volumes::row_35,
+        ),
         ("no_token_is_in_any_pod", no_token),
         ("containers_are_restricted", restricted),
         (
@@ -38,15 +44,19 @@ pub(crate) const GROUP: Group = Group {
             row_06,
         ),
         (
-            "row_05_25_29_and_33_scaling_adds_and_removes_the_highest_and_keeps_volumes",
+            "row_05_25_29_33_and_45_scaling_adds_and_removes_the_highest_and_keeps_volumes",
             row_05,
         ),
         (
-            "row_38_and_41_the_todo_list_is_shown_while_nothing_can_be_written",
-            todo,
+            "row_38_and_78_the_todo_list_is_shown_while_nothing_can_be_written",
+            switch::without_a_primary,
         ),
         ("row_20_ping_pong_counts_on_after_all_pods_were_off", row_20),
-        ("row_34_and_36_volumes_outlive_the_set", row_34),
+        ("row_34_and_36_volumes_outlive_the_set", volumes::row_34),
+        (
+            "row_36_and_63_a_first_member_without_its_volume_makes_no_second_database",
+            volumes::first_lost,
+        ),
     ],
 };
 
@@ -114,6 +124,32 @@ fn row_10(cluster: &Cluster) {
             assert_eq!(addresses(&name), [own.as_str()], "{name}");
         }
     }
+    elsewhere(cluster);
+}
+
+/// The full name, from another namespace.
+fn elsewhere(cluster: &Cluster) {
+    let name = format!("pg-1.pg.{}.svc.cluster.local", cluster.namespace);
+    let image = image(POSTGRES_IMAGE.0, POSTGRES_IMAGE.1);
+    let pod = format!("podgres-test-{:04x}", fastrand::u16(..));
+    let run = |arguments: &[&str]| kubectl::text(kubectl::kubectl().args(["-n", "default"]).args(arguments));
+    run(&[
+        "run",
+        &pod,
+        "--image",
+        &image,
+        "--restart=Never",
+        "--command",
+        "--",
+        "getent",
+        "ahostsv4",
+        &name,
+    ]);
+    let phase = || run(&["get", "pod", &pod, "-o", "jsonpath={.status.phase}"]);
+    until("it has asked", phase, |phase| phase == "Succeeded");
+    let found = run(&["logs", &pod]);
+    run(&["delete", "pod", &pod, "--wait=false"]);
+    assert!(found.starts_with(&cluster.pod("pg-1").address), "{found}");
 }
 
 fn row_12(cluster: &Cluster) {
@@ -128,7 +164,7 @@ fn row_12(cluster: &Cluster) {
 }
 
 fn row_16(cluster: &Cluster) {
-    let last = |pod: &str| cluster.logs(pod, "postgres", &["--tail", "6"]);
+    let last = |pod: &str| cluster.logs(pod, "postgres", &["--tail", "12"]);
     assert!(
         last(FIRST).contains("database system is ready to accept connections"),
         "{}",
@@ -182,30 +218,6 @@ fn row_26(cluster: &Cluster) {
             .expect_err("a standby");
         assert!(refused.contains("read-only transaction"), "{refused}");
     }
-}
-
-fn row_30(cluster: &Cluster) {
-    assert_eq!(cluster.claims(), ["data-pg-0", "data-pg-1", "data-pg-2"]);
-    for name in cluster.claims() {
-        let claim: PersistentVolumeClaim = cluster.get(&name).expect("the claim");
-        assert_eq!(
-            claim.status.and_then(|status| status.phase).as_deref(),
-            Some("Bound"),
-            "{name}"
-        );
-    }
-    let run = |pod: &str, command: &[&str]| {
-        cluster.try_kubectl(&[&["exec", pod, "-c", "postgres", "--"], command].concat())
-    };
-    run(FIRST, &["touch", "/var/lib/postgresql/mine"]).expect("written");
-    run("pg-1", &["ls", "/var/lib/postgresql/mine"]).expect_err("another volume");
-}
-
-fn row_35(cluster: &Cluster) {
-    let patch = r#"[{"op": "add", "path": "/spec/volumeClaimTemplates/-", "value": {"metadata": {"name": "more"},
-        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}}]"#;
-    let refused = cluster.try_kubectl(&["patch", "statefulset/pg", "--type=json", "-p", patch]);
-    assert!(refused.expect_err("refused").contains("Forbidden"));
 }
 
 fn no_token(cluster: &Cluster) {
@@ -295,8 +307,23 @@ fn row_05(cluster: &Cluster) {
         "1",
         "what was written before it existed"
     );
-    let lines = cluster.logs("pg-3", "postgres", &["--tail", "6"]);
+    let lines = cluster.logs("pg-3", "postgres", &["--tail", "12"]);
     assert!(lines.contains("started streaming WAL from primary at"), "{lines}");
+    until(
+        "reads reach it, with no setting changed",
+        || cluster.read_by(),
+        |name| name == "pg-3",
+    );
+    cluster.kubectl(&["scale", "statefulset/pg", "--replicas=2"]);
+    until(
+        "the highest ordinal goes before the next one does",
+        || cluster.pods(),
+        |pods| {
+            let next_goes = pods.get("pg-2").is_none_or(|pod| pod.leaving);
+            assert!(!next_goes || !pods.contains_key("pg-3"), "{pods:?}");
+            next_goes
+        },
+    );
     cluster.scale(2);
     assert_eq!(cluster.pods().into_keys().collect::<Vec<_>>(), ["pg-0", "pg-1"]);
     assert_eq!(cluster.claims().len(), 4, "claims stay");
@@ -304,35 +331,6 @@ fn row_05(cluster: &Cluster) {
     let log = cluster.logs("pg-2", "bootstrap", &[]);
     assert!(!log.contains("cloning"), "its old volume was used: {log}");
 }
-
-/// The first member's node takes no pods: its pod waits, and with fixed leadership nobody else writes.
-fn todo(cluster: &Cluster) {
-    let todo = Example::deploy(cluster, "todo");
-    let page = || todo.request("GET", "/").unwrap_or_default();
-    let open = |page: &String| page.contains("<form") && !page.contains(CLOSED);
-    until("the page", page, open);
-    cluster.sql(
-        FIRST,
-        "CREATE TABLE todo (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, text text NOT NULL)",
-    );
-    cluster.sql(FIRST, "INSERT INTO todo (text) VALUES ('buy milk')");
-    until("the item is listed", page, |page| page.contains("buy milk"));
-    let node = cluster.pod(FIRST).node;
-    let closed = Cordoned::new(&node);
-    cluster.delete_pod(FIRST, false);
-    let (_, shown) = until("the banner", page, |page| page.contains(CLOSED));
-    drop(closed);
-    assert!(
-        shown.contains("buy milk") && shown.contains("<fieldset disabled"),
-        "{shown}"
-    );
-    until("writes are back", page, |page| {
-        page.contains("buy milk") && open(page)
-    });
-    todo.remove();
-}
-
-const CLOSED: &str = "Read-only for the moment";
 
 fn row_20(cluster: &Cluster) {
     let example = Example::deploy(cluster, "ping-pong");
@@ -351,17 +349,4 @@ fn row_20(cluster: &Cluster) {
     };
     assert_eq!(count(&after.expect("an answer")), count(&before) + 1);
     example.remove();
-}
-
-fn row_34(cluster: &Cluster) {
-    cluster.sql(FIRST, "CREATE TABLE IF NOT EXISTS outlived AS SELECT 3 AS number");
-    let identifier = cluster.status()["system_identifier"].clone();
-    let claims = cluster.claims();
-    cluster.kubectl(&["delete", "all", "-l", crate::cluster::SELECTOR, "--timeout=90s"]);
-    until("no pod", || cluster.pods(), std::collections::BTreeMap::is_empty);
-    assert_eq!(cluster.claims(), claims);
-    cluster.apply();
-    cluster.settle();
-    assert_eq!(cluster.status()["system_identifier"], identifier);
-    assert_eq!(cluster.sql(FIRST, "SELECT number FROM outlived"), "3");
 }

@@ -1,5 +1,6 @@
-//! `overlays/lease`, all members started at once: failover in a cluster, planned moves, updates, evictions, and chaos under load.
+//! `overlays/lease`: failover in a cluster, planned moves, updates, evictions, and chaos under load.
 
+use std::process::Command;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
@@ -8,22 +9,18 @@ use kube::api::ListParams;
 
 use crate::chaos;
 use crate::cluster::{Cluster, states};
-use crate::overlay::Overlay;
+use crate::overlay::{self, Overlay};
 use crate::runner::Group;
 use crate::switch;
 use crate::upkeep;
+use crate::volumes;
 use crate::wait::until;
 use crate::writer::Writer;
 
 pub(crate) const GROUP: Group = Group {
     name: "lease",
     alone: false,
-    overlay: || {
-        Overlay::new("lease")
-            .with("parallel")
-            .with("role-label")
-            .with("events")
-    },
+    overlay: || Overlay::new("lease").with("role-label").with("events"),
     begin: |cluster| cluster.start(),
     tests: &[
         ("row_75_all_started_at_once_and_there_is_one_primary", row_75),
@@ -31,6 +28,7 @@ pub(crate) const GROUP: Group = Group {
             "row_37_and_43_the_services_lead_to_the_primary_and_to_every_standby",
             row_43,
         ),
+        ("the_readmes_commands_show_what_it_says", readme),
         ("the_role_label_and_events_follow_the_primary", labels),
         ("the_token_is_not_where_sql_runs", token),
         (
@@ -64,7 +62,15 @@ pub(crate) const GROUP: Group = Group {
             "row_61_pods_deleted_at_random_under_load_lose_nothing",
             chaos::pods,
         ),
-        ("row_20_all_pods_off_and_on_again", upkeep::all_off),
+        (
+            "a_first_member_without_its_volume_is_cloned_and_nothing_is_lost",
+            volumes::primary_lost,
+        ),
+        ("row_20_all_pods_off_and_on_again", volumes::all_off),
+        (
+            "all_pods_gone_at_once_while_the_last_one_was_the_primary",
+            volumes::all_gone,
+        ),
     ],
 };
 
@@ -102,7 +108,7 @@ fn row_43(cluster: &Cluster) {
     let answered = std::cell::RefCell::new(std::collections::BTreeSet::new());
     until(
         "both standbys answer",
-        || answered_by(cluster),
+        || cluster.read_by(),
         |name| {
             assert_ne!(*name, primary, "reads go to standbys while there are any");
             answered.borrow_mut().insert(name.clone());
@@ -111,12 +117,38 @@ fn row_43(cluster: &Cluster) {
     );
 }
 
-/// Which member answers on the read-only Service: a standby's slot bears its name.
-fn answered_by(cluster: &Cluster) -> String {
-    let slot = cluster
-        .sql_by("pg-ro", "SELECT current_setting('primary_slot_name')")
-        .expect("a read");
-    slot.trim_start_matches("podgres_").replace('_', "-")
+/// Step 5 of k8s/README.md, word by word.
+fn readme(cluster: &Cluster) {
+    let block = overlay::readme("console");
+    let commands: Vec<&str> = block.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
+    let [function, write, read] = commands[..] else {
+        panic!("three commands: {block}")
+    };
+    let function = function.replace("-n shop", &format!("-n {}", cluster.namespace));
+    let run = |command: &str| {
+        let script = format!("{function}; {command}");
+        let output = Command::new("bash").args(["-c", &script]).output();
+        String::from_utf8(output.expect("bash runs").stdout).expect("text")
+    };
+    let shown = |command: &str| {
+        let after = block
+            .split_once(&format!("$ {command}\n"))
+            .expect("the command")
+            .1;
+        let lines = after.lines().take_while(|line| !line.starts_with("$ "));
+        lines.map(str::trim_end).collect::<Vec<_>>()
+    };
+    let written = run(write);
+    assert_eq!(written.lines().collect::<Vec<_>>(), shown(write));
+    let lines = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(|line| line.trim_end().to_owned());
+        lines.filter(|line| !line.is_empty()).collect()
+    };
+    until(
+        "a standby has it",
+        || lines(&run(read)),
+        |found| *found == shown(read),
+    );
 }
 
 fn labels(cluster: &Cluster) {

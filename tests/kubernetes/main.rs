@@ -10,6 +10,7 @@
     reason = "clippy takes a test's helpers for code that ships"
 )]
 
+mod ask;
 #[path = "../support/authority.rs"]
 mod authority;
 mod backup;
@@ -29,6 +30,7 @@ mod tls;
 mod upkeep;
 #[path = "../support/user.rs"]
 mod user;
+mod volumes;
 mod wait;
 mod world;
 mod writer;

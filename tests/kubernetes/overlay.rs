@@ -1,6 +1,5 @@
-//! A kustomization.yaml as a user writes it: namespace, images, an overlay of ours, components.
+//! A kustomization.yaml as a user writes it: that of k8s/README.md with other images, another namespace, components.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -11,6 +10,8 @@ use crate::world::{World, image};
 #[derive(Clone)]
 pub(crate) struct Overlay {
     pub(crate) name: &'static str,
+    /// A folder below k8s/ that has the overlay as its resource.
+    pub(crate) base: Option<&'static str>,
     pub(crate) components: Vec<&'static str>,
     /// Further patches, as kustomize has them.
     pub(crate) patches: Vec<String>,
@@ -20,6 +21,7 @@ impl Overlay {
     pub(crate) fn new(name: &'static str) -> Self {
         Self {
             name,
+            base: None,
             components: Vec::new(),
             patches: Vec::new(),
         }
@@ -34,27 +36,37 @@ impl Overlay {
     pub(crate) fn write(&self, world: &World, namespace: &str) -> TempDir {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
         let k8s = relative(folder.path(), &Path::new(env!("CARGO_MANIFEST_DIR")).join("k8s"));
-        let mut text = format!(
-            "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: {namespace}\n\
-             resources:\n  - {k8s}/overlays/{}\ncomponents:\n",
-            self.name
-        );
         let older = [("classic-sidecar", 29), ("older-apis", 21)];
         let needed = older
             .iter()
             .filter(|(_, from)| world.minor < *from)
             .map(|(name, _)| *name);
-        for component in self.components.iter().copied().chain(needed) {
-            writeln!(text, "  - {k8s}/components/{component}").expect("a string");
-        }
-        text.push_str("images:\n");
-        for (name, variable, default) in IMAGES {
+        let components = self.components.iter().copied().chain(needed);
+        let components: Vec<String> = components
+            .map(|name| format!("{k8s}/components/{name}"))
+            .collect();
+        let mut text = readme("yaml");
+        let mut put = |shown: &str, wanted: &str| {
+            assert_eq!(
+                text.matches(shown).count(),
+                1,
+                "\"{shown}\" in k8s/README.md: {text}"
+            );
+            text = text.replace(shown, wanted);
+        };
+        put("namespace: shop", &format!("namespace: {namespace}"));
+        let base = self.base.map_or_else(
+            || format!("{k8s}/overlays/{}", self.name),
+            |example| format!("{k8s}/{example}"),
+        );
+        put("../podgres/k8s/overlays/lease ", &format!("{base} "));
+        put(
+            "components: []",
+            &format!("components: [{}]", components.join(", ")),
+        );
+        for (shown, variable, default) in IMAGES {
             let (repository, tag) = split(&image(variable, default));
-            writeln!(
-                text,
-                "  - {{name: {name}, newName: \"{repository}\", newTag: \"{tag}\"}}"
-            )
-            .expect("a string");
+            put(shown, &format!("newName: \"{repository}\", newTag: \"{tag}\""));
         }
         text.push_str("patches:\n");
         // Three servers on a small machine, and volumes that it can make.
@@ -71,9 +83,18 @@ pub(crate) const PODGRES_IMAGE: (&str, &str) = ("PODGRES_TEST_IMAGE", "localhost
 pub(crate) const EXAMPLES_IMAGE: (&str, &str) =
     ("PODGRES_TEST_EXAMPLES_IMAGE", "localhost/podgres-examples:test");
 pub(crate) const POSTGRES_IMAGE: (&str, &str) = ("PODGRES_TEST_POSTGRES_IMAGE", "localhost/postgres:17");
+/// As k8s/README.md has them.
 const IMAGES: [(&str, &str, &str); 2] = [
-    ("podgres", PODGRES_IMAGE.0, PODGRES_IMAGE.1),
-    ("postgres", "PODGRES_TEST_POSTGRES_IMAGE", "localhost/postgres:17"),
+    (
+        "newName: registry.example/podgres, newTag: \"0.1.0\"",
+        PODGRES_IMAGE.0,
+        PODGRES_IMAGE.1,
+    ),
+    (
+        "newName: postgres, newTag: \"17\"",
+        POSTGRES_IMAGE.0,
+        POSTGRES_IMAGE.1,
+    ),
 ];
 const SMALL: &str = "  - target: {kind: StatefulSet, name: pg}
     patch: |-
@@ -100,4 +121,18 @@ fn relative(from: &Path, to: &Path) -> String {
         .skip(common)
         .map(|part| PathBuf::from(part.as_os_str()));
     up.chain(down).collect::<PathBuf>().display().to_string()
+}
+
+/// The one block of k8s/README.md in this language, as it is read there.
+pub(crate) fn readme(language: &str) -> String {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/k8s/README.md");
+    let text = std::fs::read_to_string(file).expect("the page");
+    let begin = format!("   ```{language}\n");
+    let mut blocks = text.split(begin.as_str()).skip(1);
+    let block = blocks.next().and_then(|rest| rest.split("   ```\n").next());
+    assert!(blocks.next().is_none(), "one block alone is {language}");
+    let lines = block.expect("a block").lines();
+    lines
+        .map(|line| format!("{}\n", line.strip_prefix("   ").unwrap_or(line)))
+        .collect()
 }

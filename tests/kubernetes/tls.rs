@@ -12,7 +12,7 @@ use crate::wait::until;
 pub(crate) const GROUP: Group = Group {
     name: "tls",
     alone: false,
-    overlay: || Overlay::new("lease").with("parallel").with("tls"),
+    overlay: || Overlay::new("lease").with("tls"),
     begin: |cluster| {
         secret(cluster, &Authority::new("first"), false);
         cluster.start();
@@ -53,7 +53,17 @@ fn secret(cluster: &Cluster, authority: &Authority, replace: bool) {
     kubectl::text_with_input(&mut apply, &secret);
 }
 
+/// What each standby's WAL receiver has connected with.
+fn replication_is_verified(cluster: &Cluster) {
+    let primary = cluster.primary();
+    for pod in ["pg-0", "pg-1", "pg-2"].into_iter().filter(|pod| *pod != primary) {
+        let conninfo = cluster.sql(pod, "SELECT conninfo FROM pg_stat_wal_receiver");
+        assert!(conninfo.contains("sslmode=verify-full"), "{pod}: {conninfo}");
+    }
+}
+
 fn certificates(cluster: &Cluster) {
+    replication_is_verified(cluster);
     let primary = cluster.primary();
     let encrypted = "SELECT bool_and(ssl) AND count(*) >= 2 FROM pg_stat_ssl JOIN pg_stat_replication USING (pid) WHERE application_name LIKE 'pg-%'";
     assert_eq!(cluster.sql(&primary, encrypted), "t");
@@ -97,5 +107,6 @@ fn certificates(cluster: &Cluster) {
     cluster.settle();
     assert_eq!(cluster.pods(), before, "no container was started again");
     cluster.replace_standby(&before);
+    replication_is_verified(cluster);
     assert_eq!(cluster.sql(&primary, encrypted), "t");
 }

@@ -15,6 +15,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) struct World {
     pub(crate) runtime: Runtime,
     pub(crate) client: Client,
+    /// Asks once: the other one tries a 503 again, which may be the answer that is waited for, of a pod behind the API server.
+    pub(crate) asks_once: Client,
     /// Of Kubernetes 1.x.
     pub(crate) minor: u32,
 }
@@ -32,17 +34,21 @@ impl World {
             .enable_all()
             .build()
             .expect("a runtime");
-        let (client, version) = runtime.block_on(async {
+        let (client, asks_once, version) = runtime.block_on(async {
             let hint = "no Kubernetes cluster answers: KUBECONFIG must name one";
             let client = Client::try_default().await.expect(hint);
             let asked = tokio::time::timeout(ANSWER_LIMIT, client.apiserver_version());
-            (client.clone(), asked.await.expect(hint).expect(hint))
+            let mut once = kube::Config::infer().await.expect(hint);
+            once.default_retry = false;
+            let once = Client::try_from(once).expect("a client");
+            (client.clone(), once, asked.await.expect(hint).expect(hint))
         });
         println!("Kubernetes {}", version.git_version);
         let digits: String = version.minor.chars().take_while(char::is_ascii_digit).collect();
         let world = Self {
             runtime,
             client,
+            asks_once,
             minor: digits.parse().expect("a version"),
         };
         world.remove_leftovers();

@@ -1,5 +1,6 @@
 //! Example clients in pods of their own, and what the steady writer says of a fault.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -51,6 +52,12 @@ impl<'a> Example<'a> {
         self.cluster.http(method, &self.pod, PORT, path)
     }
 
+    /// A form as a browser sends it: status and page.
+    pub(crate) fn submit(&self, path: &str, form: &str) -> (u16, String) {
+        let answer = self.cluster.http_form("POST", &self.pod, PORT, (path, form));
+        answer.expect("an answer")
+    }
+
     /// Waits for its end: another one of that name must be another pod.
     pub(crate) fn remove(&self) {
         let (deployment, service) = (
@@ -74,20 +81,33 @@ impl<'a> Example<'a> {
     }
 }
 
-/// The steady writer.
-pub(crate) struct Writer<'a>(Example<'a>);
+/// The steady writer, and how many of its rows were acknowledged when it last said so: what it knows goes with its process.
+pub(crate) struct Writer<'a>(Example<'a>, Cell<u64>);
 
 impl<'a> Writer<'a> {
     /// Deploys it and waits until it writes.
     pub(crate) fn start(cluster: &'a Cluster<'a>) -> Self {
-        let writer = Self(Example::deploy(cluster, "steady-writer"));
+        let writer = Self(Example::deploy(cluster, "steady-writer"), Cell::new(0));
         writer.progress(50);
         writer
     }
 
     fn report(&self) -> Value {
         let text = self.0.request("GET", "/").unwrap_or_default();
-        serde_json::from_str(&text).unwrap_or(Value::Null)
+        let report: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        if let Some(acknowledged) = report["acknowledged"].as_u64() {
+            self.remembers(acknowledged);
+        }
+        report
+    }
+
+    /// A count that falls is a writer that began anew, and could not miss what it was told before.
+    fn remembers(&self, acknowledged: u64) {
+        let seen = self.1.replace(acknowledged);
+        assert!(
+            acknowledged >= seen,
+            "the writer knew of {seen} rows, and now of {acknowledged}"
+        );
     }
 
     /// Waits until so many more rows are acknowledged.
@@ -140,7 +160,10 @@ impl<'a> Writer<'a> {
             Some(0),
             "acknowledged and lost: {verified}"
         );
-        assert!(verified["acknowledged"].as_u64() > Some(0), "{verified}");
+        let acknowledged = verified["acknowledged"].as_u64().expect("a number");
+        assert!(acknowledged > 0, "{verified}");
+        self.remembers(acknowledged);
+        assert_eq!(self.0.cluster.pod(&self.0.pod).restarts, 0, "the writer ran on");
     }
 
     pub(crate) fn remove(&self) {

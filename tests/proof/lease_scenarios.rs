@@ -180,6 +180,33 @@ fn a_primary_whose_disk_hangs_leaves_as_soon_as_others_can_prove_everything() {
     assert_eq!(alone.lease, None, "nobody could take over, and it is not renewed");
 }
 
+/// Chaos under `preferred` (seed 12581071783132505159): on a busy machine a primary that nobody could replace was stopped as soon as it
+/// was ready, since the time was counted from the first failure on.
+#[test]
+fn a_slow_primary_was_stopped_again_as_soon_as_it_was_ready() {
+    let unanswered = |for_ms: u64, values: &[(Of, u8)]| {
+        told(
+            &primary(values).with(Set, 0).with(Server, 0),
+            |memory, observation| {
+                memory.lease.down_since_ms = Some(observation.at_ms - 60_000);
+                memory.lease.unanswered_since_ms = Some(observation.at_ms - for_ms);
+            },
+        )
+    };
+    let just = unanswered(1_000, &[]);
+    assert_eq!((just.situation, just.postgres), (Situation::Unresponsive, None));
+    let slow = unanswered(9_000, &[]);
+    assert_eq!((slow.situation, slow.postgres), (Situation::Unresponsive, None));
+    let mode = StopMode::Immediate;
+    assert_eq!(
+        unanswered(16_000, &[]).postgres,
+        Some(PostgresAction::Stop { mode })
+    );
+    // Each postmaster has its own time.
+    let starting = unanswered(16_000, &[(Postmaster, 1)]);
+    assert_eq!(starting.memory.lease.unanswered_since_ms, None);
+}
+
 #[test]
 fn enough_that_suspect_detach_under_the_next_term() {
     let decision = decided(&usual(LOST).with(ThirdPeer, 3));

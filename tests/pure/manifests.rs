@@ -22,26 +22,63 @@ use serde_json::{Value, json};
 use crate::kustomize::{build, documents, top};
 use crate::source::files_below;
 
-/// An overlay with components, as users combine them.
-const COMBINATIONS: [(&str, &[&str]); 11] = [
-    ("overlays/fixed", &[]),
-    ("overlays/lease", &[]),
-    ("overlays/fixed", &["alpine", "monitoring", "parallel"]),
-    ("overlays/lease", &["role-label", "events"]),
-    ("overlays/lease", &["endpoint-slices"]),
-    ("overlays/lease", &["tls", "one-writer-volumes"]),
-    ("overlays/lease", &["tls", "role-label", "classic-sidecar"]),
-    ("overlays/fixed", &["tls", "one-image"]),
-    ("overlays/fixed", &["classic-sidecar"]),
-    ("overlays/lease", &["backup"]),
-    ("overlays/fixed", &["backup", "backup-s3", "alpine"]),
+/// All components, in an order that fits all, and what each needs: another one, or the Lease.
+const COMPONENTS: [(&str, &str); 13] = [
+    ("parallel", ""),
+    ("tls", ""),
+    ("role-label", LEASE),
+    ("endpoint-slices", LEASE),
+    ("events", LEASE),
+    ("monitoring", ""),
+    ("backup", ""),
+    ("backup-s3", "backup"),
+    ("alpine", ""),
+    ("one-writer-volumes", ""),
+    ("one-image", ""),
+    ("classic-sidecar", ""),
+    ("older-apis", "classic-sidecar"),
 ];
+const LEASE: &str = "overlays/lease";
+
+/// Whose patches expect the sidecar at different places.
+const EITHER: [&str; 2] = ["one-image", "classic-sidecar"];
+
+/// Each overlay with each pair of components that fit, and with what these need.
+fn combinations() -> BTreeSet<(&'static str, Vec<&'static str>)> {
+    let mut combinations = BTreeSet::new();
+    for overlay in [LEASE, "overlays/fixed"] {
+        let fits = |(_, needs): &&(&str, &str)| *needs != LEASE || overlay == LEASE;
+        for one in COMPONENTS.iter().filter(fits) {
+            for other in COMPONENTS.iter().filter(fits) {
+                let wanted = [one.0, one.1, other.0, other.1];
+                let names = COMPONENTS.iter().map(|(name, _)| *name);
+                let both = EITHER.iter().all(|name| wanted.contains(name));
+                if !both {
+                    combinations.insert((overlay, names.filter(|name| wanted.contains(name)).collect()));
+                }
+            }
+        }
+        combinations.insert((overlay, Vec::new()));
+    }
+    combinations
+}
+
+#[test]
+fn every_component_is_among_the_combinations() {
+    let folders = std::fs::read_dir(top().join("components")).expect("the components");
+    let name = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("a folder").file_name();
+    let there: BTreeSet<String> = folders
+        .map(|entry| name(entry).to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(there, COMPONENTS.map(|(name, _)| name.to_owned()).into());
+}
 
 #[test]
 fn no_object_has_a_field_that_the_api_does_not_know() {
-    for (overlay, components) in COMBINATIONS {
-        for object in build(overlay, components) {
-            round_trip(&object);
+    for (overlay, components) in combinations() {
+        // The schema is that of today.
+        if !components.contains(&"older-apis") {
+            build(overlay, &components).iter().for_each(round_trip);
         }
     }
     for object in examples() {
@@ -103,8 +140,8 @@ fn assert_kept(written: &Value, read: &Value, place: &str) {
 fn podgres_check_finds_nothing() {
     let settings = settings();
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
-    for (overlay, components) in COMBINATIONS {
-        let found = check(&build(overlay, components), &settings);
+    for (overlay, components) in combinations() {
+        let found = check(&build(overlay, &components), &settings);
         assert_eq!(found, [], "{overlay} {components:?}");
     }
 }
@@ -438,34 +475,74 @@ fn the_token_is_not_in_the_container_where_sql_runs() {
 
 #[test]
 fn pods_are_restricted() {
-    for objects in [
-        build("overlays/lease", &["classic-sidecar"]),
-        build("overlays/fixed", &[]),
-        examples(),
-    ] {
-        let mut templates = 0;
-        for object in &objects {
-            let pod = &object["spec"]["template"]["spec"];
-            if pod.is_null() {
-                continue;
-            }
-            templates += 1;
-            assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
-            assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
-            for container in ["initContainers", "containers"]
-                .into_iter()
-                .flat_map(|key| pod[key].as_array().into_iter().flatten())
-            {
-                let restricted = json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}});
-                assert_eq!(container["securityContext"], restricted, "{}", container["name"]);
-                assert!(
-                    !container["resources"]["limits"]["memory"].is_null(),
-                    "{}",
-                    container["name"]
-                );
-            }
+    let names = COMPONENTS.iter().map(|(name, _)| *name);
+    let every: Vec<&str> = names.filter(|name| *name != EITHER[0]).collect();
+    let restore = documents(&top().join("components/backup/restore.yaml"));
+    let mut seen = BTreeSet::new();
+    for object in build(LEASE, &every)
+        .into_iter()
+        .chain(build("overlays/fixed", &[]))
+        .chain(examples())
+        .chain(restore)
+    {
+        let kind = object["kind"].as_str().expect("a kind");
+        let pod = match kind {
+            "Pod" => &object["spec"],
+            "CronJob" => &object["spec"]["jobTemplate"]["spec"]["template"]["spec"],
+            _ => &object["spec"]["template"]["spec"],
+        };
+        if pod.is_null() {
+            continue;
         }
-        assert!(templates > 0, "nothing was looked at");
+        seen.insert(kind.to_owned());
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{object}");
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        for container in ["initContainers", "containers"]
+            .into_iter()
+            .flat_map(|key| pod[key].as_array().into_iter().flatten())
+        {
+            let restricted = json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}});
+            assert_eq!(
+                container["securityContext"], restricted,
+                "{kind} {}",
+                container["name"]
+            );
+            // What runs for ever is bounded.
+            let limited = !container["resources"]["limits"]["memory"].is_null();
+            assert!(
+                limited || !["StatefulSet", "Deployment"].contains(&kind),
+                "{kind} {}",
+                container["name"]
+            );
+        }
+    }
+    let kinds = ["CronJob", "Deployment", "Job", "Pod", "StatefulSet"];
+    assert_eq!(seen, kinds.map(str::to_owned).into());
+}
+
+/// The kustomization.yaml that k8s/README.md shows names what is there; tests/kubernetes applies it.
+#[test]
+fn the_readmes_kustomization_names_what_there_is() {
+    let text = std::fs::read_to_string(top().join("README.md")).expect("the page");
+    let block = text
+        .split("```yaml\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next());
+    let shown: Value = serde_saphyr::from_str(block.expect("a block")).expect("YAML");
+    let folder = shown["resources"][0]
+        .as_str()
+        .and_then(|path| path.strip_prefix("../podgres/k8s/"));
+    let objects = build(folder.expect("a folder of ours"), &[]);
+    let used: BTreeSet<&str> = containers(&objects)
+        .into_iter()
+        .filter_map(|container| container["image"].as_str())
+        .collect();
+    let images = shown["images"].as_array().expect("images");
+    let named: BTreeSet<&str> = images.iter().filter_map(|image| image["name"].as_str()).collect();
+    assert_eq!(used, named);
+    for path in text.split("../podgres/").skip(1) {
+        let path = path.split([' ', ']', '`']).next().expect("a path");
+        assert!(top().join("..").join(path).is_dir(), "{path}");
     }
 }
 

@@ -3,70 +3,26 @@
 //! Source: `syncrep.c`, `walsender.c`. Each walsender has its own view of `synchronous_standby_names`, read anew after
 //! a reload at a time of its own, and only its own reply makes it look whether commits can be let go.
 
+mod connecting;
+mod names;
+mod shipping;
+
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 use podgres::core::data_directory::ControlState;
 use podgres::core::supervision::{GATE_NAME, ServerRole};
-use podgres::core::synchronous_names;
-use podgres::core::wal::{Relation, TimelineId};
+use podgres::core::wal::TimelineId;
 
 use crate::config::{MS, SECOND, Time};
 use crate::event::Event;
 use crate::world::{Member, World};
+pub(crate) use names::{Names, View};
 
 /// Longest time in which a process of PostgreSQL reads its configuration after a reload.
 const RELOAD_LAG: Time = 20 * MS;
 /// Sessions that may wait for an acknowledgement.
 const SESSIONS: usize = 12;
-
-/// `synchronous_standby_names` as it was read.
-#[derive(Debug)]
-pub(crate) struct Names {
-    pub(crate) text: String,
-    listed: Vec<String>,
-    needed: usize,
-}
-
-impl Names {
-    pub(crate) fn read(text: &str) -> Rc<Self> {
-        let names = synchronous_names::parse(text).unwrap_or_default();
-        let mut listed = names.members;
-        let mut needed = names.quorum as usize;
-        if names.gate {
-            listed.push(GATE_NAME.to_owned());
-            needed += 1;
-        }
-        Rc::new(Self {
-            text: text.to_owned(),
-            listed,
-            needed,
-        })
-    }
-}
-
-/// A process's view of a setting.
-#[derive(Clone, Debug)]
-pub(crate) struct View {
-    known: Rc<Names>,
-    next: Option<(Time, Rc<Names>)>,
-}
-
-impl View {
-    pub(crate) fn new(names: &Rc<Names>) -> Self {
-        Self {
-            known: Rc::clone(names),
-            next: None,
-        }
-    }
-
-    pub(crate) fn at(&mut self, now: Time) -> Rc<Names> {
-        if let Some((_, names)) = self.next.take_if(|(at, _)| *at <= now) {
-            self.known = names;
-        }
-        Rc::clone(&self.known)
-    }
-}
 
 /// A walsender.
 #[derive(Debug)]
@@ -129,23 +85,6 @@ impl World {
     fn two(&mut self, one: usize, two: usize) -> Option<(&Member, &mut Member)> {
         let [one, two] = self.members.get_disjoint_mut([one, two]).ok()?;
         Some((one, two))
-    }
-
-    /// A walreceiver that has waited in vain for as long as `wal_receiver_timeout`.
-    pub(crate) fn cut_look(&mut self, member: usize, pg: u64, conn: u64, cut_at: Time) {
-        let Some(postgres) = self.postgres(member, pg) else {
-            return;
-        };
-        let receiver = postgres.receiver.as_ref();
-        if receiver.is_some_and(|receiver| receiver.conn == conn && receiver.cut_at == Some(cut_at)) {
-            self.receiver_end(member, pg, conn);
-        }
-    }
-
-    /// The link is there again, and TCP sends what was lost.
-    pub(crate) fn retransmit(&mut self, from: usize, conn: u64) {
-        self.sender_free(from, conn, true);
-        self.pump(from);
     }
 
     /// A postmaster begins.
@@ -301,163 +240,6 @@ impl World {
         self.gate_confirm(member);
     }
 
-    /// Sends what each walsender has not sent.
-    pub(crate) fn pump(&mut self, member: usize) {
-        let (end, lineage) = (self.wal_len(member), self.members[member].lineage);
-        let (low, high) = self.config.link_delay;
-        let Some(postgres) = &mut self.members[member].postgres else {
-            return;
-        };
-        let mut ships = Vec::new();
-        for sender in &mut postgres.senders {
-            let Some(to) = sender.standby.filter(|to| self.network.up(member, *to)) else {
-                continue;
-            };
-            if sender.under_way || sender.sent >= end {
-                continue;
-            }
-            sender.under_way = true;
-            sender.sent = end;
-            ships.push((to, sender.conn));
-        }
-        for (to, conn) in ships {
-            let Some(pg) = self.members[to].postgres.as_ref().map(|postgres| postgres.pg) else {
-                continue;
-            };
-            let delay = self.random.skewed(low, high) + self.disk_delay(to);
-            self.after(
-                delay,
-                Event::Ship {
-                    to,
-                    pg,
-                    from: member,
-                    conn,
-                    lineage,
-                    upto: end,
-                },
-            );
-        }
-    }
-
-    /// WAL has arrived at a standby and is flushed there.
-    pub(crate) fn shipped(
-        &mut self,
-        to: usize,
-        pg: u64,
-        (from, conn, lineage): (usize, u64, u64),
-        upto: usize,
-    ) {
-        let lost = !self.network.up(from, to);
-        let until = self.members[from].lineage == lineage;
-        let ours = self.postgres(to, pg).is_some_and(|p| {
-            p.stopping != Some(true) && p.receiver.as_ref().is_some_and(|receiver| receiver.conn == conn)
-        });
-        if lost || !until || !ours {
-            return self.sender_free(from, conn, lost);
-        }
-        let lag = self.random.skewed(MS / 10, 20 * MS);
-        let Some((source, target)) = self.two(from, to) else {
-            return;
-        };
-        let Some((source, data)) = source.data.as_ref().zip(target.data.as_mut()) else {
-            return;
-        };
-        let have = data.wal.len();
-        if upto > have && upto <= source.wal.len() {
-            data.wal
-                .entries
-                .extend_from_slice(&source.wal.entries[have..upto]);
-        }
-        data.wal.take_history_of(&source.wal);
-        let flushed = data.wal.len();
-        let now = self.now;
-        if let Some(postgres) = self.postgres(to, pg) {
-            postgres.replayed_at = postgres.replayed_at.max(now + lag);
-        }
-        self.reply(from, to, conn, flushed);
-        self.pump(to);
-    }
-
-    fn reply(&mut self, from: usize, to: usize, conn: u64, flushed: usize) {
-        let (low, high) = self.config.link_delay;
-        let delay = self.random.skewed(low, high);
-        if let Some(pg) = self.members[from].postgres.as_ref().map(|postgres| postgres.pg)
-            && self.network.up(to, from)
-        {
-            self.after(
-                delay,
-                Event::Confirm {
-                    from,
-                    pg,
-                    conn,
-                    flushed,
-                },
-            );
-        }
-    }
-
-    fn sender_free(&mut self, from: usize, conn: u64, lost: bool) {
-        if let Some(postgres) = &mut self.members[from].postgres
-            && let Some(sender) = postgres.senders.iter_mut().find(|sender| sender.conn == conn)
-        {
-            sender.under_way = false;
-            if lost {
-                sender.sent = sender.flushed;
-            }
-        }
-    }
-
-    pub(crate) fn confirmed(&mut self, from: usize, pg: u64, conn: u64, flushed: usize) {
-        let Some(postgres) = self.postgres(from, pg) else {
-            return;
-        };
-        let Some(sender) = postgres.senders.iter_mut().find(|sender| sender.conn == conn) else {
-            return;
-        };
-        sender.under_way = false;
-        sender.flushed = sender.flushed.max(flushed);
-        if !sender.caught_up && sender.flushed >= sender.base {
-            sender.caught_up = true;
-            self.wake(from, MS);
-        }
-        self.release(from, conn);
-        self.pump(from);
-    }
-
-    /// What `SyncRepReleaseWaiters` does in the walsender of this connection.
-    pub(crate) fn release(&mut self, member: usize, conn: u64) {
-        let now = self.now;
-        let Some(postgres) = &mut self.members[member].postgres else {
-            return;
-        };
-        if postgres.stopping.is_some() || postgres.in_recovery {
-            return;
-        }
-        let Some(sender) = postgres.senders.iter_mut().find(|sender| sender.conn == conn) else {
-            return;
-        };
-        let view = sender.view.at(now);
-        if view.needed == 0 || !sender.caught_up || !view.listed.contains(&sender.name) {
-            return;
-        }
-        let listed = postgres
-            .senders
-            .iter()
-            .filter(|sender| sender.caught_up && view.listed.contains(&sender.name));
-        let mut flushed: Vec<usize> = listed.map(|sender| sender.flushed).collect();
-        flushed.sort_unstable_by(|one, other| other.cmp(one));
-        let Some(upto) = flushed.get(view.needed - 1).copied() else {
-            return;
-        };
-        while let Some((end, id)) = self.members[member]
-            .postgres
-            .as_mut()
-            .and_then(|postgres| postgres.waiting.pop_front_if(|(end, _)| *end <= upto))
-        {
-            self.acknowledge(member, end, id);
-        }
-    }
-
     /// Each process reads the new setting in its own time.
     pub(crate) fn reload_names(&mut self, member: usize, text: &str) {
         let names = Names::read(text);
@@ -503,157 +285,11 @@ impl World {
         Some(conn)
     }
 
-    /// A standby's walreceiver tries to connect, unless it streams or has nowhere to.
-    pub(crate) fn connect_soon(&mut self, member: usize) {
-        let pause = self.random.between(5 * MS, 500 * MS);
-        let Some(postgres) = &mut self.members[member].postgres else {
-            return;
-        };
-        if !postgres.connecting && postgres.receiver.is_none() && postgres.in_recovery {
-            postgres.connecting = true;
-            let pg = postgres.pg;
-            self.after(pause, Event::Connect { member, pg });
-        }
-    }
-
-    pub(crate) fn connect(&mut self, member: usize, pg: u64) {
-        let Some(postgres) = self.postgres(member, pg) else {
-            return;
-        };
-        postgres.connecting = false;
-        let ServerRole::Standby {
-            upstream: Some(upstream),
-        } = &postgres.role
-        else {
-            return;
-        };
-        if postgres.receiver.is_some() || postgres.stopping.is_some() || postgres.promoting {
-            return;
-        }
-        let name = upstream
-            .application_name
-            .clone()
-            .unwrap_or_else(|| format!("pg-{member}"));
-        let address = upstream.address;
-        if !self.try_connect(member, pg, name, address) {
-            self.connect_soon(member);
-        }
-    }
-
-    fn try_connect(&mut self, member: usize, pg: u64, name: String, address: std::net::IpAddr) -> bool {
-        let Some(from) = self.member_at(address).filter(|from| *from != member) else {
-            return false;
-        };
-        let there = &self.members[from];
-        let open = there
-            .postgres
-            .as_ref()
-            .filter(|p| p.is_ready && p.stopping.is_none() && !there.frozen);
-        if !self.network.up(from, member) || !self.network.up(member, from) {
-            return false;
-        }
-        let Some(open) = open else { return false };
-        // Its slot is still active.
-        if open.senders.iter().any(|sender| sender.standby == Some(member)) {
-            return false;
-        }
-        let Some((source, data)) = there.data.as_ref().zip(self.members[member].data.as_ref()) else {
-            return false;
-        };
-        let relation = source.wal.history.relation(data.wal.end(), source.wal.end().lsn);
-        let same = data.wal.history.timeline == source.wal.history.timeline;
-        if source.system_identifier != data.system_identifier
-            || (relation != Relation::Contained && !(relation == Relation::Ahead && same))
-        {
-            return false;
-        }
-        self.check_stream(from, member);
-        let (conn, upstream_pg, flushed) = (self.name(), self.pg_of(from), self.wal_len(member));
-        let base = self.wal_len(from);
-        let now = self.now;
-        if let Some(postgres) = self.postgres(member, pg) {
-            postgres.receiver = Some(Receiver {
-                conn,
-                upstream: from,
-                upstream_pg,
-                cut_at: None,
-            });
-        }
-        self.log(member, || format!("streams from pg-{from} as {name}"));
-        if let Some(postgres) = &mut self.members[from].postgres {
-            let view = View::new(&postgres.shown.clone().at(now));
-            postgres.senders.push(Sender {
-                conn,
-                standby: Some(member),
-                name,
-                flushed: 0,
-                sent: flushed,
-                under_way: false,
-                base,
-                caught_up: false,
-                view: View {
-                    next: Some((now, Rc::clone(&postgres.names))),
-                    ..view
-                },
-            });
-            postgres.senders_changed += 1;
-        }
-        self.reply(from, member, conn, flushed);
-        self.pump(from);
-        self.wake(member, MS);
-        self.wake(from, MS);
-        true
-    }
-
     pub(crate) fn pg_of(&self, member: usize) -> u64 {
         self.members[member]
             .postgres
             .as_ref()
             .map_or(0, |postgres| postgres.pg)
-    }
-
-    /// The walreceiver ends, whoever ended it.
-    pub(crate) fn receiver_end(&mut self, member: usize, pg: u64, conn: u64) {
-        let Some(postgres) = self.postgres(member, pg) else {
-            return;
-        };
-        let Some(receiver) = postgres.receiver.take_if(|receiver| receiver.conn == conn) else {
-            return;
-        };
-        let (from, upstream_pg) = (receiver.upstream, receiver.upstream_pg);
-        self.end_sender_of(from, upstream_pg, member, conn);
-        self.connect_soon(member);
-        self.wake(member, MS);
-    }
-
-    /// The other end is told at once, or finds out.
-    pub(crate) fn end_sender_of(&mut self, from: usize, pg: u64, member: usize, conn: u64) {
-        let told = self.network.up(member, from);
-        let delay = if told {
-            self.random.between(100, 5 * MS)
-        } else {
-            self.random.between(5 * SECOND, 10 * SECOND)
-        };
-        self.after(
-            delay,
-            Event::SenderEnd {
-                member: from,
-                pg,
-                conn,
-            },
-        );
-    }
-
-    pub(crate) fn sender_end(&mut self, member: usize, pg: u64, conn: u64) {
-        let Some(postgres) = self.postgres(member, pg) else {
-            return;
-        };
-        let before = postgres.senders.len();
-        postgres.senders.retain(|sender| sender.conn != conn);
-        if postgres.senders.len() != before {
-            postgres.senders_changed += 1;
-            self.wake(member, MS);
-        }
     }
 
     /// A postmaster is gone, by a stop or by a crash. Its standbys are told by the network if it can.
@@ -679,36 +315,6 @@ impl World {
         }
         for standby in 0..self.members.len() {
             self.upstream_lost(standby, postgres.pg, silent || !self.network.up(member, standby));
-        }
-    }
-
-    /// The walreceiver of a standby of this server ends: at once, or when it has waited in vain.
-    fn upstream_lost(&mut self, standby: usize, upstream_pg: u64, silent: bool) {
-        let delay = if silent {
-            self.random.between(4 * SECOND, 5 * SECOND)
-        } else {
-            self.random.between(100, 5 * MS)
-        };
-        let now = self.now;
-        let Some(postgres) = &mut self.members[standby].postgres else {
-            return;
-        };
-        let pg = postgres.pg;
-        if let Some(receiver) = postgres
-            .receiver
-            .as_mut()
-            .filter(|r| r.upstream_pg == upstream_pg)
-        {
-            receiver.cut_at.get_or_insert(now);
-            let conn = receiver.conn;
-            self.after(
-                delay,
-                Event::ReceiverEnd {
-                    member: standby,
-                    pg,
-                    conn,
-                },
-            );
         }
     }
 

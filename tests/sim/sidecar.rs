@@ -1,21 +1,19 @@
 //! The sidecar: observes, calls the shipped `decide`, carries out what it says, and is the commit gate.
 
+mod gate;
+mod looking;
+mod observing;
+
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::rc::Rc;
 
 use podgres::core::cluster::PeerContact;
-use podgres::core::data_directory::SystemIdentifier;
 use podgres::core::decide::decide;
 use podgres::core::decision::{Decision, Memory, PostgresAction};
 use podgres::core::member::{Ordinal, slot_name};
-use podgres::core::observation::{
-    Barrier, FailedAction, NameState, Observation, PeerView, ProbeState, UpstreamFacts, UpstreamView,
-};
+use podgres::core::observation::{Barrier, FailedAction, Observation, PeerView};
 use podgres::core::situation::Situation;
-use podgres::core::status::{HeldData, ReplicationStatus, ServerStatus};
-use podgres::core::supervision::{Postmaster, ServerRole};
-use podgres::core::wal::Lsn;
+use podgres::core::status::HeldData;
 
 use crate::api::Client;
 use crate::config::{MS, SECOND, Time};
@@ -24,13 +22,12 @@ use crate::network::Ear;
 use crate::supervisor::slot;
 use crate::wal::lsn;
 use crate::world::{CLUSTER, World};
+use looking::unasked;
 
 /// What the executor does with an action that hangs.
 const ACTION_LIMIT: Time = 5 * SECOND;
 /// No agent waits longer for its next turn.
 const SLOWEST_MS: u64 = 1_000;
-const LOOK_PAUSE: Time = 900 * MS;
-const GATE_REPEAT: Time = 250 * MS;
 
 /// See the module. The observation is kept and brought up to date in place.
 pub(crate) struct Sidecar {
@@ -60,21 +57,6 @@ fn ordinal(member: usize) -> Ordinal {
 
 fn index(ordinal: Ordinal) -> usize {
     ordinal.0 as usize
-}
-
-fn host(member: usize) -> String {
-    format!("pg-{member}")
-}
-
-fn unasked() -> UpstreamView {
-    UpstreamView {
-        of: None,
-        host: "pg-0".to_owned(),
-        port: 5432,
-        looked_at_ms: 0,
-        name: NameState::Unasked,
-        probe: ProbeState::Untried,
-    }
 }
 
 impl World {
@@ -243,88 +225,6 @@ impl World {
         self.log(member, || line);
     }
 
-    fn observe(&mut self, member: usize) {
-        let (now, clock_ms) = (self.now, self.clock_ms(member));
-        self.show_licence(member, clock_ms);
-        let there = &mut self.members[member];
-        let Some(sidecar) = &mut there.sidecar else { return };
-        let observation = &mut sidecar.observation;
-        observation.at_ms = clock_ms;
-        match &there.supervisor {
-            None => {
-                observation.supervisor = None;
-                sidecar.seen = (0, 0);
-            }
-            Some(supervisor) => {
-                let seen = (supervisor.epoch, supervisor.status.version);
-                match &mut observation.supervisor {
-                    Some(known) if sidecar.seen == seen => known.licence = supervisor.status.licence,
-                    known => *known = Some(supervisor.status.clone()),
-                }
-                sidecar.seen = seen;
-            }
-        }
-        for (peer, view) in &mut observation.peers {
-            view.heard_ms_ago = sidecar.ears[index(*peer)].heard_ms_ago(now);
-        }
-        self.observe_server(member);
-    }
-
-    fn observe_server(&mut self, member: usize) {
-        let now = self.now;
-        let there = &mut self.members[member];
-        let Some(sidecar) = &mut there.sidecar else { return };
-        let running = sidecar.observation.supervisor.as_ref().is_some_and(|supervisor| {
-            matches!(supervisor.postmaster, Postmaster::Running { ready: true, .. })
-        });
-        let open = there
-            .postgres
-            .as_mut()
-            .filter(|p| running && p.is_ready && p.stopping.is_none());
-        let (Some(postgres), Some(data)) = (open, &there.data) else {
-            sidecar.observation.server = None;
-            return;
-        };
-        let fresh = sidecar.observation.server.is_none();
-        let server = sidecar
-            .observation
-            .server
-            .get_or_insert_with(|| empty_status(data.system_identifier));
-        let (waiting, end) = (now >= postgres.replayed_at, data.wal.end());
-        server.timeline = end.timeline;
-        server.in_recovery = postgres.in_recovery;
-        server.flush_lsn = end.lsn;
-        server.replay_lsn = if waiting {
-            end.lsn
-        } else {
-            Lsn(end.lsn.0.saturating_sub(16))
-        };
-        server.replay_waiting = waiting;
-        server.receiver_streaming = postgres.receiver.is_some();
-        server.receiver_present = postgres.receiver.is_some();
-        server.receiver_silent_ms = postgres
-            .receiver
-            .as_ref()
-            .map(|receiver| receiver.cut_at.map_or(100, |cut| (now - cut) / MS + 100));
-        let shown = postgres.shown.at(now);
-        if server.synchronous_standby_names != shown.text {
-            server.synchronous_standby_names.clone_from(&shown.text);
-        }
-        if server.slots != data.slots {
-            server.slots.clone_from(&data.slots);
-        }
-        if fresh || sidecar.senders_seen != postgres.pg ^ postgres.senders_changed {
-            sidecar.senders_seen = postgres.pg ^ postgres.senders_changed;
-            server.replication = postgres.senders.iter().map(|sender| row(&sender.name)).collect();
-        }
-        for (row, sender) in server.replication.iter_mut().zip(&postgres.senders) {
-            row.flush_lsn = Some(lsn(sender.flushed));
-            if sender.caught_up && row.state != "streaming" {
-                "streaming".clone_into(&mut row.state);
-            }
-        }
-    }
-
     /// What the others are told; a line goes out when something has changed.
     fn publish(&mut self, member: usize, decision: &Decision) {
         let there = &self.members[member];
@@ -480,226 +380,5 @@ impl World {
                 error,
             },
         );
-    }
-
-    /// Looks at the member wanted, about once a second, while this one does not stream from it.
-    fn look_upstream(&mut self, member: usize, wanted: Option<Ordinal>) {
-        let (now, clock_ms) = (self.now, self.clock_ms(member));
-        let (low, high) = self.config.link_delay;
-        let delay = self.random.skewed(low, high) + 200;
-        let Some(sidecar) = &mut self.members[member].sidecar else {
-            return;
-        };
-        let known = match sidecar
-            .observation
-            .supervisor
-            .as_ref()
-            .map(|supervisor| &supervisor.postmaster)
-        {
-            Some(Postmaster::Running {
-                role: ServerRole::Standby {
-                    upstream: Some(upstream),
-                },
-                ..
-            }) => Some(upstream.host.clone()),
-            _ => None,
-        };
-        let streams = sidecar
-            .observation
-            .server
-            .as_ref()
-            .is_some_and(|server| server.receiver_streaming);
-        let wanted = wanted.filter(|of| !(streams && known == Some(host(index(*of)))));
-        let Some(of) = wanted else {
-            if sidecar.observation.upstream.of.is_some() {
-                sidecar.observation.upstream = unasked();
-            }
-            return;
-        };
-        let other = sidecar.observation.upstream.of != Some(of);
-        if sidecar.looking || !(other || now >= sidecar.look_next) {
-            return;
-        }
-        sidecar.looking = true;
-        sidecar.look_next = now + LOOK_PAUSE;
-        let epoch = sidecar.epoch;
-        self.after(
-            delay,
-            Event::LookSample {
-                member,
-                epoch,
-                of: index(of),
-                looked_at_ms: clock_ms,
-            },
-        );
-    }
-
-    pub(crate) fn look_sample(&mut self, member: usize, epoch: u64, of: usize, looked_at_ms: u64) {
-        let there = &self.members[of];
-        let open = there
-            .postgres
-            .as_ref()
-            .filter(|p| p.is_ready && p.stopping.is_none() && !there.frozen);
-        let reached = self.network.up(member, of) && self.network.up(of, member);
-        let address: IpAddr = self.address(of);
-        let probe = match open.zip(there.data.as_ref()).filter(|_| reached) {
-            None => ProbeState::Failed {
-                message: "could not connect".to_owned(),
-            },
-            Some((postgres, data)) => ProbeState::Ready {
-                facts: UpstreamFacts {
-                    address,
-                    system_identifier: SystemIdentifier(data.system_identifier),
-                    flush_lsn: data.wal.end().lsn,
-                    history: data.wal.history.clone(),
-                    in_recovery: Some(postgres.in_recovery),
-                },
-            },
-        };
-        let name = if there.exists {
-            NameState::Resolved {
-                addresses: vec![address],
-            }
-        } else {
-            NameState::Missing
-        };
-        let view = Box::new(UpstreamView {
-            of: Some(ordinal(of)),
-            host: host(of),
-            port: 5432,
-            looked_at_ms,
-            name,
-            probe,
-        });
-        let (low, high) = self.config.link_delay;
-        let delay = if reached {
-            self.random.skewed(low, high)
-        } else {
-            self.random.between(100 * MS, 3 * SECOND)
-        };
-        self.after(delay, Event::LookDone { member, epoch, view });
-    }
-
-    pub(crate) fn look_done(&mut self, member: usize, epoch: u64, view: UpstreamView) {
-        let Some(sidecar) = self.sidecar(member, epoch) else {
-            return;
-        };
-        sidecar.looking = false;
-        let news =
-            sidecar.observation.upstream.probe != view.probe || sidecar.observation.upstream.of != view.of;
-        sidecar.observation.upstream = view;
-        if news {
-            self.wake(member, 200);
-        }
-    }
-
-    /// The gate goes to a primary that is open.
-    pub(crate) fn gate_wanted(&mut self, member: usize) {
-        let delay = self.random.skewed(2 * MS, 100 * MS);
-        if let Some(sidecar) = &self.members[member].sidecar {
-            let epoch = sidecar.epoch;
-            self.after(delay, Event::GateAttach { member, epoch });
-        }
-    }
-
-    pub(crate) fn gate_attach(&mut self, member: usize, epoch: u64) {
-        let open = self.members[member].postgres.as_ref().is_some_and(|postgres| {
-            postgres.is_ready && !postgres.in_recovery && postgres.stopping.is_none()
-        });
-        if !open || self.sidecar(member, epoch).is_none() {
-            return;
-        }
-        let Some(conn) = self.attach_gate(member) else {
-            return;
-        };
-        if let Some(sidecar) = self.sidecar(member, epoch) {
-            sidecar.gate = Some(conn);
-        }
-        self.gate_confirm(member);
-    }
-
-    /// Confirms what is flushed, while the right of the last decision lasts.
-    pub(crate) fn gate_confirm(&mut self, member: usize) {
-        let (clock_ms, now) = (self.clock_ms(member), self.now);
-        let there = &mut self.members[member];
-        if !there.sidecar_runs() {
-            return;
-        }
-        let (Some(sidecar), Some(postgres), Some(data)) =
-            (&mut there.sidecar, &mut there.postgres, &there.data)
-        else {
-            return;
-        };
-        let Some(conn) = sidecar.gate else { return };
-        if !postgres.is_waiting() {
-            return;
-        }
-        if !sidecar.repeating {
-            sidecar.repeating = true;
-            let epoch = sidecar.epoch;
-            self.order_repeat(member, epoch);
-            return self.gate_confirm(member);
-        }
-        if clock_ms >= sidecar.gate_until_ms {
-            return;
-        }
-        let Some(sender) = postgres.senders.iter_mut().find(|sender| sender.conn == conn) else {
-            return;
-        };
-        sender.flushed = data.wal.len();
-        postgres.gate_confirmed_at = now;
-        self.release(member, conn);
-    }
-
-    fn order_repeat(&mut self, member: usize, epoch: u64) {
-        self.after(GATE_REPEAT, Event::GateRepeat { member, epoch });
-    }
-
-    pub(crate) fn gate_repeat(&mut self, member: usize, epoch: u64) {
-        if let Some(sidecar) = self.sidecar(member, epoch) {
-            sidecar.repeating = false;
-            self.gate_confirm(member);
-        }
-    }
-}
-
-fn row(name: &str) -> ReplicationStatus {
-    ReplicationStatus {
-        application_name: name.to_owned(),
-        client_addr: None,
-        state: "catchup".to_owned(),
-        sent_lsn: None,
-        flush_lsn: None,
-        replay_lsn: None,
-        sync_state: String::new(),
-        sync_priority: 1,
-        usename: "podgres_replication".to_owned(),
-        pid: 1,
-    }
-}
-
-fn empty_status(system_identifier: u64) -> ServerStatus {
-    ServerStatus {
-        server_version: 160_009,
-        system_identifier: SystemIdentifier(system_identifier),
-        timeline: podgres::core::wal::TimelineId(1),
-        in_recovery: true,
-        receiver_streaming: false,
-        flush_lsn: Lsn(0),
-        replay_lsn: Lsn(0),
-        upstream_lsn: None,
-        replay_age_ms: None,
-        postmaster_start_time: String::new(),
-        replication: Vec::new(),
-        slots: Vec::new(),
-        oldest_wal_lsn: None,
-        wal_segment_size_bytes: 16 << 20,
-        replication_role: true,
-        receiver_present: false,
-        receiver_silent_ms: None,
-        replay_waiting: false,
-        synchronous_standby_names: String::new(),
-        superseded_slots: Vec::new(),
-        archive: None,
     }
 }

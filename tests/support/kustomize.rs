@@ -2,7 +2,9 @@
 //!
 //! So that the manifests can be judged where there is neither kubectl nor a cluster. Anything else in a kustomization.yaml is refused.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
@@ -16,10 +18,16 @@ pub(crate) fn build(folder: &str, components: &[&str]) -> Vec<Value> {
     objects
 }
 
-/// The documents of a file below `k8s/`.
+/// The documents of a file below `k8s/`, which is read once.
 pub(crate) fn documents(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    static READ: Mutex<BTreeMap<PathBuf, Vec<Value>>> = Mutex::new(BTreeMap::new());
+    let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
+    let parsed = || {
+        let text =
+            std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    read.entry(path.to_owned()).or_insert_with(parsed).clone()
 }
 
 pub(crate) fn top() -> PathBuf {

@@ -15,13 +15,27 @@ use super::{Arguments, Finding};
 
 const API_LIMIT: Duration = Duration::from_secs(10);
 
+/// A kind of objects that could not be listed, and why.
+pub(super) type Unseen = (&'static str, String);
+
 /// What cannot work in the objects.
-pub(super) fn findings(objects: &[Value]) -> Vec<Finding> {
+pub(super) fn findings(objects: &[Value], unseen: &[Unseen]) -> Vec<Finding> {
     let settings = settings();
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let known = |found: manifests::Finding| {
+        let mut finding = Finding::new(format!("{}: {}", found.object, found.problem), &found.hint);
+        if let Some((kind, why)) = unseen.iter().find(|(kind, _)| found.unless == Some(kind)) {
+            finding.certain = false;
+            finding.problem = format!(
+                "{}, unless a {kind} says so: not looked at, {why}",
+                finding.problem
+            );
+        }
+        finding
+    };
     manifests::check(objects, &settings)
         .into_iter()
-        .map(|finding| Finding::new(format!("{}: {}", finding.object, finding.problem), &finding.hint))
+        .map(known)
         .collect()
 }
 
@@ -73,8 +87,8 @@ fn items(mut document: Value) -> Vec<Value> {
     }
 }
 
-/// The StatefulSet, and whatever in its namespace it may refer to.
-pub(super) async fn live(set: &str, arguments: &Arguments) -> Result<Vec<Value>, Failure> {
+/// The StatefulSet, whatever in its namespace it may refer to, and what is granted in all namespaces as far as one may see that.
+pub(super) async fn live(set: &str, arguments: &Arguments) -> Result<(Vec<Value>, Vec<Unseen>), Failure> {
     let client = ApiClient::new(reach(arguments)?, API_LIMIT);
     let namespace = arguments.pod.namespace.as_deref().unwrap_or("default");
     let core = format!("/api/v1/namespaces/{namespace}");
@@ -99,7 +113,37 @@ pub(super) async fn live(set: &str, arguments: &Arguments) -> Result<Vec<Value>,
         }
         objects.extend(found);
     }
-    Ok(objects)
+    let unseen = cluster_wide(&client, &mut objects).await?;
+    Ok((objects, unseen))
+}
+
+/// ClusterRoleBindings, and the ClusterRoles that bindings name.
+async fn cluster_wide(client: &ApiClient, objects: &mut Vec<Value>) -> Result<Vec<Unseen>, Failure> {
+    const RIGHTS: &str = "/apis/rbac.authorization.k8s.io/v1";
+    let mut unseen = Vec::new();
+    match list(
+        client,
+        manifests::CLUSTER_WIDE,
+        &format!("{RIGHTS}/clusterrolebindings"),
+    )
+    .await
+    {
+        Ok(found) => objects.extend(found),
+        Err(failure) if failure.status == ExitStatus::Permission => {
+            unseen.push((manifests::CLUSTER_WIDE, failure.message));
+        }
+        Err(failure) => return Err(failure),
+    }
+    for name in manifests::cluster_roles(objects) {
+        let path = format!("{RIGHTS}/clusterroles?fieldSelector=metadata.name%3D{name}");
+        match list(client, "ClusterRole", &path).await {
+            Ok(found) => objects.extend(found),
+            // What it grants is not judged then.
+            Err(failure) if failure.status == ExitStatus::Permission => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(unseen)
 }
 
 fn reach(arguments: &Arguments) -> Result<Reach, Failure> {

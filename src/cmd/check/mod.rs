@@ -36,6 +36,8 @@ pub struct Arguments {
 struct Finding {
     problem: String,
     hint: String,
+    /// What could not be looked at might show that it is none.
+    certain: bool,
 }
 
 impl Finding {
@@ -43,25 +45,27 @@ impl Finding {
         Self {
             problem: problem.into(),
             hint: hint.to_owned(),
+            certain: true,
         }
     }
 }
 
-/// Prints each finding with a hint; exit code 64 if there is any.
+/// Prints each finding with a hint; exit code 64 if any is certain.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let (place, findings) = if let Some(set) = &arguments.live {
-        let objects = manifests::live(set, &arguments).await?;
-        (format!("StatefulSet \"{set}\""), manifests::findings(&objects))
+        let (objects, unseen) = manifests::live(set, &arguments).await?;
+        let findings = manifests::findings(&objects, &unseen);
+        (format!("StatefulSet \"{set}\""), findings)
     } else if arguments.files.is_empty() {
         let pod = arguments.pod.resolve()?;
         let findings = environment::findings(&pod, &arguments.server).await;
         (pod.name.to_string(), findings)
     } else {
         let objects = manifests::read(&arguments.files)?;
-        ("manifests".to_owned(), manifests::findings(&objects))
+        ("manifests".to_owned(), manifests::findings(&objects, &[]))
     };
     print(&place, &findings)?;
-    match findings.len() {
+    match findings.iter().filter(|finding| finding.certain).count() {
         0 => Ok(()),
         1 => Err(Failure::new(ExitStatus::Settings, "one thing cannot work")),
         many => Err(Failure::new(
@@ -73,7 +77,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
 
 fn print(place: &str, findings: &[Finding]) -> Result<(), Failure> {
     let mut text = String::new();
-    for Finding { problem, hint } in findings {
+    for Finding { problem, hint, .. } in findings {
         writeln!(text, "{problem}\n    hint: {hint}")
             .map_err(|error| Failure::from_error(ExitStatus::Bug, &error))?;
     }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
+use super::archive::{Archive, Reach};
 use super::chain::sound;
 use super::name::{Utc, sequence_of};
 use super::{Entry, Kind, Record};
@@ -16,8 +17,8 @@ pub struct Listing<'a> {
     pub entries: &'a [Entry],
     /// Seconds since 1970.
     pub now: u64,
-    /// Whether there is archived WAL, so that a restore can go past a backup's end.
-    pub archive: bool,
+    /// Of archived WAL, with which a restore can go past a backup's end.
+    pub archive: &'a Archive,
 }
 
 /// One line a backup: name, kind, what it builds on, size, age, source, timeline, verified, what it can be restored to.
@@ -95,8 +96,25 @@ fn restorable(listing: &Listing<'_>, entry: &Entry) -> String {
     let end = Utc::from_unix(entry.record.finished_at).text();
     match (sound(listing.entries, entry), entry.record.kind) {
         (false, _) => "no".to_owned(),
-        (true, Kind::Physical) if listing.archive => format!("from {end} on"),
+        (true, Kind::Physical) if !listing.archive.files.is_empty() => archived(listing.archive, entry, &end),
         (true, _) => format!("to {end}"),
+    }
+}
+
+/// With archived WAL.
+fn archived(archive: &Archive, entry: &Entry, end: &str) -> String {
+    let record = &entry.record;
+    match (&archive.history, archive.reach(entry)) {
+        (
+            _,
+            Some(Reach {
+                lsn, gap: Some(_), ..
+            }),
+        ) => format!("from {end} to {lsn}, then a gap"),
+        (_, Some(Reach { lsn, .. })) if lsn > record.stop_lsn => format!("from {end} to {lsn}"),
+        (_, Some(_)) => format!("to {end}"),
+        (Some(_), None) => format!("from {end} on timeline {} only", record.timeline),
+        (None, None) => format!("from {end} on"),
     }
 }
 
@@ -120,11 +138,12 @@ pub fn json(listing: &Listing<'_>) -> Value {
             fields.insert("stored_bytes".to_owned(), json!(entry.record.stored_bytes()));
             fields.insert("good".to_owned(), json!(sound(listing.entries, entry)));
             fields.insert("verified".to_owned(), json!(entry.verified()));
+            fields.insert("archived".to_owned(), json!(listing.archive.reach(entry)));
             fields.insert("verification".to_owned(), json!(entry.verification));
         }
         value
     });
-    json!({ "backups": entries.collect::<Vec<_>>(), "archive": listing.archive })
+    json!({ "backups": entries.collect::<Vec<_>>(), "archive": !listing.archive.files.is_empty() })
 }
 
 #[cfg(test)]
@@ -132,6 +151,8 @@ mod tests {
     use super::*;
     use crate::core::backup::Verification;
     use crate::core::backup::fixtures::{child, entry, failed};
+    use crate::core::backup::wal_file::WalFile;
+    use crate::core::wal::{Lsn, TimelineHistory, TimelineId};
 
     #[test]
     fn the_list_as_people_read_it() {
@@ -144,11 +165,18 @@ mod tests {
         let bad = failed(entry(2, 1_795_200_000));
         let orphan = child(4, 1_795_281_350, &bad);
         let more = child(5, 1_795_281_360, &verified);
-        let entries = [entry(1, 1_795_000_000), bad, verified, orphan, more];
+        let mut left = entry(6, 1_795_281_370);
+        left.record.timeline = TimelineId(2);
+        let entries = [entry(1, 1_795_000_000), bad, verified, orphan, more, left];
+        let segment = |number: u64| WalFile::segment(TimelineId(1), Lsn(number << 24), 16 << 20);
+        let archive = Archive {
+            files: [1, 3, 4].map(segment).into(),
+            history: TimelineHistory::parse(TimelineId(1), "").ok(),
+        };
         let listing = Listing {
             entries: &entries,
             now: 1_795_281_390,
-            archive: true,
+            archive: &archive,
         };
         insta::assert_snapshot!(table(&listing));
         let value = json(&listing);
@@ -156,6 +184,8 @@ mod tests {
         assert_eq!(value["backups"][2]["verified"], true);
         assert_eq!(value["backups"][2]["verification"]["at"], 1_795_281_340);
         assert_eq!(value["backups"][3]["good"], false, "what it builds on is bad");
+        assert_eq!(value["backups"][0]["archived"]["gap"], "000000010000000000000002");
+        assert_eq!(value["backups"][2]["archived"]["lsn"], "0/5000000");
         assert_eq!(value["backups"][4]["parent"], "000003-20261121T171530Z-physical");
     }
 

@@ -128,7 +128,8 @@ fn fork(entry: &Entry, wish: &Wish<'_>) -> ChooseError {
 fn ends_before(entry: &Entry, target: &Target) -> Result<bool, ChooseError> {
     Ok(match target {
         Target::Backup | Target::Latest | Target::Name(_) => true,
-        Target::Time(text) => entry.record.finished_at <= parse_moment(text).map_err(ChooseError::Time)?,
+        // Both are cut to whole seconds: of one that ended in the target's second nobody knows whether it did before.
+        Target::Time(text) => entry.record.finished_at < parse_moment(text).map_err(ChooseError::Time)?,
         Target::Lsn(lsn) => entry.record.stop_lsn <= *lsn,
     })
 }
@@ -173,8 +174,13 @@ mod tests {
         let entries = [entry(1, 1_000), entry(2, 2_000), entry(3, 3_000)];
         assert_eq!(chosen(&entries, &Target::Latest), Ok(3));
         assert_eq!(
-            chosen(&entries, &Target::Time("1970-01-01 00:33:20".to_owned())),
+            chosen(&entries, &Target::Time("1970-01-01 00:33:21".to_owned())),
             Ok(2)
+        );
+        assert_eq!(
+            chosen(&entries, &Target::Time("1970-01-01 00:33:20.9".to_owned())),
+            Ok(1),
+            "2 may have ended after the target, in its second"
         );
         assert_eq!(chosen(&entries, &Target::Lsn(Lsn(0x200_1000))), Ok(2));
         assert_eq!(chosen(&entries, &Target::Lsn(Lsn(0x200_0FFF))), Ok(1));

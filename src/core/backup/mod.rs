@@ -2,9 +2,11 @@
 //!
 //! Never reads a clock or a store: whoever calls hands in the catalogue and the time.
 
+pub mod archive;
 pub mod catalogue;
 pub mod chain;
 pub mod choose;
+pub mod moments;
 pub mod name;
 pub mod parent;
 pub mod retention;

@@ -1,19 +1,21 @@
 //! Which backups may go: `--keep 7`, `--keep 30d`, `--keep daily=7,weekly=4,monthly=12,yearly=3`.
 //!
-//! Whatever the rule says, the newest good backup of each kind stays, the newest verified one too, and what a kept
-//! one builds on. Order is the sequence number; a clock decides only how old something is.
+//! A rule is that of a run, and only backups of the run's kind may go by it. Whatever it says, the newest good backup stays,
+//! the newest verified one too, and what a kept one builds on. Order is the sequence number; a clock decides only how old
+//! something is, see [`super::moments`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use super::chain::sound;
+use super::moments::in_order;
 use super::name::Utc;
 use super::{Entry, Kind};
 use crate::core::wal::Lsn;
 
 const DAY_SECONDS: u64 = 86_400;
 
-/// How many backups of each kind stay.
+/// How many backups of the kind stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
     /// The newest so many.
@@ -69,30 +71,33 @@ fn calendar(text: &str) -> Option<Keep> {
     })
 }
 
-/// The names of the backups that may be deleted, newest first: an incremental one goes before what it builds on.
+/// The names of the backups of one kind that may be deleted, newest first: an incremental one goes before what it builds
+/// on. Those of the other kind have a rule of their own, which nobody knows here.
 #[must_use]
-pub fn expired(entries: &[Entry], keep: Keep) -> Vec<String> {
-    let mut kept = BTreeSet::new();
-    for kind in [Kind::Physical, Kind::Logical] {
-        let mut of_kind: Vec<&Entry> = entries.iter().filter(|entry| entry.record.kind == kind).collect();
-        of_kind.sort_by_key(|entry| std::cmp::Reverse(entry.record.sequence));
-        let sound: Vec<&Entry> = of_kind
-            .iter()
-            .copied()
-            .filter(|entry| sound(entries, entry))
-            .collect();
-        kept.extend(chosen(&sound, keep).into_iter().map(|entry| &entry.record.name));
-        let last_good = sound.first();
-        let last_verified = sound.iter().find(|entry| entry.verified());
-        kept.extend(
-            last_good
-                .into_iter()
-                .chain(last_verified)
-                .map(|entry| &entry.record.name),
-        );
-        // The one just made, which nobody has looked at yet.
-        kept.extend(of_kind.first().map(|entry| &entry.record.name));
-    }
+pub fn expired(entries: &[Entry], kind: Kind, keep: Keep) -> Vec<String> {
+    let mut of_kind: Vec<&Entry> = entries.iter().filter(|entry| entry.record.kind == kind).collect();
+    of_kind.sort_by_key(|entry| std::cmp::Reverse(entry.record.sequence));
+    let kept = kept(entries, &of_kind, keep);
+    let gone = of_kind.iter().filter(|entry| !kept.contains(&entry.record.name));
+    gone.map(|entry| entry.record.name.clone()).collect()
+}
+
+/// The names that stay of one kind, given newest first.
+fn kept<'a>(entries: &'a [Entry], of_kind: &[&'a Entry], keep: Keep) -> BTreeSet<&'a String> {
+    let sound: Vec<&Entry> = of_kind
+        .iter()
+        .copied()
+        .filter(|entry| sound(entries, entry))
+        .collect();
+    let last_good = sound.first().copied();
+    let last_verified = sound.iter().copied().find(|entry| entry.verified());
+    // The one just made, which nobody has looked at yet.
+    let newest = of_kind.first().copied();
+    let mut kept: BTreeSet<&String> = chosen(&sound, keep)
+        .into_iter()
+        .chain([last_good, last_verified, newest].into_iter().flatten())
+        .map(|entry| &entry.record.name)
+        .collect();
     let by_name: BTreeMap<&String, &Entry> =
         entries.iter().map(|entry| (&entry.record.name, entry)).collect();
     let mut needed: Vec<&String> = kept.iter().copied().collect();
@@ -100,27 +105,21 @@ pub fn expired(entries: &[Entry], keep: Keep) -> Vec<String> {
         let parent = by_name.get(name).and_then(|entry| entry.record.parent.as_ref());
         needed.extend(parent.filter(|parent| kept.insert(parent)));
     }
-    let mut gone: Vec<&Entry> = entries
-        .iter()
-        .filter(|entry| !kept.contains(&entry.record.name))
-        .collect();
-    gone.sort_by_key(|entry| std::cmp::Reverse(entry.record.sequence));
-    gone.into_iter().map(|entry| entry.record.name.clone()).collect()
+    kept
 }
 
 /// What the rule itself keeps of sound entries of one kind, newest first: bad ones take nobody's place.
-fn chosen<'a>(good: &[&'a Entry], keep: Keep) -> Vec<&'a Entry> {
-    let good = good.iter().copied();
+fn chosen<'a>(sound: &[&'a Entry], keep: Keep) -> Vec<&'a Entry> {
+    let dated = dated(sound);
     match keep {
-        Keep::Count(count) => good.take(usize::try_from(count).unwrap_or(usize::MAX)).collect(),
+        Keep::Count(count) => {
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            sound.iter().take(count).copied().collect()
+        }
         Keep::Days(days) => {
-            let newest = good
-                .clone()
-                .map(|entry| entry.record.finished_at)
-                .max()
-                .unwrap_or(0);
-            let since = newest.saturating_sub(days.saturating_mul(DAY_SECONDS));
-            good.filter(|entry| entry.record.finished_at >= since).collect()
+            let since = newest(&dated, days).saturating_sub(days.saturating_mul(DAY_SECONDS));
+            let young = dated.iter().filter(|(at, _)| *at >= since);
+            young.map(|(_, entry)| *entry).collect()
         }
         Keep::Calendar {
             daily,
@@ -128,31 +127,52 @@ fn chosen<'a>(good: &[&'a Entry], keep: Keep) -> Vec<&'a Entry> {
             monthly,
             yearly,
         } => {
-            let day = |entry: &Entry| entry.record.finished_at / DAY_SECONDS;
+            let day = |at: u64| at / DAY_SECONDS;
             // 1 January 1970 was a Thursday.
-            let week = |entry: &Entry| (day(entry) + 3) / 7;
-            let month = |entry: &Entry| {
-                let utc = Utc::from_unix(entry.record.finished_at);
-                utc.year * 12 + utc.month
-            };
-            let year = |entry: &Entry| Utc::from_unix(entry.record.finished_at).year;
-            let mut all = newest_of_each(good.clone(), daily, day);
-            all.extend(newest_of_each(good.clone(), weekly, week));
-            all.extend(newest_of_each(good.clone(), monthly, month));
-            all.extend(newest_of_each(good, yearly, year));
+            let week = |at: u64| (day(at) + 3) / 7;
+            let month = |at: u64| Utc::from_unix(at).year * 12 + Utc::from_unix(at).month;
+            let year = |at: u64| Utc::from_unix(at).year;
+            let mut all = newest_of_each(&dated, daily, day);
+            all.extend(newest_of_each(&dated, weekly, week));
+            all.extend(newest_of_each(&dated, monthly, month));
+            all.extend(newest_of_each(&dated, yearly, year));
             all
         }
     }
 }
 
+/// Entries, newest first, with the time that each counts as made at.
+fn dated<'a>(newest_first: &[&'a Entry]) -> Vec<(u64, &'a Entry)> {
+    let times: Vec<u64> = newest_first
+        .iter()
+        .rev()
+        .map(|entry| entry.record.finished_at)
+        .collect();
+    let moments = in_order(&times).into_iter().rev();
+    moments.zip(newest_first.iter().copied()).collect()
+}
+
+/// From when days are counted: the newest backup, unless it alone, by its clock, would let all others go. Then the one
+/// before it, until another one says the same.
+fn newest(dated: &[(u64, &Entry)], days: u64) -> u64 {
+    let at = |place: usize| dated.get(place).map_or(0, |(at, _)| *at);
+    match at(0).saturating_sub(at(1)) {
+        pause if dated.len() > 1 && pause > days.saturating_mul(DAY_SECONDS) => at(1),
+        _ => at(0),
+    }
+}
+
 fn newest_of_each<'a>(
-    newest_first: impl Iterator<Item = &'a Entry>,
+    newest_first: &[(u64, &'a Entry)],
     periods: usize,
-    period: impl Fn(&Entry) -> u64,
+    period: impl Fn(u64) -> u64,
 ) -> Vec<&'a Entry> {
     let mut seen = BTreeSet::new();
-    let first_of_its_period = newest_first.filter(|entry| seen.insert(period(entry)));
-    first_of_its_period.take(periods).collect()
+    let first_of_its_period = newest_first.iter().filter(|(at, _)| seen.insert(period(*at)));
+    first_of_its_period
+        .take(periods)
+        .map(|(_, entry)| *entry)
+        .collect()
 }
 
 /// WAL before this position is needed by no backup; `None` if there is no physical backup, so that nothing is known.
@@ -175,7 +195,10 @@ mod tests {
     fn gone(entries: &[Entry], keep: &str) -> Vec<u64> {
         let keep = keep.parse().expect("a rule");
         let sequence = |name: &String| super::super::name::sequence_of(name).expect("a name");
-        let mut oldest_first: Vec<u64> = expired(entries, keep).iter().map(sequence).collect();
+        let mut oldest_first: Vec<u64> = expired(entries, Kind::Physical, keep)
+            .iter()
+            .map(sequence)
+            .collect();
         oldest_first.reverse();
         oldest_first
     }
@@ -252,10 +275,18 @@ mod tests {
     }
 
     #[test]
-    fn kinds_do_not_count_for_each_other() {
-        let mut entries = daily(4);
-        entries[0].record.kind = Kind::Logical;
-        assert_eq!(gone(&entries, "1"), [2, 3]);
+    fn a_run_of_one_kind_deleted_backups_of_the_other() {
+        let mut entries = daily(6);
+        for at in [1, 3, 5] {
+            entries[at].record.kind = Kind::Logical;
+        }
+        assert_eq!(gone(&entries, "1"), [1, 3], "the physical ones but the newest");
+        let logical = expired(&entries, Kind::Logical, Keep::Count(2));
+        let sequences: Vec<_> = logical
+            .iter()
+            .map(|name| super::super::name::sequence_of(name))
+            .collect();
+        assert_eq!(sequences, [Some(2)], "the oldest logical one only");
     }
 
     #[test]
@@ -266,7 +297,7 @@ mod tests {
         assert_eq!(gone(&entries, "1"), [1, 3]);
         entries.push(entry(6, NOON + 6 * DAY));
         assert_eq!(gone(&entries, "1"), [1, 2, 3, 4, 5]);
-        let names = expired(&entries, Keep::Count(1));
+        let names = expired(&entries, Kind::Physical, Keep::Count(1));
         assert!(
             names[0] > names[1],
             "a kill in between leaves no orphan: {names:?}"
@@ -292,11 +323,30 @@ mod tests {
         entries[3] = entry(4, NOON - 365 * DAY);
         entries[4] = entry(5, NOON - 364 * DAY);
         assert_eq!(gone(&entries, "2"), [1, 2, 3]);
+        assert_eq!(gone(&entries, "7d"), [0; 0], "4 is newer than 3");
         assert_eq!(
-            gone(&entries, "7d"),
-            [4],
-            "5 is the newest, whatever its clock said"
+            gone(&entries, "daily=2"),
+            [1, 3, 4],
+            "4 and 5 count as of the day of 3"
         );
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_once_deletes_nothing() {
+        let mut entries = daily(3);
+        entries.push(entry(4, NOON + 4_000 * DAY));
+        assert_eq!(gone(&entries, "7d"), [0; 0], "one clock alone is not believed");
+        assert_eq!(gone(&entries, "daily=7"), [0; 0]);
+        entries.push(entry(5, NOON + 5 * DAY));
+        entries.push(entry(6, NOON + 6 * DAY));
+        assert_eq!(gone(&entries, "7d"), [0; 0], "it was put right");
+        assert_eq!(gone(&entries, "2d"), [1, 2, 3], "4 counts as made with 5");
+        // Or it was no clock, but a long pause.
+        let mut entries = daily(2);
+        entries.push(entry(3, NOON + 400 * DAY));
+        assert_eq!(gone(&entries, "30d"), [0; 0]);
+        entries.push(entry(4, NOON + 401 * DAY));
+        assert_eq!(gone(&entries, "30d"), [1, 2]);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Serialize, Serializer};
+
 use crate::core::wal::{Lsn, TimelineId};
 
 /// A file that `archive_command` or `restore_command` is called for.
@@ -32,6 +34,19 @@ pub enum WalFile {
 pub struct InvalidWalFile(pub String);
 
 impl WalFile {
+    /// The segment that has a position in it.
+    #[must_use]
+    pub fn segment(timeline: TimelineId, position: Lsn, segment_bytes: u64) -> Self {
+        let low = (position.0 & u64::from(u32::MAX)) / segment_bytes.max(1);
+        Self::Segment {
+            timeline,
+            // Both halves have 32 bits.
+            high: u32::try_from(position.0 >> 32).unwrap_or(u32::MAX),
+            low: u32::try_from(low).unwrap_or(u32::MAX),
+            partial: false,
+        }
+    }
+
     #[must_use]
     pub fn timeline(self) -> TimelineId {
         match self {
@@ -86,13 +101,7 @@ impl WalFile {
         else {
             return None;
         };
-        let position = self.end(segment_bytes)?.0;
-        Some(Self::Segment {
-            timeline,
-            high: u32::try_from(position >> 32).ok()?,
-            low: u32::try_from((position & 0xFFFF_FFFF) / segment_bytes).ok()?,
-            partial: false,
-        })
+        Some(Self::segment(timeline, self.end(segment_bytes)?, segment_bytes))
     }
 }
 
@@ -118,6 +127,12 @@ impl fmt::Display for WalFile {
                 write!(f, "{:08X}{high:08X}{low:08X}.{offset:08X}.backup", timeline.0)
             }
         }
+    }
+}
+
+impl Serialize for WalFile {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -4,7 +4,14 @@ use serde_json::{Value, json};
 
 use super::check;
 
-const SETTINGS: [&str; 3] = ["PODGRES_SERVICE", "PODGRES_LEADERSHIP", "PODGRES_FIRST_ORDINAL"];
+pub(super) const SETTINGS: [&str; 6] = [
+    "PODGRES_SERVICE",
+    "PODGRES_LEADERSHIP",
+    "PODGRES_FIRST_ORDINAL",
+    "PODGRES_STOP_TIMEOUT",
+    "PODGRES_LABEL_POD",
+    "PODGRES_EMIT_EVENTS",
+];
 
 fn container(name: &str, words: &[&str]) -> Value {
     json!({
@@ -36,10 +43,11 @@ fn sidecar() -> Value {
 }
 
 /// StatefulSet, Service, ConfigMap, Role, RoleBinding: 0 to 4.
-fn working() -> Vec<Value> {
+pub(super) fn working() -> Vec<Value> {
     vec![
         json!({"kind": "StatefulSet", "metadata": {"name": "pg"}, "spec": {
             "serviceName": "pg",
+            "podManagementPolicy": "Parallel",
             "template": {"metadata": {"labels": {"app": "pg", "more": "x"}}, "spec": {
                 "terminationGracePeriodSeconds": 60,
                 "serviceAccountName": "pg",
@@ -83,7 +91,7 @@ fn each_mistake_is_named_and_nothing_else() {
     const POD: &str = "/spec/template/spec";
     let data = json!({"name": "data", "persistentVolumeClaim": {"claimName": "shared"}});
     let passfile = json!({"name": "PGPASSFILE", "value": "/secret/passfile"});
-    let mistakes: [(usize, &str, Value, &str); 24] = [
+    let mistakes: [(usize, &str, Value, &str); 30] = [
         (0, "/spec/serviceName", Value::Null, "serviceName is not set"),
         (
             0,
@@ -127,6 +135,42 @@ fn each_mistake_is_named_and_nothing_else() {
             "/terminationGracePeriodSeconds",
             json!(10),
             "terminationGracePeriodSeconds is 10",
+        ),
+        (
+            0,
+            "/terminationGracePeriodSeconds",
+            json!(30),
+            "may take 48 s to stop and to hand over",
+        ),
+        (
+            2,
+            "/data/PODGRES_STOP_TIMEOUT",
+            json!("20s"),
+            "may take 65 s to stop and to hand over",
+        ),
+        (
+            0,
+            "/securityContext/fsGroup",
+            Value::Null,
+            "the pod has no fsGroup",
+        ),
+        (
+            2,
+            "/data/PODGRES_LABEL_POD",
+            json!("true"),
+            "may not patch the pod \"pg-0\"",
+        ),
+        (
+            2,
+            "/data/PODGRES_EMIT_EVENTS",
+            json!("true"),
+            "may not create Events",
+        ),
+        (
+            0,
+            "/spec/podManagementPolicy",
+            Value::Null,
+            "podManagementPolicy is OrderedReady",
         ),
         (0, "/securityContext/runAsUser", json!(0), "runs as root"),
         (
@@ -273,7 +317,7 @@ fn objects_of_others_are_not_judged() {
 }
 
 /// Sets a value at a JSON pointer; its last part may be new.
-fn put(object: &mut Value, pointer: &str, value: Value) {
+pub(super) fn put(object: &mut Value, pointer: &str, value: Value) {
     let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
     match object
         .pointer_mut(parent)

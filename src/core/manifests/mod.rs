@@ -4,6 +4,7 @@
 
 #[cfg(test)]
 mod fixtures;
+mod image;
 mod names;
 mod object;
 mod pod;
@@ -15,7 +16,7 @@ use serde_json::Value;
 
 use object::{Object, Workload};
 
-pub use rights::{LEASE_GROUP, LEASE_VERBS, SLICE_GROUP, SLICE_VERBS};
+pub use rights::{EVENT_GROUP, LEASE_GROUP, LEASE_VERBS, SLICE_GROUP, SLICE_VERBS, cluster_roles};
 
 /// One thing that cannot work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,10 +25,12 @@ pub struct Finding {
     pub object: String,
     pub problem: String,
     pub hint: String,
+    /// Objects of this kind could show that it is none, where they are not among those that were given.
+    pub unless: Option<&'static str>,
 }
 
-/// The least time between TERM and KILL: handing over may take 15 s, and a fast stop ends with a checkpoint.
-pub const LEAST_GRACE_SECONDS: u64 = 30;
+/// What an API server shows to few: objects that may grant rights in every namespace.
+pub const CLUSTER_WIDE: &str = "ClusterRoleBinding";
 
 /// All findings, object by object. `settings` are the variables that podgres knows.
 #[must_use]
@@ -36,7 +39,7 @@ pub fn check(objects: &[Value], settings: &[&str]) -> Vec<Finding> {
     let workloads: Vec<Workload> = objects
         .iter()
         .filter(|object| object.kind == "StatefulSet")
-        .map(|object| Workload::read(object, &objects))
+        .map(|object| Workload::read(object, &objects, settings))
         .filter(Workload::runs_podgres)
         .collect();
     if workloads.is_empty() {
@@ -44,22 +47,28 @@ pub fn check(objects: &[Value], settings: &[&str]) -> Vec<Finding> {
             object: "manifests".to_owned(),
             problem: "no StatefulSet runs podgres".to_owned(),
             hint: "One container must run `podgres postgres`, another one `podgres sidecar`.".to_owned(),
+            unless: None,
         }];
     }
     let mut findings = Vec::new();
     for workload in &workloads {
-        let mut note = |problem: String, hint: &str| {
+        let mut add = |problem: String, hint: &str, unless| {
             findings.push(Finding {
                 object: format!("StatefulSet \"{}\"", workload.object.name),
                 problem,
                 hint: hint.to_owned(),
+                unless,
             });
         };
+        let mut note = |problem: String, hint: &str| add(problem, hint, None);
         names::check(workload, &objects, &mut note);
         pod::check(workload, settings, &mut note);
         probes::check(workload, &mut note);
         volumes::check(workload, &mut note);
         rights::check(workload, &objects, &mut note);
+        rights::check_granted(workload, &objects, &mut |problem, hint| {
+            add(problem, hint, Some(CLUSTER_WIDE));
+        });
     }
     findings
 }

@@ -67,8 +67,8 @@ pub(super) struct Container<'a> {
     pub(super) part: Option<Part>,
     /// An init container with `restartPolicy: Always`.
     pub(super) native_sidecar: bool,
-    /// Variables with their values, where these are known.
-    pub(super) variables: BTreeMap<&'a str, Option<&'a str>>,
+    /// Variables with their values, where these are known; a flag counts as the variable that it overrules.
+    pub(super) variables: BTreeMap<String, Option<&'a str>>,
 }
 
 /// A StatefulSet with its template.
@@ -80,7 +80,7 @@ pub(super) struct Workload<'a> {
 }
 
 impl<'a> Workload<'a> {
-    pub(super) fn read(object: &Object<'a>, objects: &[Object<'a>]) -> Self {
+    pub(super) fn read(object: &Object<'a>, objects: &[Object<'a>], settings: &[&str]) -> Self {
         let spec = &object.value["spec"];
         let pod = &spec["template"]["spec"];
         let init = list(pod, "initContainers").map(|value| (value, value["restartPolicy"] == "Always", true));
@@ -90,7 +90,7 @@ impl<'a> Workload<'a> {
             value,
             part: part(value).filter(|part| *part != Part::Init || init),
             native_sidecar,
-            variables: variables(value, object, objects),
+            variables: variables(value, object, objects, settings),
         });
         Self {
             object: *object,
@@ -153,7 +153,8 @@ fn variables<'a>(
     container: &'a Value,
     near: &Object<'_>,
     objects: &[Object<'a>],
-) -> BTreeMap<&'a str, Option<&'a str>> {
+    settings: &[&str],
+) -> BTreeMap<String, Option<&'a str>> {
     let mut variables = BTreeMap::new();
     for source in list(container, "envFrom") {
         let map = source["configMapRef"]["name"].as_str();
@@ -161,13 +162,60 @@ fn variables<'a>(
             continue;
         };
         for (key, value) in map.value["data"].as_object().into_iter().flatten() {
-            variables.insert(key.as_str(), value.as_str());
+            variables.insert(key.clone(), value.as_str());
         }
     }
     for variable in list(container, "env") {
         if let Some(name) = variable["name"].as_str() {
-            variables.insert(name, variable["value"].as_str());
+            variables.insert(name.to_owned(), variable["value"].as_str());
         }
     }
+    variables.extend(flags(container).filter(|(name, _)| settings.contains(&name.as_str())));
     variables
+}
+
+/// `--max-lag=1MB` or `--max-lag 1MB` as `PODGRES_MAX_LAG`.
+fn flags(container: &Value) -> impl Iterator<Item = (String, Option<&str>)> {
+    let words: Vec<&str> = list(container, "command")
+        .chain(list(container, "args"))
+        .filter_map(Value::as_str)
+        .collect();
+    let next: Vec<Option<&str>> = (1..=words.len()).map(|index| words.get(index).copied()).collect();
+    words.into_iter().zip(next).filter_map(|(word, next)| {
+        let flag = word.strip_prefix("--")?;
+        let (flag, value) = match flag.split_once('=') {
+            Some((flag, value)) => (flag, Some(value)),
+            None => (flag, next),
+        };
+        let name = flag.replace('-', "_").to_uppercase();
+        Some((format!("PODGRES_{name}"), value))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::check;
+    use super::super::fixtures::{SETTINGS, put, working};
+
+    #[test]
+    fn a_flag_counts_as_its_variable() {
+        for arguments in [json!(["--leadership=lease"]), json!(["--leadership", "lease"])] {
+            let mut objects = working();
+            objects[2]["data"].take();
+            objects.truncate(3);
+            assert_eq!(check(&objects, &SETTINGS), [], "fixed by default");
+            put(
+                &mut objects[0],
+                "/spec/template/spec/initContainers/1/args",
+                arguments,
+            );
+            let found = check(&objects, &SETTINGS);
+            assert!(
+                found.len() == 5 && found[0].problem.contains("may not get the Lease"),
+                "{found:#?}"
+            );
+        }
+    }
 }

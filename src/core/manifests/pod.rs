@@ -4,11 +4,20 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::object::{Container, Part, Workload};
-use super::{LEAST_GRACE_SECONDS, Note};
+use super::Note;
+use super::object::{Container, Part, Workload, list};
+use crate::core::units;
+
+/// A fast stop ends with a checkpoint, and takes what that takes: what Kubernetes gives by itself is little enough.
+const STOP_SECONDS: u64 = 30;
+/// What a sidecar that holds the Lease may take to hand over.
+const HAND_OVER_SECONDS: u64 = 15;
+/// `--stop-timeout`
+const DEFAULT_STOP_TIMEOUT_SECONDS: u64 = 3;
 
 pub(super) fn check(workload: &Workload<'_>, settings: &[&str], note: &mut Note<'_>) {
     check_parts(workload, note);
+    check_order(workload, note);
     check_grace(workload, note);
     check_users(workload, note);
     check_variables(workload, settings, note);
@@ -60,16 +69,42 @@ fn check_parts(workload: &Workload<'_>, note: &mut Note<'_>) {
     }
 }
 
+/// A standby that waits for another one to prove who may be primary is not ready.
+fn check_order(workload: &Workload<'_>, note: &mut Note<'_>) {
+    if workload.led_by_lease() && workload.spec["podManagementPolicy"] != "Parallel" {
+        note(
+            "leadership is by Lease, and podManagementPolicy is OrderedReady: when all pods are gone at once, the first one may wait for ever for the next"
+                .to_owned(),
+            "Set podManagementPolicy: Parallel. On a set that is there: kubectl delete statefulset NAME --cascade=orphan, then apply it anew; its pods are adopted.",
+        );
+    }
+}
+
 fn check_grace(workload: &Workload<'_>, note: &mut Note<'_>) {
     let seconds = workload.pod["terminationGracePeriodSeconds"]
         .as_u64()
         .unwrap_or(30);
-    if seconds < LEAST_GRACE_SECONDS {
+    let least = least_grace_seconds(workload);
+    if seconds < least {
         note(
-            format!("terminationGracePeriodSeconds is {seconds}, less than PostgreSQL may take to stop"),
-            "Give at least 30, better 120: a primary hands over, and its last checkpoint takes what it takes; KILL means crash recovery.",
+            format!(
+                "terminationGracePeriodSeconds is {seconds}, and PostgreSQL may take {least} s to stop and to hand over"
+            ),
+            "Give at least that, better 120: the last checkpoint takes what it takes; KILL means crash recovery.",
         );
     }
+}
+
+/// PostgreSQL's stop, and under a Lease the hand-over after it.
+fn least_grace_seconds(workload: &Workload<'_>) -> u64 {
+    if !workload.led_by_lease() {
+        return STOP_SECONDS;
+    }
+    let stop_timeout = workload
+        .variable("PODGRES_STOP_TIMEOUT")
+        .and_then(|text| units::duration(text).ok())
+        .map_or(DEFAULT_STOP_TIMEOUT_SECONDS, |stop| stop.as_secs());
+    STOP_SECONDS + HAND_OVER_SECONDS + stop_timeout
 }
 
 fn check_users(workload: &Workload<'_>, note: &mut Note<'_>) {
@@ -85,10 +120,22 @@ fn check_users(workload: &Workload<'_>, note: &mut Note<'_>) {
             "Set securityContext.runAsUser and fsGroup: 999 in Debian's images, 70 in Alpine's.",
         );
     }
-    if users.len() > 1 && context["fsGroup"] == Value::Null {
+    if context["fsGroup"] != Value::Null {
+        return;
+    }
+    // Somebody's own init container may hand the folders over, as root.
+    let handed_over =
+        list(workload.pod, "initContainers").any(|container| container["securityContext"]["runAsUser"] == 0);
+    if users.len() > 1 {
         note(
             "podgres' containers run as different users, and the pod has no fsGroup".to_owned(),
             "They share a folder with a socket: give all the same runAsUser, or the pod an fsGroup.",
+        );
+    } else if !handed_over && !users.contains(&Some(0)) {
+        note(
+            "the pod has no fsGroup: a new volume belongs to root, and PostgreSQL's user cannot write to it"
+                .to_owned(),
+            "Set securityContext.fsGroup to the group of runAsUser: 999 in Debian's images, 70 in Alpine's.",
         );
     }
 }
@@ -96,7 +143,7 @@ fn check_users(workload: &Workload<'_>, note: &mut Note<'_>) {
 fn check_variables(workload: &Workload<'_>, settings: &[&str], note: &mut Note<'_>) {
     let unknown: BTreeSet<&str> = workload
         .parts()
-        .flat_map(|container| container.variables.keys().copied())
+        .flat_map(|container| container.variables.keys().map(String::as_str))
         .filter(|name| name.starts_with("PODGRES_") && !settings.contains(name))
         .collect();
     for name in unknown {

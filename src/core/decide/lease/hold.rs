@@ -155,38 +155,36 @@ fn licence_due(turn: &Turn<'_>, standing: &Standing) -> Option<u64> {
     (!enough).then_some(right_until_ms)
 }
 
-/// PostgreSQL does not answer: waited for while crash recovery may take, then others are let in.
+/// PostgreSQL does not answer: waited for while crash recovery may take, then others are let in. Where there are none, one that has become
+/// ready is started anew, and not before it has had the time that a Lease lasts: on a machine that is only slow each start makes it slower.
 fn unserved(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, ready: bool) -> Decision {
-    let down_ms = turn
-        .memory
-        .lease
-        .down_since_ms
-        .map_or(0, |since| standing.at_ms.saturating_sub(since));
-    let times = turn.policy.times;
-    let limit_ms = if ready {
-        2 * times.peer_timeout_ms
+    let (lease, times) = (&turn.memory.lease, turn.policy.times);
+    let (since_ms, limit_ms, situation) = if ready {
+        let since_ms = lease.unanswered_since_ms;
+        (since_ms, 2 * times.peer_timeout_ms, Situation::Unresponsive)
     } else {
-        times.recovery_timeout_ms
+        (
+            lease.down_since_ms,
+            times.recovery_timeout_ms,
+            Situation::Reopening,
+        )
     };
-    if down_ms > limit_ms && !record.paused {
-        let detail = format!("PostgreSQL has not answered for {down_ms} ms");
-        if office::provable_elsewhere(turn.observation, record) {
-            let write = release(record, standing, None);
-            return turn.lease_row(Situation::Resigning, detail, write);
-        }
-        if ready {
-            let action = PostgresAction::Stop {
-                mode: StopMode::Immediate,
-            };
-            return turn.act(Situation::Unresponsive, detail, action);
-        }
+    let down_ms = since_ms.map_or(0, |since| standing.at_ms.saturating_sub(since));
+    let detail = format!("PostgreSQL has not answered for {down_ms} ms");
+    if down_ms <= limit_ms || record.paused {
+        return turn.row(situation, String::new()).soon();
     }
-    let situation = if ready {
-        Situation::Unresponsive
-    } else {
-        Situation::Reopening
-    };
-    turn.row(situation, String::new()).soon()
+    if office::provable_elsewhere(turn.observation, record) {
+        let write = release(record, standing, None);
+        return turn.lease_row(Situation::Resigning, detail, write);
+    }
+    if ready && down_ms > limit_ms.max(standing.duration_ms) {
+        let action = PostgresAction::Stop {
+            mode: StopMode::Immediate,
+        };
+        return turn.act(situation, detail, action);
+    }
+    turn.row(situation, detail).soon()
 }
 
 /// A peer has promised a newer term and nobody has claimed it: this primary begins that term itself.

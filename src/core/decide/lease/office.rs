@@ -288,20 +288,28 @@ fn note_service(lease: &mut LeaseMemory, observation: &Observation, standing: &S
         Some(since) if down && !unwanted => Some(since),
         _ => down.then_some(observation.at_ms),
     };
+    let unanswered = down && observation.server.is_none() && ready_primary(observation);
+    lease.unanswered_since_ms = match lease.unanswered_since_ms {
+        Some(since) if unanswered => Some(since),
+        _ => unanswered.then_some(observation.at_ms),
+    };
 }
 
-/// PostgreSQL runs as the primary and does not let podgres in: it serves others, and a stop would not help, since every copy has the
-/// same password. The synchronous set stays what it was last told, which the Lease has.
-pub(super) fn unseen(observation: &Observation) -> bool {
-    let primary = matches!(
+fn ready_primary(observation: &Observation) -> bool {
+    matches!(
         observation.supervisor.as_ref().map(|s| &s.postmaster),
         Some(Postmaster::Running {
             role: ServerRole::Primary { .. },
             ready: true,
             ..
         })
-    );
-    primary && observation.server.is_none() && observation.login_refused.is_some()
+    )
+}
+
+/// PostgreSQL runs as the primary and does not let podgres in: it serves others, and a stop would not help, since every copy has the
+/// same password. The synchronous set stays what it was last told, which the Lease has.
+pub(super) fn unseen(observation: &Observation) -> bool {
+    ready_primary(observation) && observation.server.is_none() && observation.login_refused.is_some()
 }
 
 fn note_overtaken(lease: &mut LeaseMemory, observation: &Observation, standing: &Standing) {

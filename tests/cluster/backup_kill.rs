@@ -1,0 +1,201 @@
+//! What is at a bucket when a run ends at any of its requests, or goes on after others thought it dead.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+
+use crate::backup::{answer, text, told};
+use crate::backup_s3::{BUCKET, at};
+use crate::harness::{Demo, LIMIT, wait_for};
+use crate::kit::{open_folder, shared};
+use crate::s3_server::{Fate, Held, S3};
+use crate::user::give_away;
+
+const LOCK: &str = "some/prefix/lock.json";
+const BACKUPS: &str = "some/prefix/backups/";
+/// More than a run has.
+const MOST_REQUESTS: u32 = 80;
+
+fn backup(server: &S3, demo: &Demo, more: &[&str]) -> Command {
+    let words = [
+        "backup",
+        "--dir",
+        text(&demo.directory),
+        "--to",
+        BUCKET,
+        "--proof-size",
+        "0B",
+    ];
+    let mut command = at(server, &[&words, more].concat());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// The names of complete backups; whatever they list is there, as long as it says.
+fn whole(server: &S3) -> Vec<String> {
+    let keys = server.keys();
+    let records = keys
+        .iter()
+        .filter_map(|key| key.strip_prefix(BACKUPS)?.strip_suffix("/backup.json"));
+    let names: Vec<String> = records.map(str::to_owned).collect();
+    for name in &names {
+        let content = |path: &str| server.content(&format!("{BACKUPS}{name}/{path}"));
+        let record: Value = serde_json::from_slice(&content("backup.json").expect("a record")).expect("JSON");
+        for object in record["objects"].as_array().expect("objects") {
+            let path = object["path"].as_str().expect("a path");
+            let bytes = content(path).map(|content| content.len());
+            assert_eq!(
+                object["stored_bytes"],
+                Value::from(bytes),
+                "{path} of {name}: {keys:#?}"
+            );
+        }
+    }
+    names
+}
+
+/// Waits until the held request has come; false if the run ended before.
+fn comes(held: &Held, run: &mut Child) -> bool {
+    let mut came = false;
+    let ended = || {
+        came = held.arrived();
+        came || run.try_wait().expect("wait").is_some()
+    };
+    assert!(wait_for(LIMIT, ended), "the run stands still");
+    came
+}
+
+#[test]
+fn row_48_a_run_killed_at_any_request_leaves_whole_backups_only() {
+    let (server, demo) = (S3::start(), shared());
+    answer(&backup(&server, &demo, &[]).output().expect("backup"));
+    let mut killed = 0;
+    for number in 0..MOST_REQUESTS {
+        let requests = AtomicU32::new(0);
+        // The lock's own are left out: how many there are is a matter of time.
+        let held = server.hold(move |line| {
+            !line.contains("lock.json") && requests.fetch_add(1, Ordering::Relaxed) == number
+        });
+        let mut run = backup(&server, &demo, &["--keep", "1"]).spawn().expect("backup");
+        if !comes(&held, &mut run) {
+            break;
+        }
+        run.kill().expect("kill");
+        // Done or not, the run does not learn it.
+        held.go_on(if number % 2 == 0 { Fate::Cut } else { Fate::Deaf });
+        run.wait().expect("wait");
+        killed += 1;
+        server.set(LOCK, None);
+        assert!(
+            !whole(&server).is_empty(),
+            "nothing is left after request {number}"
+        );
+    }
+    assert!((10..MOST_REQUESTS).contains(&killed), "{killed} kills");
+    server.set_fates(|_| Fate::Pass);
+    answer(&backup(&server, &demo, &["--keep", "1"]).output().expect("backup"));
+    let names = whole(&server);
+    assert_eq!(names.len(), 1, "{names:?}");
+    let folder = format!("{BACKUPS}{}/", names[0]);
+    let keys = server.keys();
+    let left = keys
+        .iter()
+        .filter(|key| key.starts_with(BACKUPS) && !key.starts_with(&folder));
+    assert_eq!(left.count(), 0, "{keys:#?}");
+    answer(
+        &at(&server, &["verify", "--from", BUCKET])
+            .output()
+            .expect("verify"),
+    );
+}
+
+/// Another run has the lock, and has deleted what looked torn: whether that happens before the record is written or while.
+#[test]
+fn a_run_that_stood_still_committed_what_another_had_deleted() {
+    let (server, demo) = (S3::start(), shared());
+    for object in ["/backup_manifest.zst", "/backup.json"] {
+        let held = server.hold(move |line| line.starts_with("PUT") && line.contains(object));
+        let mut run = backup(&server, &demo, &[]).spawn().expect("backup");
+        assert!(comes(&held, &mut run), "{object} was never written");
+        server.set(LOCK, Some(br#"{"who":"another run","token":7,"beat":1}"#));
+        for key in server.keys().iter().filter(|key| key.starts_with(BACKUPS)) {
+            server.set(key, None);
+        }
+        held.go_on(Fate::Pass);
+        let output = run.wait_with_output().expect("wait");
+        assert_eq!(output.status.code(), Some(69), "{}", told(&output));
+        assert!(
+            told(&output).contains("the lock of the destination was lost"),
+            "{}",
+            told(&output)
+        );
+        assert!(whole(&server).is_empty(), "{:?}", server.keys());
+        assert!(server.content(LOCK).is_some(), "it is the other run's");
+        server.set(LOCK, None);
+    }
+}
+
+/// Pieces that a killed restore has extracted are not fetched once more.
+#[test]
+fn a_killed_restore_goes_on_with_the_pieces_that_are_missing() {
+    let (server, demo, folder) = (S3::start(), shared(), open_folder());
+    answer(
+        &backup(&server, &demo, &["--piece-size", "1MB"])
+            .output()
+            .expect("backup"),
+    );
+    let into = folder.path().join("restored");
+    fs::create_dir(&into).expect("folder");
+    give_away(&into);
+    let directory = into.join("data");
+    let restore = || {
+        at(
+            &server,
+            &["restore", "--from", BUCKET, "--pgdata", text(&directory)],
+        )
+    };
+    let pieces = AtomicU32::new(0);
+    let held = server.hold(move |line| is_piece(line) && pieces.fetch_add(1, Ordering::Relaxed) == 7);
+    let mut run = restore().stderr(Stdio::null()).spawn().expect("restore");
+    assert!(comes(&held, &mut run), "there are fewer pieces");
+    let state = into.join("data.podgres-restore.state.json");
+    let done = || -> BTreeSet<String> {
+        let state: Value = serde_json::from_slice(&fs::read(&state).unwrap_or_default()).unwrap_or_default();
+        let done = state["done"].as_array().cloned().unwrap_or_default();
+        done.iter()
+            .map(|path| path.as_str().expect("a path").to_owned())
+            .collect()
+    };
+    // One is held, the other of two may go on.
+    assert!(wait_for(LIMIT, || done().len() >= 6), "{:?}", done());
+    run.kill().expect("kill");
+    run.wait().expect("wait");
+    held.go_on(Fate::Cut);
+    let done = done();
+    let fetched: Arc<Mutex<Vec<String>>> = Arc::default();
+    let asked = Arc::clone(&fetched);
+    server.set_fates(move |line| {
+        if is_piece(line) {
+            asked.lock().expect("lock").push(line.to_owned());
+        }
+        Fate::Pass
+    });
+    answer(&restore().output().expect("restore"));
+    let fetched = fetched.lock().expect("lock");
+    assert!(!fetched.is_empty(), "nothing was missing");
+    for path in &done {
+        assert!(
+            !fetched.iter().any(|line| line.contains(path.as_str())),
+            "{path} was there: {fetched:#?}"
+        );
+    }
+    assert!(directory.join("global/pg_control").exists());
+}
+
+fn is_piece(line: &str) -> bool {
+    line.starts_with("GET") && line.contains("/base.")
+}
