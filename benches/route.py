@@ -1,6 +1,7 @@
-"""What the routes cost: pgbench and COPY through podgres, through HAProxy and straight, in turns on one machine."""
+"""What the routes cost: pgbench and COPY through podgres, HAProxy, PgBouncer and straight, in turns on one machine."""
 
 import os
+import shutil
 import socket
 import statistics
 import subprocess
@@ -8,7 +9,7 @@ import time
 
 import psycopg
 
-from machine import owned_folder, start, stop, wait_until
+from machine import owned_folder, server_account, start, stop, wait_until
 
 HAPROXY = """
 global
@@ -24,6 +25,20 @@ listen postgresql
     bind {address}:{port}
     server primary {server}
 """
+PGBOUNCER = """
+[databases]
+postgres = host={host} port={server_port}
+[pgbouncer]
+listen_addr = {address}
+listen_port = {port}
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = {users}
+pool_mode = session
+max_client_conn = 4000
+default_pool_size = 650
+ignore_startup_parameters = extra_float_digits
+"""
 TICKS = os.sysconf("SC_CLK_TCK")
 # name: pgbench's options
 LOADS = {
@@ -34,28 +49,62 @@ LOADS = {
 ROWS = {"100-byte rows": 100, "8000-byte rows": 8000}
 
 
-class Haproxy:
-    """One HAProxy in front of one server."""
+class Proxy:
+    """One process in front of one server."""
 
-    def __init__(self, folder, address, port, server, splice):
+    def __init__(self, folder, address, port):
         self.folder, self.address, self.port = owned_folder(folder), address, port
-        self.text = HAPROXY.format(
-            address=address, port=port, server=server, processor="",
-            splice="option splice-auto" if splice else "",
-        )
         self.process = None
 
-    def start(self):
+    def run(self, command, drop_root):
         """Starts it in the foreground, and waits until it listens."""
-        configuration = self.folder / "haproxy.cfg"
-        configuration.write_text(self.text)
-        self.process = start(["haproxy", "-db", "-f", configuration], self.folder / "log", {}, drop_root=False)
-        wait_until(lambda: listens(self.address, self.port), 10, "haproxy")
+        self.process = start(command, self.folder / "log", {}, drop_root=drop_root)
+        wait_until(lambda: listens(self.address, self.port), 10, command[0])
+
+    def write(self, name, text):
+        """A file for the process alone."""
+        path = self.folder / name
+        path.touch(mode=0o600)
+        path.write_text(text)
+        if account := server_account():
+            os.chown(path, account.pw_uid, account.pw_gid)
+        return path
 
     def stop(self):
         """Ends it."""
         if self.process:
             stop(self.process, 5)
+
+
+class Haproxy(Proxy):
+    """HAProxy, `mode tcp`."""
+
+    def __init__(self, folder, address, port, server, splice):
+        super().__init__(folder, address, port)
+        self.text = HAPROXY.format(
+            address=address, port=port, server=server, processor="",
+            splice="option splice-auto" if splice else "",
+        )
+
+    def start(self):
+        """As root, if we are."""
+        self.run(["haproxy", "-db", "-f", self.write("haproxy.cfg", self.text)], drop_root=False)
+
+
+class Pgbouncer(Proxy):
+    """PgBouncer, a pool of sessions: it logs clients in itself, and uses its connections to the server again."""
+
+    def __init__(self, folder, address, port, server, login):
+        super().__init__(folder, address, port)
+        (self.host, self.server_port), self.login = server, login
+
+    def start(self):
+        """It refuses to be root."""
+        users = self.write("users", '"{}" "{}"\n'.format(*(word.replace('"', '""') for word in self.login)))
+        text = PGBOUNCER.format(
+            host=self.host, server_port=self.server_port, address=self.address, port=self.port, users=users
+        )
+        self.run(["pgbouncer", self.write("pgbouncer.ini", text)], drop_root=True)
 
 
 def listens(address, port):
@@ -89,6 +138,9 @@ def route(cluster, bindir, folder, runs, seconds):
         name: Haproxy(folder / name, host, port, f"{host}:{member['postgres_port']}", splice)
         for name, port, splice in (("haproxy", 7432, False), ("haproxy, splice", 7433, True))
     }
+    if shutil.which("pgbouncer"):
+        server, login = (host, member["postgres_port"]), (password["user"], password["password"])
+        proxies["pgbouncer"] = Pgbouncer(folder / "pgbouncer", host, 7434, server, login)
     try:
         for name, proxy in proxies.items():
             proxy.start()
@@ -189,23 +241,32 @@ def number(text, before):
 
 
 def tables(found):
-    """Rows for the report: by part, target, medians, ratios to direct and to HAProxy."""
+    """Rows for the report: by part, target, medians, and ratios to the others."""
     for load, targets in found["load"].items():
-        yield load, ["tps", "of direct", "of haproxy", "proxy CPU, us/tx"], rate_rows(targets, "tps", "us", 1)
+        yield load, header("tps", "us/tx"), rate_rows(targets, "tps", "us", 1)
     for rows, targets in found["copy"].items():
-        header = ["MB/s", "of direct", "of haproxy", "proxy CPU, s/GB"]
-        yield f"COPY TO STDOUT, 1 GB, {rows}", header, rate_rows(targets, "mb", "cpu_seconds", 2)
+        yield f"COPY TO STDOUT, 1 GB, {rows}", header("MB/s", "s/GB"), rate_rows(targets, "mb", "cpu_seconds", 2)
     rows = [(name, f"{size / 1024:.1f}") for name, size in found["idle_bytes"].items()]
     yield "idle sessions", ["KiB each"], rows
 
 
-def rate_rows(targets, rate, cost, digits):
-    """Medians; ratios are medians of the ratios within one turn."""
-    for name, runs in targets.items():
-        def ratio(other):
-            pairs = zip(runs, targets[other])
-            return f"{statistics.median(mine[rate] / theirs[rate] for mine, theirs in pairs):.2f}"
+def header(rate, cost):
+    """Of `rate_rows`."""
+    return [rate, "of direct", "of haproxy", f"proxy CPU, {cost}", "CPU: of haproxy's", "of haproxy's with splice"]
 
-        spent = statistics.median(run[cost] for run in runs)
-        middle = statistics.median(run[rate] for run in runs)
-        yield name, f"{middle:.0f}", ratio("direct"), ratio("haproxy"), f"{spent:.{digits}f}" if spent else "-"
+
+def rate_rows(targets, rate, cost, digits):
+    """Medians; ratios are medians of the ratios within one turn, with the least and the greatest."""
+    for name, runs in targets.items():
+        middle, spent = (statistics.median(run[key] for run in runs) for key in (rate, cost))
+        rates = [of_turns(runs, targets[other], rate) for other in ("direct", "haproxy")]
+        costs = [of_turns(runs, targets[other], cost) for other in ("haproxy", "haproxy, splice")]
+        yield name, f"{middle:.0f}", *rates, f"{spent:.{digits}f}" if spent else "-", *costs
+
+
+def of_turns(runs, others, key):
+    """How one target stands to another, turn by turn: 0.93 (0.90-0.97)."""
+    ratios = [mine[key] / theirs[key] for mine, theirs in zip(runs, others, strict=True) if theirs[key] and mine[key]]
+    if not ratios:
+        return "-"
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"

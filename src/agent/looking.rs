@@ -8,7 +8,7 @@ use crate::core::data_directory::DataDirectory;
 use crate::core::member::Ordinal;
 use crate::core::observation::{Observation, PeerView, UpstreamView};
 use crate::core::status::ServerStatus;
-use crate::core::supervision::{JobStatus, Postmaster, SupervisorStatus};
+use crate::core::supervision::{JobStatus, Postmaster, SupervisorRequest, SupervisorStatus};
 use crate::core::synchronous_names::bypass_race;
 
 use super::names::Names;
@@ -33,6 +33,7 @@ impl Agent {
         self.read_logins();
         self.switch.listen(entries);
         let supervisor = self.supervisor_status.borrow_and_update().clone();
+        self.keep_switch(supervisor.as_ref()).await;
         let names = self.names.borrow_and_update().clone();
         self.follow_peers(&names);
         let look_for_oldest_wal = observe::oldest_wal_matters(self.last_server.as_ref(), entries);
@@ -81,6 +82,19 @@ impl Agent {
             checkpointed_at_ms,
             read_only: self.switch.position().on.is_some(),
             drained: self.drained(entries),
+        }
+    }
+
+    async fn keep_switch(&self, supervisor: Option<&SupervisorStatus>) {
+        let Some(position) = supervisor.and_then(|status| self.switch.recall(&status.switch)) else {
+            return;
+        };
+        if let Err(error) = self
+            .supervisor
+            .request(SupervisorRequest::KeepSwitch { position })
+            .await
+        {
+            tracing::warn!(%error, "could not have the read-only switch kept on the volume");
         }
     }
 

@@ -1,4 +1,5 @@
-//! The read-only switch without a Lease: this member's copy, kept in the pod's shared folder.
+//! The read-only switch without a Lease: this member's copy, kept in the pod's shared folder, and by the supervisor beside
+//! PGDATA, where it outlives the pod.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,6 +50,12 @@ impl Switchboard {
         if let Some(newest) = SwitchPosition::newest(told.map(|status| &status.switch)) {
             self.learn(newest);
         }
+    }
+
+    /// Takes over what is kept on the volume, and gives what should be.
+    pub(super) fn recall(&self, kept: &SwitchPosition) -> Option<SwitchPosition> {
+        self.learn(kept);
+        Some(self.position()).filter(|known| known > kept)
     }
 
     /// Ends when the operator has turned it.

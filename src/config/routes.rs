@@ -24,7 +24,7 @@ pub struct RouteArguments {
     /// Who serves reads while no standby is fit
     #[arg(long, env = "PODGRES_READ_ONLY_FALLBACK", value_enum, default_value_t = FallbackArgument::Primary)]
     pub read_only_fallback: FallbackArgument,
-    /// What the standbys do while the primary is known to be gone: serve, serve-for:5min, refuse
+    /// What the standbys do while the primary is known to be gone, not merely silent: serve, serve-for:5min, refuse
     #[arg(long, env = "PODGRES_ON_PRIMARY_LOSS", value_parser = on_primary_loss, default_value = "serve")]
     pub on_primary_loss: OnPrimaryLoss,
     /// What the read-write endpoint serves while there is no primary

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::cluster::verdict::primary_is_gone;
+use super::cluster::verdict::{primary_is_down, primary_is_gone};
 use super::cluster::{ClusterView, LagMode, PeerContact, PeerEntry};
 use super::routing::{RouteTable, Server};
 use super::status::{MemberState, MemberStatus, Role};
@@ -24,7 +24,7 @@ pub fn route_table_of_peers(view: &ClusterView) -> RouteTable {
 }
 
 fn table(view: &ClusterView, me: Option<&MemberStatus>) -> RouteTable {
-    let orphaned = primary_is_gone(view);
+    let unheard = primary_is_gone(view);
     let peers = view.peers.iter().filter_map(believed);
     let members: Vec<&MemberStatus> = me.into_iter().chain(peers).collect();
     let in_office = members.iter().filter_map(|member| term_in_office(member)).max();
@@ -34,7 +34,7 @@ fn table(view: &ClusterView, me: Option<&MemberStatus>) -> RouteTable {
     let current = members.iter().filter(|member| !outlived(member));
     let unclear = current.clone().filter_map(|member| unclear(member));
     let unclear = unclear.collect();
-    let servers = current.filter_map(|member| server(view, member, orphaned));
+    let servers = current.filter_map(|member| server(view, member, unheard));
     let live = view.peers.iter().filter_map(PeerEntry::live_status);
     // Its routes may still be with the primary of an earlier term.
     let behind = |member: &MemberStatus| {
@@ -53,7 +53,8 @@ fn table(view: &ClusterView, me: Option<&MemberStatus>) -> RouteTable {
         term: newest,
         waits_for: me.into_iter().chain(live).filter_map(behind).collect(),
         read_only: view.read_only,
-        orphaned,
+        unheard,
+        orphaned: primary_is_down(view),
     }
 }
 
@@ -83,14 +84,14 @@ fn believed(peer: &PeerEntry) -> Option<&MemberStatus> {
     }
 }
 
-fn server(view: &ClusterView, member: &MemberStatus, orphaned: bool) -> Option<Server> {
+fn server(view: &ClusterView, member: &MemberStatus, unheard: bool) -> Option<Server> {
     let role = clear_role(member)?;
     if role == Role::Standby && member.no_reads {
         return None;
     }
-    // With the primary known to be dead nothing newer exists anywhere: its standbys go on serving reads.
+    // With the primary lost its standbys go on serving reads; how old ones, the policies say.
     let streaming =
-        role == Role::Primary || member.state == MemberState::Streaming || (orphaned && member.was_streaming);
+        role == Role::Primary || member.state == MemberState::Streaming || (unheard && member.was_streaming);
     let lag_bytes = match role {
         Role::Primary => Some(0),
         Role::Standby => view.lag_bytes(member, LagMode::Apply),
@@ -145,7 +146,7 @@ fn incarnation(member: &MemberStatus) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::cluster::fixtures::{peer, primary, standby, view};
+    use crate::core::cluster::fixtures::{cut_off, down, peer, primary, standby, view};
     use crate::core::lease::{Identity, LeadershipReport, LeaseRecord, Office};
 
     fn in_office(mut member: MemberStatus, term: u64) -> MemberStatus {
@@ -155,6 +156,27 @@ mod tests {
             ..LeadershipReport::default()
         });
         member
+    }
+
+    #[test]
+    fn a_silent_primary_is_unheard_and_only_one_known_to_be_down_leaves_orphans() {
+        let told = |entry: PeerEntry| {
+            let peers = vec![entry, peer(cut_off(standby(2)))];
+            let table = route_table(&view(cut_off(standby(1)), peers));
+            let streaming = |server: &&Server| server.role == Role::Standby && server.streaming;
+            let standbys = table.servers.iter().filter(streaming).count();
+            (table.unheard, table.orphaned, standbys)
+        };
+        let with = |contact: PeerContact| PeerEntry {
+            contact,
+            heard_ms_ago: Some(9_000),
+            ..peer(primary(0))
+        };
+        assert_eq!(told(peer(primary(0))), (false, false, 0));
+        assert_eq!(told(with(PeerContact::TimedOut)), (true, false, 2));
+        assert_eq!(told(with(PeerContact::Unreachable)), (true, false, 2));
+        assert_eq!(told(with(PeerContact::Refused)), (true, true, 2));
+        assert_eq!(told(peer(down(primary(0)))), (true, true, 2));
     }
 
     fn routes_of(mut member: MemberStatus, term: u64) -> MemberStatus {

@@ -60,6 +60,8 @@ pub struct RouteTable {
     pub waits_for: Vec<String>,
     /// The operator's read-only switch: no session goes to the primary.
     pub read_only: bool,
+    /// Nobody who is heard is or follows a primary. One that is cut off from all of them may go on elsewhere.
+    pub unheard: bool,
     /// The primary is known to be gone: nothing newer than what the standbys have exists anywhere.
     pub orphaned: bool,
 }
@@ -104,7 +106,7 @@ pub enum ReadOnlyFallback {
     None,
 }
 
-/// What becomes of the bounds on reads while the primary is known to be gone.
+/// What becomes of the bounds on reads while the primary is known to be gone. While it is merely silent they stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnPrimaryLoss {
@@ -163,6 +165,17 @@ impl RoutePolicy {
         match self.mode {
             RouteMode::ReadOnly => true,
             RouteMode::ReadWrite => table.read_only || (self.degrade && !primary()),
+        }
+    }
+
+    /// Whether what becomes of reads is `on_primary_loss`'s word now, instead of the bounds.
+    ///
+    /// Whoever asks for reads has a bound, which only the certainty lifts that nothing newer exists. A read-write endpoint
+    /// that serves standbys promises no age, but to go on.
+    fn is_orphaned(&self, table: &RouteTable) -> bool {
+        match self.mode {
+            RouteMode::ReadOnly => table.orphaned,
+            RouteMode::ReadWrite => table.orphaned || table.unheard,
         }
     }
 
@@ -251,7 +264,7 @@ fn unfit_standby(policy: &RoutePolicy, table: &RouteTable, server: &Server) -> O
     }
     let (staleness_ms, max_staleness_ms) = (server.staleness_ms, policy.max_staleness_ms);
     let (lag_bytes, max_lag_bytes) = (server.lag_bytes, policy.max_lag_bytes);
-    if table.orphaned {
+    if policy.is_orphaned(table) {
         return match policy.on_primary_loss {
             OnPrimaryLoss::Serve => None,
             OnPrimaryLoss::ServeFor { ms } if staleness_ms.is_some_and(|stale| stale <= ms) => None,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::data_directory::{DataDirectory, SystemIdentifier};
 use super::lease::Incarnation;
+use super::switch::SwitchPosition;
 use super::wal::TimelineId;
 
 /// The socket's file name in the pod's run directory.
@@ -277,6 +278,9 @@ pub struct SupervisorStatus {
     /// What was kept aside of WAL that only this member had, when it was last rewound or replaced.
     #[serde(default)]
     pub diverged: Option<DivergedWal>,
+    /// The read-only switch as it is kept, or about to be, beside PGDATA.
+    #[serde(default)]
+    pub switch: SwitchPosition,
 }
 
 /// What a member has bound itself to, kept beside the data directory and written to disk before it is told.
@@ -363,6 +367,10 @@ pub enum SupervisorRequest {
         until_ms: Option<u64>,
     },
     RevokeLicence,
+    /// Keeps the position of the read-only switch beside PGDATA, unless a newer one is kept there.
+    KeepSwitch {
+        position: SwitchPosition,
+    },
 }
 
 /// One reply, one line.

@@ -20,6 +20,7 @@ pub mod hba;
 pub mod incarnation;
 pub mod initdb;
 mod initdb_scripts;
+pub mod kept_switch;
 mod leftovers;
 mod lines;
 pub mod mounted;

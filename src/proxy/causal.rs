@@ -100,7 +100,12 @@ impl Endpoint {
         replayed || (server.role == Role::Primary && !least.token)
     }
 
-    async fn first_to_reach<'a>(&self, fit: &[&'a Server], token: Lsn, wait: Duration) -> Option<&'a Server> {
+    pub(super) async fn first_to_reach<'a>(
+        &self,
+        fit: &[&'a Server],
+        token: Lsn,
+        wait: Duration,
+    ) -> Option<&'a Server> {
         let Some(ask) = &self.knowledge.wait_for_replay else {
             return fit.iter().find(|server| server.role == Role::Primary).copied();
         };

@@ -19,6 +19,7 @@ mod forwarded;
 mod knowledge;
 mod listener;
 mod pipes;
+mod proof;
 mod reads;
 mod refusal;
 mod relay;

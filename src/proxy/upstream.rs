@@ -149,7 +149,7 @@ impl Endpoint {
         loop {
             knowledge.mark_seen();
             let seen = knowledge.now();
-            let fit = self.fit(wish, &seen);
+            let fit = self.with_proof(wish, self.fit(wish, &seen), &seen).await;
             let (causal, unknown) = match self.reach(wish, fit, &seen).await {
                 Ok(causal) => (causal, None),
                 // There may be a primary to ask in a moment.

@@ -20,6 +20,7 @@ mod bonds;
 mod disk;
 mod farewell;
 mod inputs;
+mod kept_switch;
 mod licence;
 mod only_one;
 mod panic;

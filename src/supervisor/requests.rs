@@ -11,6 +11,7 @@ use crate::clock::boottime_ms;
 use crate::core::supervision::{
     JobProgress, JobRequest, JobState, JobStatus, ServerRole, StopMode, SupervisorReply, SupervisorRequest,
 };
+use crate::core::switch::SwitchPosition;
 
 /// Where the answer to one request goes.
 pub(super) type Reply = oneshot::Sender<SupervisorReply>;
@@ -90,6 +91,7 @@ impl Supervisor {
             SupervisorRequest::Cancel => self.cancel_job(),
             SupervisorRequest::GrantLicence { until_ms } => return self.grant(until_ms),
             SupervisorRequest::RevokeLicence => self.revoke(),
+            SupervisorRequest::KeepSwitch { position } => self.keep_switch(position),
             // Answered by the status alone, or begun by the caller.
             SupervisorRequest::Status
             | SupervisorRequest::Wait { .. }
@@ -100,6 +102,19 @@ impl Supervisor {
             | SupervisorRequest::Hold { .. } => {}
         }
         Ok(())
+    }
+
+    fn keep_switch(&mut self, position: SwitchPosition) {
+        let newer = |known: &mut SwitchPosition| {
+            let newer = position > *known;
+            if newer {
+                *known = position;
+            }
+            newer
+        };
+        if self.switch.send_if_modified(newer) {
+            self.changed();
+        }
     }
 
     /// The status as it is now, or the refusal. A client that has gone does not matter.

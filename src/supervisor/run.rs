@@ -22,11 +22,12 @@ use super::signals::{Asked, Signals};
 use super::socket::{Call, ControlSocket, Desk};
 use super::tools::{self, Found};
 use super::work::{self, Task, Work};
-use super::{SupervisorError, SupervisorExit, only_one, panic, reaper};
+use super::{SupervisorError, SupervisorExit, kept_switch, only_one, panic, reaper};
 use crate::clock::boottime_ms;
 use crate::core::supervision::{
     JobStatus, Postmaster, PostmasterExit, ServerRole, StopMode, SupervisorStatus, Terms,
 };
+use crate::core::switch::SwitchPosition;
 use crate::postgres::mounted::Fingerprint;
 
 /// How often `postmaster.pid` is read while PostgreSQL starts, and only then.
@@ -50,6 +51,7 @@ pub(super) struct Supervisor {
     pub(super) terms: Option<Terms>,
     pub(super) ending_receiver: Option<EndingReceiver>,
     disk: Disk,
+    pub(super) switch: watch::Sender<SwitchPosition>,
     pub(super) farewell_until: Option<Instant>,
     pub(super) job: Option<JobStatus>,
     pub(super) licence: LicenceClock,
@@ -100,12 +102,13 @@ pub(super) async fn run(
         supervisor.disk.wanted.subscribe(),
         supervisor.disk.failing.clone(),
     );
-    let data_directory = inputs.settings.data_directory.clone();
+    let (settings, switch) = (inputs.settings.clone(), supervisor.switch.subscribe());
     tokio::select! {
         biased;
         () = supervisor.turn(signals, child_died, asked) => {}
         never = control.serve(Desk { calls, versions }) => match never {},
-        never = disk::watch(&data_directory, wanted, failing) => match never {},
+        never = disk::watch(&settings.data_directory, wanted, failing) => match never {},
+        never = kept_switch::keep(&settings, switch) => match never {},
         never = inputs::watch(inputs, look_due, mounted) => match never {},
     }
     Ok(SupervisorExit {
@@ -123,6 +126,7 @@ impl Supervisor {
         // poll ends at once.
         let version = boottime_ms();
         let terms = found.terms;
+        let switch = watch::Sender::new(found.switch.clone());
         Self {
             inputs,
             found,
@@ -137,6 +141,7 @@ impl Supervisor {
             terms,
             ending_receiver: None,
             disk: Disk::new(),
+            switch,
             farewell_until: None,
             job: None,
             licence,
@@ -220,6 +225,7 @@ impl Supervisor {
             incarnation: self.found.seen.incarnation.clone(),
             disk_failing_since_ms: *self.disk.failing.borrow(),
             diverged: self.found.seen.diverged.clone(),
+            switch: self.switch.borrow().clone(),
         }
     }
 

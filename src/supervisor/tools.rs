@@ -12,12 +12,13 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
 use super::inputs::Inputs;
-use super::reaper;
+use super::{kept_switch, reaper};
 use crate::core::data_directory::DataDirectory;
 use crate::core::lease::Incarnation;
 use crate::core::supervision::{
     DivergedWal, FailureKind, JobProgress, JobRequest, NextTimeline, ServerRole, Terms,
 };
+use crate::core::switch::SwitchPosition;
 use crate::postgres::error::{FileError, JobError, describe};
 use crate::postgres::mounted::{Fingerprint, fingerprint};
 use crate::postgres::postmaster_pid::{self, PostmasterPid, PostmasterStatus};
@@ -45,6 +46,8 @@ pub(super) struct Found {
     pub(super) major_version: u32,
     /// As they were at its start; `None` if they cannot be read, which is forgiven without a Lease only.
     pub(super) terms: Option<Terms>,
+    /// The read-only switch as an earlier supervisor kept it.
+    pub(super) switch: SwitchPosition,
     /// Read while PostgreSQL is stopped, again and again.
     pub(super) seen: Seen,
 }
@@ -92,6 +95,7 @@ pub(super) async fn prepare(settings: &ServerSettings) -> Result<Found, ToolsErr
     Ok(Found {
         major_version,
         terms: known_terms(settings)?,
+        switch: kept_switch::read(settings),
         seen: look(settings).await,
     })
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, reason = "helpers of tests")]
 
+mod bulk;
 mod cluster;
 mod direct;
 mod encrypted;

@@ -11,6 +11,7 @@ use podgres::core::observation::{NameState, Observation, PeerView, ProbeState, U
 use podgres::core::policy::{Leadership, LeaseTimes, Policy};
 use podgres::core::status::{HeldData, ServerStatus};
 use podgres::core::supervision::{Licence, Postmaster, ServerRole, SupervisorStatus, Terms, Upstream};
+use podgres::core::switch::SwitchPosition;
 use podgres::core::wal::{Lsn, TimelineHistory, TimelineId, WalPosition};
 
 pub(crate) const OWN: SystemIdentifier = SystemIdentifier(7_000_000_000_000_000_001);
@@ -80,6 +81,7 @@ pub(crate) fn supervisor(data_directory: DataDirectory) -> SupervisorStatus {
         incarnation: Some(Incarnation("a".to_owned())),
         disk_failing_since_ms: None,
         diverged: None,
+        switch: SwitchPosition::default(),
     }
 }
 

@@ -8,6 +8,7 @@ use podgres::core::status::SlotStatus;
 use podgres::core::supervision::{
     JobState, JobStatus, Licence, Postmaster, ServerRole, StopMode, SupervisorStatus, Terms,
 };
+use podgres::core::switch::SwitchPosition;
 use podgres::core::wal::Lsn;
 
 use crate::config::{MS, SECOND, Time};
@@ -73,6 +74,7 @@ impl World {
             incarnation: there.data.as_ref().map(|data| data.incarnation.clone()),
             disk_failing_since_ms: None,
             diverged: None,
+            switch: SwitchPosition::default(),
         };
         self.members[member].supervisor = Some(Supervisor {
             epoch,

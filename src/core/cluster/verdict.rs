@@ -231,7 +231,7 @@ fn evidence(peer: &PeerEntry) -> Evidence {
     }
 }
 
-/// Whether it is positively known that no primary runs.
+/// Whether it is positively known that no primary runs, as far as readiness goes.
 ///
 /// Nobody who is heard is or follows a primary, and each member that may be the primary (it last said so, or
 /// it holds the Lease) is known to be down: it says so, its address refuses, or, if it is merely
@@ -240,10 +240,21 @@ fn evidence(peer: &PeerEntry) -> Evidence {
 #[must_use]
 pub fn primary_is_gone(view: &ClusterView) -> bool {
     let witnessed = view.peers.iter().any(|peer| peer.live_status().is_some());
+    no_primary(view, witnessed)
+}
+
+/// Whether nothing newer than what the standbys have can be acknowledged anywhere: as [`primary_is_gone`], without the
+/// inference from silence. All standbys may be cut off from a primary that goes on.
+#[must_use]
+pub fn primary_is_down(view: &ClusterView) -> bool {
+    no_primary(view, false)
+}
+
+fn no_primary(view: &ClusterView, silence_counts: bool) -> bool {
     let down = |peer: &PeerEntry| match evidence(peer) {
         Evidence::Alive => false,
         Evidence::Gone => true,
-        Evidence::Silent => witnessed,
+        Evidence::Silent => silence_counts,
     };
     let suspected = |peer: &&PeerEntry| {
         let said_so = peer

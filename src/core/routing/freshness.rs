@@ -102,11 +102,17 @@ impl Freshness {
         Some(now_ms.saturating_sub(fresh_at_ms))
     }
 
-    /// Bytes from what `name` has replayed to the primary's newest known position.
+    /// Bytes from what `name` has replayed to the newest known position: the primary's own word, or what another standby
+    /// has of it.
     #[must_use]
     pub fn lag_bytes(&self, name: &str) -> Option<u64> {
-        let (known, newest) = (self.servers.get(name)?, self.marks.back()?);
-        (known.timeline == self.timeline).then(|| newest.lsn.bytes_since(known.lsn))
+        let (known, told) = (self.servers.get(name)?, self.marks.back()?.lsn);
+        let same = self
+            .servers
+            .values()
+            .filter(|server| server.timeline == self.timeline);
+        let newest = same.map(|server| server.lsn).fold(told, Lsn::max);
+        (known.timeline == self.timeline).then(|| newest.bytes_since(known.lsn))
     }
 
     /// The newest timeline that a primary has told of.

@@ -78,6 +78,17 @@ fn another_timeline_says_nothing_of_this_one() {
 }
 
 #[test]
+fn what_another_standby_has_is_known_to_be_written() {
+    let mut seen = Freshness::default();
+    seen.heard("p", primary(100), 1_000);
+    seen.heard("s", standby(90), 1_010);
+    assert_eq!(seen.lag_bytes("s"), Some(10));
+    // Of a primary that is not heard any more.
+    seen.heard("t", standby(150), 2_000);
+    assert_eq!((seen.lag_bytes("s"), seen.lag_bytes("t")), (Some(60), Some(0)));
+}
+
+#[test]
 fn tokens_at_the_start_of_a_page_are_met() {
     for (token, end) in [
         (0x300_0060, 0x300_0060),

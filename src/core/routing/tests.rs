@@ -239,6 +239,53 @@ fn bounds_while_the_primary_is_gone_are_the_policys_choice() {
     ));
 }
 
+/// It may acknowledge commits elsewhere: a read-only endpoint served standbys of any age.
+#[test]
+fn bounds_hold_while_the_primary_is_merely_silent() {
+    let old = |staleness_ms, lag_bytes| Server {
+        staleness_ms: Some(staleness_ms),
+        ..standby("s", lag_bytes)
+    };
+    let serve = OnPrimaryLoss::Serve;
+    let for_a_minute = OnPrimaryLoss::ServeFor { ms: 60_000 };
+    let refuse = OnPrimaryLoss::Refuse;
+    // staleness, lag, what the policy says of a loss; read-only while silent, once gone, and read-write switched to standbys while silent
+    for (staleness_ms, lag_bytes, on_primary_loss, expected) in [
+        (10_000, 100, serve, ["s", "s", "s"]),
+        (10_001, 100, serve, ["", "s", "s"]),
+        (10_000, 101, serve, ["", "s", "s"]),
+        (10_000, 100, for_a_minute, ["s", "s", "s"]),
+        (60_000, 100, for_a_minute, ["", "s", "s"]),
+        (60_001, 100, for_a_minute, ["", "", ""]),
+        (10_000, 100, refuse, ["s", "", ""]),
+        (10_001, 100, refuse, ["", "", ""]),
+    ] {
+        let silent = RouteTable {
+            unheard: true,
+            ..table(vec![old(staleness_ms, lag_bytes)])
+        };
+        let gone = RouteTable {
+            orphaned: true,
+            ..silent.clone()
+        };
+        let switched = RouteTable {
+            read_only: true,
+            ..silent.clone()
+        };
+        let with = |policy: RoutePolicy| RoutePolicy {
+            on_primary_loss,
+            ..policy
+        };
+        let reads = with(read_only(ReadOnlyFallback::Primary));
+        let got = [
+            names(&candidates(&reads, &silent)),
+            names(&candidates(&reads, &gone)),
+            names(&candidates(&with(read_write()), &switched)),
+        ];
+        assert_eq!(got, expected, "{staleness_ms} {lag_bytes} {on_primary_loss:?}");
+    }
+}
+
 #[test]
 fn too_stale_is_unfit_though_no_byte_is_missing() {
     let stale = |staleness_ms| Server {

@@ -168,9 +168,15 @@ impl Route {
     }
 
     pub(super) fn spawn_psql(&self, options: &str, sql: &str) -> tokio::process::Child {
+        self.psql_command(options, &[sql]).spawn().expect("psql")
+    }
+
+    pub(super) fn psql_command(&self, options: &str, commands: &[&str]) -> tokio::process::Command {
         let (host, port) = (self.address.ip(), self.address.port());
-        tokio::process::Command::new(programs_with_tls().join("psql"))
-            .args(["-XAtq", "-v", "VERBOSITY=verbose", "-c", sql, "-d"])
+        let mut psql = tokio::process::Command::new(programs_with_tls().join("psql"));
+        psql.args(["-XAtq", "-v", "VERBOSITY=verbose"])
+            .args(commands.iter().flat_map(|command| ["-c", command]))
+            .arg("-d")
             .arg(format!(
                 "host={host} port={port} dbname=postgres user=app {options}"
             ))
@@ -181,9 +187,8 @@ impl Route {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("psql")
+            .kill_on_drop(true);
+        psql
     }
 
     /// A session without TLS and password: an unoptimised SCRAM client is slow. SCRAM is psql's part.

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use podgres::core::routing::Server;
 use podgres::proxy::Limits;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_postgres::NoTls;
@@ -113,6 +114,50 @@ async fn a_cancel_request_finds_its_server_through_another_endpoint() {
             .load(std::sync::atomic::Ordering::Relaxed),
         0
     );
+}
+
+/// Each cancel held its turn, one of 16, until the silent member too had closed, and waited for it in the same two seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn cancels_in_a_burst_were_lost_while_a_member_was_silent() {
+    const BURST: i64 = 40;
+    let _cluster = cluster();
+    // The kernel takes connections and bytes for it.
+    let silent = TcpListener::bind((loopback(77), 0)).await.expect("port");
+    let frozen = Server {
+        address: silent.local_addr().expect("address"),
+        streaming: false,
+        ..member(2)
+    };
+    let write = Route::read_write(Limits::default(), vec![member(0), frozen]).await;
+    let mut asleep = JoinSet::new();
+    let mut tokens = Vec::new();
+    for _ in 0..BURST {
+        let session = write.connect().await.expect("session");
+        tokens.push(session.cancel_token());
+        asleep.spawn(async move { session.batch_execute("SELECT pg_sleep(20)").await });
+    }
+    let busy = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(20)'";
+    let counting = write.connect().await.expect("session");
+    let all_asleep = async {
+        while counting.query_one(busy, &[]).await.expect("row").get::<_, i64>(0) < BURST {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, all_asleep).await.expect("in time");
+    for token in tokens {
+        tokio::spawn(async move { token.cancel_query(NoTls).await });
+    }
+    let cancelled = async {
+        while let Some(ended) = asleep.join_next().await {
+            let error = ended.expect("no panic").expect_err("cancelled");
+            assert_eq!(
+                error.code(),
+                Some(&tokio_postgres::error::SqlState::QUERY_CANCELED)
+            );
+        }
+    };
+    let all = timeout(Duration::from_secs(5), cancelled).await;
+    all.expect("every one is cancelled before it ends by itself");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -130,13 +130,8 @@ fn a_route_beside_an_application_serves_policies_and_drains_with_the_members() {
         writers.wait_for_more(50);
         assert_ne!(before, primary(&demo.wait_streaming(2)));
     }
-    let broken = |counts: &Counts| Counts::get(&counts.broken) + Counts::get(&counts.refused);
-    assert_eq!(
-        broken(&writers.counts) + broken(&readers.counts),
-        0,
-        "{:?}",
-        writers.counts
-    );
+    writers.counts.assert_moved();
+    readers.counts.assert_moved();
 
     verb(&demo, &["read-only", "on", "--reason", "a test"]);
     let refused = || Counts::get(&writers.counts.read_only) > 0;
@@ -145,7 +140,8 @@ fn a_route_beside_an_application_serves_policies_and_drains_with_the_members() {
     verb(&demo, &["read-only", "off"]);
     writers.wait_for_more(20);
     let (writers, readers) = (writers.stop(), readers.stop());
-    assert_eq!(broken(&writers) + broken(&readers), 0, "{writers:?} {readers:?}");
+    writers.assert_moved();
+    readers.assert_moved();
     let there = demo.sql(&[], "SELECT count(*) FROM work");
     assert_eq!(there, Counts::get(&writers.done).to_string());
     assert_eq!(route.stop(), Some(0));

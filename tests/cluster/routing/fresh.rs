@@ -9,8 +9,8 @@ use podgres::demo::Target;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_postgres::{Config, NoTls};
 
-use super::clients::config;
-use crate::harness::{Demo, Start, members, wait_for};
+use super::clients::{config, config_of};
+use crate::harness::{Demo, Start, member, members, wait_for};
 
 /// Two pods, one of them a standby.
 fn pair() -> Demo {
@@ -40,7 +40,10 @@ impl Drop for Frozen {
 
 /// Where a session with these options ends up: `t` on the standby.
 fn served_by_standby(demo: &Demo, options: &str) -> Option<bool> {
-    let mut config = config(&demo.directory, Target::ReadOnly);
+    standby_serves(config(&demo.directory, Target::ReadOnly), options)
+}
+
+fn standby_serves(mut config: Config, options: &str) -> Option<bool> {
     config.options(options);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("runtime").block_on(async {
@@ -51,6 +54,44 @@ fn served_by_standby(demo: &Demo, options: &str) -> Option<bool> {
     })
 }
 
+/// Each had the other as a witness that the primary was gone, while it went on behind a cut cable.
+#[test]
+fn standbys_that_have_lost_a_silent_primary_served_reads_of_any_age() {
+    let demo = Start::new(16)
+        .with(&["--replicas", "3", "--set", "PODGRES_MAX_STALENESS=2s"])
+        .with(&["--set", "PODGRES_DEGRADE=read-only"])
+        .run();
+    demo.wait_streaming(2);
+    let on_read_write =
+        || [1, 2].map(|ordinal| standby_serves(config_of(&demo, ordinal, Target::ReadWrite), ""));
+    assert_eq!(on_read_write(), [Some(false); 2], "there is a primary");
+    let none = "-c podgres.fallback=none -c podgres.wait=1s";
+    let served = |options: &str| {
+        let pods = [1, 2].map(|ordinal| config_of(&demo, ordinal, Target::ReadOnly));
+        pods.map(|pod| standby_serves(pod, &format!("{none} {options}")))
+    };
+    let all = [Some(true); 2];
+    assert!(wait_for(Duration::from_secs(10), || served("") == all));
+    demo.ask(&["freeze", "0"]);
+    demo.wait("the standbys to have lost the primary", |status| {
+        let lost = |name| member(status, name)["state"] == "running";
+        lost("demo-1") && lost("demo-2")
+    });
+    for _ in 0..3 {
+        assert_eq!(served(""), [None; 2], "older than 2 s");
+        assert_eq!(
+            served("-c podgres.max_staleness=1h"),
+            all,
+            "who takes it old has it"
+        );
+    }
+    assert_eq!(on_read_write(), all, "--degrade promises no age, but to go on");
+    demo.ask(&["thaw", "0"]);
+    assert!(wait_for(Duration::from_secs(20), || served("") == all));
+    let back = || on_read_write() == [Some(false); 2];
+    assert!(wait_for(Duration::from_secs(20), back), "{:?}", on_read_write());
+}
+
 #[test]
 fn a_standby_that_falls_silent_is_left_within_the_bound_and_comes_back_by_itself() {
     let demo = pair();
@@ -59,6 +100,7 @@ fn a_standby_that_falls_silent_is_left_within_the_bound_and_comes_back_by_itself
         served_by_standby(&demo, strict) == Some(true)
     });
     assert!(fresh, "an idle standby is fresh");
+    strict_clients_missed_an_idle_standby_half_of_the_time(&demo);
 
     let frozen = Frozen::receiver(&demo);
     demo.sql(&["--member", "0"], "INSERT INTO work VALUES (1)");
@@ -73,11 +115,11 @@ fn a_standby_that_falls_silent_is_left_within_the_bound_and_comes_back_by_itself
     );
     let state = demo.sql(&["--member", "1"], "SELECT status FROM pg_stat_wal_receiver");
     assert_eq!(state, "streaming", "PostgreSQL itself does not see it");
-    assert_eq!(
-        served_by_standby(&demo, "-c podgres.max_staleness=2s -c podgres.fallback=none"),
-        None,
-        "without a fallback there is nobody"
-    );
+    // The routes of the other pod have asked at other instants.
+    let nobody = wait_for(Duration::from_secs(10), || {
+        served_by_standby(&demo, "-c podgres.max_staleness=2s -c podgres.fallback=none").is_none()
+    });
+    assert!(nobody, "without a fallback there is nobody");
     assert_eq!(
         served_by_standby(&demo, "-c podgres.max_staleness=1h"),
         Some(true)
@@ -88,6 +130,18 @@ fn a_standby_that_falls_silent_is_left_within_the_bound_and_comes_back_by_itself
         served_by_standby(&demo, strict) == Some(true)
     });
     assert!(back, "it comes back by itself");
+}
+
+/// Members are asked every 500 ms, for the endpoints' own limits: by chance the last answer was older than a client's.
+fn strict_clients_missed_an_idle_standby_half_of_the_time(demo: &Demo) {
+    let served = |options: &str| {
+        (0..25)
+            .filter(|_| served_by_standby(demo, options) == Some(true))
+            .count()
+    };
+    assert_eq!(served("-c podgres.max_staleness=500ms"), 25, "of 25");
+    let strict = "-c podgres.max_staleness=100ms -c podgres.fallback=none";
+    assert_eq!(served(strict), 25, "of 25");
 }
 
 #[test]
@@ -179,7 +233,8 @@ fn a_client_never_goes_back_in_time_if_it_does_not_want_to() {
         let write = config(&demo.directory, Target::ReadWrite);
         let (writer, connection) = write.connect(NoTls).await.expect("read-write");
         tokio::spawn(connection);
-        let read = first_pod(&demo);
+        // Each route remembers its own clients.
+        let read = config_of(&demo, 0, Target::ReadOnly);
         // A standby that has just come gets its share slowly; without this the paused one was not read on a fast machine.
         let (mut both, began) = (BTreeSet::new(), Instant::now());
         while both.len() < 2 {
@@ -218,19 +273,6 @@ fn a_client_never_goes_back_in_time_if_it_does_not_want_to() {
             );
         }
     });
-}
-
-/// One route: each remembers its own clients.
-fn first_pod(demo: &Demo) -> Config {
-    let all = config(&demo.directory, Target::ReadOnly);
-    let state = demo.deployed();
-    let mut one = Config::new();
-    one.host(state.pod(Ordinal(0)).expect("a pod").address.to_string())
-        .port(state.ports.read_only)
-        .user(all.get_user().expect("a user"))
-        .password(all.get_password().expect("a password"))
-        .dbname("postgres");
-    one
 }
 
 /// For as many reads of own writes as fit.

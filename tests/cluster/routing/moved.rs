@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use podgres::demo::Target;
 
-use super::clients::{Clients, Counts, Work};
+use super::clients::{Clients, Counts, Work, drained_and_cut};
 use super::{found_primary, leased, ordinal_of, primary, verb};
 use crate::harness::wait_for;
 
@@ -14,6 +14,7 @@ fn a_switchover_breaks_no_transaction() {
     demo.sql(&[], "CREATE TABLE work (n int)");
     let writers = Clients::start(&demo.directory, Target::ReadWrite, Work::Write, 8);
     let readers = Clients::start(&demo.directory, Target::ReadOnly, Work::Read, 4);
+    let ahead = Clients::start(&demo.directory, Target::ReadWrite, Work::WriteAhead, 4);
     for _ in 0..3 {
         writers.wait_for_more(50);
         let before = primary(&demo.status().expect("status"));
@@ -22,19 +23,22 @@ fn a_switchover_breaks_no_transaction() {
         let after = primary(&demo.wait_streaming(2));
         assert_ne!(before, after);
     }
-    let (writers, readers) = (writers.stop(), readers.stop());
-    for counts in [&writers, &readers] {
-        assert_eq!(Counts::get(&counts.broken), 0, "{counts:?}");
-        assert_eq!(Counts::get(&counts.refused), 0, "{counts:?}");
+    let (writers, readers, ahead) = (writers.stop(), readers.stop(), ahead.stop());
+    for counts in [&writers, &readers, &ahead] {
+        counts.assert_moved();
         assert_eq!(Counts::get(&counts.read_only), 0, "{counts:?}");
     }
+    let (drained, cut) = drained_and_cut(&demo);
+    assert!(drained > 0 && cut == 0, "{drained} drained, {cut} cut");
     assert!(
         Counts::get(&writers.between) >= 8,
         "sessions were ended: {writers:?}"
     );
+    assert!(Counts::get(&ahead.between) >= 4, "sessions were ended: {ahead:?}");
     // Every acknowledged insert is there, once.
     let there = demo.sql(&[], "SELECT count(*) FROM work");
-    assert_eq!(there, Counts::get(&writers.done).to_string());
+    let acknowledged = Counts::get(&writers.done) + Counts::get(&ahead.done);
+    assert_eq!(there, acknowledged.to_string());
 }
 
 #[test]

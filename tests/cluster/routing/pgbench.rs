@@ -11,6 +11,7 @@ use crate::harness::{Demo, programs, wait_for};
 /// The first command of a transaction is number 0.
 const TRANSACTION: &str =
     "BEGIN;\nINSERT INTO work VALUES (1);\nSELECT count(*) FROM work WHERE n < 0;\nCOMMIT;\n";
+const READING: &str = "BEGIN;\nSELECT count(*) FROM work WHERE n < 0;\nCOMMIT;\n";
 const CLIENTS: u64 = 8;
 
 /// One run: how many transactions were acknowledged, and where and why clients were aborted.
@@ -20,19 +21,22 @@ struct Outcome {
     aborted: Vec<(u64, String)>,
 }
 
-fn start(demo: &Demo, script: &std::path::Path) -> Child {
+fn start(demo: &Demo, script: &std::path::Path, protocol: &str, seconds: u32) -> Child {
     let dsn = dsn(&demo.deployed(), Target::ReadWrite).expect("dsn");
+    let any_route = format!("{dsn}&load_balance_hosts=random");
     Command::new(programs(16).join("pgbench"))
         .args([
             "--no-vacuum",
+            "--protocol",
+            protocol,
             "--client",
             &CLIENTS.to_string(),
             "--time",
-            "6",
+            &seconds.to_string(),
             "--file",
         ])
         .arg(script)
-        .arg(dsn)
+        .arg(any_route)
         .env("LC_ALL", "C")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -59,16 +63,16 @@ fn outcome(run: Child) -> Outcome {
     }
 }
 
-fn script() -> tempfile::NamedTempFile {
+fn script(transaction: &str) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().expect("script");
-    std::fs::write(file.path(), TRANSACTION).expect("script");
+    std::fs::write(file.path(), transaction).expect("script");
     file
 }
 
 /// pgbench while `moves` happens, and once more when it is over.
-fn run_through(demo: &Demo, moves: impl FnOnce()) -> [Outcome; 2] {
-    let script = script();
-    let run = start(demo, script.path());
+fn run_through(demo: &Demo, protocol: &str, moves: impl FnOnce()) -> [Outcome; 2] {
+    let script = script(TRANSACTION);
+    let run = start(demo, script.path(), protocol, 6);
     let working = || demo.sql(&[], "SELECT count(*) > 50 FROM work") == "t";
     assert!(
         wait_for(Duration::from_secs(20), working),
@@ -76,7 +80,7 @@ fn run_through(demo: &Demo, moves: impl FnOnce()) -> [Outcome; 2] {
     );
     moves();
     let during = outcome(run);
-    [during, outcome(start(demo, script.path()))]
+    [during, outcome(start(demo, script.path(), protocol, 6))]
 }
 
 fn rows(demo: &Demo) -> u64 {
@@ -85,20 +89,47 @@ fn rows(demo: &Demo) -> u64 {
         .expect("a number")
 }
 
+impl Outcome {
+    /// Nobody was aborted in the middle of a transaction.
+    fn assert_between(&self) {
+        let inside: Vec<_> = self.aborted.iter().filter(|(command, _)| *command != 0).collect();
+        assert!(inside.is_empty(), "in the middle of a transaction: {inside:#?}");
+    }
+}
+
+/// There and back: pgbench comes back from neither by itself, so each run ends with its flip.
+fn the_switch_ends_reads_between_transactions(demo: &Demo) {
+    let script = script(READING);
+    for turn in ["on", "off"] {
+        // It ends long before, with its last session: after the drain timeout none may be left.
+        let run = start(demo, script.path(), "prepared", 20);
+        let works = || {
+            let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'";
+            let on = |ordinal: &&str| {
+                demo.sql(&["--member", ordinal], sessions)
+                    .parse::<u64>()
+                    .expect("a number")
+            };
+            ["0", "1", "2"].iter().map(on).sum::<u64>() == CLIENTS
+        };
+        assert!(wait_for(Duration::from_secs(5), works), "pgbench does not work");
+        verb(demo, &["read-only", turn]);
+        let ended = outcome(run);
+        ended.assert_between();
+        let all = usize::try_from(CLIENTS).expect("few");
+        assert_eq!(ended.aborted.len(), all, "{turn}: {ended:?}");
+    }
+}
+
 #[test]
 fn pgbench_loses_no_transaction_in_a_switchover_and_only_open_ones_in_a_failover() {
     let demo = leased(&[]);
     demo.sql(&[], "CREATE TABLE work (n int)");
-    let [during, afterwards] = run_through(&demo, || {
+    let [during, afterwards] = run_through(&demo, "prepared", || {
         verb(&demo, &["switchover"]);
     });
     assert!(!during.aborted.is_empty(), "the move met nobody: {during:?}");
-    let inside: Vec<_> = during
-        .aborted
-        .iter()
-        .filter(|(command, _)| *command != 0)
-        .collect();
-    assert!(inside.is_empty(), "in the middle of a transaction: {inside:#?}");
+    during.assert_between();
     assert!(
         afterwards.aborted.is_empty() && afterwards.done > 0,
         "{afterwards:?}"
@@ -111,8 +142,9 @@ fn pgbench_loses_no_transaction_in_a_switchover_and_only_open_ones_in_a_failover
 
     demo.sql(&[], "TRUNCATE work");
     demo.wait_streaming(2);
+    the_switch_ends_reads_between_transactions(&demo);
     let lost = primary(&demo.status().expect("status"));
-    let [during, afterwards] = run_through(&demo, || {
+    let [during, afterwards] = run_through(&demo, "simple", || {
         demo.ask(&["delete-pod", &ordinal_of(&lost), "--force"]);
         let moved = wait_for(Duration::from_secs(30), || {
             let holder = demo.status().as_ref().and_then(found_primary);
