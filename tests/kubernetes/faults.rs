@@ -129,7 +129,8 @@ fn node_frozen(cluster: &Cluster) {
     );
 }
 
-/// Nobody ends a pod that was deleted by force while its kubelet is dead: its server runs on, at its old address, beside the next primary.
+/// Nobody ends a pod that was deleted by force while its kubelet is dead. Whatever is left at its old address beside the next primary: it acknowledges
+/// nothing. (It may be silence: whether the server still ran is not asked.)
 fn kubelet_off(cluster: &Cluster) {
     let primary = cluster.primary();
     let before = cluster.pod(&primary);
