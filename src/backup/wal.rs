@@ -255,7 +255,7 @@ pub async fn names(
 /// What is archived for a cluster, with the history of a timeline, or of the newest one.
 ///
 /// # Errors
-/// As [`history`].
+/// The archive cannot be read, or a history of its cannot.
 pub async fn archive(
     store: &Store,
     system_identifier: SystemIdentifier,
