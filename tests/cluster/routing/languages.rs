@@ -60,6 +60,8 @@ fn every_example_of_the_page_reads_its_own_write() {
     let demo = Start::new(16).with(&["--replicas", "2"]).run();
     demo.wait_streaming(1);
     demo.sql(&[], "CREATE TABLE orders (n int)");
+    // The route has taken up the standby.
+    demo.wait_sql(&["--read-only"], "SELECT pg_is_in_recovery()", "t");
     let folder = tempfile::tempdir().expect("folder");
     let write = |name: &str, text: &str| {
         let path = folder.path().join(name);
