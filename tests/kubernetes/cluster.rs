@@ -237,18 +237,12 @@ impl<'a> Cluster<'a> {
 
     /// `podgres switchover` to a pod, asked in it; what it said.
     pub(crate) fn switch_over(&self, to: &str) -> String {
-        let command = [
-            "exec",
-            to,
-            "-c",
-            "sidecar",
-            "--",
-            "podgres",
-            "switchover",
-            "--to",
-            to,
-        ];
-        self.kubectl(&command)
+        self.kubectl(&switchover(to))
+    }
+
+    /// As [`Self::switch_over`]; `Err` with what it complained about.
+    pub(crate) fn try_switch_over(&self, to: &str) -> Result<String, String> {
+        self.try_kubectl(&switchover(to))
     }
 
     pub(crate) fn delete_pod(&self, pod: &str, force: bool) {
@@ -384,4 +378,18 @@ fn pod_facts(pod: &Pod) -> PodFacts {
         restarts: restarts(status.and_then(|status| status.container_statuses.as_deref()))
             + restarts(status.and_then(|status| status.init_container_statuses.as_deref())),
     }
+}
+
+fn switchover(to: &str) -> [&str; 9] {
+    [
+        "exec",
+        to,
+        "-c",
+        "sidecar",
+        "--",
+        "podgres",
+        "switchover",
+        "--to",
+        to,
+    ]
 }

@@ -115,18 +115,7 @@ fn denied(cluster: &Cluster, verb: &str) {
 fn get(cluster: &Cluster) {
     let _denied = Denied::new(cluster, |rules| without(rules, (LEASE_GROUP, "get")));
     let to = cluster.standby();
-    let order = [
-        "exec",
-        &to,
-        "-c",
-        "sidecar",
-        "--",
-        "podgres",
-        "switchover",
-        "--to",
-        &to,
-    ];
-    let refused = cluster.try_kubectl(&order).expect_err("refused");
+    let refused = cluster.try_switch_over(&to).expect_err("refused");
     assert!(
         refused.contains("could not get lease \"pg\"") && refused.contains("Grant the verb \"get\""),
         "{refused}"

@@ -55,6 +55,17 @@ impl Counts {
     }
 }
 
+/// Whether a new session ends up on a standby; `None` if it comes to nothing.
+pub(super) fn on_standby(config: &Config) -> Option<bool> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("runtime").block_on(async {
+        let (client, connection) = config.connect(NoTls).await.ok()?;
+        tokio::spawn(connection);
+        let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await.ok()?;
+        Some(row.get(0))
+    })
+}
+
 /// Sessions that the routes of all pods have ended between two transactions, and those they have cut.
 pub(super) fn drained_and_cut(demo: &Demo) -> (u64, u64) {
     let pods = demo.deployed().pods.len();

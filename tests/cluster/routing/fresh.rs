@@ -9,7 +9,7 @@ use podgres::demo::Target;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_postgres::{Config, NoTls};
 
-use super::clients::{config, config_of};
+use super::clients::{config, config_of, on_standby};
 use crate::harness::{Demo, Start, member, members, wait_for};
 
 /// Two pods, one of them a standby.
@@ -38,20 +38,13 @@ impl Drop for Frozen {
     }
 }
 
+fn standby_serves(mut config: Config, options: &str) -> Option<bool> {
+    on_standby(config.options(options))
+}
+
 /// Where a session with these options ends up: `t` on the standby.
 fn served_by_standby(demo: &Demo, options: &str) -> Option<bool> {
     standby_serves(config(&demo.directory, Target::ReadOnly), options)
-}
-
-fn standby_serves(mut config: Config, options: &str) -> Option<bool> {
-    config.options(options);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("runtime").block_on(async {
-        let (client, connection) = config.connect(NoTls).await.ok()?;
-        tokio::spawn(connection);
-        let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await.ok()?;
-        Some(row.get(0))
-    })
 }
 
 /// Each had the other as a witness that the primary was gone, while it went on behind a cut cable.

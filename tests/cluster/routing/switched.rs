@@ -6,7 +6,7 @@ use podgres::core::member::Ordinal;
 use podgres::demo::Target;
 use tokio_postgres::NoTls;
 
-use super::clients::{Clients, Counts, Work, config, config_of};
+use super::clients::{Clients, Counts, Work, config, config_of, on_standby};
 use super::{found_primary, leased, ordinal_of, primary, verb};
 use crate::harness::{Demo, Start, member, programs, wait_for};
 
@@ -30,22 +30,15 @@ fn clients_on(demo: &Demo, member: &str) -> String {
     demo.sql(&["--member", &ordinal_of(member)], sql)
 }
 
-/// What new sessions on one pod's read-write route are on.
-fn on_standby(demo: &Demo, ordinal: u32) -> Option<bool> {
-    let config = config_of(demo, ordinal, Target::ReadWrite);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("runtime").block_on(async {
-        let (client, connection) = config.connect(NoTls).await.ok()?;
-        tokio::spawn(connection);
-        let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await.ok()?;
-        Some(row.get(0))
-    })
+/// Whether new sessions on one pod's read-write route are on a standby.
+fn writes_on_standby(demo: &Demo, ordinal: u32) -> Option<bool> {
+    on_standby(&config_of(demo, ordinal, Target::ReadWrite))
 }
 
 /// Every pod's, counted from before the operator's command.
 fn all_endpoints_follow(demo: &Demo, turned: &str, began: Instant) -> Duration {
     let expected = Some(turned == "on");
-    let followed = || (0..3).all(|ordinal| on_standby(demo, ordinal) == expected);
+    let followed = || (0..3).all(|ordinal| writes_on_standby(demo, ordinal) == expected);
     assert!(wait_for(Duration::from_secs(5), followed), "{turned}");
     began.elapsed()
 }
@@ -141,7 +134,7 @@ fn turned_on_while_the_primary_is_dead(demo: &Demo) {
     let served = || {
         [1, 2]
             .iter()
-            .all(|ordinal| on_standby(demo, *ordinal) == Some(true))
+            .all(|ordinal| writes_on_standby(demo, *ordinal) == Some(true))
     };
     assert!(
         wait_for(Duration::from_secs(15), served),
@@ -149,7 +142,9 @@ fn turned_on_while_the_primary_is_dead(demo: &Demo) {
     );
     demo.ask(&["thaw", "0"]);
     demo.wait_streaming(2);
-    let heard = wait_for(Duration::from_secs(10), || on_standby(demo, 0) == Some(true));
+    let heard = wait_for(Duration::from_secs(10), || {
+        writes_on_standby(demo, 0) == Some(true)
+    });
     assert!(heard, "who was frozen meanwhile hears of it");
     let refused = insert(demo).expect_err("the primary is back, and the switch is on");
     assert!(refused.contains("25006"), "{refused}");
