@@ -1,0 +1,124 @@
+//! Standbys: whom they follow, and what becomes of WAL that their primary lacks.
+
+use super::*;
+
+#[test]
+fn a_standby_that_streams_stays_where_it_is() {
+    let decision = decided(&usual(&[]));
+    assert_eq!(decision.situation, Situation::Streaming);
+    assert_eq!((decision.postgres, decision.lease), (None, None));
+}
+
+#[test]
+fn a_former_primarys_failover_slots_make_room_for_the_primarys_once_it_streams() {
+    let with_slot = |observation: &mut Observation| {
+        let server = observation.server.as_mut().expect("a server");
+        server.superseded_slots = vec!["orders".to_owned()];
+    };
+    let streaming = told(&usual(&[]), |_, observation| with_slot(observation));
+    let names = vec!["orders".to_owned()];
+    assert_eq!(streaming.postgres, Some(PostgresAction::DropSlots { names }));
+    let lost = told(&usual(&[(HolderPeer, 4), (Server, 2)]), |_, observation| {
+        with_slot(observation);
+    });
+    assert!(
+        !matches!(lost.postgres, Some(PostgresAction::DropSlots { .. })),
+        "{lost:#?}"
+    );
+}
+
+#[test]
+fn a_detached_standby_follows_the_new_primary_that_contains_it() {
+    let detached = usual(&[(Postmaster, 6), (Server, 4)]);
+    let decision = decided(&detached);
+    assert!(
+        matches!(
+            &decision.postgres,
+            Some(PostgresAction::Reload {
+                server: ServerRole::Standby { upstream: Some(_) }
+            })
+        ),
+        "{decision:#?}"
+    );
+    for (upstream, why) in [
+        (3, "forked"),
+        (4, "ahead"),
+        (5, "looked at before"),
+        (7, "foreign"),
+    ] {
+        let decision = decided(&detached.with(Upstream, upstream));
+        assert!(
+            !matches!(decision.postgres, Some(PostgresAction::Reload { .. })),
+            "{why}"
+        );
+    }
+    let bound = decided(&detached.with(Promised, 2));
+    assert_eq!(bound.postgres, None, "a promise binds");
+}
+
+#[test]
+fn a_holder_that_is_about_to_be_promoted_is_followed_once_it_is_bound_to_its_term() {
+    let choice = usual(&[(Postmaster, 6), (Server, 4), (Upstream, 6)]);
+    let follows = |decision: &Decision| matches!(decision.postgres, Some(PostgresAction::Reload { .. }));
+    assert!(follows(&decided(&choice)));
+    let unbound = told(&choice, |_, observation| {
+        for peer in observation.peers.values_mut() {
+            if let Some(report) = &mut peer.leadership {
+                report.promised_term = TERM - 1;
+            }
+        }
+    });
+    assert!(!follows(&unbound), "WAL of an earlier term may still reach it");
+    let behind = told(&choice, |_, observation| {
+        if let ProbeState::Ready { facts } = &mut observation.upstream.probe {
+            facts.flush_lsn = Lsn(1);
+        }
+    });
+    assert!(!follows(&behind), "it has less than this standby");
+}
+
+#[test]
+fn a_former_primary_is_rewound_and_cloned_only_when_that_was_refused() {
+    let fallen = all(usual(STOPPED), &[(Directory, 3), (Held, 1), (Upstream, 3)]);
+    let rewound = decided(&fallen);
+    assert_eq!(rewound.situation, Situation::ReadyToRewind);
+    assert!(matches!(
+        rewound.postgres,
+        Some(PostgresAction::Run {
+            job: JobRequest::Rewind { .. }
+        })
+    ));
+    let refused = told(&fallen, |memory, _| {
+        memory.condemned = Some(CloneReason::NotRewound);
+    });
+    assert!(matches!(
+        refused.postgres,
+        Some(PostgresAction::Run {
+            job: JobRequest::Clone { .. }
+        })
+    ));
+    let paused = decided(&fallen.with(Paused, 1));
+    assert_eq!((paused.situation, paused.postgres), (Situation::Paused, None));
+}
+
+/// It was judged as a standby; since then it has been primary and may have what nobody else has.
+#[test]
+fn a_former_primary_is_not_cloned_over_for_an_old_judgement() {
+    let fallen = all(usual(STOPPED), &[(Directory, 3), (Upstream, 3), (Condemned, 1)]);
+    let decision = decided(&fallen);
+    assert!(matches!(
+        decision.postgres,
+        Some(PostgresAction::Run {
+            job: JobRequest::Rewind { .. }
+        })
+    ));
+}
+
+#[test]
+fn what_a_standby_has_more_than_its_primary_is_kept() {
+    let decision = decided(&usual(&[(Postmaster, 6), (Server, 4), (Upstream, 4)]));
+    assert_eq!(
+        (decision.situation, decision.postgres),
+        (Situation::AheadOfPrimary, None)
+    );
+}

@@ -1,0 +1,181 @@
+//! The primary in office: its right, and what ends it.
+
+use super::*;
+
+#[test]
+fn a_holder_renews_in_time_and_not_before() {
+    let early = decided(&primary(&[]));
+    assert_eq!(
+        early
+            .lease
+            .map(|write| write.purpose)
+            .filter(|p| *p == LeasePurpose::Renew),
+        None
+    );
+    let due = decided(&primary(&[
+        (Renewal, 1),
+        (Set, 8),
+        (Durability, 0),
+        (Paused, 1),
+        (Server, 0),
+    ]));
+    assert_eq!(holder(written(&due, LeasePurpose::Renew)), Some("pg-1"));
+}
+
+#[test]
+fn a_primary_whose_disk_hangs_leaves_as_soon_as_others_can_prove_everything() {
+    let failing = |for_ms: u64, values: &[(Of, u8)]| {
+        told(&primary(values).with(Set, 6), |_, observation| {
+            let supervisor = observation.supervisor.as_mut().expect("a supervisor");
+            supervisor.disk_failing_since_ms = Some(observation.at_ms - for_ms);
+            for peer in observation.peers.values_mut() {
+                peer.held_data = HeldData::Some;
+            }
+        })
+    };
+    let lost = failing(4_100, &[]);
+    assert_eq!(lost.situation, Situation::Resigning);
+    let record = written(&lost, LeasePurpose::Release);
+    assert_eq!((holder(record), record.released_by), (None, None));
+    let moment = failing(3_900, &[]);
+    assert_eq!(moment.lease, None, "a moment is waited, and nothing is renewed");
+    let alone = failing(9_000, &[(HolderPeer, 5), (ThirdPeer, 3)]);
+    assert_eq!(alone.lease, None, "nobody could take over, and it is not renewed");
+}
+
+/// Chaos under `preferred` (seed 12581071783132505159): on a busy machine a primary that nobody could replace was stopped as soon as it
+/// was ready, since the time was counted from the first failure on.
+#[test]
+fn a_slow_primary_was_stopped_again_as_soon_as_it_was_ready() {
+    let unanswered = |for_ms: u64, values: &[(Of, u8)]| {
+        told(
+            &primary(values).with(Set, 0).with(Server, 0),
+            |memory, observation| {
+                memory.lease.down_since_ms = Some(observation.at_ms - 60_000);
+                memory.lease.unanswered_since_ms = Some(observation.at_ms - for_ms);
+            },
+        )
+    };
+    let just = unanswered(1_000, &[]);
+    assert_eq!((just.situation, just.postgres), (Situation::Unresponsive, None));
+    let slow = unanswered(9_000, &[]);
+    assert_eq!((slow.situation, slow.postgres), (Situation::Unresponsive, None));
+    let mode = StopMode::Immediate;
+    assert_eq!(
+        unanswered(16_000, &[]).postgres,
+        Some(PostgresAction::Stop { mode })
+    );
+    // Each postmaster has its own time.
+    let starting = unanswered(16_000, &[(Postmaster, 1)]);
+    assert_eq!(starting.memory.lease.unanswered_since_ms, None);
+}
+
+#[test]
+fn a_killed_primary_is_opened_again_while_its_right_lasts() {
+    let closed = all(primary(STOPPED), &[(Licence, 2)]);
+    let decision = decided(&closed);
+    assert_eq!(decision.situation, Situation::Reopening);
+    assert!(matches!(
+        &decision.postgres,
+        Some(PostgresAction::Start {
+            server: ServerRole::Primary { .. }
+        })
+    ));
+    assert_eq!(decided(&all(closed, LAPSED)).postgres, None);
+}
+
+#[test]
+fn a_primary_without_a_right_closes_the_gate() {
+    let decision = decided(&all(primary(LAPSED), &[(Set, 6)]));
+    assert_eq!(decision.situation, Situation::RightLapsed);
+    assert_eq!(decision.postgres, None);
+    assert_eq!(decision.gate_until_ms, 999_000, "since a second ago");
+    let deposed = decided(&primary(&[(Holder, 2)]));
+    assert_eq!(deposed.situation, Situation::LostOffice);
+    assert_eq!(deposed.gate_until_ms, 0);
+    assert_eq!(
+        deposed.postgres,
+        Some(PostgresAction::Stop { mode: StopMode::Fast })
+    );
+}
+
+#[test]
+fn a_primary_stays_on_its_peers_confirmations_while_the_api_is_away() {
+    let away = primary(&[(Set, 6), (Renewal, 2), (Confirmed, 1)]);
+    let decision = decided(&away);
+    assert_eq!(decision.situation, Situation::OnConfirmations, "{decision:#?}");
+    assert!(decision.gate_until_ms > 1_000_000);
+}
+
+/// The second standby would stand under the record that may be there: its confirmation is needed as well.
+#[test]
+fn confirmations_count_under_every_record_that_may_be_there() {
+    let away = primary(&[(Set, 6), (Durability, 0), (Renewal, 2), (ThirdPeer, 3)]);
+    let until = |uncertain: bool| {
+        let decision = told(&away, |_, observation| {
+            let stored = observation.lease.stored.as_mut().expect("a record");
+            stored.record.synchronous = set(&[0], 0);
+            let both = LeaseRecord {
+                synchronous: set(&[0, 2], 0),
+                ..stored.record.clone()
+            };
+            observation.lease.uncertain = uncertain.then_some(both);
+        });
+        decision.gate_until_ms
+    };
+    assert!(until(false) > 1_000_000, "the only one confirms");
+    assert_eq!(until(true), 1_000_000 - 1_000, "only what is left of the renewal");
+}
+
+/// The answer to a hand-over was lost: the successor may be in office already.
+#[test]
+fn a_hand_over_without_an_answer_ends_the_right() {
+    let closed = all(primary(STOPPED), &[(Directory, 2), (Licence, 2)]);
+    assert!(decided(&closed).postgres.is_some());
+    let lost = decided(&closed.with(Write, 3));
+    assert_eq!(lost.postgres, None);
+    assert_eq!(decided(&primary(&[(Write, 3)])).gate_until_ms, 0);
+}
+
+#[test]
+fn a_hand_over_under_way_is_not_given_up() {
+    let moving = all(
+        primary(STOPPED),
+        &[
+            (Directory, 2),
+            (HandingOver, 1),
+            (Down, 1),
+            (HolderPeer, 5),
+            (ThirdPeer, 1),
+        ],
+    );
+    let given_up = decided(&moving);
+    assert_eq!(given_up.memory.lease.handing_over, None);
+    let writing = decided(&moving.with(Write, 1));
+    assert!(writing.memory.lease.handing_over.is_some());
+}
+
+#[test]
+fn a_restarted_primary_waits_for_those_that_an_unanswered_record_names_too() {
+    let closed = all(primary(STOPPED), &[(Licence, 2), (Set, 1)]);
+    let decision = told(&closed, |_, observation| {
+        let stored = observation.lease.stored.as_ref().expect("a record");
+        observation.lease.uncertain = Some(LeaseRecord {
+            synchronous: set(&[2], 1),
+            ..stored.record.clone()
+        });
+    });
+    let Some(PostgresAction::Start {
+        server: ServerRole::Primary {
+            synchronous_standby_names,
+            ..
+        },
+    }) = decision.postgres
+    else {
+        panic!("{decision:#?}");
+    };
+    assert_eq!(
+        synchronous_standby_names,
+        "ANY 3 (podgres_gate, \"pg-0\", \"pg-2\")"
+    );
+}

@@ -1,0 +1,170 @@
+//! Planned moves, pauses, changes of the set, beginnings.
+
+use super::*;
+
+#[test]
+fn a_switchover_makes_a_checkpoint_stops_and_names_the_successor() {
+    let asked = decided(&primary(&[(Request, 1)]));
+    assert_eq!(asked.situation, Situation::HandingOver);
+    assert_eq!(asked.postgres, Some(PostgresAction::Checkpoint));
+    let stopped = all(
+        primary(STOPPED),
+        &[(Directory, 2), (HandingOver, 1), (Request, 2), (HolderPeer, 5)],
+    );
+    let decision = decided(&stopped);
+    let record = written(&decision, LeasePurpose::HandOver);
+    assert_eq!((holder(record), record.term), (Some("pg-2"), 6));
+    let behind = decided(&stopped.with(ThirdPeer, 4));
+    assert_eq!(
+        behind
+            .lease
+            .map(|write| write.purpose)
+            .filter(|p| *p == LeasePurpose::HandOver),
+        None
+    );
+}
+
+#[test]
+fn a_pod_that_ends_hands_over_or_gives_the_lease_back() {
+    let leaving = all(primary(STOPPED), &[(Directory, 2), (Stopping, 1)]);
+    assert!(
+        written(&decided(&leaving), LeasePurpose::HandOver)
+            .holder
+            .is_some()
+    );
+    let alone = decided(&all(leaving, &[(HolderPeer, 5), (ThirdPeer, 0)]));
+    let record = written(&alone, LeasePurpose::Release);
+    assert_eq!((holder(record), record.released_by), (None, Some(Ordinal(1))));
+    let crashed = decided(&all(leaving, &[(HolderPeer, 5), (ThirdPeer, 0), (Directory, 3)]));
+    assert_eq!(
+        written(&crashed, LeasePurpose::Release).released_by,
+        None,
+        "not cleanly"
+    );
+}
+
+#[test]
+fn paused_nobody_takes_over_and_what_others_stopped_stays_stopped() {
+    let lost = decided(&usual(LOST).with(ThirdPeer, 3).with(Paused, 1));
+    assert_eq!(lost.postgres, None);
+    let closed = all(primary(STOPPED), &[(Postmaster, 1), (Paused, 1), (Licence, 2)]);
+    assert_eq!(decided(&closed).situation, Situation::Paused);
+}
+
+#[test]
+fn an_earlier_pod_of_this_name_is_waited_for() {
+    let back = all(usual(STOPPED), &[(Holder, 1), (Directory, 3), (Held, 2)]);
+    assert_eq!(decided(&back).situation, Situation::AwaitingExpiry);
+    let decision = decided(&back.with(Age, 1));
+    assert_eq!(written(&decision, LeasePurpose::Claim).term, 6);
+}
+
+#[test]
+fn a_volume_lost_while_it_held_the_lease_gives_the_lease_back() {
+    let decision = decided(&all(primary(STOPPED), &[(Directory, 0)]));
+    assert_eq!(decision.situation, Situation::HolderWithoutData);
+    assert_eq!(holder(written(&decision, LeasePurpose::Release)), None);
+}
+
+#[test]
+fn a_deleted_lease_is_written_again_by_the_primary_in_office() {
+    let deleted = primary(&[(Holder, 5), (HolderPeer, 6)]);
+    let decision = told(&deleted, |memory, observation| {
+        let mine = crate::lease_worlds::record(&deleted.with(Holder, 0));
+        memory.lease.record = Some(mine);
+        observation.lease.stored = None;
+    });
+    assert_eq!(decision.situation, Situation::LeaseMissing);
+    let unread = decided(&primary(&[(Holder, 6)]));
+    assert_eq!((unread.lease, unread.postgres), (None, None));
+}
+
+/// Recorded are pg-1 itself and pg-2, as after a takeover; pg-0 streams as well.
+#[test]
+fn a_synchronous_set_changes_in_steps() {
+    let after_takeover = primary(&[(Set, 5), (Told, 0)]);
+    let unmarked = told(&after_takeover, |_, observation| observation.barrier = None);
+    assert!(
+        matches!(&unmarked.postgres, Some(PostgresAction::Barrier { .. })),
+        "{unmarked:#?}"
+    );
+    let behind = told(&after_takeover, |_, observation| {
+        let barrier = observation.barrier.as_mut().expect("a barrier");
+        barrier.lsn.0 += 1 << 20;
+    });
+    assert_eq!(behind.situation, Situation::ChangingSynchronousSet);
+    // They have yet to catch up: until then everybody that is told or recorded counts.
+    assert_eq!(
+        written(&behind, LeasePurpose::Record).synchronous,
+        set(&[0, 1, 2], 1)
+    );
+    let recorded = decided(&after_takeover);
+    assert_eq!(
+        written(&recorded, LeasePurpose::Record).synchronous,
+        set(&[0, 2], 1)
+    );
+    let loosened = decided(&primary(&[(Set, 6), (Told, 2)]));
+    let Some(PostgresAction::Reload {
+        server: ServerRole::Primary {
+            synchronous_standby_names,
+            ..
+        },
+    }) = loosened.postgres
+    else {
+        panic!("{loosened:#?}");
+    };
+    assert_eq!(
+        synchronous_standby_names,
+        "ANY 2 (podgres_gate, \"pg-0\", \"pg-2\")"
+    );
+    let settled = decided(&primary(&[(Set, 6), (Told, 0)]));
+    assert_eq!((settled.situation, settled.lease), (Situation::Primary, None));
+}
+
+#[test]
+fn a_new_cluster_begins_with_the_lease_and_only_in_the_first_ordinal() {
+    let empty = all(usual(STOPPED), &[(Directory, 0), (Holder, 5), (Peers, 1)]);
+    assert_eq!(decided(&empty).lease, None, "pg-1 waits");
+    let decision = decided(&empty.with(Me, 1));
+    assert_eq!(holder(written(&decision, LeasePurpose::Claim)), Some("pg-0"));
+    let held = all(empty.with(Me, 1), &[(Holder, 0), (Identifier, 1), (Renewal, 0)]);
+    let decision = decided(&held);
+    assert_eq!(
+        decision.postgres,
+        Some(PostgresAction::Run {
+            job: JobRequest::Initdb
+        })
+    );
+}
+
+#[test]
+fn changed_files_reached_no_server_under_a_lease() {
+    let outdated = |_: &mut Memory, observation: &mut Observation| {
+        observation.supervisor.as_mut().expect("there is one").outdated = true;
+    };
+    for choice in [usual(&[]), primary(&[])] {
+        let quiet = decided(&choice);
+        let decision = told(&choice, outdated);
+        assert_eq!(decision.situation, quiet.situation);
+        let Some(PostgresAction::Reload { server }) = decision.postgres else {
+            panic!("{decision:#?}");
+        };
+        let observation = observed(&choice);
+        let supervisor = observation.supervisor.expect("there is one");
+        let podgres::core::supervision::Postmaster::Running { role, .. } = supervisor.postmaster else {
+            panic!("it runs");
+        };
+        assert_eq!(
+            server, role,
+            "as it runs, its synchronous set and upstream included"
+        );
+    }
+    let lost = usual(LOST).with(ThirdPeer, 3);
+    let quiet = decided(&lost);
+    assert!(quiet.postgres.is_some(), "{quiet:#?}");
+    assert_eq!(
+        told(&lost, outdated).postgres,
+        quiet.postgres,
+        "what has to be done comes first"
+    );
+}

@@ -1,0 +1,195 @@
+//! A primary that is lost: who suspects, detaches, compares, claims and is promoted.
+
+use super::*;
+
+#[test]
+fn one_silent_sidecar_is_suspected_and_not_more() {
+    let decision = decided(&usual(LOST));
+    assert_eq!(decision.situation, Situation::Suspecting);
+    assert_eq!(decision.postgres, None);
+    let report = decision.report.expect("a report");
+    assert_eq!((report.suspects_term, report.confirms), (Some(TERM), None));
+    let streams = decided(&usual(&[(HolderPeer, 4)]));
+    assert_eq!(streams.situation, Situation::Streaming, "the WAL still comes");
+}
+
+/// The primary's sidecar has said nothing for so long; its WAL as well, if the receiver still runs.
+fn silent(sidecar_ms: u64, receiver_ms: Option<u64>) -> Decision {
+    told(&usual(LOST), |_, observation| {
+        let holder = observation
+            .peers
+            .get_mut(&usual(LOST).other())
+            .expect("the holder");
+        holder.heard_ms_ago = Some(sidecar_ms);
+        let server = observation.server.as_mut().expect("a server");
+        server.receiver_streaming = receiver_ms.is_some();
+        server.receiver_silent_ms = receiver_ms;
+    })
+}
+
+#[test]
+fn a_frozen_primary_was_suspected_only_when_the_next_regular_turn_came() {
+    let timeout_ms = lease_policy(&usual(LOST)).times.peer_timeout_ms;
+    assert_eq!(timeout_ms, 2_000);
+    for (sidecar_ms, receiver_ms, after_ms) in [
+        (1_700, None, 300),
+        (1_990, Some(1_700), 300),
+        (2_300, Some(1_999), 1),
+        (1_999, Some(2_300), 1),
+        // The regular turn comes first.
+        (100, Some(100), 1_000),
+    ] {
+        let decision = silent(sidecar_ms, receiver_ms);
+        let case = (sidecar_ms, receiver_ms);
+        assert_ne!(decision.situation, Situation::Suspecting, "{case:?}");
+        assert_eq!(
+            decision.recheck_after_ms, after_ms,
+            "{case:?}: {:?}",
+            decision.situation
+        );
+    }
+    assert_eq!(silent(2_000, Some(2_000)).situation, Situation::Suspecting);
+    assert_eq!(silent(2_000, Some(1_999)).postgres, None);
+}
+
+#[test]
+fn enough_that_suspect_detach_under_the_next_term() {
+    let decision = decided(&usual(LOST).with(ThirdPeer, 3));
+    assert_eq!(decision.situation, Situation::Detaching);
+    assert_eq!(decision.postgres, Some(PostgresAction::Detach { term: 6 }));
+}
+
+#[test]
+fn a_pledge_to_a_later_term_is_followed_by_the_others() {
+    let decision = decided(&usual(AT_REST).with(ThirdPeer, 8));
+    assert_eq!(decision.postgres, Some(PostgresAction::Detach { term: 7 }));
+}
+
+#[test]
+fn the_one_with_less_leaves_it_to_the_one_with_more() {
+    let decision = decided(&usual(AT_REST).with(ThirdPeer, 6));
+    assert_eq!(decision.situation, Situation::BetterCandidate);
+    assert_eq!(decision.lease, None);
+}
+
+#[test]
+fn the_best_of_enough_claims_before_the_lease_has_run_out() {
+    for third in [4, 5] {
+        let decision = decided(&usual(AT_REST).with(ThirdPeer, third));
+        assert_eq!(decision.situation, Situation::Standing);
+        let record = written(&decision, LeasePurpose::Claim);
+        assert_eq!((holder(record), record.term), (Some("pg-1"), 6));
+        assert_eq!(
+            record.synchronous,
+            set(&[1, 2], 1),
+            "the set stays as it was recorded"
+        );
+    }
+}
+
+#[test]
+fn nobody_claims_alone_with_another_directory_or_without_the_will_to() {
+    for values in [
+        (ThirdPeer, 2),
+        (ThirdPeer, 9),
+        (Incarnation, 1),
+        (Wishes, 1),
+        (Paused, 1),
+    ] {
+        let decision = decided(&usual(AT_REST).with(ThirdPeer, 5).with(values.0, values.1));
+        assert_eq!(decision.lease, None, "{values:?}: {:?}", decision.situation);
+    }
+}
+
+#[test]
+fn under_async_the_lease_must_have_run_out_and_ones_own_confirmation_too() {
+    let detached = usual(AT_REST).with(Set, 9).with(Durability, 0).with(ThirdPeer, 5);
+    assert_eq!(decided(&detached).lease, None, "not expired");
+    let expired = detached.with(Age, 1);
+    assert_eq!(
+        decided(&expired.with(Bound, 1)).lease,
+        None,
+        "confirmed a moment ago"
+    );
+    assert_eq!(decided(&expired.with(Bound, 2)).lease, None, "began a moment ago");
+    let decision = decided(&expired);
+    assert_eq!(written(&decision, LeasePurpose::Claim).term, 6);
+}
+
+#[test]
+fn a_forced_failover_waits_for_the_end_of_the_lease_and_needs_no_proof() {
+    let forced = usual(AT_REST).with(Request, 3).with(Set, 6).with(ThirdPeer, 0);
+    assert_eq!(decided(&forced).lease, None);
+    let decision = decided(&forced.with(Age, 1));
+    let record = written(&decision, LeasePurpose::Claim);
+    assert_eq!((record.term, record.request.clone()), (6, None));
+}
+
+#[test]
+fn who_was_named_is_licensed_first_and_then_promoted() {
+    let named = usual(AT_REST).with(Promised, 1).with(Holder, 0).with(Renewal, 0);
+    let until_ms = Some(1_009_000);
+    assert_eq!(
+        decided(&named).postgres,
+        Some(PostgresAction::GrantLicence { until_ms })
+    );
+    let decision = decided(&named.with(Licence, 2));
+    assert_eq!(decision.situation, Situation::Promoting);
+    assert!(matches!(
+        decision.postgres,
+        Some(PostgresAction::Promote { term: TERM, .. })
+    ));
+    let unrenewed = decided(&all(named, LAPSED).with(Licence, 2));
+    assert_eq!(unrenewed.postgres, None, "no right, no promotion");
+}
+
+/// Decided with the option, while the Lease says that the cluster is read-only.
+fn decided_read_only(choice: &Choice) -> Decision {
+    let (memory, mut observation) = (remembered(choice), observed(choice));
+    let stored = observation.lease.stored.as_mut().expect("a record");
+    stored.record.read_only = Some(ReadOnlySwitch {
+        by: "alice".to_owned(),
+        at: String::new(),
+        reason: String::new(),
+    });
+    let policy = Policy {
+        read_only_default: true,
+        ..lease_policy(choice)
+    };
+    decide(&policy, &memory, &observation)
+}
+
+#[test]
+fn a_failover_while_switched_to_read_only_keeps_direct_sessions_from_writing() {
+    let named = usual(AT_REST).with(Promised, 1).with(Holder, 0).with(Renewal, 0);
+    let promoted = decided_read_only(&named.with(Licence, 2)).postgres;
+    assert!(
+        matches!(promoted, Some(PostgresAction::Promote { read_only: true, .. })),
+        "{promoted:?}"
+    );
+    let in_office = decided_read_only(&primary(&[])).postgres;
+    let Some(PostgresAction::Reload {
+        server:
+            ServerRole::Primary {
+                synchronous_standby_names,
+                read_only: true,
+            },
+    }) = in_office
+    else {
+        panic!("{in_office:?}");
+    };
+    let given = observed(&primary(&[]))
+        .server
+        .expect("a server")
+        .synchronous_standby_names;
+    assert_eq!(
+        synchronous_standby_names, given,
+        "commits wait for the same as before"
+    );
+    let leaving = decided_read_only(&primary(&[(Request, 1)])).postgres;
+    assert_eq!(
+        leaving,
+        Some(PostgresAction::Checkpoint),
+        "a planned move goes first"
+    );
+}
