@@ -70,7 +70,7 @@ pub(super) fn agent_settings(pod: &Pod, tls: Option<PathBuf>) -> agent::Settings
         dns_server: arguments.network.dns_server,
         peer_timeout: arguments.network.peer_timeout,
         report_pids: arguments.report_pids,
-        no_reads: arguments.lease.no_reads,
+        no_reads: arguments.lease.no_reads.is_of(&pod.name),
         lease: pod.lease(),
         gate: false,
     }

@@ -6,9 +6,11 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::pod::{DurabilityArgument, LeadershipArgument, Pod, PodArguments};
+use super::tags::{Priorities, Tag};
 use super::units::duration_text as text;
 use super::{InvalidSetting, units};
 use crate::core::lease::{Durability, Identity};
+use crate::core::member::MemberName;
 use crate::core::policy::LeaseTimes;
 use crate::kube::{LeaseSettings, Reach};
 
@@ -33,15 +35,20 @@ pub struct LeaseArguments {
     /// Commits wait for the sidecar's confirmation that the primary is in office
     #[arg(long, env = "PODGRES_GATE", value_enum, default_value_t = Switch::On)]
     pub gate: Switch,
-    /// Among equals the member with the lower number takes over
-    #[arg(long, env = "PODGRES_PRIORITY", default_value_t = 100)]
-    pub priority: u32,
-    /// This member never becomes primary, and no commit waits for it
-    #[arg(long, env = "PODGRES_NEVER_PRIMARY", default_value_t = false)]
-    pub never_primary: bool,
-    /// This member serves no reads on the read-only route
-    #[arg(long, env = "PODGRES_NO_READS", default_value_t = false)]
-    pub no_reads: bool,
+    /// Among equals the member with the lower number takes over: a number, or POD=NUMBER,… and 100 for the others
+    #[arg(long, env = "PODGRES_PRIORITY", default_value = "100")]
+    pub priority: Priorities,
+    /// These members never become primary, and no commit waits for them: pods separated by commas, or true for all
+    #[arg(
+        long,
+        env = "PODGRES_NEVER_PRIMARY",
+        default_value = "false",
+        value_name = "PODS"
+    )]
+    pub never_primary: Tag,
+    /// These members serve no reads on the read-only route while they are standbys: pods, or true for all
+    #[arg(long, env = "PODGRES_NO_READS", default_value = "false", value_name = "PODS")]
+    pub no_reads: Tag,
     /// The API server by a kubeconfig file [default: the pod's service account]
     #[arg(long, env = "PODGRES_KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
@@ -54,6 +61,13 @@ pub enum Switch {
 }
 
 impl LeaseArguments {
+    /// Refuses tags of pods that are not of `own`'s cluster.
+    pub(super) fn check_tags(&self, own: &MemberName) -> Result<(), InvalidSetting> {
+        self.priority.check("PODGRES_PRIORITY", own)?;
+        self.never_primary.check("PODGRES_NEVER_PRIMARY", own)?;
+        self.no_reads.check("PODGRES_NO_READS", own)
+    }
+
     pub(super) fn times(&self, peer_timeout: Duration, stop_timeout: Duration) -> LeaseTimes {
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         LeaseTimes {

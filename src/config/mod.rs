@@ -11,6 +11,7 @@ pub mod pod;
 pub mod report;
 pub mod routes;
 pub mod server;
+pub mod tags;
 pub use crate::core::units;
 
 /// A setting that cannot be used.

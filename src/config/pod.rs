@@ -159,6 +159,7 @@ impl PodArguments {
             ));
         }
         self.check_leadership()?;
+        self.lease.check_tags(&name)?;
         let lease = self.leadership == LeadershipArgument::Lease;
         let renew_deadline = lease.then_some(self.lease.renew_deadline);
         check_peer_timeout(self.network.peer_timeout, renew_deadline)?;
@@ -214,7 +215,8 @@ impl Pod {
             durability: arguments.durability(),
             gate: arguments.lease.gate == Switch::On,
             read_only_default: arguments.read_only_default == Switch::On,
-            priority: (!arguments.lease.never_primary).then_some(arguments.lease.priority),
+            priority: (!arguments.lease.never_primary.is_of(&self.name))
+                .then(|| arguments.lease.priority.of(&self.name)),
             times: arguments
                 .lease
                 .times(arguments.network.peer_timeout, arguments.stop_timeout),

@@ -142,7 +142,7 @@ impl Impossible {
             }
             Self::TooFarBehind { .. } => Some("Wait until it has caught up, or choose another member."),
             Self::PrimaryIsNotCloned { .. } => Some("Move the primary first: \"podgres switchover\"."),
-            Self::NeverPrimary { .. } => Some("It was started with PODGRES_NEVER_PRIMARY."),
+            Self::NeverPrimary { .. } => Some("PODGRES_NEVER_PRIMARY keeps it from that."),
             _ => None,
         }
     }
