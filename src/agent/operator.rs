@@ -98,8 +98,9 @@ impl Operator {
     /// For a route that drains.
     async fn end_sessions(&self, clients: &[SocketAddr], busy: bool) -> Answer {
         match self.routed.end_sessions(clients, busy).await {
-            Ok(ended) => Answer {
-                clients: Some(ended.into()),
+            Ok(asked) => Answer {
+                clients: Some(asked.ended.into()),
+                working: Some(asked.working.into()),
                 ..Answer::new(Outcome::Done, "sessions were ended")
             },
             Err(error) => Answer::new(Outcome::Failed, error.to_string()),
@@ -210,7 +211,7 @@ impl Operator {
             .ok()?
             .stored
             .as_ref()
-            .map(|stored| stored.record.clone())
+            .map(|stored| (*stored.record).clone())
     }
 
     /// Waits until the new holder serves. `Err` names it.
@@ -313,7 +314,9 @@ impl Operator {
                 .map(|server| server.postmaster_start_time.clone())
         };
         let (before, was_writable) = (started(&seen.me), seen.me.writable);
-        self.ask(MemberRequest::Restart)?;
+        if let Some(refusal) = self.ask(MemberRequest::Restart) {
+            return Err(refusal);
+        }
         let again = |view: &ClusterView| {
             let me = &view.me;
             me.accepting && me.writable == was_writable && started(me) != before
@@ -337,7 +340,9 @@ impl Operator {
         self.possible(|seen| moves::reinitialise(seen, &own)).await?;
         let seen = self.seen();
         let clones = seen.me.clones_total;
-        self.ask(MemberRequest::Reinit)?;
+        if let Some(refusal) = self.ask(MemberRequest::Reinit) {
+            return Err(refusal);
+        }
         let streams = |view: &ClusterView| view.me.clones_total > clones && view.me.streaming();
         if self.comes(Instant::now() + REINIT_LIMIT, streams).await {
             let done = format!("\"{own}\" was cloned afresh and streams");
@@ -355,9 +360,10 @@ impl Operator {
         Err(Answer::new(Outcome::Failed, late))
     }
 
-    fn ask(&self, request: MemberRequest) -> Result<(), Answer> {
+    /// Why the request is not taken, if it is not.
+    fn ask(&self, request: MemberRequest) -> Option<Answer> {
         let pending = || Answer::new(Outcome::Pending, "another request to this member is waiting");
-        self.requests.ask(request).then_some(()).ok_or_else(pending)
+        (!self.requests.ask(request)).then(pending)
     }
 
     /// The named member, unless it is this one.

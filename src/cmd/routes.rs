@@ -15,7 +15,7 @@ use crate::agent::{Published, follow_freshness, member_key};
 use crate::config::pod::Pod;
 use crate::config::routes::{RouteArguments, TlsArgument};
 use crate::core::member::Topology;
-use crate::core::operate::{Answer, Order};
+use crate::core::operate::{Answer, EndedSessions, Order};
 use crate::core::routing::listen::Listen;
 use crate::core::routing::{RouteMode, RoutePolicy, RouteTable, Server};
 use crate::core::signature::MemberKey;
@@ -325,7 +325,7 @@ pub(super) fn session_ender(
         let (key, member) = (key(), members.at(address));
         Box::pin(async move {
             let key = key.ok_or("the replication password is not known")?;
-            let mut ended = Vec::new();
+            let mut all = EndedSessions::default();
             for batch in clients.chunks(END_BATCH) {
                 let order = Order::EndSessions {
                     clients: batch.to_vec(),
@@ -334,9 +334,10 @@ pub(super) fn session_ender(
                 let sent = send_signed_order(member.clone(), &order, &key, END_LIMIT).await;
                 let (_, body) = sent.map_err(|error| error.to_string())?;
                 let answer: Answer = serde_json::from_value(body).map_err(|error| error.to_string())?;
-                ended.extend(answer.clients.ok_or(answer.message)?);
+                all.ended.extend(answer.clients.ok_or(answer.message)?);
+                all.working.extend(answer.working.into_iter().flatten());
             }
-            Ok(ended)
+            Ok(all)
         })
     })
 }

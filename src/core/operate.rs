@@ -221,6 +221,14 @@ impl Outcome {
     }
 }
 
+/// What became of the sessions that a route wants ended, by their clients' addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndedSessions {
+    pub ended: Vec<SocketAddr>,
+    /// Whose server is at work on what it has been sent already, and needs nothing more of the client to come to its end.
+    pub working: Vec<SocketAddr>,
+}
+
 /// The answer to an order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
@@ -237,6 +245,9 @@ pub struct Answer {
     /// Whose sessions were ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clients: Option<Box<[SocketAddr]>>,
+    /// As [`EndedSessions::working`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working: Option<Box<[SocketAddr]>>,
     /// How long it took.
     #[serde(default)]
     pub elapsed_ms: u64,
@@ -252,6 +263,7 @@ impl Answer {
             primary: None,
             term: None,
             clients: None,
+            working: None,
             elapsed_ms: 0,
         }
     }

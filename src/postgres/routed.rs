@@ -12,6 +12,7 @@ use tokio_postgres::{Client, NoTls, Row};
 
 use super::ReadLogins;
 use super::query::{QueryError, configuration};
+use crate::core::operate::EndedSessions;
 use crate::core::routing::freshness::Position;
 use crate::core::wal::{Lsn, TimelineId};
 
@@ -34,15 +35,21 @@ const REPLAYED: &str = "
 SELECT CASE WHEN in_recovery THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END AS lsn
 FROM (SELECT pg_is_in_recovery() AS in_recovery OFFSET 0) server";
 
-/// `idle` is outside of a transaction, with everything that was read answered. Materialised, since a planner that
-/// ends sessions before it looks at the other conditions would end all of them.
+/// `idle` is outside of a transaction, with everything that was read answered; but not in the moment between two
+/// transactions that were sent ahead. A session that has just changed its state, or is active without waiting for its client, goes on by itself.
+/// Just now is by the time before anything was looked at, and never in the future: the clock may have been set back.
+/// Materialised, since a planner that ends sessions before it looks at the other conditions would end all of them.
 const END_IDLE: &str = "
-WITH idle AS MATERIALIZED (
-    SELECT pid, host(client_addr) AS address, client_port
+WITH named AS MATERIALIZED (
+    SELECT pid, host(client_addr) AS address, client_port, state, wait_event,
+           state_change BETWEEN statement_timestamp() - interval '2 milliseconds' AND clock_timestamp() AS just_now
     FROM pg_stat_activity
-    WHERE backend_type = 'client backend' AND state = 'idle'
+    WHERE backend_type = 'client backend'
       AND (host(client_addr), client_port) IN (SELECT * FROM unnest($1::text[], $2::int4[])))
-SELECT address, client_port, pg_terminate_backend(pid) AS ended FROM idle";
+SELECT address, client_port,
+       CASE WHEN state = 'idle' AND NOT just_now THEN pg_terminate_backend(pid) ELSE false END AS ended,
+       just_now OR (state = 'active' AND coalesce(wait_event, '') NOT IN ('ClientRead', 'ClientWrite')) AS working
+FROM named";
 /// A server sees that its client has gone only when it next sends something: a long statement would go on, and commit.
 const END_ALL: &str = "
 WITH named AS MATERIALIZED (
@@ -50,7 +57,7 @@ WITH named AS MATERIALIZED (
     FROM pg_stat_activity
     WHERE backend_type = 'client backend'
       AND (host(client_addr), client_port) IN (SELECT * FROM unnest($1::text[], $2::int4[])))
-SELECT address, client_port, pg_terminate_backend(pid) AS ended FROM named";
+SELECT address, client_port, pg_terminate_backend(pid) AS ended, false AS working FROM named";
 
 /// The local server.
 pub struct RoutedServer {
@@ -108,7 +115,7 @@ impl RoutedServer {
         Ok(lsn(row, "lsn")?.unwrap_or_default())
     }
 
-    /// Ends those of these clients' sessions that are idle outside of a transaction, or the `busy` ones too, and gives them.
+    /// Ends those of these clients' sessions that are idle outside of a transaction, or the `busy` ones too.
     ///
     /// # Errors
     /// As [`RoutedServer::position`].
@@ -116,17 +123,17 @@ impl RoutedServer {
         &self,
         clients: &[SocketAddr],
         busy: bool,
-    ) -> Result<Vec<SocketAddr>, QueryError> {
+    ) -> Result<EndedSessions, QueryError> {
         let sql = if busy { END_ALL } else { END_IDLE };
         let rows = self.ask(sql, Some(clients)).await?;
-        let client = |row: &Row| {
-            let _ended = row.try_get("ended").ok().filter(|ended: &bool| *ended)?;
-            let address: String = row.try_get("address").ok()?;
-            let port: i32 = row.try_get("client_port").ok()?;
-            let address: IpAddr = address.parse().ok()?;
-            Some(SocketAddr::new(address, u16::try_from(port).ok()?))
+        let of = |column: &str| {
+            let is = |row: &&Row| row.try_get(column).is_ok_and(|is: Option<bool>| is == Some(true));
+            rows.iter().filter(is).filter_map(client_of).collect()
         };
-        Ok(rows.iter().filter_map(client).collect())
+        Ok(EndedSessions {
+            ended: of("ended"),
+            working: of("working"),
+        })
     }
 
     async fn ask(&self, sql: &str, clients: Option<&[SocketAddr]>) -> Result<Vec<Row>, QueryError> {
@@ -172,6 +179,13 @@ impl RoutedServer {
         let driver = tokio::spawn(async move { drop(connection.await) });
         Ok(Session { client, driver })
     }
+}
+
+fn client_of(row: &Row) -> Option<SocketAddr> {
+    let address: String = row.try_get("address").ok()?;
+    let port: i32 = row.try_get("client_port").ok()?;
+    let address: IpAddr = address.parse().ok()?;
+    Some(SocketAddr::new(address, u16::try_from(port).ok()?))
 }
 
 async fn query_clients(

@@ -2,7 +2,8 @@
 //!
 //! Holds them still: nothing more is read from the client. One whose server spoke last has got its answer; which of
 //! these are idle the server itself knows, and ends them with 57P01 before it has read anything more of the
-//! client's. The others go on and are asked again a moment later. Who has not come to such a point at the deadline is cut.
+//! client's. Those that it is still at work on, because their clients have sent statements ahead, stay as they are until
+//! it comes to the end; the others go on, and are asked again a moment later. Who has not come to such a point at the deadline is cut.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,6 +19,8 @@ use super::session::{Order, Session};
 /// How long sessions are held still for the server's answers to come.
 const SETTLE_TIMEOUT: Duration = Duration::from_millis(60);
 const SETTLE_PAUSE: Duration = Duration::from_millis(2);
+/// A server that is idle for so long has nothing more to read; longer than what the question to it takes for a moment.
+const QUIET_PAUSE: Duration = Duration::from_millis(4);
 /// For the server to end its idle sessions, and for the ends to come through.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 const GONE_TIMEOUT: Duration = Duration::from_millis(100);
@@ -30,8 +33,10 @@ pub(super) type Leaving<'a> = Arc<dyn Fn(&Session) -> bool + Send + Sync + 'a>;
 /// Ends the sessions for which `leaving` is true, until there are none; cuts the rest at the drain timeout.
 pub(super) async fn drain(endpoint: &Endpoint, leaving: Leaving<'_>) {
     let deadline = Instant::now() + endpoint.limits.drain_timeout;
+    let mut frozen = Frozen::default();
     loop {
         let sessions = all(endpoint, &leaving);
+        frozen.hold(&sessions);
         if sessions.is_empty() {
             return;
         }
@@ -43,7 +48,8 @@ pub(super) async fn drain(endpoint: &Endpoint, leaving: Leaving<'_>) {
             let _ended = timeout(GONE_TIMEOUT, gone(endpoint, &sessions)).await;
             return;
         }
-        round(endpoint, &sessions).await;
+        let working = round(endpoint, &sessions).await;
+        frozen.release(|session| !working.iter().any(|working| Arc::ptr_eq(working, session)));
         sleep(ROUND_PAUSE).await;
     }
 }
@@ -81,48 +87,58 @@ fn by_server<'a>(
     by_server
 }
 
-async fn round(endpoint: &Endpoint, sessions: &[Arc<Session>]) {
-    // However this ends, nobody stays frozen.
-    let frozen = Frozen(sessions);
-    for session in sessions {
-        session.command(Order::Freeze);
-    }
+/// One question to each server. Gives the sessions that need nothing more of their clients to come to an end.
+async fn round(endpoint: &Endpoint, sessions: &[Arc<Session>]) -> Vec<Arc<Session>> {
     let settled = || sessions.iter().all(|session| session.is_settled());
     let until = Instant::now() + SETTLE_TIMEOUT;
     while !settled() && Instant::now() < until {
         sleep(SETTLE_PAUSE).await;
     }
+    sleep(QUIET_PAUSE).await;
     let settled = sessions.iter().filter(|session| session.is_settled());
     let asked = by_server(settled)
         .into_iter()
         .map(|(address, sessions)| end_idle(endpoint, address, sessions));
-    futures_util::future::join_all(asked).await;
-    drop(frozen);
+    let working = futures_util::future::join_all(asked).await;
+    working.into_iter().flatten().collect()
 }
 
-async fn end_idle(endpoint: &Endpoint, address: SocketAddr, sessions: Vec<Arc<Session>>) {
+async fn end_idle(
+    endpoint: &Endpoint,
+    address: SocketAddr,
+    mut sessions: Vec<Arc<Session>>,
+) -> Vec<Arc<Session>> {
     let Some(end) = &endpoint.knowledge.end_sessions else {
-        return;
+        return Vec::new();
     };
     let clients = sessions.iter().map(|session| session.local).collect();
-    match timeout(ANSWER_TIMEOUT, end(address, clients, false)).await {
-        Ok(Ok(ended)) => {
-            let (ended, busy): (Vec<_>, Vec<_>) = sessions
-                .into_iter()
-                .partition(|session| ended.contains(&session.local));
-            for session in &busy {
-                session.command(Order::Run);
-            }
-            endpoint
-                .stats
-                .drained_total
-                .fetch_add(ended.len() as u64, Ordering::Relaxed);
-            // Their clients are to hear of it before they are read from again.
-            let _in_time = timeout(GONE_TIMEOUT, gone(endpoint, &ended)).await;
+    let asked = match timeout(ANSWER_TIMEOUT, end(address, clients, false)).await {
+        Ok(Ok(asked)) => asked,
+        Ok(Err(error)) => {
+            tracing::debug!(%address, error, "could not end idle sessions");
+            return Vec::new();
         }
-        Ok(Err(error)) => tracing::debug!(%address, error, "could not end idle sessions"),
-        Err(_elapsed) => tracing::debug!(%address, "the server did not end its idle sessions in time"),
+        Err(_elapsed) => {
+            tracing::debug!(%address, "the server did not end its idle sessions in time");
+            return Vec::new();
+        }
+    };
+    let mut take = |those: &[SocketAddr]| -> Vec<_> {
+        sessions
+            .extract_if(.., |session| those.contains(&session.local))
+            .collect()
+    };
+    let (ended, working) = (take(&asked.ended), take(&asked.working));
+    for busy in &sessions {
+        busy.command(Order::Run);
     }
+    endpoint
+        .stats
+        .drained_total
+        .fetch_add(ended.len() as u64, Ordering::Relaxed);
+    // Their clients are to hear of it before they are read from again.
+    let _in_time = timeout(GONE_TIMEOUT, gone(endpoint, &ended)).await;
+    working
 }
 
 async fn gone(endpoint: &Endpoint, sessions: &[Arc<Session>]) {
@@ -131,12 +147,29 @@ async fn gone(endpoint: &Endpoint, sessions: &[Arc<Session>]) {
     }
 }
 
-struct Frozen<'a>(&'a [Arc<Session>]);
+/// Sessions that are held still; however the drain ends, none stays so.
+#[derive(Default)]
+struct Frozen(Vec<Arc<Session>>);
 
-impl Drop for Frozen<'_> {
-    fn drop(&mut self) {
-        for session in self.0 {
+impl Frozen {
+    /// These, and no others any more.
+    fn hold(&mut self, sessions: &[Arc<Session>]) {
+        self.release(|held| !sessions.iter().any(|session| Arc::ptr_eq(session, held)));
+        self.0 = sessions.to_vec();
+        for session in sessions {
+            session.command(Order::Freeze);
+        }
+    }
+
+    fn release(&mut self, whom: impl Fn(&Arc<Session>) -> bool) {
+        for session in self.0.extract_if(.., |session| whom(session)) {
             session.command(Order::Run);
         }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.release(|_| true);
     }
 }

@@ -1,7 +1,8 @@
 //! A client's own limit may be stricter than the pause between two questions to a standby: then it is asked now.
 //!
-//! The primary says where it is, and a standby that has replayed so far proves to be as fresh as that question. What the
-//! pauses of an endpoint are made for, its own limits, is never asked for here.
+//! The primary says where it is, and a standby that has replayed so far proves to be as fresh as that question, and to lack
+//! nothing of it: an unknown lag is known then. One that is known to be too large is taken for what it is. What the pauses of
+//! an endpoint are made for, its own limits, is never asked for here.
 
 use std::time::Duration;
 
@@ -44,7 +45,10 @@ impl Endpoint {
         let ask = self.knowledge.ask_position.as_ref()?;
         let unasked = |server: &&Server| {
             let reason = unfit(wish.policy, seen, server);
-            matches!(reason, Some(Unfit::StalenessUnknown | Unfit::TooStale { .. }))
+            matches!(
+                reason,
+                Some(Unfit::StalenessUnknown | Unfit::TooStale { .. } | Unfit::LagUnknown)
+            )
         };
         let standbys: Vec<&Server> = seen.servers.iter().filter(unasked).collect();
         let mut primaries = seen.servers.iter().filter(|server| server.role == Role::Primary);

@@ -2,15 +2,20 @@
 
 #![allow(clippy::expect_used, reason = "helpers of tests")]
 
+mod asked;
 mod bulk;
 mod cluster;
 mod direct;
+mod drivers;
 mod encrypted;
 mod ends;
 mod hostile;
+mod newer;
 mod policies;
+mod protocol;
 mod routes;
 mod sessions;
+mod sockets;
 mod together;
 mod traffic;
 mod waiting;

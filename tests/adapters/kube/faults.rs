@@ -36,13 +36,13 @@ async fn empty_world() -> World {
 
 fn begin_renewal(store: &LeaseStore) -> u64 {
     let stored = store.view().borrow().stored.clone().expect("a lease");
-    let mut record = stored.record;
+    let mut record = (*stored.record).clone();
     record.renewals += 1;
     let begun_at_ms = boottime_ms();
     assert!(store.write(LeaseWrite {
         purpose: LeasePurpose::Renew,
         over: Some(stored.resource_version),
-        record,
+        record: record.into(),
     }));
     begun_at_ms
 }
@@ -89,7 +89,7 @@ async fn a_write_into_silence_stays_uncertain_until_the_version_has_passed() {
     assert!(!world.store.write(LeaseWrite {
         purpose: LeasePurpose::Renew,
         over: Some(version(&claimed)),
-        record: record(Some(0), 1),
+        record: record(Some(0), 1).into(),
     }));
     let view = seen(world.store.view(), "the end", |view| !view.writing).await;
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());

@@ -21,6 +21,7 @@ pub(crate) struct Place {
     pub(crate) reach: Reach,
     pub(crate) namespace: String,
     pub(crate) name: String,
+    pub(crate) _removal: Option<Removal>,
 }
 
 pub(crate) fn loopback() -> SocketAddr {
@@ -38,6 +39,7 @@ pub(crate) async fn demo() -> Place {
         server: Some(server),
         namespace: "prod".to_owned(),
         name: "pg".to_owned(),
+        _removal: None,
     }
 }
 
@@ -45,14 +47,22 @@ pub(crate) async fn demo() -> Place {
 pub(crate) async fn places() -> Vec<Place> {
     let mut places = vec![demo().await];
     if let Some(path) = std::env::var_os("PODGRES_TEST_KUBECONFIG") {
+        let reach = Reach::Kubeconfig {
+            path: PathBuf::from(path),
+            context: None,
+        };
+        let namespace = std::env::var("PODGRES_TEST_NAMESPACE").unwrap_or("default".to_owned());
+        let name = format!("podgres-test-{:08x}", fastrand::u32(..));
         places.push(Place {
             server: None,
-            reach: Reach::Kubeconfig {
-                path: PathBuf::from(path),
-                context: None,
-            },
-            namespace: std::env::var("PODGRES_TEST_NAMESPACE").unwrap_or("default".to_owned()),
-            name: format!("podgres-test-{:08x}", fastrand::u32(..)),
+            reach: reach.clone(),
+            namespace: namespace.clone(),
+            name: name.clone(),
+            _removal: Some(Removal {
+                reach,
+                namespace,
+                name,
+            }),
         });
     }
     places
@@ -111,6 +121,33 @@ impl Place {
     }
 }
 
+/// Deletes a test's Lease on a server that is not its own.
+pub(crate) struct Removal {
+    reach: Reach,
+    namespace: String,
+    name: String,
+}
+
+impl Drop for Removal {
+    fn drop(&mut self) {
+        let (reach, namespace, name) = (self.reach.clone(), self.namespace.clone(), self.name.clone());
+        let deleting = std::thread::spawn(move || {
+            let path = format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}");
+            let client = ApiClient::new(reach, PATIENCE);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let asked = async move { client.request("DELETE", &path, "application/json", None).await };
+            runtime.map(|runtime| runtime.block_on(asked))
+        });
+        let deleted = matches!(deleting.join(), Ok(Ok(Ok(_))));
+        assert!(
+            deleted || std::thread::panicking(),
+            "could not delete Lease \"{}\" of \"{}\"",
+            self.name,
+            self.namespace
+        );
+    }
+}
+
 pub(crate) fn identity(pod: u32) -> Identity {
     Identity {
         pod: format!("pg-{pod}"),
@@ -147,7 +184,7 @@ pub(crate) async fn write(store: &LeaseStore, over: Option<String>, record: Leas
     let begun = store.write(LeaseWrite {
         purpose: LeasePurpose::Claim,
         over,
-        record,
+        record: record.into(),
     });
     assert!(begun, "a write was under way");
     seen(store.view(), "the write's end", |view| !view.writing).await
@@ -164,11 +201,11 @@ pub(crate) async fn claim(store: &LeaseStore, pod: u32) -> LeaseView {
 /// Renews by the holder, which must succeed.
 pub(crate) async fn renew(store: &LeaseStore) -> LeaseView {
     let stored = store.view().borrow().stored.clone().expect("a lease");
-    let mut record = stored.record;
+    let mut record = (*stored.record).clone();
     record.renewals += 1;
     let view = write(store, Some(stored.resource_version), record.clone()).await;
     assert_eq!(view.error, None);
-    assert_eq!(view.stored.as_ref().expect("a lease").record, record);
+    assert_eq!(*view.stored.as_ref().expect("a lease").record, record);
     view
 }
 

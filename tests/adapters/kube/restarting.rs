@@ -47,7 +47,7 @@ async fn a_process_that_begins_while_the_server_is_silent_knows_what_the_one_bef
         !store.write(LeaseWrite {
             purpose: LeasePurpose::Renew,
             over: view.stored.map(|stored| stored.resource_version),
-            record: record(Some(0), 1),
+            record: record(Some(0), 1).into(),
         }),
         "written over a version that was not read"
     );
@@ -67,7 +67,7 @@ async fn a_change_that_was_under_way_when_a_process_ended_is_uncertain_to_the_ne
     assert!(store.write(LeaseWrite {
         purpose: LeasePurpose::HandOver,
         over: Some(version(&claimed)),
-        record: record(Some(1), 2),
+        record: record(Some(1), 2).into(),
     }));
     drop(store);
     let after = relay(&place).await;

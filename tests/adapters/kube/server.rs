@@ -46,6 +46,7 @@ fn place_of(server: ApiServer, token_file: Option<PathBuf>) -> Place {
         server: Some(server),
         namespace: "prod".to_owned(),
         name: "pg".to_owned(),
+        _removal: None,
     }
 }
 

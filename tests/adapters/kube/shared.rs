@@ -152,7 +152,7 @@ async fn a_garbled_annotation_makes_the_lease_unusable_until_it_is_mended() {
             let view = seen(store.view(), "the mended annotation", |view| view.error.is_none());
             let stored = view.await.stored.expect("a lease");
             let expected = SynchronousSet {
-                members: BTreeMap::from([(Ordinal(0), Incarnation("a".to_owned()))]),
+                members: BTreeMap::from([(Ordinal(0), Incarnation("a".into()))]),
                 quorum: 1,
             };
             assert_eq!(stored.record.synchronous, expected);
@@ -179,10 +179,10 @@ async fn an_operators_wish_goes_beside_the_holders_renewals() {
             let mut landed = 0;
             while landed < 10 {
                 let stored = holder.view().borrow().stored.clone().expect("a lease");
-                let mut record = stored.record;
+                let mut record = (*stored.record).clone();
                 record.renewals += 1;
                 let view = write(&holder, Some(stored.resource_version), record.clone()).await;
-                landed += usize::from(view.stored.is_some_and(|stored| stored.record == record));
+                landed += usize::from(view.stored.is_some_and(|stored| *stored.record == record));
                 tokio::task::yield_now().await;
             }
         };
@@ -224,7 +224,7 @@ async fn released_and_made_by_hand_have_no_holder() {
         let mut released = record(None, 1);
         released.released_by = Some(Ordinal(0));
         let view = write(&store, Some(version(&claimed)), released.clone()).await;
-        assert_eq!(view.stored.expect("a lease").record, released);
+        assert_eq!(*view.stored.expect("a lease").record, released);
         place.delete().await;
     }
 }

@@ -112,7 +112,7 @@ async fn thousands_of_changes_arrive_in_order() {
     });
     for _ in 0..3_000 {
         let stored = holder.view().borrow().stored.clone().expect("a lease");
-        let mut record = stored.record;
+        let mut record = (*stored.record).clone();
         record.renewals += 1;
         let renewals = record.renewals;
         let view = write(&holder, Some(stored.resource_version), record).await;
@@ -139,7 +139,7 @@ async fn a_server_that_goes_and_comes_back_is_followed_again() {
         let lost = seen(other.view(), "the outage", |view| view.error.is_some()).await;
         assert!(lost.stored.is_some(), "the last record is kept");
         let stored = holder.view().borrow().stored.clone().expect("a lease");
-        let failed = write(&holder, Some(stored.resource_version), stored.record).await;
+        let failed = write(&holder, Some(stored.resource_version), (*stored.record).clone()).await;
         // Nothing was sent: nothing can have been stored.
         assert!(
             failed.write_failed_at_ms.is_some() && failed.uncertain.is_none(),

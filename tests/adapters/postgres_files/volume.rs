@@ -125,6 +125,13 @@ fn row_76_lost_and_found_beside_pgdata_is_fine() {
     });
 }
 
+/// A table of so many rows of 640 bytes. A vacuum of it in the middle of a clone would write about as much WAL.
+fn big(rows: u32) -> String {
+    format!(
+        "CREATE TABLE big WITH (autovacuum_enabled = off) AS SELECT repeat(md5(i::text), 20) FROM generate_series(1, {rows}) i"
+    )
+}
+
 #[test]
 fn a_volume_that_is_too_small_is_refused_with_both_figures() {
     let mount = Mount::tmpfs("size=60m");
@@ -132,9 +139,7 @@ fn a_volume_that_is_too_small_is_refused_with_both_figures() {
     as_postgres(move || async move {
         let lab = Lab::new(16);
         let primary = lab.primary().await;
-        primary
-            .query("CREATE TABLE big AS SELECT repeat(md5(i::text), 20) FROM generate_series(1, 60000) i")
-            .await;
+        primary.query(&big(60_000)).await;
         let mut settings = lab.settings(1);
         settings.data_directory = path.join("pgdata");
         let job = primary.clone_for(1, CloneReason::Empty).await;
@@ -184,9 +189,7 @@ fn a_stale_copy_gives_way_where_two_do_not_fit() {
     as_postgres(move || async move {
         let lab = Lab::new(15);
         let primary = lab.primary().await;
-        primary
-            .query("CREATE TABLE big AS SELECT repeat(md5(i::text), 20) FROM generate_series(1, 130000) i")
-            .await;
+        primary.query(&big(130_000)).await;
         let mut settings = lab.settings(1);
         settings.data_directory = path.join("pgdata");
         let mut job = primary.clone_for(1, CloneReason::Empty).await;

@@ -18,8 +18,11 @@ use crate::user::{self, run_as_server_user};
 
 pub(super) const PASSWORD: &str = "se'cret \\ passwörd";
 
-/// Every member's certificate is for the names in this domain.
+/// Every member's certificate is for the names in this domain, and for the address of the routes.
 pub(super) const DOMAIN: &str = "podgres.test";
+
+/// The last byte of the address that all routes have.
+pub(super) const ROUTES: u8 = 200;
 
 const CONFIGURATION: &str = "
 port = 5432
@@ -33,6 +36,7 @@ const HBA: &str = "
 local all all trust
 host replication postgres all trust
 host all quick all trust
+host all postgres all trust
 host all all all scram-sha-256
 host replication all all scram-sha-256
 ";
@@ -133,7 +137,7 @@ impl Cluster {
         let folder = self.tls();
         fs::create_dir(&folder).expect("directory");
         fs::set_permissions(&folder, Permissions::from_mode(0o711)).expect("mode");
-        let names = format!("DNS:{DOMAIN},DNS:*.{DOMAIN}");
+        let names = format!("DNS:{DOMAIN},DNS:*.{DOMAIN},IP:{}", loopback(ROUTES));
         self.authority.issue(&folder, &names);
         fs::copy(
             self.authority.directory.path().join("ca.crt"),

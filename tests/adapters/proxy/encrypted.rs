@@ -32,7 +32,7 @@ fn encryption(certificate: &Path, authority: &Path) -> Encryption {
     Encryption::new(Arc::new(certificate), authority, DOMAIN.to_owned())
 }
 
-async fn route(cluster: &Cluster, mode: RouteMode, limits: Limits, servers: Vec<Server>) -> Route {
+pub(super) async fn route(cluster: &Cluster, mode: RouteMode, limits: Limits, servers: Vec<Server>) -> Route {
     let encryption = encryption(&cluster.tls(), &cluster.tls());
     Route::start_with(mode, limits, table(servers), Some(encryption)).await
 }

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::NoTls;
 
-use super::cluster::{PASSWORD, loopback};
+use super::cluster::{PASSWORD, ROUTES, loopback};
 use crate::postgresql::programs_with_tls;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -110,7 +110,17 @@ impl Route {
         table: RouteTable,
         encryption: Option<Encryption>,
     ) -> Self {
-        let socket = TcpListener::bind((loopback(200), 0)).await.expect("port");
+        Self::knowing(policy, limits, table, encryption, Knowledge::of_table).await
+    }
+
+    pub(super) async fn knowing(
+        policy: RoutePolicy,
+        limits: Limits,
+        table: RouteTable,
+        encryption: Option<Encryption>,
+        knowledge: impl FnOnce(watch::Receiver<Arc<RouteTable>>) -> Knowledge,
+    ) -> Self {
+        let socket = TcpListener::bind((loopback(ROUTES), 0)).await.expect("port");
         let address = socket.local_addr().expect("address");
         let (sender, receiver) = watch::channel(Arc::new(table));
         let (stats, sessions) = (Arc::<RouteStats>::default(), Arc::<SessionCounts>::default());
@@ -122,7 +132,7 @@ impl Route {
             trusted_proxies: vec!["127.0.0.0/8".parse().expect("network")],
             encryption,
             show_clients: true,
-            knowledge: Knowledge::of_table(receiver),
+            knowledge: knowledge(receiver),
             sessions: Arc::clone(&sessions),
             reads: Arc::default(),
             stats: Arc::clone(&stats),
