@@ -50,7 +50,11 @@ async fn take_up(store: &LeaseStore, order: &MemberOrder) -> bool {
         }
     });
     match written.await {
-        Ok(stored) => stored.record.order.is_some_and(|known| known.id == order.id),
+        Ok(stored) => stored
+            .record
+            .order
+            .as_ref()
+            .is_some_and(|known| known.id == order.id),
         Err(error) => {
             tracing::warn!(%error, "could not take up the operator's order");
             false

@@ -282,7 +282,7 @@ impl Agent {
         let status = publish::member_status(&self.settings, observation, decision, known);
         let view = publish::view(
             &self.settings,
-            decision.memory.lease.record.as_ref(),
+            decision.memory.lease.record.as_deref(),
             status,
             peers,
         );

@@ -86,7 +86,7 @@ impl ClusterLease {
     /// The record as it is now.
     pub(super) async fn record(&self) -> Result<LeaseRecord, Failure> {
         let stored = self.client.get().await.map_err(|error| failure(&error))?;
-        stored.map(|stored| stored.record).ok_or_else(|| {
+        stored.map(|stored| (*stored.record).clone()).ok_or_else(|| {
             Failure::new(
                 ExitStatus::Overdue,
                 format!("there is no Lease \"{}\"", self.cluster),
@@ -172,11 +172,11 @@ impl ClusterLease {
             let Ok(Some(now)) = self.client.get().await else {
                 continue;
             };
-            match now.record.order {
+            match &now.record.order {
                 Some(order) if order.id == id => {
                     taken_up |= order.taken_up;
-                    if let Some(answer) = order.answer {
-                        return Ok(answer);
+                    if let Some(answer) = &order.answer {
+                        return Ok(answer.clone());
                     }
                 }
                 _ => return Err(Answer::new(Outcome::Failed, "another order has come in between")),
@@ -244,11 +244,11 @@ impl ClusterLease {
                 continue;
             }
             let before = written.record.holder.as_ref();
-            return match record.holder {
-                Some(holder) if before != Some(&holder) => {
+            return match &record.holder {
+                Some(holder) if before != Some(holder) => {
                     let message = format!("\"{}\" holds the Lease now, in term {}", holder.pod, record.term);
                     let mut answer = Answer::new(Outcome::Done, message);
-                    (answer.primary, answer.term) = (Some(holder.pod), Some(record.term));
+                    (answer.primary, answer.term) = (Some(holder.pod.clone()), Some(record.term));
                     Ok(answer)
                 }
                 _ => Err(Answer::new(

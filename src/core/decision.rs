@@ -1,6 +1,7 @@
 //! What follows from an observation: at most one action on PostgreSQL, and what to remember.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -114,7 +115,7 @@ pub struct Memory {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseMemory {
     /// The last record that was read, for when the Lease is deleted.
-    pub record: Option<LeaseRecord>,
+    pub record: Option<Arc<LeaseRecord>>,
     /// A primary that asks its peers: which beat it sent when, newest last.
     pub beats: Vec<(u64, u64)>,
     /// Until when the peers' confirmations carry the right, and in which term.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +44,7 @@ impl fmt::Display for Identity {
 /// taken for the one that confirmed commits under the same name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Incarnation(pub String);
+pub struct Incarnation(pub Arc<str>);
 
 /// Standbys of which `quorum` hold every acknowledged commit, besides the primary.
 ///
@@ -181,7 +182,8 @@ impl LeaseRecord {
 /// A record as the API server gave it, with the version that a change must name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredLease {
-    pub record: LeaseRecord,
+    /// Shared: it is kept and handed on at every turn, and never changed in place.
+    pub record: Arc<LeaseRecord>,
     /// `metadata.resourceVersion`: opaque, only compared for equality by the server.
     pub resource_version: String,
 }
@@ -223,7 +225,7 @@ pub struct LeaseWrite {
     pub purpose: LeasePurpose,
     /// The version that it replaces; `None`: the Lease is created, and must not exist.
     pub over: Option<String>,
-    pub record: LeaseRecord,
+    pub record: Box<LeaseRecord>,
 }
 
 /// Why the Lease is written.

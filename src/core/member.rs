@@ -14,6 +14,16 @@ impl fmt::Display for Ordinal {
     }
 }
 
+impl Ordinal {
+    /// The number as it is written in a name: no sign, no leading zero.
+    #[must_use]
+    pub fn read(digits: &str) -> Option<Self> {
+        let plain =
+            digits.bytes().all(|b| b.is_ascii_digit()) && (digits.len() == 1 || !digits.starts_with('0'));
+        digits.parse().ok().filter(|_| plain).map(Self)
+    }
+}
+
 /// `<cluster>-<ordinal>`: the name that a StatefulSet gives its pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MemberName {
@@ -39,17 +49,15 @@ impl MemberName {
             name: name.to_owned(),
         };
         let (cluster, digits) = name.rsplit_once('-').ok_or_else(invalid)?;
-        let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        let leading_zero = digits.len() > 1 && digits.starts_with('0');
         let dns_label = cluster
             .bytes()
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.');
-        if !plain || leading_zero || cluster.is_empty() || !dns_label || cluster.starts_with('-') {
+        if cluster.is_empty() || !dns_label || cluster.starts_with('-') {
             return Err(invalid());
         }
         Ok(Self {
             cluster: cluster.to_owned(),
-            ordinal: Ordinal(digits.parse().map_err(|_| invalid())?),
+            ordinal: Ordinal::read(digits).ok_or_else(invalid)?,
         })
     }
 
@@ -64,25 +72,40 @@ impl MemberName {
 /// The prefix of every replication slot that podgres owns; others are left alone.
 pub const SLOT_PREFIX: &str = "podgres_";
 
+/// PostgreSQL takes no longer one (`NAMEDATALEN`).
+const SLOT_NAME_LIMIT: usize = 63;
+
 /// See [`MemberName::slot_name`].
 #[must_use]
 pub fn slot_name(cluster: &str, ordinal: Ordinal) -> String {
     let tail = ordinal.0.to_string();
-    // One byte a character, whatever it was.
-    let letters = cluster.chars().count();
-    let room = 63 - SLOT_PREFIX.len() - 1 - tail.len();
-    let mut name = String::with_capacity(63);
+    let mut name = String::with_capacity(SLOT_NAME_LIMIT);
     name.push_str(SLOT_PREFIX);
-    name.extend(cluster.chars().skip(letters.saturating_sub(room)).map(|c| {
+    name.extend(slot_letters(cluster, &tail));
+    name.push('_');
+    name.push_str(&tail);
+    name
+}
+
+/// The member of `cluster` whose [`slot_name`] this is.
+#[must_use]
+pub fn slot_owner(cluster: &str, slot_name: &str) -> Option<Ordinal> {
+    let (letters, tail) = slot_name.strip_prefix(SLOT_PREFIX)?.rsplit_once('_')?;
+    let ordinal = Ordinal::read(tail)?;
+    slot_letters(cluster, tail).eq(letters.chars()).then_some(ordinal)
+}
+
+/// As much of the cluster's name as there is room for beside the ordinal: one byte a character, whatever it was.
+fn slot_letters(cluster: &str, tail: &str) -> impl Iterator<Item = char> {
+    let room = SLOT_NAME_LIMIT - SLOT_PREFIX.len() - 1 - tail.len();
+    let surplus = cluster.chars().count().saturating_sub(room);
+    cluster.chars().skip(surplus).map(|c| {
         if c.is_ascii_alphanumeric() {
             c.to_ascii_lowercase()
         } else {
             '_'
         }
-    }));
-    name.push('_');
-    name.push_str(&tail);
-    name
+    })
 }
 
 impl fmt::Display for MemberName {
@@ -211,5 +234,27 @@ mod tests {
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
         );
         assert_eq!(slot_name("my-db", Ordinal(1)), "podgres_my_db_1");
+    }
+
+    #[test]
+    fn the_owner_of_a_slot_is_whom_it_is_named_after() {
+        let long = "a.b-".repeat(40);
+        for cluster in ["my-db", "my-db-1", &long, &long[..53], &long[..54]] {
+            for ordinal in [0, 1, 9, 10, 100, u32::MAX].map(Ordinal) {
+                let name = slot_name(cluster, ordinal);
+                assert_eq!(slot_owner(cluster, &name), Some(ordinal), "{cluster} {name}");
+                assert_eq!(slot_owner("other", &name), None, "{name}");
+            }
+        }
+        for name in [
+            "podgres_my_db_",
+            "podgres_my_db_01",
+            "podgres_my_db_+1",
+            "podgres_my_db_1_",
+            "my_db_1",
+            "podgres_my_db",
+        ] {
+            assert_eq!(slot_owner("my-db", name), None, "{name}");
+        }
     }
 }

@@ -84,4 +84,10 @@ impl Policy {
     pub fn first(&self) -> bool {
         self.ordinal == self.first_ordinal
     }
+
+    /// The member of this cluster that is called so, in a pod's name or an `application_name`: `<cluster>-<ordinal>`.
+    #[must_use]
+    pub fn ordinal_of(&self, name: &str) -> Option<Ordinal> {
+        Ordinal::read(name.strip_prefix(&self.cluster)?.strip_prefix('-')?)
+    }
 }

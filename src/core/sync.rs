@@ -74,19 +74,19 @@ pub fn covers(told: &Told, set: &SynchronousSet, holder: Ordinal) -> bool {
 pub fn target(
     durability: Durability,
     joined: usize,
-    fit: &SynchronousSet,
+    fit: SynchronousSet,
     recorded: &SynchronousSet,
     holder: Ordinal,
 ) -> SynchronousSet {
     let half = count(joined / 2);
-    let mut members = fit.members.clone();
+    let mut members = fit.members;
     let quorum = match durability {
         Durability::Async => 0,
         Durability::Preferred => half.min(count(members.len())),
         Durability::Majority => {
             let missing = (half as usize).saturating_sub(members.len());
             let known = recorded.members.iter();
-            let others = known.filter(|(member, _)| **member != holder && !fit.members.contains_key(member));
+            let others = known.filter(|(member, _)| **member != holder && !members.contains_key(member));
             let kept: Vec<_> = others.take(missing).map(|(m, i)| (*m, i.clone())).collect();
             members.extend(kept);
             half
@@ -165,6 +165,9 @@ pub fn step(change: &Change<'_>) -> Step {
 
 /// The first of the records on the way that may be written now.
 fn record_step(change: &Change<'_>) -> Option<Step> {
+    if change.recorded == change.target && change.uncertain.is_none() {
+        return None;
+    }
     let mut both = change.target.clone();
     for (member, incarnation) in &change.recorded.members {
         both.members.entry(*member).or_insert_with(|| incarnation.clone());
@@ -252,7 +255,7 @@ mod tests {
     const HOLDER: Ordinal = Ordinal(0);
 
     fn set(members: &[u32], quorum: u32) -> SynchronousSet {
-        let named = members.iter().map(|m| (Ordinal(*m), Incarnation(String::new())));
+        let named = members.iter().map(|m| (Ordinal(*m), Incarnation("".into())));
         SynchronousSet {
             members: named.collect(),
             quorum,
@@ -380,12 +383,12 @@ mod tests {
     fn a_majority_is_kept_when_its_members_are_gone_and_a_preference_is_not() {
         let recorded = set(&[1, 2], 1);
         let none = set(&[], 0);
-        let of = |durability| target(durability, 3, &none, &recorded, HOLDER);
+        let of = |durability| target(durability, 3, none.clone(), &recorded, HOLDER);
         assert_eq!(of(Durability::Majority), set(&[1], 1));
         assert_eq!(of(Durability::Preferred), set(&[], 0));
         assert_eq!(of(Durability::Async), set(&[], 0));
         assert_eq!(
-            target(Durability::Majority, 5, &set(&[1, 2, 3], 0), &recorded, HOLDER),
+            target(Durability::Majority, 5, set(&[1, 2, 3], 0), &recorded, HOLDER),
             set(&[1, 2, 3], 2)
         );
     }

@@ -271,7 +271,7 @@ impl Knowledge {
             over: write.over,
             record: normalised(&write.record),
             object,
-            replaced: self.view.stored.as_ref().map(|stored| stored.record.clone()),
+            replaced: self.view.stored.as_ref().map(|stored| (*stored.record).clone()),
             begun_at_ms: now_ms,
             refused: false,
         })

@@ -48,7 +48,7 @@ fn begin(knowledge: &mut Knowledge, over: Option<&str>, record: LeaseRecord, now
     let write = LeaseWrite {
         purpose: LeasePurpose::Renew,
         over: over.map(str::to_owned),
-        record,
+        record: Box::new(record),
     };
     knowledge
         .begin(write, now_ms)

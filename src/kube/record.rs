@@ -3,6 +3,8 @@
 //!
 //! Source: `coordination.k8s.io/v1`, `LeaseSpec`.
 
+use std::sync::Arc;
+
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -61,7 +63,7 @@ pub fn record_of(object: &Value) -> Result<StoredLease, RecordError> {
         annotations::read(annotations, &mut record)?;
     }
     Ok(StoredLease {
-        record,
+        record: Arc::new(record),
         resource_version: resource_version.to_owned(),
     })
 }

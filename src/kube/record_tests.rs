@@ -36,7 +36,7 @@ fn full() -> LeaseRecord {
         durability: Durability::Majority,
         members: vec![Ordinal(2), Ordinal(0)],
         synchronous: SynchronousSet {
-            members: BTreeMap::from([(Ordinal(1), Incarnation("x \"y\" é".to_owned()))]),
+            members: BTreeMap::from([(Ordinal(1), Incarnation("x \"y\" é".into()))]),
             quorum: 1,
         },
         released_by: Some(Ordinal(3)),
@@ -80,7 +80,7 @@ fn what_is_written_is_read() {
     ] {
         let object = stored(with_record(&lease(), None, &record).expect("an object"));
         let read = record_of(&object).expect("a record");
-        assert_eq!(read.record, record);
+        assert_eq!(*read.record, record);
         assert_eq!(read.resource_version, "7");
         // What is not there any more goes away again.
         let emptied = LeaseRecord {
@@ -88,7 +88,7 @@ fn what_is_written_is_read() {
             ..LeaseRecord::default()
         };
         let object = with_record(&lease(), Some(&object), &emptied).expect("an object");
-        assert_eq!(record_of(&object).expect("a record").record, emptied);
+        assert_eq!(*record_of(&object).expect("a record").record, emptied);
     }
 }
 
@@ -108,7 +108,7 @@ fn durations_are_whole_seconds_and_never_none() {
         let object = with_record(&lease(), None, &record).expect("an object");
         assert_eq!(object["spec"]["leaseDurationSeconds"], json!(seconds));
         assert_eq!(
-            record_of(&stored(object)).expect("a record").record,
+            *record_of(&stored(object)).expect("a record").record,
             normalised(&record)
         );
     }
@@ -175,13 +175,13 @@ fn one_annotation_less_is_an_error_and_none_is_a_fresh_lease() {
     assert!(record_of(&stripped).is_err(), "a held lease without annotations");
     stripped["spec"] = json!({"holderIdentity": ""});
     assert_eq!(
-        record_of(&stripped).expect("a record").record,
+        *record_of(&stripped).expect("a record").record,
         LeaseRecord::default()
     );
     stripped["metadata"] = json!({"resourceVersion": "1"});
     stripped["spec"] = Value::Null;
     assert_eq!(
-        record_of(&stripped).expect("a record").record,
+        *record_of(&stripped).expect("a record").record,
         LeaseRecord::default()
     );
     assert!(

@@ -154,11 +154,11 @@ mod tests {
     fn remembered(term: u64, renewals: u64) -> Remembered {
         Remembered {
             stored: StoredLease {
-                record: LeaseRecord {
+                record: std::sync::Arc::new(LeaseRecord {
                     term,
                     renewals,
                     ..LeaseRecord::default()
-                },
+                }),
                 resource_version: renewals.to_string(),
             },
             renewal: None,
@@ -192,7 +192,7 @@ mod tests {
         let mut renewing = remembered(3, 2);
         renewing.open.push(OpenWrite {
             over: Some("2".to_owned()),
-            record: remembered(3, 3).stored.record,
+            record: (*remembered(3, 3).stored.record).clone(),
             replaced: None,
             begun_at_ms: 7,
         });

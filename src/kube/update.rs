@@ -61,9 +61,9 @@ pub(super) async fn update(
             lease: api.lease.clone(),
         })?;
         let stored = record_of(&object).map_err(|source| unusable(api, source))?;
-        let mut record = stored.record.clone();
+        let mut record = (*stored.record).clone();
         change(&mut record);
-        if normalised(&record) == stored.record {
+        if normalised(&record) == *stored.record {
             return Ok(stored);
         }
         let object =

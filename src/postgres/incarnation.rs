@@ -30,7 +30,7 @@ pub fn read(directory: &Path, member: &str) -> Result<Option<Incarnation>, FileE
     };
     let name = text.trim_end().split_once(' ');
     let own = name.filter(|(owner, random)| *owner == member && is_random(random));
-    Ok(own.map(|(_, random)| Incarnation(random.to_owned())))
+    Ok(own.map(|(_, random)| Incarnation(random.into())))
 }
 
 /// As [`read`]; draws a name for a directory that has none. Blocks.
@@ -62,7 +62,7 @@ pub(super) fn renew(directory: &Path, member: &str) -> Result<Incarnation, FileE
     });
     write_private(&path, format!("{member} {random}\n").as_bytes())?;
     sync_directory(directory)?;
-    Ok(Incarnation(random))
+    Ok(Incarnation(random.into()))
 }
 
 fn is_random(text: &str) -> bool {

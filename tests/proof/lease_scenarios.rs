@@ -68,3 +68,20 @@ fn written(decision: &Decision, purpose: LeasePurpose) -> &LeaseRecord {
 fn holder(record: &LeaseRecord) -> Option<&str> {
     record.holder.as_ref().map(|holder| holder.pod.as_str())
 }
+
+/// Whom the primary that is started or reloaded waits for, as PostgreSQL is told.
+fn waits_for(decision: &Decision) -> &str {
+    let Some(PostgresAction::Start { server, .. } | PostgresAction::Reload { server, .. }) =
+        &decision.postgres
+    else {
+        panic!("no server is started or reloaded: {decision:#?}");
+    };
+    let ServerRole::Primary {
+        synchronous_standby_names,
+        ..
+    } = server
+    else {
+        panic!("no primary: {decision:#?}");
+    };
+    synchronous_standby_names
+}

@@ -2,30 +2,30 @@
 //!
 //! The member is `pg-1` (or the first, `pg-0`); the record is of term 5, the other holder is `H`, the third member `pg-2`.
 
+mod others;
+mod own;
+
 use std::collections::BTreeMap;
 
 use podgres::core::cluster::PeerContact;
-use podgres::core::data_directory::{ControlState, DataDirectory, DataDirectoryFacts};
+use podgres::core::data_directory::DataDirectory;
 use podgres::core::decision::{HandingOver, LeaseMemory, Memory};
 use podgres::core::lease::{
-    Durability, FinalPosition, HistoryEntry, Identity, Incarnation, LeadershipReport, LeaseRecord, LeaseView,
-    MoveRequest, Office, Renewal, StoredLease, SynchronousSet,
+    Durability, HistoryEntry, Identity, Incarnation, LeaseRecord, LeaseView, MoveRequest, Office, Renewal,
+    StoredLease, SynchronousSet,
 };
-use podgres::core::member::{Ordinal, slot_name};
-use podgres::core::observation::{
-    Barrier, MemberRequest, NameState, Observation, PeerView, ProbeState, UpstreamFacts, UpstreamView,
-};
+use podgres::core::member::Ordinal;
+use podgres::core::observation::{Barrier, MemberRequest, Observation};
 use podgres::core::policy::{Leadership, Policy};
-use podgres::core::status::{HeldData, ReplicationStatus, ServerStatus, SlotStatus};
-use podgres::core::supervision::{
-    CloneReason, FailureKind, JobKind, JobProgress, JobState, JobStatus, Licence, Postmaster, PostmasterExit,
-    ServerRole, StopMode, SupervisorStatus, Terms,
-};
-use podgres::core::sync::Told;
-use podgres::core::synchronous_names::standby_names;
+use podgres::core::status::HeldData;
+use podgres::core::supervision::CloneReason;
 use podgres::core::wal::{Lsn, TimelineId};
 
 use crate::worlds::*;
+pub(crate) use others::member;
+use others::{holder_peer, third_peer, upstream_view};
+use own::{REFUSED, server_status, supervised, told};
+pub(crate) use own::{slot, streaming};
 
 pub(crate) const TERM: u64 = 5;
 const NOW_MS: u64 = LATE_MS;
@@ -152,7 +152,7 @@ impl Choice {
 }
 
 pub(crate) fn incarnation(member: Ordinal) -> Incarnation {
-    Incarnation(format!("i{member}"))
+    Incarnation(format!("i{member}").into())
 }
 
 pub(crate) fn set(members: &[u32], quorum: u32) -> SynchronousSet {
@@ -293,7 +293,7 @@ fn lease(choice: &Choice) -> LeaseView {
     let known = !matches!(choice.get(Of::Holder), 5 | 6);
     LeaseView {
         stored: known.then(|| StoredLease {
-            record,
+            record: record.into(),
             resource_version: "42".to_owned(),
         }),
         missing: choice.get(Of::Holder) == 5,
@@ -311,356 +311,6 @@ fn lease(choice: &Choice) -> LeaseView {
         write_failed_at_ms: None,
         uncertain: uncertain.filter(|_| known),
     }
-}
-
-/// The directory; what it was last used for decides much.
-fn directory(choice: &Choice) -> DataDirectory {
-    let complete = DataDirectory::Complete;
-    let control = |control_state| DataDirectoryFacts {
-        control_state,
-        ..facts()
-    };
-    match choice.get(Of::Directory) {
-        0 => DataDirectory::Empty,
-        1 => DataDirectory::Unusable {
-            detail: "no pg_control".to_owned(),
-        },
-        2 => complete(control(ControlState::ShutDown)),
-        3 => complete(control(ControlState::InProduction)),
-        4 => complete(standby_facts()),
-        5 => complete(DataDirectoryFacts {
-            backup_label: true,
-            ..control(ControlState::InProduction)
-        }),
-        6 => complete(DataDirectoryFacts {
-            half_rewound: true,
-            ..control(ControlState::InProduction)
-        }),
-        7 => complete(DataDirectoryFacts {
-            system_identifier: FOREIGN,
-            ..standby_facts()
-        }),
-        _ => complete(DataDirectoryFacts {
-            major_version: 16,
-            ..standby_facts()
-        }),
-    }
-}
-
-fn told(choice: &Choice) -> String {
-    let name = |members: &[u32], quorum| {
-        let names: Vec<String> = members.iter().map(|m| format!("pg-{m}")).collect();
-        standby_names(true, &names, quorum)
-    };
-    let plain = Told::plain(&sets()[usize::from(choice.get(Of::Set))], choice.me());
-    let plain_members: Vec<u32> = plain.members.iter().map(|m| m.0).collect();
-    match choice.get(Of::Told) {
-        0 => name(&plain_members, plain.quorum),
-        1 => name(&[choice.other().0, 2], 1),
-        2 => name(&[choice.other().0, 2], 2),
-        3 => name(&[], 0),
-        _ => "somebody_elses".to_owned(),
-    }
-}
-
-fn postmaster(choice: &Choice) -> Postmaster {
-    let primary = || ServerRole::primary(told(choice));
-    match choice.get(Of::Postmaster) {
-        0 => Postmaster::Stopped { last_exit: None },
-        1 => Postmaster::Stopped {
-            last_exit: Some(PostmasterExit {
-                requested: false,
-                description: "exited with code 1".to_owned(),
-                was_ready: false,
-            }),
-        },
-        2 => running(primary(), true),
-        3 => running(primary(), false),
-        4 => running(attached(choice), true),
-        5 => running(attached(choice), false),
-        6 => running(standby_of(None), true),
-        7 => running(standby_of(None), false),
-        _ => Postmaster::Stopping {
-            pid: 9,
-            mode: StopMode::Fast,
-        },
-    }
-}
-
-/// A standby's role as this member would be given it.
-fn attached(choice: &Choice) -> ServerRole {
-    let mut role = standby_of(Some(ADDRESS));
-    if let ServerRole::Standby {
-        upstream: Some(upstream),
-    } = &mut role
-    {
-        let known = sets()[usize::from(choice.get(Of::Set))]
-            .members
-            .contains_key(&choice.me());
-        let joining = known && choice.get(Of::Incarnation) != 0;
-        upstream.application_name = joining.then(|| format!("pg-{}_joining", choice.me()));
-    }
-    role
-}
-
-const REFUSED: u8 = 6;
-
-fn server_status(choice: &Choice) -> Option<ServerStatus> {
-    let status = match choice.get(Of::Server) {
-        0 | REFUSED => return None,
-        1 => server(true, true),
-        2 => ServerStatus {
-            receiver_present: true,
-            ..server(true, false)
-        },
-        3 => server(true, false),
-        4 => ServerStatus {
-            replay_waiting: true,
-            ..server(true, false)
-        },
-        _ => {
-            let row = |member: Ordinal| ReplicationStatus {
-                application_name: format!("pg-{member}"),
-                client_addr: None,
-                state: "streaming".to_owned(),
-                sent_lsn: Some(HERE),
-                flush_lsn: Some(HERE),
-                replay_lsn: Some(HERE),
-                sync_state: "quorum".to_owned(),
-                sync_priority: 1,
-                usename: "podgres_replication".to_owned(),
-                pid: 1,
-            };
-            ServerStatus {
-                replication: vec![row(choice.other()), row(Ordinal(2))],
-                synchronous_standby_names: told(choice),
-                ..server(false, false)
-            }
-        }
-    };
-    let slot = |member| SlotStatus {
-        slot_name: slot_name("pg", member),
-        active: true,
-        restart_lsn: Some(HERE),
-        lost: false,
-        safe_wal_size_bytes: None,
-    };
-    let slots = vec![slot(choice.other()), slot(Ordinal(2))];
-    Some(ServerStatus { slots, ..status })
-}
-
-fn job(choice: &Choice) -> Option<JobStatus> {
-    // A rewind from the other holder, a clone from the third member.
-    let of = |kind, state| {
-        let from = match kind {
-            JobKind::Initdb => None,
-            JobKind::Rewind => Some(choice.other()),
-            JobKind::Clone => Some(Ordinal(2)),
-        };
-        Some(JobStatus {
-            id: 1,
-            kind,
-            upstream: from.map(|ordinal| format!("pg-{ordinal}.pg.default.svc.cluster.local")),
-            state,
-        })
-    };
-    let failed = |refused| JobState::Failed {
-        kind: FailureKind::default(),
-        refused,
-        message: "it failed".to_owned(),
-    };
-    let progress = JobProgress::default();
-    match choice.get(Of::Job) {
-        0 => None,
-        1 => of(JobKind::Rewind, JobState::Running { progress }),
-        2 => of(JobKind::Rewind, failed(true)),
-        3 => of(JobKind::Clone, failed(false)),
-        4 => of(JobKind::Clone, JobState::Running { progress }),
-        5 => of(JobKind::Initdb, JobState::Running { progress }),
-        6 => of(JobKind::Clone, failed(true)),
-        _ => of(JobKind::Rewind, JobState::Done),
-    }
-}
-
-fn supervised(choice: &Choice) -> SupervisorStatus {
-    SupervisorStatus {
-        postmaster: postmaster(choice),
-        job: job(choice),
-        licence: match choice.get(Of::Licence) {
-            0 => Licence::None,
-            1 => Licence::Limited { until_ms: NOW_MS - 1 },
-            2 => Licence::Limited {
-                until_ms: NOW_MS + 60_000,
-            },
-            _ => Licence::Unlimited,
-        },
-        stopping: choice.get(Of::Stopping) == 1,
-        terms: Terms {
-            promised: [0, 5, 6, 7][usize::from(choice.get(Of::Promised))],
-            held: [0, 4, 5][usize::from(choice.get(Of::Held))],
-        },
-        incarnation: match choice.get(Of::Incarnation) {
-            0 => Some(incarnation(choice.me())),
-            1 => Some(Incarnation("new".to_owned())),
-            _ => None,
-        },
-        disk_failing_since_ms: (choice.get(Of::DiskFails) == 1).then_some(NOW_MS - 9_000),
-        ..supervisor(directory(choice))
-    }
-}
-
-/// A member that runs and says so.
-pub(crate) fn member(ordinal: Ordinal, report: LeadershipReport) -> PeerView {
-    PeerView {
-        uid: format!("uid-{ordinal}"),
-        running: true,
-        flush_lsn: Some(HERE),
-        heard_ms_ago: Some(100),
-        leadership: Some(LeadershipReport {
-            incarnation: report.incarnation.or(Some(incarnation(ordinal))),
-            ..report
-        }),
-        ..holder()
-    }
-}
-
-pub(crate) fn content(term: u64) -> LeadershipReport {
-    LeadershipReport {
-        term,
-        promised_term: term,
-        priority: Some(0),
-        sees_api: true,
-        ..LeadershipReport::default()
-    }
-}
-
-fn holder_peer(choice: &Choice) -> Option<PeerView> {
-    let office = |beat| LeadershipReport {
-        office: Some(Office { term: TERM, beat }),
-        ..content(TERM)
-    };
-    let primary = |beat| PeerView {
-        writable: true,
-        ..member(choice.other(), office(beat))
-    };
-    let lost = |contact, ago_ms| PeerView {
-        contact,
-        writable: false,
-        running: false,
-        heard_ms_ago: Some(ago_ms),
-        ..primary(0)
-    };
-    match choice.get(Of::HolderPeer) {
-        0 => Some(primary(0)),
-        1 => Some(primary(9)),
-        2 => Some(PeerView {
-            uid: "later".to_owned(),
-            ..member(choice.other(), content(TERM))
-        }),
-        3 => Some(lost(PeerContact::Refused, 300)),
-        4 => Some(lost(PeerContact::TimedOut, 5_000)),
-        5 => None,
-        _ => Some(member(
-            choice.other(),
-            LeadershipReport {
-                confirms: Some(Office { term: TERM, beat: 9 }),
-                ..content(TERM)
-            },
-        )),
-    }
-}
-
-/// Where a detached member has come to rest, against this one.
-fn final_position(by: i64) -> FinalPosition {
-    FinalPosition {
-        timeline: TimelineId(1),
-        flush_lsn: Lsn(HERE.0.saturating_add_signed(by)),
-    }
-}
-
-fn third_peer(choice: &Choice) -> Option<PeerView> {
-    let third = Ordinal(2);
-    let detached = |promised_term, by| LeadershipReport {
-        promised_term,
-        final_position: Some(final_position(by)),
-        suspects_term: Some(TERM),
-        ..content(TERM)
-    };
-    let report = match choice.get(Of::ThirdPeer) {
-        0 => return None,
-        1 => {
-            return Some(PeerView {
-                contact: PeerContact::TimedOut,
-                heard_ms_ago: Some(5_000),
-                ..member(third, content(TERM))
-            });
-        }
-        2 => LeadershipReport {
-            confirms: Some(Office { term: TERM, beat: 9 }),
-            ..content(TERM)
-        },
-        3 => LeadershipReport {
-            suspects_term: Some(TERM),
-            ..content(TERM)
-        },
-        4 => detached(6, -1),
-        5 => detached(6, 0),
-        6 => detached(6, 1),
-        7 => LeadershipReport {
-            promised_term: 6,
-            ..content(TERM)
-        },
-        8 => detached(7, 0),
-        9 => LeadershipReport {
-            incarnation: Some(Incarnation("new".to_owned())),
-            ..detached(6, 0)
-        },
-        10 => LeadershipReport {
-            sees_api: false,
-            ..detached(6, 1)
-        },
-        _ => LeadershipReport {
-            priority: None,
-            ..detached(6, 1)
-        },
-    };
-    let moved = report.final_position.map(|position| position.flush_lsn);
-    let peer = member(third, report);
-    Some(PeerView {
-        flush_lsn: moved.or(peer.flush_lsn),
-        ..peer
-    })
-}
-
-fn upstream_view(choice: &Choice) -> UpstreamView {
-    let failed = ProbeState::Failed {
-        message: "refused".to_owned(),
-    };
-    let view = match choice.get(Of::Upstream) {
-        0 => upstream(NameState::Unasked, ProbeState::Untried),
-        1 => resolved(failed),
-        3 => ready(forked()),
-        4 => ready(behind()),
-        5 => UpstreamView {
-            looked_at_ms: 0,
-            ..ready(upstream_facts())
-        },
-        6 => ready(UpstreamFacts {
-            in_recovery: Some(true),
-            ..upstream_facts()
-        }),
-        7 => ready(UpstreamFacts {
-            system_identifier: FOREIGN,
-            ..upstream_facts()
-        }),
-        _ => ready(upstream_facts()),
-    };
-    let of = if choice.get(Of::Upstream) == 8 {
-        Ordinal(2)
-    } else {
-        choice.other()
-    };
-    UpstreamView { of: Some(of), ..view }
 }
 
 pub(crate) fn observed(choice: &Choice) -> Observation {
@@ -735,7 +385,7 @@ pub(crate) fn remembered(choice: &Choice) -> Memory {
             _ => Some(CloneReason::Diverged),
         },
         lease: LeaseMemory {
-            record: Some(record(choice)),
+            record: Some(record(choice).into()),
             beats: vec![(9, NOW_MS - 300)],
             confirmed_until_ms: if choice.get(Of::Confirmed) == 1 {
                 NOW_MS + 4_000

@@ -1,4 +1,4 @@
-//! Held against every decision that can be enumerated: the rules, the stories, the golden table, a model of takeover.
+//! Held against every decision that can be enumerated: the rules, the stories, the golden table, models of takeover and of the right.
 //!
 //! Minutes without optimisation, so it is built with the core alone: `make proof`.
 
@@ -15,6 +15,7 @@ mod lease_exhaustive;
 mod lease_rules;
 mod lease_scenarios;
 mod lease_worlds;
+mod right_model;
 mod scenarios;
 mod takeover_model;
 mod worlds;

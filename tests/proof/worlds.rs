@@ -78,7 +78,7 @@ pub(crate) fn supervisor(data_directory: DataDirectory) -> SupervisorStatus {
         fenced: false,
         outdated: false,
         terms: Terms::default(),
-        incarnation: Some(Incarnation("a".to_owned())),
+        incarnation: Some(Incarnation("a".into())),
         disk_failing_since_ms: None,
         diverged: None,
         switch: SwitchPosition::default(),

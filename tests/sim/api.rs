@@ -6,6 +6,7 @@
 mod client;
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use podgres::core::lease::LeaseRecord;
 
@@ -17,7 +18,7 @@ pub(crate) use client::{Client, LeaseKept};
 /// The Lease as the server has it.
 #[derive(Debug)]
 pub(crate) struct Stored {
-    pub(crate) record: Rc<LeaseRecord>,
+    pub(crate) record: Arc<LeaseRecord>,
     version: u64,
 }
 
@@ -73,7 +74,7 @@ impl World {
         member: usize,
         epoch: u64,
         (attempt, over, reply): (u64, Option<u64>, bool),
-        record: Rc<LeaseRecord>,
+        record: Arc<LeaseRecord>,
     ) {
         if self.api.away {
             return;
@@ -99,7 +100,7 @@ impl World {
     }
 
     /// A new version, which all watches bring; `late` if it was sent before the Lease was deleted.
-    pub(crate) fn store(&mut self, record: Rc<LeaseRecord>, late: bool) -> Rc<Stored> {
+    pub(crate) fn store(&mut self, record: Arc<LeaseRecord>, late: bool) -> Rc<Stored> {
         self.check_record(&record, late);
         let version = self.name();
         let stored = Rc::new(Stored { record, version });

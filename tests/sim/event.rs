@@ -1,6 +1,7 @@
 //! What can happen in the world, and to whose process.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use podgres::core::lease::LeaseRecord;
 use podgres::core::observation::{PeerView, UpstreamView};
@@ -100,7 +101,7 @@ pub(crate) enum Event {
         epoch: u64,
         attempt: u64,
         over: Option<u64>,
-        record: Rc<LeaseRecord>,
+        record: Arc<LeaseRecord>,
         reply: bool,
     },
     ListAt {

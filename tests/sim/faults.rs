@@ -8,7 +8,7 @@
 use podgres::core::lease::{Durability, MoveRequest};
 use podgres::core::observation::MemberRequest;
 use podgres::core::supervision::Terms;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::api::LeaseKept;
 use crate::config::{Kind, MS, SECOND, Time};
@@ -208,7 +208,7 @@ impl World {
         let mut record = (*stored.record).clone();
         change(&mut record);
         if record != *stored.record {
-            self.store(Rc::new(record), false);
+            self.store(Arc::new(record), false);
         }
     }
 

@@ -154,7 +154,7 @@ impl World {
                 ..wal.end()
             },
             wal,
-            incarnation: Incarnation(incarnation.to_string()),
+            incarnation: Incarnation(incarnation.to_string().into()),
             system_identifier: identifier,
             standby_signal: false,
             control: ControlState::ShutDown,
@@ -189,7 +189,7 @@ impl World {
             return Err((true, "another cluster"));
         }
         let mut data = source.clone();
-        data.incarnation = Incarnation(incarnation.to_string());
+        data.incarnation = Incarnation(incarnation.to_string().into());
         data.standby_signal = true;
         data.control = ControlState::InArchiveRecovery;
         data.control_position = data.wal.end();

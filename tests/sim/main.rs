@@ -14,6 +14,7 @@ mod jobs;
 mod network;
 mod oracle;
 mod postgres;
+mod queue;
 mod random;
 mod runs;
 mod scenes;

@@ -1,7 +1,7 @@
 //! What must always hold, looked at from outside, where true time and every directory can be seen.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use podgres::core::lease::{Durability, LeaseRecord};
 use podgres::core::supervision::{ServerRole, Terms};
@@ -223,7 +223,7 @@ impl World {
 
     /// A create that was sent before the Lease was deleted may arrive `late`, and nothing tells it from a new one. Whoever has a
     /// later term on disk does nothing under it, which the other checks see.
-    pub(crate) fn check_record(&mut self, record: &Rc<LeaseRecord>, late: bool) {
+    pub(crate) fn check_record(&mut self, record: &Arc<LeaseRecord>, late: bool) {
         if record.term < self.oracle.term && !late {
             let known = self.oracle.term;
             self.violation(format!(

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use podgres::core::cluster::PeerContact;
-use podgres::core::decide::decide;
+use podgres::core::decide::decide_with;
 use podgres::core::decision::{Decision, Memory, PostgresAction};
+use podgres::core::lease::LeadershipReport;
 use podgres::core::member::{Ordinal, slot_name};
 use podgres::core::observation::{Barrier, FailedAction, Observation, PeerView};
 use podgres::core::situation::Situation;
@@ -53,6 +54,15 @@ pub(crate) struct Sidecar {
 
 fn ordinal(member: usize) -> Ordinal {
     Ordinal(u32::try_from(member).unwrap_or(0))
+}
+
+/// One process tells the same of itself; what it is called does not change.
+fn same_words(one: &PeerView, other: &PeerView) -> bool {
+    one.flush_lsn == other.flush_lsn
+        && one.leadership == other.leadership
+        && (one.running, one.writable) == (other.running, other.writable)
+        && (one.timeline, one.system_identifier) == (other.timeline, other.system_identifier)
+        && one.held_data == other.held_data
 }
 
 fn index(ordinal: Ordinal) -> usize {
@@ -153,10 +163,11 @@ impl World {
         self.observe(member);
         let there = &mut self.members[member];
         let Some(sidecar) = &mut there.sidecar else { return };
-        let decision = decide(&there.policy, &sidecar.memory, &sidecar.observation);
+        let memory = std::mem::take(&mut sidecar.memory);
+        let mut decision = decide_with(&there.policy, memory, &sidecar.observation);
         sidecar.turn_at = Time::MAX;
         self.tell(member, &decision);
-        self.publish(member, &decision);
+        self.publish(member, decision.report.take());
         self.look_upstream(member, decision.upstream);
         let Some(sidecar) = &mut self.members[member].sidecar else {
             return;
@@ -226,7 +237,7 @@ impl World {
     }
 
     /// What the others are told; a line goes out when something has changed.
-    fn publish(&mut self, member: usize, decision: &Decision) {
+    fn publish(&mut self, member: usize, report: Option<LeadershipReport>) {
         let there = &self.members[member];
         let Some(sidecar) = &there.sidecar else { return };
         let observation = &sidecar.observation;
@@ -236,7 +247,7 @@ impl World {
             .as_ref()
             .map(|supervisor| &supervisor.data_directory);
         let facts = directory.and_then(|directory| directory.facts());
-        let view = PeerView {
+        let mut view = PeerView {
             contact: PeerContact::Connected,
             held_data: match directory {
                 None => HeldData::Unknown,
@@ -250,14 +261,14 @@ impl World {
             writable: server.is_some_and(|server| !server.in_recovery),
             running: server.is_some_and(|server| server.receiver_streaming || !server.in_recovery),
             flush_lsn: server.map(|server| server.flush_lsn),
-            uid: there.policy.identity.uid.clone(),
-            leadership: decision.report.clone(),
+            leadership: report,
             ..PeerView::untried()
         };
         let known = sidecar.published.as_deref();
-        if known == Some(&view) {
+        if known.is_some_and(|known| same_words(known, &view)) {
             return;
         }
+        view.uid.clone_from(&there.policy.identity.uid);
         let news = known.is_none_or(|known| {
             known.leadership != view.leadership
                 || known.running != view.running

@@ -1,8 +1,5 @@
 //! The world: members, links, the API server, and the one queue of what happens when.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
-
 use podgres::core::lease::{Durability, Identity};
 use podgres::core::member::Ordinal;
 use podgres::core::policy::{Leadership, Policy};
@@ -15,38 +12,12 @@ use crate::event::Event;
 use crate::network::Network;
 use crate::oracle::Oracle;
 use crate::postgres::Postgres;
+use crate::queue::Queue;
 use crate::random::Random;
 use crate::sidecar::Sidecar;
 use crate::supervisor::Supervisor;
 use crate::trace::Trace;
 use crate::wal::Data;
-
-struct Scheduled {
-    at: Time,
-    order: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    /// The earliest is the greatest.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.order).cmp(&(self.at, self.order))
-    }
-}
 
 /// One machine with one pod on it.
 pub(crate) struct Member {
@@ -85,8 +56,7 @@ pub(crate) struct World {
     pub(crate) config: Config,
     pub(crate) random: Random,
     pub(crate) now: Time,
-    order: u64,
-    queue: BinaryHeap<Scheduled>,
+    queue: Queue,
     pub(crate) members: Vec<Member>,
     pub(crate) network: Network,
     pub(crate) api: Api,
@@ -118,8 +88,7 @@ impl World {
             trace: Trace::new(traced),
             random,
             now: 0,
-            order: 0,
-            queue: BinaryHeap::new(),
+            queue: Queue::default(),
             members,
             names: 0,
             healed: false,
@@ -147,9 +116,7 @@ impl World {
     }
 
     pub(crate) fn at(&mut self, at: Time, event: Event) {
-        self.order += 1;
-        let order = self.order;
-        self.queue.push(Scheduled { at, order, event });
+        self.queue.push(at, event);
     }
 
     pub(crate) fn after(&mut self, delay: Time, event: Event) {
@@ -192,7 +159,7 @@ impl World {
 
     /// Runs until it has converged or failed. The first violation, if any.
     pub(crate) fn run(&mut self) -> Result<(), String> {
-        while let Some(Scheduled { at, event, .. }) = self.queue.pop() {
+        while let Some((at, event)) = self.queue.pop() {
             if at > self.heal_at + self.config.heal_bound {
                 // Nobody can know that nobody else knows of a later term: this needs the operator.
                 if self.api.stored.is_none() && self.config.faults.contains(&Kind::DeleteLease) {
@@ -210,8 +177,8 @@ impl World {
 
     /// Runs up to `until`. The first violation, if any.
     pub(crate) fn run_until(&mut self, until: Time) -> Result<(), String> {
-        while self.queue.peek().is_some_and(|next| next.at <= until) {
-            let Some(Scheduled { at, event, .. }) = self.queue.pop() else {
+        while self.queue.next_at().is_some_and(|at| at <= until) {
+            let Some((at, event)) = self.queue.pop() else {
                 break;
             };
             self.advance(at, event)?;

@@ -37,6 +37,12 @@ struct Turn<'a> {
 /// `memory` is what the last decision returned (`Memory::default()` at first).
 #[must_use]
 pub fn decide(policy: &Policy, memory: &Memory, observation: &Observation) -> Decision {
+    decide_with(policy, memory.clone(), observation)
+}
+
+/// As [`decide`], for whoever keeps no copy of the memory.
+#[must_use]
+pub fn decide_with(policy: &Policy, memory: Memory, observation: &Observation) -> Decision {
     let memory = note::updated(policy, memory, observation);
     let Some(supervisor) = &observation.supervisor else {
         let decision = Decision {

@@ -15,8 +15,7 @@ pub(super) fn pause_ms(failures: u32) -> u64 {
 /// Pause after a job that said trying again cannot help.
 const REFUSED_PAUSE_MS: u64 = 60_000;
 
-pub(super) fn updated(policy: &Policy, memory: &Memory, observation: &Observation) -> Memory {
-    let mut memory = memory.clone();
+pub(super) fn updated(policy: &Policy, mut memory: Memory, observation: &Observation) -> Memory {
     memory.began_at_ms.get_or_insert(observation.at_ms);
     if let Some(supervisor) = &observation.supervisor {
         note_busy(&mut memory, supervisor, observation.at_ms);

@@ -144,9 +144,6 @@ fn stands(case: &Case<'_>, record: &LeaseRecord, term: u64) -> bool {
     let vacant = record.holder.is_none();
     let forced =
         matches!(record.request, Some(MoveRequest::Failover { to, .. }) if to == case.policy.ordinal);
-    if forced {
-        return vacant || case.expired();
-    }
     let behind = case.recorded_peers().filter(|report| {
         report.promised_term >= term && report.final_position.is_some_and(|position| position <= own)
     });
@@ -163,6 +160,9 @@ fn stands(case: &Case<'_>, record: &LeaseRecord, term: u64) -> bool {
         .is_some_and(|(office, given)| office.term == record.term && recently(given));
     let young = case.memory.began_at_ms.is_none_or(recently);
     let over = vacant || (case.expired() && !bound && !young);
+    if forced {
+        return over;
+    }
     let unproven = record.synchronous.quorum == 0 && record.durability == Durability::Async;
     case.in_set() && (proven || (unproven && over))
 }

@@ -114,10 +114,10 @@ fn confirmations_count_under_every_record_that_may_be_there() {
     let until = |uncertain: bool| {
         let decision = told(&away, |_, observation| {
             let stored = observation.lease.stored.as_mut().expect("a record");
-            stored.record.synchronous = set(&[0], 0);
+            std::sync::Arc::make_mut(&mut stored.record).synchronous = set(&[0], 0);
             let both = LeaseRecord {
                 synchronous: set(&[0, 2], 0),
-                ..stored.record.clone()
+                ..(*stored.record).clone()
             };
             observation.lease.uncertain = uncertain.then_some(both);
         });
@@ -162,20 +162,8 @@ fn a_restarted_primary_waits_for_those_that_an_unanswered_record_names_too() {
         let stored = observation.lease.stored.as_ref().expect("a record");
         observation.lease.uncertain = Some(LeaseRecord {
             synchronous: set(&[2], 1),
-            ..stored.record.clone()
+            ..(*stored.record).clone()
         });
     });
-    let Some(PostgresAction::Start {
-        server: ServerRole::Primary {
-            synchronous_standby_names,
-            ..
-        },
-    }) = decision.postgres
-    else {
-        panic!("{decision:#?}");
-    };
-    assert_eq!(
-        synchronous_standby_names,
-        "ANY 3 (podgres_gate, \"pg-0\", \"pg-2\")"
-    );
+    assert_eq!(waits_for(&decision), "ANY 3 (podgres_gate, \"pg-0\", \"pg-2\")");
 }

@@ -71,7 +71,7 @@ fn a_deleted_lease_is_written_again_by_the_primary_in_office() {
     let deleted = primary(&[(Holder, 5), (HolderPeer, 6)]);
     let decision = told(&deleted, |memory, observation| {
         let mine = crate::lease_worlds::record(&deleted.with(Holder, 0));
-        memory.lease.record = Some(mine);
+        memory.lease.record = Some(mine.into());
         observation.lease.stored = None;
     });
     assert_eq!(decision.situation, Situation::LeaseMissing);
@@ -104,19 +104,7 @@ fn a_synchronous_set_changes_in_steps() {
         set(&[0, 2], 1)
     );
     let loosened = decided(&primary(&[(Set, 6), (Told, 2)]));
-    let Some(PostgresAction::Reload {
-        server: ServerRole::Primary {
-            synchronous_standby_names,
-            ..
-        },
-    }) = loosened.postgres
-    else {
-        panic!("{loosened:#?}");
-    };
-    assert_eq!(
-        synchronous_standby_names,
-        "ANY 2 (podgres_gate, \"pg-0\", \"pg-2\")"
-    );
+    assert_eq!(waits_for(&loosened), "ANY 2 (podgres_gate, \"pg-0\", \"pg-2\")");
     let settled = decided(&primary(&[(Set, 6), (Told, 0)]));
     assert_eq!((settled.situation, settled.lease), (Situation::Primary, None));
 }

@@ -126,6 +126,20 @@ fn a_forced_failover_waits_for_the_end_of_the_lease_and_needs_no_proof() {
 }
 
 #[test]
+fn a_forced_failover_claimed_beside_a_primary_that_it_had_just_confirmed() {
+    let forced = usual(AT_REST)
+        .with(Request, 3)
+        .with(Set, 6)
+        .with(ThirdPeer, 0)
+        .with(Age, 1);
+    assert!(decided(&forced).lease.is_some());
+    // It confirmed two seconds ago, or began three seconds ago and does not know what it confirmed before.
+    for bound in [1, 2] {
+        assert_eq!(decided(&forced.with(Bound, bound)).lease, None);
+    }
+}
+
+#[test]
 fn who_was_named_is_licensed_first_and_then_promoted() {
     let named = usual(AT_REST).with(Promised, 1).with(Holder, 0).with(Renewal, 0);
     let until_ms = Some(1_009_000);
@@ -147,7 +161,7 @@ fn who_was_named_is_licensed_first_and_then_promoted() {
 fn decided_read_only(choice: &Choice) -> Decision {
     let (memory, mut observation) = (remembered(choice), observed(choice));
     let stored = observation.lease.stored.as_mut().expect("a record");
-    stored.record.read_only = Some(ReadOnlySwitch {
+    std::sync::Arc::make_mut(&mut stored.record).read_only = Some(ReadOnlySwitch {
         by: "alice".to_owned(),
         at: String::new(),
         reason: String::new(),

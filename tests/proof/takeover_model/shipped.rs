@@ -3,7 +3,7 @@
 use super::*;
 
 fn incarnation(bit: u8) -> Incarnation {
-    Incarnation(if bit == 0 { "first" } else { "second" }.to_owned())
+    Incarnation(if bit == 0 { "first" } else { "second" }.into())
 }
 
 impl Set {
@@ -76,7 +76,7 @@ impl Shipped {
             Set::of(&target(
                 Durability::Majority,
                 3,
-                &fit,
+                fit,
                 &recorded.shipped(),
                 ordinal,
             ))

@@ -1,6 +1,7 @@
 //! The client that follows and writes the Lease as `src/kube/knowledge.rs` does; one that has given up may still find its write later.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use podgres::core::lease::{Identity, LeaseRecord, LeaseView, LeaseWrite, Renewal, StoredLease};
 
@@ -14,7 +15,7 @@ use crate::world::World;
 struct Attempt {
     id: u64,
     over: Option<u64>,
-    record: Rc<LeaseRecord>,
+    record: Arc<LeaseRecord>,
     replaced: Option<(Option<Identity>, u64, u64)>,
     sent_at_ms: u64,
     refused: bool,
@@ -98,11 +99,11 @@ impl World {
             return;
         }
         view.writing = true;
-        let record = Rc::new(write.record);
+        let record = Arc::from(write.record);
         client.current = Some(Attempt {
             id,
             over,
-            record: Rc::clone(&record),
+            record: Arc::clone(&record),
             replaced: view.stored.as_ref().map(|stored| office(&stored.record)),
             sent_at_ms: now_ms,
             refused: false,
@@ -181,7 +182,7 @@ impl World {
         view.missing = stored.is_none();
         view.error = None;
         view.stored = stored.map(|stored| StoredLease {
-            record: (*stored.record).clone(),
+            record: Arc::clone(&stored.record),
             resource_version: stored.version.to_string(),
         });
         let (open, settled): (Vec<_>, Vec<_>) = std::mem::take(&mut client.open)

@@ -35,7 +35,8 @@ impl World {
         let (now, clock_ms) = (self.now, self.clock_ms(member));
         let (low, high) = self.config.link_delay;
         let delay = self.random.skewed(low, high) + 200;
-        let Some(sidecar) = &mut self.members[member].sidecar else {
+        let there = &mut self.members[member];
+        let Some(sidecar) = &mut there.sidecar else {
             return;
         };
         let known = match sidecar
@@ -49,7 +50,7 @@ impl World {
                     upstream: Some(upstream),
                 },
                 ..
-            }) => Some(upstream.host.clone()),
+            }) => there.policy.ordinal_of(&upstream.host),
             _ => None,
         };
         let streams = sidecar
@@ -57,7 +58,7 @@ impl World {
             .server
             .as_ref()
             .is_some_and(|server| server.receiver_streaming);
-        let wanted = wanted.filter(|of| !(streams && known == Some(host(index(*of)))));
+        let wanted = wanted.filter(|of| !(streams && known == Some(*of)));
         let Some(of) = wanted else {
             if sidecar.observation.upstream.of.is_some() {
                 sidecar.observation.upstream = unasked();

@@ -115,7 +115,7 @@ fn lost_lease(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -
 /// A primary in office whose Lease was deleted writes it again as it was: while its last renewal is valid, and nobody is
 /// heard to know of a later term.
 pub(super) fn again(turn: Turn<'_>, standing: &Standing) -> Decision {
-    let known = turn.memory.lease.record.clone();
+    let known = turn.memory.lease.record.as_deref().cloned();
     let times = turn.policy.times;
     let valid = |record: &LeaseRecord| {
         let renewal = turn.observation.lease.renewal;

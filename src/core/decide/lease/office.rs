@@ -1,5 +1,7 @@
 //! The right to be primary over time: renewals, the peers' confirmations, and what is remembered of both.
 
+use std::sync::Arc;
+
 use crate::core::cluster::PeerContact;
 use crate::core::decision::{LeaseMemory, Memory};
 use crate::core::lease::{Durability, LeasePurpose, LeaseRecord, LeaseWrite, Office};
@@ -43,17 +45,16 @@ pub(super) fn renewal(
         .renewal
         .filter(|renewal| renewal.term == record.term);
     let due = renewal.is_none_or(|r| standing.at_ms >= r.sent_at_ms + policy.times.retry_period_ms);
+    if !due || !standing.may_write {
+        return None;
+    }
     let mut next = record.clone();
     next.renewals += 1;
     next.lease_duration_ms = policy.times.lease_duration_ms;
     if let Some(server) = observation.server.as_ref().filter(|server| !server.in_recovery) {
         next.timeline = next.timeline.max(server.timeline);
     }
-    if due {
-        standing.write(LeasePurpose::Renew, next)
-    } else {
-        None
-    }
+    standing.write(LeasePurpose::Renew, next)
 }
 
 /// For how long the volume has taken no flush, if it takes none.
@@ -94,8 +95,8 @@ pub(super) fn gate_until_ms(observation: &Observation, standing: &Standing) -> u
 pub(in crate::core::decide) fn note(policy: &Policy, memory: &mut Memory, observation: &Observation) {
     let standing = Standing::of(policy, memory, observation);
     let lease = &mut memory.lease;
-    if standing.record.is_some() && lease.record.as_ref() != standing.record {
-        lease.record = standing.record.cloned();
+    if let Some(stored) = &observation.lease.stored {
+        lease.record = Some(Arc::clone(&stored.record));
     }
     note_confirmations(policy, lease, observation, &standing);
     note_streaming(policy, lease, observation);
@@ -252,11 +253,10 @@ fn note_streaming(policy: &Policy, lease: &mut LeaseMemory, observation: &Observ
     };
     lease.opened_at_ms.get_or_insert(observation.at_ms);
     for ordinal in observation.peers.keys() {
-        let name = format!("{}-{ordinal}", policy.cluster);
         let row = server
             .replication
             .iter()
-            .find(|row| super::told::belongs(&row.application_name, &name));
+            .find(|row| super::told::belongs(policy, &row.application_name, *ordinal));
         if row.is_some_and(|row| row.state == "streaming") {
             lease.streamed_at_ms.insert(*ordinal, observation.at_ms);
         }

@@ -90,16 +90,7 @@ fn by_expiry<'a>(
     record: &LeaseRecord,
     vacant: bool,
 ) -> Result<Decision, Turn<'a>> {
-    let released = record.holder.is_none();
-    let bound = turn.memory.lease.confirmed.is_some_and(|(office, given_ms)| {
-        office.term == record.term && standing.at_ms < given_ms + turn.policy.times.renew_deadline_ms
-    });
-    // What this process confirmed before it was started anew is not known any more.
-    let young = turn
-        .memory
-        .began_at_ms
-        .is_none_or(|began| standing.at_ms < began + turn.policy.times.renew_deadline_ms);
-    let over = released || (standing.expired && !bound && !young);
+    let over = right_over(&turn, standing, record);
     if standing.promised > record.term {
         if !over {
             return Ok(turn
@@ -110,8 +101,7 @@ fn by_expiry<'a>(
     }
     if !over {
         if standing.suspects || vacant {
-            let detail = format!("{}, which must run out first", standing.holder_name());
-            return Ok(turn.row(Situation::Suspecting, detail));
+            return Ok(turn.row(Situation::Suspecting, not_over(standing)));
         }
         return Err(turn);
     }
@@ -124,6 +114,29 @@ fn by_expiry<'a>(
     let term = next_term(&turn, record);
     let detail = standing.holder_name();
     Ok(turn.act(Situation::Detaching, detail, PostgresAction::Detach { term }))
+}
+
+/// As far as this member can know: nobody holds the Lease, or it has run out by this clock, and so has what this member confirmed.
+fn right_over(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord) -> bool {
+    let deadline_ms = turn.policy.times.renew_deadline_ms;
+    let bound = turn.memory.lease.confirmed.is_some_and(|(office, given_ms)| {
+        office.term == record.term && standing.at_ms < given_ms + deadline_ms
+    });
+    // What this process confirmed before it was started anew is not known any more.
+    let young = turn
+        .memory
+        .began_at_ms
+        .is_none_or(|began| standing.at_ms < began + deadline_ms);
+    record.holder.is_none() || (standing.expired && !bound && !young)
+}
+
+fn not_over(standing: &Standing) -> String {
+    let holder = standing.holder_name();
+    if standing.expired {
+        format!("{holder}; what this member may have confirmed of it must run out first")
+    } else {
+        format!("{holder}, which must run out first")
+    }
 }
 
 /// Detached and bound: the best of those that are takes the Lease.
@@ -251,15 +264,14 @@ fn rank(
 /// Connected members of the recorded set, with what they say of themselves.
 fn recorded_peers<'a>(
     turn: &Turn<'a>,
-    record: &LeaseRecord,
+    record: &'a LeaseRecord,
 ) -> impl Iterator<Item = (Ordinal, &'a LeadershipReport)> {
     let own = turn.policy.ordinal;
-    let record = record.clone();
     turn.observation.peers.iter().filter_map(move |(ordinal, peer)| {
         let report = peer.leadership.as_ref()?;
         let counts = peer.contact == PeerContact::Connected
             && *ordinal != own
-            && recorded(&record, *ordinal, report.incarnation.as_ref());
+            && recorded(record, *ordinal, report.incarnation.as_ref());
         counts.then_some((*ordinal, report))
     })
 }
@@ -389,9 +401,8 @@ fn by_force(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decisi
             .row(Situation::Comparing, "waiting for replay to end".to_owned())
             .soon();
     };
-    if record.holder.is_some() && !standing.expired {
-        let detail = format!("{}, which must run out first", standing.holder_name());
-        return turn.row(Situation::Comparing, detail);
+    if !right_over(&turn, standing, record) {
+        return turn.row(Situation::Comparing, not_over(standing));
     }
     let write = claim(
         &turn,

@@ -28,7 +28,7 @@ pub(super) struct Standing<'a> {
     pub(super) expired: bool,
     pub(super) unchanged_ms: u64,
     pub(super) duration_ms: u64,
-    may_write: bool,
+    pub(super) may_write: bool,
     /// A write that was sent and not answered may have given the office away.
     given_away: bool,
     pub(super) promised: u64,
@@ -42,7 +42,7 @@ pub(super) struct Standing<'a> {
 impl<'a> Standing<'a> {
     pub(super) fn of(policy: &Policy, memory: &Memory, observation: &'a Observation) -> Self {
         let (lease, at_ms) = (&observation.lease, observation.at_ms);
-        let record = lease.stored.as_ref().map(|stored| &stored.record);
+        let record = lease.stored.as_ref().map(|stored| &*stored.record);
         let is_holder = record.is_some_and(|record| record.held_by(&policy.identity));
         let term = record.map_or(0, |record| record.term);
         let renewed = lease.renewal.filter(|renewal| is_holder && renewal.term == term);
@@ -52,7 +52,8 @@ impl<'a> Standing<'a> {
         let failed_lately = lease
             .write_failed_at_ms
             .is_some_and(|failed| at_ms < failed + WRITE_PAUSE_MS);
-        let patience_ms = patience_ms(policy, memory, observation, record);
+        let holder = holder(policy, record);
+        let patience_ms = patience_ms(policy, memory, observation, (record, holder));
         Self {
             at_ms,
             version: lease
@@ -61,7 +62,7 @@ impl<'a> Standing<'a> {
                 .map(|stored| stored.resource_version.as_str()),
             missing: lease.missing,
             is_holder,
-            holder_elsewhere: holder(policy, record).filter(|_| !is_holder),
+            holder_elsewhere: holder.filter(|_| !is_holder),
             renewed_until_ms: renewed.map_or(0, |r| r.sent_at_ms + policy.times.renew_deadline_ms),
             confirmed_until_ms: if confirmed {
                 memory.lease.confirmed_until_ms
@@ -106,7 +107,7 @@ impl<'a> Standing<'a> {
         self.may_write.then_some(LeaseWrite {
             purpose,
             over,
-            record,
+            record: Box::new(record),
         })
     }
 
@@ -122,9 +123,7 @@ impl<'a> Standing<'a> {
 
 /// The ordinal of the pod that the record names.
 fn holder(policy: &Policy, record: Option<&LeaseRecord>) -> Option<Ordinal> {
-    let holder = record?.holder.as_ref()?;
-    let name = crate::core::member::MemberName::parse(&holder.pod).ok()?;
-    (name.cluster == policy.cluster).then_some(name.ordinal)
+    policy.ordinal_of(&record?.holder.as_ref()?.pod)
 }
 
 /// Where this standby has come to rest: no upstream, no WAL receiver, all that is here replayed.
@@ -154,10 +153,10 @@ fn patience_ms(
     policy: &Policy,
     memory: &Memory,
     observation: &Observation,
-    record: Option<&LeaseRecord>,
+    (record, holder): (Option<&LeaseRecord>, Option<Ordinal>),
 ) -> Option<u64> {
     let identity = record?.holder.as_ref()?;
-    let ordinal = holder(policy, record).filter(|ordinal| *ordinal != policy.ordinal)?;
+    let ordinal = holder.filter(|ordinal| *ordinal != policy.ordinal)?;
     let receiver = observation
         .server
         .as_ref()

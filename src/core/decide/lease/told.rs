@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::core::cluster::PeerContact;
-use crate::core::lease::{Durability, LeasePurpose, LeaseRecord, SynchronousSet};
+use crate::core::lease::{Durability, LeaseRecord, SynchronousSet};
 use crate::core::member::Ordinal;
 use crate::core::policy::Policy;
 use crate::core::sync::{self, Change, Step, Told};
@@ -16,9 +16,10 @@ use super::standing::Standing;
 /// A standby whose recorded incarnation is another one confirms under this name, which no setting lists.
 pub(super) const JOINING: &str = "_joining";
 
-/// Whether a WAL sender serves the member called `name`, joined already or not.
-pub(super) fn belongs(application_name: &str, name: &str) -> bool {
-    application_name.strip_suffix(JOINING).unwrap_or(application_name) == name
+/// Whether a WAL sender serves `member`, joined already or not.
+pub(super) fn belongs(policy: &Policy, application_name: &str, member: Ordinal) -> bool {
+    let name = application_name.strip_suffix(JOINING).unwrap_or(application_name);
+    policy.ordinal_of(name) == Some(member)
 }
 
 /// The setting's text.
@@ -34,10 +35,7 @@ pub(super) fn text(policy: &Policy, told: &Told) -> String {
 /// What a setting of ours says; `None` for anybody else's.
 pub(super) fn read(policy: &Policy, text: &str) -> Option<Told> {
     let names = synchronous_names::parse(text)?;
-    let ordinal = |name: &String| {
-        let name = crate::core::member::MemberName::parse(name).ok()?;
-        (name.cluster == policy.cluster).then_some(name.ordinal)
-    };
+    let ordinal = |name: &String| policy.ordinal_of(name);
     let members = names.members.iter().map(ordinal).collect::<Option<_>>()?;
     Some(Told::new(members, names.quorum))
 }
@@ -104,7 +102,7 @@ pub(super) fn next(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord, t
     let target = sync::target(
         policy.durability,
         joined.len(),
-        &fit,
+        fit,
         &record.synchronous,
         policy.ordinal,
     );
@@ -154,9 +152,7 @@ pub(super) fn next(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord, t
 impl Next {
     fn unless_writing(self, standing: &Standing) -> Self {
         match self {
-            Self::Record(record) if standing.write(LeasePurpose::Record, (*record).clone()).is_none() => {
-                Self::Wait("the Lease is being written")
-            }
+            Self::Record(_) if !standing.may_write => Self::Wait("the Lease is being written"),
             other => other,
         }
     }
@@ -210,11 +206,10 @@ pub(super) fn flushed(turn: &Turn<'_>) -> BTreeMap<Ordinal, Lsn> {
     };
     let mut flushed = BTreeMap::new();
     for ordinal in turn.observation.peers.keys() {
-        let name = format!("{}-{ordinal}", turn.policy.cluster);
         let rows = server
             .replication
             .iter()
-            .filter(|row| belongs(&row.application_name, &name));
+            .filter(|row| belongs(turn.policy, &row.application_name, *ordinal));
         if let Some(lsn) = rows
             .filter(|row| row.state == "streaming")
             .filter_map(|row| row.flush_lsn)
