@@ -11,7 +11,7 @@ cargo_deny_version := 0.20.2
 # The image's name, and what else images/build takes: IMAGE=registry.example/podgres:1 make image BUILDER=podman
 IMAGE ?= podgres:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 architecture := $(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(shell uname -m)))
-shell_scripts := .ci/run benches/run images/build images/sbom tests/kubernetes/lab tests/kubernetes/machines tests/sim/mutants/check tests/tools/again tests/tools/clients tests/tools/helm tests/tools/need tests/tools/postgresql
+shell_scripts := .ci/run benches/run images/build images/sbom tests/kubernetes/images tests/kubernetes/lab tests/kubernetes/machines tests/sim/mutants/check tests/tools/again tests/tools/clients tests/tools/helm tests/tools/need tests/tools/postgresql
 
 .PHONY: help
 help: ## this list
@@ -29,8 +29,8 @@ test: fmt clippy deny doc proof ## everything that must hold: style, dependencie
 	@postgresql=$$(tests/tools/postgresql test)
 	eval "$$postgresql"
 	cargo test --workspace --no-fail-fast --lib --bins --test pure
-	tests/tools/again adapters 4
-	tests/tools/again cluster 3
+	tests/tools/again adapters 6
+	tests/tools/again cluster 5
 
 .PHONY: chaos
 chaos: compiler ## faults at random on a cluster under load: MINUTES=10, LEADERSHIP=lease or fixed, SEED=… repeats their order
@@ -51,14 +51,14 @@ sim: compiler ## the failover logic against simulated time, on all cores: SCHEDU
 	cargo test --release --manifest-path tests/core/Cargo.toml --test sim $(if $(SEED),one_seed,a_range) -- --nocapture
 
 .PHONY: proof
-proof: compiler ## every enumerated decision against the rules, the model of takeover, the simulator's fixed schedules
+proof: compiler ## every enumerated decision against the rules, the models of takeover and of the right, the simulator's fixed schedules
 	@export CARGO_TARGET_DIR=$(abspath $(target))/sim
 	cargo clippy --manifest-path tests/core/Cargo.toml --test sim --test proof -- -D warnings
 	cargo test --release --manifest-path tests/core/Cargo.toml --test sim --test proof
 
 .PHONY: model
-model: compiler ## the model of takeover within wider bounds than proof's: many more states, hours
-	CARGO_TARGET_DIR=$(abspath $(target))/sim PODGRES_MODEL=wide cargo test --release --manifest-path tests/core/Cargo.toml --test proof takeover_model -- --nocapture
+model: compiler ## the models of takeover and of the right within wider bounds than proof's: many more states, hours
+	CARGO_TARGET_DIR=$(abspath $(target))/sim PODGRES_MODEL=wide cargo test --release --manifest-path tests/core/Cargo.toml --test proof _model:: -- --nocapture
 
 .PHONY: mutants
 mutants: compiler ## plants known bugs in the failover logic; the simulator must find each: NAMES="…" for some
@@ -150,6 +150,8 @@ examples-image: compiler ## the image of the examples' small clients, target/ima
 .PHONY: test-kubernetes
 test-kubernetes: compiler ## all on the cluster that KUBECONFIG names, which must have the images: NAMES="row_08 rights" for some (docs/kubernetes.md)
 	@tests/tools/need kubectl kubernetes-client
+	export PODGRES_TEST_KUBECONFIG=$${KUBECONFIG:-$$HOME/.kube/config}
+	$(if $(NAMES),,cargo test --workspace --test adapters kube::)
 	cargo test --workspace --test kubernetes -- $(NAMES)
 
 .PHONY: shellcheck
