@@ -17,6 +17,7 @@ from pathlib import Path
 
 import measures
 from failover import failover
+from follow import follow, rows as follow_rows
 from faults import PatroniFaults, PodgresFaults
 from measures import spread
 from patroni_cluster import PatroniCluster
@@ -26,7 +27,7 @@ from reads import reads, rows as read_rows
 from rejoin import rejoin, settle
 from route import route, tables as route_tables
 
-PARTS = ("start", "idle", "clone", "size", "reaction", "failover", "rejoin", "route", "reads")
+PARTS = ("start", "idle", "clone", "size", "reaction", "follow", "failover", "rejoin", "route", "reads")
 
 
 def main():
@@ -66,6 +67,7 @@ def parse_arguments():
     parser.add_argument("--rejoin-runs", type=int, default=5, help="failovers with a diverged primary (5)")
     parser.add_argument("--route-runs", type=int, default=5, help="turns of each load through the routes (5)")
     parser.add_argument("--route-seconds", type=int, default=8, help="of one pgbench (8)")
+    parser.add_argument("--turns", type=int, default=10, help="of follow: moves and losses of each kind (10)")
     parser.add_argument("--tries", type=int, default=10_000, help="reads of own writes of each kind (10000)")
     parser.add_argument("--apply-delay", type=int, default=0, help="of reads: standbys apply commits so many ms later (0)")
     parser.add_argument("--json", type=Path, help="also write all numbers there")
@@ -225,6 +227,18 @@ class Bench:
             for event, probes in runs[0].items():
                 rows += [(name, event, probe, *reaction_cells(runs, event, probe)) for probe in probes]
         table(["", "event", "asked", "bad after, ms", "good again after, ms", "bad answers", "longest wait, ms"], rows)
+        return found
+
+    def follow(self):
+        """How soon the routes of the other members follow."""
+        cluster = self.podgres()
+        try:
+            cluster.start()
+            cluster.wait_complete()
+            found = follow(cluster, self.options.turns)
+        finally:
+            cluster.stop()
+        table(["event", "from there to", "median, ms", "worst, ms", "runs"], list(follow_rows(found)))
         return found
 
     def failover(self):

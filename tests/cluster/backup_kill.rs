@@ -139,6 +139,27 @@ fn a_run_that_stood_still_committed_what_another_had_deleted() {
     }
 }
 
+/// Another run has the lock: what it may build on is not deleted under it.
+#[test]
+fn a_run_that_has_lost_the_lock_deletes_no_further_backup() {
+    let (server, demo) = (S3::start(), shared());
+    for _ in 0..2 {
+        answer(&backup(&server, &demo, &[]).output().expect("backup"));
+    }
+    let expired = whole(&server);
+    let held = server.hold(|line| line.starts_with("POST") && line.contains("?delete"));
+    let mut run = backup(&server, &demo, &["--keep", "1"]).spawn().expect("backup");
+    assert!(comes(&held, &mut run), "nothing was ever deleted");
+    server.set(LOCK, Some(br#"{"who":"another run","token":7,"beat":1}"#));
+    held.go_on(Fate::Pass);
+    let output = run.wait_with_output().expect("wait");
+    assert_eq!(output.status.code(), Some(69), "{}", told(&output));
+    let left = whole(&server);
+    // The new one, and of those two the one that was not under way.
+    let spared = left.iter().filter(|name| expired.contains(name)).count();
+    assert_eq!((expired.len(), left.len(), spared), (2, 2, 1), "{left:?}");
+}
+
 /// Pieces that a killed restore has extracted are not fetched once more.
 #[test]
 fn a_killed_restore_goes_on_with_the_pieces_that_are_missing() {

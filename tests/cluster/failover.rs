@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::api::Api;
 use crate::harness::{Demo, LIMIT, Start, member, members, wait_for};
 use crate::kit::family;
 
@@ -98,6 +99,33 @@ fn a_killed_postmaster_goes_on_as_the_primary_it_was() {
     assert_eq!((primary(&after), &after["term"]), (name.clone(), &before["term"]));
     assert_eq!(member(&after, &name)["timeline"], 1);
     complete(&demo, 1);
+    a_deleted_lease_comes_back_as_it_was(&demo, &after);
+    insert_soon(&demo, 2);
+    complete(&demo, 2);
+}
+
+/// The holder writes it again, in its term, and nobody else becomes primary.
+fn a_deleted_lease_comes_back_as_it_was(demo: &Demo, before: &Value) {
+    const LEASE: &str = "coordination.k8s.io/v1/leases";
+    let (api, lease) = (Api::of(demo), format!("{LEASE}/demo"));
+    let found = api.ask("GET", &lease, None);
+    api.ask("DELETE", &lease, None);
+    assert!(insert(demo, 1), "no write right after the Lease was deleted");
+    let mut written = Value::Null;
+    let came = wait_for(LIMIT, || {
+        let all = api.ask("GET", LEASE, None);
+        written = all["items"].get(0).cloned().unwrap_or_default();
+        !written.is_null()
+    });
+    assert!(came, "the Lease was not written again");
+    for key in ["holderIdentity", "leaseTransitions"] {
+        assert_eq!(written["spec"][key], found["spec"][key], "{written}");
+    }
+    let after = demo.wait_streaming(2);
+    assert_eq!(
+        (primary(&after), &after["term"]),
+        (primary(before), &before["term"])
+    );
 }
 
 #[test]

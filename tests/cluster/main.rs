@@ -5,6 +5,7 @@
     reason = "clippy takes a test's helpers for code that ships"
 )]
 
+mod api;
 #[path = "../support/authority.rs"]
 mod authority;
 mod azure_server;
@@ -55,6 +56,7 @@ mod scaling;
 mod smoke;
 mod steady;
 mod steady_asked;
+mod tags;
 mod tls;
 #[path = "../support/user.rs"]
 mod user;

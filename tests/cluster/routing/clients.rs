@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use podgres::core::member::Ordinal;
 use podgres::demo::{DemoState, Target, dsn};
@@ -57,12 +57,24 @@ impl Counts {
 
 /// Whether a new session ends up on a standby; `None` if it comes to nothing.
 pub(super) fn on_standby(config: &Config) -> Option<bool> {
+    Some(new_session(config)?.0)
+}
+
+/// When a new session began at its server, if that is a standby, or is none, as wanted.
+pub(super) fn begun_on(config: &Config, standby: bool) -> Option<SystemTime> {
+    let (on_standby, begun) = new_session(config)?;
+    (on_standby == standby).then_some(begun)
+}
+
+fn new_session(config: &Config) -> Option<(bool, SystemTime)> {
+    const ASK: &str =
+        "SELECT pg_is_in_recovery(), backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()";
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("runtime").block_on(async {
         let (client, connection) = config.connect(NoTls).await.ok()?;
         tokio::spawn(connection);
-        let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await.ok()?;
-        Some(row.get(0))
+        let row = client.query_one(ASK, &[]).await.ok()?;
+        Some((row.get(0), row.get(1)))
     })
 }
 
