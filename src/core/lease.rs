@@ -207,7 +207,8 @@ pub struct LeaseView {
     pub writing: bool,
     /// When the last write ended without success, so that it is not tried again at once.
     pub write_failed_at_ms: Option<u64>,
-    /// A write's outcome is not known: the record that may have been stored besides `stored`.
+    /// A write's outcome is not known, or not yet: the record that may have been stored instead of `stored`.
+    /// One that is under way, and keeps the holder and the synchronous set, is left out.
     pub uncertain: Option<LeaseRecord>,
 }
 

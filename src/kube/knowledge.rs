@@ -211,12 +211,17 @@ impl Knowledge {
     }
 
     /// Of several, the one by which the office would be another's; then the one that would change whose confirmation
-    /// counts: others must reckon with it.
+    /// counts: others must reckon with it, from when it is sent.
     fn show_uncertain(&mut self) {
         let known = self.view.stored.as_ref().map(|stored| &stored.record.synchronous);
+        let under_way = self
+            .under_way
+            .iter()
+            .filter(|attempt| attempt.over == self.version);
         let lost = || self.open.iter().rev().filter(|attempt| !attempt.refused);
-        let away = lost().find(|attempt| !attempt.record.held_by(&self.identity));
-        let shown = away.or_else(|| lost().find(|attempt| Some(&attempt.record.synchronous) != known));
+        let all = || under_way.clone().chain(lost());
+        let away = all().find(|attempt| !attempt.record.held_by(&self.identity));
+        let shown = away.or_else(|| all().find(|attempt| Some(&attempt.record.synchronous) != known));
         self.view.uncertain = shown
             .or_else(|| lost().next())
             .map(|attempt| attempt.record.clone());
@@ -246,6 +251,7 @@ impl Knowledge {
             Ok(attempt) => {
                 self.view.writing = true;
                 self.under_way = Some(attempt.clone());
+                self.show_uncertain();
             }
             Err(error) => {
                 self.view.write_failed_at_ms = Some(now_ms);
@@ -292,6 +298,7 @@ impl Knowledge {
                 .map(|v| (v, now_ms));
             self.take(Some(object), now_ms);
         }
+        self.show_uncertain();
     }
 
     /// A write ended without success. True if the Lease must be read to know more.
@@ -302,6 +309,7 @@ impl Knowledge {
         self.failed(error);
         attempt.refused = matches!(error.status(), Some(404 | 409));
         if !error.uncertain() && !attempt.refused {
+            self.show_uncertain();
             return false;
         }
         // Renewals into silence, one per retry period: the oldest are long past any use.

@@ -310,6 +310,32 @@ fn what_is_unusable_says_so_after_every_answer() {
 }
 
 #[test]
+fn a_set_that_was_being_written_was_reckoned_with_only_once_the_write_had_failed() {
+    let mut narrower = record("pg-0/a", 1);
+    narrower.synchronous.quorum = 1;
+    let given = record("pg-1/b", 1);
+    for asked in [&narrower, &given] {
+        let mut knowledge = knowledge();
+        let refused_one = begin(&mut knowledge, Some("a"), asked.clone(), 20);
+        assert_eq!(knowledge.view.uncertain.as_ref(), Some(asked));
+        assert!(!knowledge.not_stored(refused_one, &refused(403), 21));
+        assert_eq!(knowledge.view.uncertain, None);
+        let attempt = begin(&mut knowledge, Some("a"), asked.clone(), 30);
+        knowledge.stored(&attempt, object("b", asked), 30, 35);
+        assert_eq!(knowledge.view.uncertain, None);
+    }
+    // Another has written meanwhile: this one will not be stored, or was before that.
+    let mut knowledge = knowledge();
+    let attempt = begin(&mut knowledge, Some("a"), narrower.clone(), 20);
+    knowledge.event(mine("b", 0), false, 25);
+    assert_eq!(knowledge.view.uncertain, None);
+    knowledge.stored(&attempt, object("aa", &narrower), 20, 30);
+    assert_eq!(knowledge.view.uncertain, None);
+    begin(&mut knowledge, Some("b"), record("pg-0/a", 2), 40);
+    assert_eq!(knowledge.view.uncertain, None, "a renewal changes nothing");
+}
+
+#[test]
 fn of_lost_writes_the_one_with_another_synchronous_set_is_shown() {
     let mut knowledge = knowledge();
     let mut other = record("pg-0/a", 1);

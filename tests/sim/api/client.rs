@@ -81,6 +81,7 @@ impl World {
     /// A write begins; its outcome shows in the view.
     pub(crate) fn begin_put(&mut self, member: usize, write: LeaseWrite) {
         let (now_ms, id) = (self.clock_ms(member), self.name());
+        let identity = self.members[member].policy.identity.clone();
         let Some(sidecar) = &mut self.members[member].sidecar else {
             return;
         };
@@ -108,6 +109,7 @@ impl World {
             sent_at_ms: now_ms,
             refused: false,
         });
+        show_uncertain(view, client, &identity);
         let epoch = sidecar.epoch;
         let limit = self.members[member].policy.times.retry_period_ms.min(2_000) * MS;
         self.after(
@@ -223,6 +225,7 @@ impl World {
                 view.answered_at_ms = view.answered_at_ms.max(Some(attempt.sent_at_ms));
                 view.error = None;
                 renewed(view, &attempt, &identity);
+                show_uncertain(view, client, &identity);
                 if client.version == attempt.over {
                     client.echo = Some(stored.version);
                     self.take(member, Some(&stored));
@@ -351,9 +354,14 @@ impl World {
 /// The one by which the office would be another's, then one that changes whose confirmation counts, then any.
 fn show_uncertain(view: &mut LeaseView, client: &Client, identity: &Identity) {
     let known = view.stored.as_ref().map(|stored| &stored.record.synchronous);
+    let under_way = client
+        .current
+        .iter()
+        .filter(|attempt| attempt.over == client.version);
     let lost = || client.open.iter().rev().filter(|attempt| !attempt.refused);
-    let away = lost().find(|attempt| !attempt.record.held_by(identity));
-    let shown = away.or_else(|| lost().find(|attempt| Some(&attempt.record.synchronous) != known));
+    let all = || under_way.clone().chain(lost());
+    let away = all().find(|attempt| !attempt.record.held_by(identity));
+    let shown = away.or_else(|| all().find(|attempt| Some(&attempt.record.synchronous) != known));
     let shown = shown.or_else(|| lost().next());
     view.uncertain = shown.map(|attempt| (*attempt.record).clone());
 }
