@@ -110,10 +110,15 @@ async fn copy(
 ) -> Result<(), JobError> {
     let mut first = Copy::begin(settings, clone, staging)?;
     let result = first.run(progress).await;
+    if !matches!(result, Err(JobError::DiskFull { .. })) {
+        return result;
+    }
+    // It may have run full before anybody looked.
+    first.check_identity()?;
     let room_can_be_made =
         clone.reason != CloneReason::Empty && first.identity_checked && !first.space_checked;
     drop(first);
-    if !room_can_be_made || !matches!(result, Err(JobError::DiskFull { .. })) {
+    if !room_can_be_made {
         return result;
     }
     staging::abandon(settings).await?;
@@ -148,7 +153,13 @@ impl<'a> Copy<'a> {
             .arg("-D")
             .arg(staging)
             .args(["-X", "stream", "-S", &upstream.slot, "--checkpoint=fast"])
-            .args(["--no-sync", "--progress", "--no-manifest", "--no-password"])
+            .args([
+                "--no-sync",
+                "--progress",
+                "--no-manifest",
+                "--no-password",
+                "--no-clean",
+            ])
             .args(["-d", &conninfo(settings, upstream, &application_name(settings))]);
         Ok(Self {
             settings,
@@ -195,6 +206,7 @@ impl<'a> Copy<'a> {
             progress.send_replace(report);
             if report.total_bytes > 0 && !self.space_checked {
                 self.check_space(report.total_bytes).await?;
+                deadline = Instant::now() + STALL_LIMIT;
             }
         }
     }
@@ -237,6 +249,8 @@ impl<'a> Copy<'a> {
         if needed_bytes > free_bytes.saturating_add(stale_bytes) {
             return Err(no_space(free_bytes.saturating_add(stale_bytes)));
         }
+        // Else it would fill the volume before there is room. WAL comes to a process of its own.
+        self.program.signal(Signal::STOP);
         self.wait_for_identity(no_space(free_bytes)).await?;
         tracing::warn!(
             needed_bytes,
@@ -244,7 +258,9 @@ impl<'a> Copy<'a> {
             stale_bytes,
             "deleting the stale data directory first, since the volume cannot hold both"
         );
-        Ok(staging::give_up_current(self.settings).await?)
+        staging::give_up_current(self.settings).await?;
+        self.program.signal(Signal::CONT);
+        Ok(())
     }
 
     /// Nothing is deleted before the copy is known to be of the right cluster.

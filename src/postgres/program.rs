@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
@@ -83,6 +83,14 @@ impl Program {
 
     pub(super) fn id(&self) -> Option<u32> {
         self.child.id()
+    }
+
+    /// For the program itself, without what it has started.
+    pub(super) fn signal(&self, signal: Signal) {
+        if let Some(program) = group_of(&self.child) {
+            // ESRCH: it has ended, which is seen next.
+            kill_process(program, signal).ok();
+        }
     }
 
     /// Waits for the end and judges it.

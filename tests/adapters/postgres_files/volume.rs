@@ -6,7 +6,7 @@ use std::process::Command;
 
 use podgres::core::supervision::{CloneReason, JobProgress};
 use podgres::postgres::error::{JobError, describe};
-use podgres::postgres::{ServerSettings, basebackup, initdb, staging};
+use podgres::postgres::{ServerSettings, basebackup, initdb, progress, staging};
 use rustix::process::Signal;
 use tokio::sync::watch;
 
@@ -74,16 +74,55 @@ async fn clone(settings: &ServerSettings, clone: &basebackup::CloneRequest) -> R
 
 /// Stops the copy for longer than a second, so that the server reports its size before it is done.
 async fn hold_up(settings: &ServerSettings) {
+    let programs = stop(settings).await;
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    go_on(&programs);
+}
+
+/// Clones, and stops the copy until it can be told which cluster it is of: a small one is done before.
+async fn clone_slowly(settings: &ServerSettings, request: &basebackup::CloneRequest) -> Result<(), JobError> {
+    let hold = async {
+        let programs = stop(settings).await;
+        // WAL comes to a process that the copying one has started.
+        let (copying, others): (Vec<u32>, Vec<u32>) =
+            programs.into_iter().partition(|pid| starts_others(*pid));
+        go_on(&others);
+        let staging = staging::staging_directory(settings);
+        eventually("the first WAL", async || {
+            progress::streamed_system_identifier(&staging).is_some()
+        })
+        .await;
+        go_on(&copying);
+        std::future::pending().await
+    };
+    tokio::select! {
+        result = clone(settings, request) => result,
+        () = hold => unreachable!("it ends with the copy"),
+    }
+}
+
+async fn stop(settings: &ServerSettings) -> Vec<u32> {
     let staging = staging::staging_directory(settings);
     eventually("the copy to begin", async || staging.join("base").exists()).await;
     let programs = processes_on(&staging);
     for pid in &programs {
         signal(*pid, Signal::STOP);
     }
-    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
-    for pid in &programs {
-        signal(*pid, Signal::CONT);
+    programs
+}
+
+/// Those that have not been ended meanwhile.
+fn go_on(programs: &[u32]) {
+    for pid in programs {
+        if Path::new(&format!("/proc/{pid}")).exists() {
+            signal(*pid, Signal::CONT);
+        }
     }
+}
+
+fn starts_others(pid: u32) -> bool {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    children.is_ok_and(|children| !children.trim().is_empty())
 }
 
 #[test]
@@ -205,13 +244,13 @@ fn a_stale_copy_gives_way_where_two_do_not_fit() {
         let second = facts(&settings).await;
         assert_ne!(second.control_lsn, first.control_lsn);
         primary.query("CHECKPOINT").await;
-        clone(&settings, &job).await.expect("third clone");
+        clone_slowly(&settings, &job).await.expect("third clone");
         assert_ne!(facts(&settings).await.control_lsn, second.control_lsn);
         assert_eq!(names(&path), ["pgdata"]);
 
         // A foreign upstream never costs the old directory, however little space there is.
         job.system_identifier.0 += 1;
-        let error = clone(&settings, &job).await.expect_err("foreign");
+        let error = clone_slowly(&settings, &job).await.expect_err("foreign");
         assert!(matches!(error, JobError::ForeignUpstream { .. }), "{error}");
         assert!(absent_or_complete(&settings).await);
     });
