@@ -2,7 +2,9 @@
 
     benches/backup.py --podgres BINARY --bindir DIR [--scale 135] [--rounds 2] [--segments 64]
 
-Scale 135 of pgbench is 2 GB. WAL is what the load has written, and as many segments of more rows as are asked for. Prints one line a measure with the ratio to pgBackRest. Memory is that of the largest process.
+Scale 135 of pgbench is 2 GB. WAL is what the load has written, and as many segments of more rows as are asked for. Prints one line a measure with the ratio to pgBackRest.
+Memory of a backup and a restore is that of all their processes together at its highest, shared pages counted once, looked at fifty times a
+second, without the PostgreSQL server that a restore starts; of WAL, whose archivers stay behind, that of the largest process.
 """
 
 import argparse
@@ -15,9 +17,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
+from machine import pss_bytes, tree
+
 PROCESSES = 2
+LOOK_SECONDS = 0.02
 # What a row of the load for WAL is made of: numbers, texts that repeat and texts that do not.
 FILLER = "SELECT i, i % 97 AS kind, md5(i::text) AS text, 'row of the load' AS comment FROM generate_series(1, 400000) i"
 # What pgBackRest takes with `backup` alone.
@@ -44,17 +50,45 @@ def demote():
         os.setuid(user.pw_uid)
 
 
-def measured(command, environment, folder=None):
-    """Seconds and megabytes of a command as PostgreSQL's user."""
+class Memory(threading.Thread):
+    """The most that a command's processes have at once, in bytes."""
+
+    def __init__(self, pid):
+        super().__init__(daemon=True)
+        self.pid, self.most_bytes, self.over = pid, 0, threading.Event()
+
+    @staticmethod
+    def of(pid):
+        try:
+            server = pathlib.Path(f"/proc/{pid}/comm").read_text().strip() in ("postgres", "postmaster")
+            return 0 if server else pss_bytes(pid)
+        except (OSError, RuntimeError):
+            return 0
+
+    def run(self):
+        while not self.over.wait(LOOK_SECONDS):
+            self.most_bytes = max(self.most_bytes, sum(map(self.of, tree(self.pid))))
+
+
+def measured(command, environment, folder=None, together=False):
+    """Seconds and megabytes of a command as PostgreSQL's user: of its largest process, or of all together."""
     begun = time.monotonic()
     process = subprocess.Popen(
         [str(word) for word in command], env={**os.environ, **environment}, preexec_fn=demote, cwd=folder,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    memory = Memory(process.pid) if together else None
+    if memory:
+        memory.start()
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - begun
     if status != 0:
         raise SystemExit(f"{command} failed:\n{output}")
-    return time.monotonic() - begun, usage.ru_maxrss / 1024
+    if not memory:
+        return seconds, usage.ru_maxrss / 1024
+    memory.over.set()
+    memory.join()
+    return seconds, memory.most_bytes / 2**20
 
 
 class Lab:
@@ -201,19 +235,21 @@ def round_of(lab):
     ours, environment = lab.fresh("ours"), {"PG_BINDIR": str(lab.bindir)}
     found["podgres backup"] = measured(
         [lab.podgres, "backup", "--dir", lab.demo, "--to", ours, "--from", "primary", "--proof-size", "0B",
-         "--threads", PROCESSES], environment)
+         "--threads", PROCESSES], environment, together=True)
     found |= wal_of_podgres(lab)
     target = lab.fresh("restored")
     found["podgres restore"] = measured(
-        [lab.podgres, "restore", "--from", ours, "--to-backup", "--pgdata", target / "data"], environment)
+        [lab.podgres, "restore", "--from", ours, "--to-backup", "--pgdata", target / "data"], environment,
+        together=True)
     if shutil.which("pgbackrest"):
         repository = lab.fresh("theirs")
         command, login = pgbackrest(lab, repository)
         measured([*(word for word in command if not word.startswith((*BACKUP_ONLY, "--process-max"))), "stanza-create"], login)
-        found["pgBackRest backup"] = measured([*command, "--type=full", "backup"], login)
+        found["pgBackRest backup"] = measured([*command, "--type=full", "backup"], login, together=True)
         target = lab.fresh("restored")
         restore = [word for word in command if not word.startswith((*BACKUP_ONLY, "--pg1"))]
-        found["pgBackRest restore"] = measured([*restore, f"--pg1-path={target}", "--type=immediate", "restore"], login)
+        found["pgBackRest restore"] = measured([*restore, f"--pg1-path={target}", "--type=immediate", "restore"],
+                                               login, together=True)
         found |= wal_of_pgbackrest(lab, command, login)
     plain = lab.fresh("plain")
     member = subprocess.run(
@@ -221,7 +257,7 @@ def round_of(lab):
         text=True).stdout.strip()
     found["pg_basebackup"] = measured(
         [lab.bindir / "pg_basebackup", "-d", member.replace("//postgres:", "//podgres_replication:"),
-         "-D", plain / "data", "-c", "fast"], {})
+         "-D", plain / "data", "-c", "fast"], {}, together=True)
     return found
 
 
