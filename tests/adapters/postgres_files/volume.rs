@@ -93,7 +93,7 @@ async fn clone_slowly(settings: &ServerSettings, request: &basebackup::CloneRequ
         })
         .await;
         go_on(&copying);
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         result = clone(settings, request) => result,
