@@ -100,8 +100,8 @@ async fn keep_diverged(settings: &ServerSettings, clone: &CloneRequest) {
     }
 }
 
-/// Copies; once more after a stale directory gave way, if the volume ran full before its size could be
-/// compared with the upstream's (the first report comes after a second).
+/// Copies; once more after a stale directory gave way, if the volume ran full before there was room: the upstream's
+/// size is reported after a second.
 async fn copy(
     settings: &ServerSettings,
     clone: &CloneRequest,
@@ -116,7 +116,7 @@ async fn copy(
     // It may have run full before anybody looked.
     first.check_identity()?;
     let room_can_be_made =
-        clone.reason != CloneReason::Empty && first.identity_checked && !first.space_checked;
+        clone.reason != CloneReason::Empty && first.identity_checked && first.fits != Some(true);
     drop(first);
     if !room_can_be_made {
         return result;
@@ -135,7 +135,8 @@ struct Copy<'a> {
     program: Program,
     begun: Instant,
     free_at_start_bytes: u64,
-    space_checked: bool,
+    /// Without another directory's giving way; `None`: not known yet.
+    fits: Option<bool>,
     identity_checked: bool,
 }
 
@@ -168,7 +169,7 @@ impl<'a> Copy<'a> {
             program: Program::spawn(basebackup)?,
             begun: Instant::now(),
             free_at_start_bytes,
-            space_checked: false,
+            fits: None,
             identity_checked: false,
         })
     }
@@ -204,7 +205,7 @@ impl<'a> Copy<'a> {
                 deadline = Instant::now() + STALL_LIMIT;
             }
             progress.send_replace(report);
-            if report.total_bytes > 0 && !self.space_checked {
+            if report.total_bytes > 0 && self.fits.is_none() {
                 self.check_space(report.total_bytes).await?;
                 deadline = Instant::now() + STALL_LIMIT;
             }
@@ -229,9 +230,9 @@ impl<'a> Copy<'a> {
 
     /// Compares the upstream's size with what was free; a stale directory gives way if that is enough.
     async fn check_space(&mut self, total_bytes: u64) -> Result<(), JobError> {
-        self.space_checked = true;
         let needed_bytes = total_bytes.saturating_add(WAL_RESERVE_BYTES);
         let free_bytes = self.free_at_start_bytes;
+        self.fits = Some(needed_bytes <= free_bytes);
         if needed_bytes <= free_bytes {
             return Ok(());
         }
@@ -244,13 +245,13 @@ impl<'a> Copy<'a> {
         if self.clone.reason == CloneReason::Empty {
             return Err(no_space(free_bytes));
         }
+        // Else it would fill the volume before there is room. WAL comes to a process of its own.
+        self.program.signal(Signal::STOP);
         let stale_path = path.clone();
         let stale_bytes = blocking(move || Ok::<_, JobError>(staging::used_bytes(&stale_path))).await?;
         if needed_bytes > free_bytes.saturating_add(stale_bytes) {
             return Err(no_space(free_bytes.saturating_add(stale_bytes)));
         }
-        // Else it would fill the volume before there is room. WAL comes to a process of its own.
-        self.program.signal(Signal::STOP);
         self.wait_for_identity(no_space(free_bytes)).await?;
         tracing::warn!(
             needed_bytes,
