@@ -188,6 +188,9 @@ fn confirmed_until_ms(
     if needed == 0 {
         return observation.at_ms + policy.times.renew_deadline_ms;
     }
+    if lease.beats.is_empty() {
+        return 0;
+    }
     let mut sent: Vec<u64> = record
         .synchronous
         .members
