@@ -180,7 +180,7 @@ mod tests {
             report: None,
             upstream: None,
             gate_until_ms: 0,
-            memory: Memory::default(),
+            memory: Box::default(),
             recheck_after_ms: 0,
         }
     }

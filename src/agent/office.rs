@@ -121,7 +121,9 @@ impl Office {
                 entry.at = crate::kube::timestamp();
             }
         };
-        write.record.history.iter_mut().for_each(stamp);
+        Arc::make_mut(&mut write.record.history)
+            .iter_mut()
+            .for_each(stamp);
         if write.purpose != crate::core::lease::LeasePurpose::Renew {
             let purpose = write.purpose.as_str();
             tracing::info!(purpose, term = write.record.term, "writing the Lease");

@@ -212,7 +212,7 @@ impl Agent {
             } else {
                 self.followed
             };
-            self.memory = decision.memory;
+            self.memory = *decision.memory;
             if let Some(action) = decision.postgres {
                 self.execute(action).await;
             }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::sync::Arc;
 
 use clap::Args;
 
@@ -26,7 +27,7 @@ pub struct Arguments {
 /// Prints it, oldest first.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let entries = match arguments.kubernetes.lease()? {
-        Some(lease) => lease.record().await?.history,
+        Some(lease) => Arc::unwrap_or_clone(lease.record().await?.history),
         None => asked(&arguments.place).await?,
     };
     let text = match arguments.output {

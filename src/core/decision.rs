@@ -185,7 +185,8 @@ pub struct Decision {
     /// The commit gate confirms WAL until this time on `CLOCK_BOOTTIME`; 0: not at all.
     #[serde(default)]
     pub gate_until_ms: u64,
-    pub memory: Memory,
+    /// Boxed: a decision goes through many hands before it is made.
+    pub memory: Box<Memory>,
     /// Look again after this long at the latest.
     pub recheck_after_ms: u64,
 }

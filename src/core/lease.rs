@@ -151,7 +151,8 @@ pub struct LeaseRecord {
     pub request: Option<MoveRequest>,
     /// The newest one takes the place of any before it.
     pub order: Option<MemberOrder>,
-    pub history: Vec<HistoryEntry>,
+    /// Shared by all the records until the next change of the primary.
+    pub history: Arc<Vec<HistoryEntry>>,
     /// The highest number of a timeline that a holder has begun, or was given the office to begin. PostgreSQL numbers by what it
     /// knows itself, and a member may not have heard of a promotion that failed half-way: without this, two members could
     /// begin different timelines of one number, which neither a WAL receiver nor `pg_rewind` can tell apart.
@@ -173,9 +174,10 @@ impl LeaseRecord {
 
     /// Adds an entry and forgets the oldest beyond [`HISTORY_LIMIT`].
     pub fn remember(&mut self, entry: HistoryEntry) {
-        self.history.push(entry);
-        let surplus = self.history.len().saturating_sub(HISTORY_LIMIT);
-        self.history.drain(..surplus);
+        let history = Arc::make_mut(&mut self.history);
+        history.push(entry);
+        let surplus = history.len().saturating_sub(HISTORY_LIMIT);
+        history.drain(..surplus);
     }
 }
 

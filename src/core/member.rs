@@ -10,7 +10,7 @@ pub struct Ordinal(pub u32);
 
 impl fmt::Display for Ordinal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
+        self.0.fmt(f)
     }
 }
 
@@ -18,8 +18,7 @@ impl Ordinal {
     /// The number as it is written in a name: no sign, no leading zero.
     #[must_use]
     pub fn read(digits: &str) -> Option<Self> {
-        let plain =
-            digits.bytes().all(|b| b.is_ascii_digit()) && (digits.len() == 1 || !digits.starts_with('0'));
+        let plain = digits == "0" || !digits.starts_with(['0', '+']);
         digits.parse().ok().filter(|_| plain).map(Self)
     }
 }
@@ -92,16 +91,17 @@ pub fn slot_name(cluster: &str, ordinal: Ordinal) -> String {
 pub fn slot_owner(cluster: &str, slot_name: &str) -> Option<Ordinal> {
     let (letters, tail) = slot_name.strip_prefix(SLOT_PREFIX)?.rsplit_once('_')?;
     let ordinal = Ordinal::read(tail)?;
-    slot_letters(cluster, tail).eq(letters.chars()).then_some(ordinal)
+    let letters = letters.bytes().map(char::from);
+    slot_letters(cluster, tail).eq(letters).then_some(ordinal)
 }
 
-/// As much of the cluster's name as there is room for beside the ordinal: one byte a character, whatever it was.
+/// As much of the cluster's name as there is room for beside the ordinal; it is one byte a character.
 fn slot_letters(cluster: &str, tail: &str) -> impl Iterator<Item = char> {
     let room = SLOT_NAME_LIMIT - SLOT_PREFIX.len() - 1 - tail.len();
-    let surplus = cluster.chars().count().saturating_sub(room);
-    cluster.chars().skip(surplus).map(|c| {
-        if c.is_ascii_alphanumeric() {
-            c.to_ascii_lowercase()
+    let surplus = cluster.len().saturating_sub(room);
+    cluster.bytes().skip(surplus).map(|byte| {
+        if byte.is_ascii_alphanumeric() {
+            char::from(byte.to_ascii_lowercase())
         } else {
             '_'
         }

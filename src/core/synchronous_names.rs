@@ -23,18 +23,27 @@ pub struct Names {
 /// if there is nobody to wait for. A member must not be called `*`, which PostgreSQL takes for any name even in quotes.
 #[must_use]
 pub fn standby_names(gate: bool, members: &[String], quorum: u32) -> String {
-    let quoted = members.iter().map(|name| quoted(name));
     match (gate, quorum) {
-        (true, 0) => format!("FIRST 1 ({GATE_NAME})"),
-        (true, _) => {
-            let names: Vec<String> = std::iter::once(GATE_NAME.to_owned()).chain(quoted).collect();
-            format!("ANY {} ({})", quorum.saturating_add(1), names.join(", "))
-        }
-        (false, 1..) if !members.is_empty() => {
-            format!("ANY {quorum} ({})", quoted.collect::<Vec<_>>().join(", "))
-        }
+        (true, 0) => ["FIRST 1 (", GATE_NAME, ")"].concat(),
+        (true, _) => any(quorum.saturating_add(1), GATE_NAME, members),
+        (false, 1..) if !members.is_empty() => any(quorum, "", members),
         (false, _) => String::new(),
     }
+}
+
+/// The gate's name as it is, the members' in quotes.
+fn any(count: u32, gate: &str, members: &[String]) -> String {
+    let length: usize = members.iter().map(|name| name.len() + 4).sum();
+    let mut text = String::with_capacity(length + 32);
+    text.extend(["ANY ", &count.to_string(), " (", gate]);
+    for (at, name) in members.iter().enumerate() {
+        if at > 0 || !gate.is_empty() {
+            text.push_str(", ");
+        }
+        text.extend(["\"", &name.replace('"', "\"\""), "\""]);
+    }
+    text.push(')');
+    text
 }
 
 /// Reads what [`standby_names`] wrote; `None` for every other text, e.g. the operator's own.
@@ -49,8 +58,8 @@ fn parts(text: &str) -> Option<Names> {
     if text.is_empty() {
         return Some(Names::default());
     }
-    let (count, list) = text.strip_suffix(')')?.split_once(" (")?;
-    let count: u32 = count.split_once(' ')?.1.parse().ok()?;
+    let (count, list) = text.strip_suffix(')')?.split_once('(')?;
+    let count: u32 = count.split(' ').nth(1)?.parse().ok()?;
     let (gate, mut rest) = match list.strip_prefix(GATE_NAME) {
         Some(rest) => (true, rest.strip_prefix(", ").unwrap_or(rest)),
         None => (false, list),
@@ -67,10 +76,6 @@ fn parts(text: &str) -> Option<Names> {
         members,
         quorum,
     })
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// The name in the quotes that `text` begins with, and what follows.

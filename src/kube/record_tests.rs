@@ -1,6 +1,7 @@
 //! What is written is read, what is not ours stays, and what is garbled is named.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -57,14 +58,14 @@ fn full() -> LeaseRecord {
             taken_up: true,
             answer: Some(Answer::new(Outcome::Done, "it \"is\" done").hint("look")),
         }),
-        history: vec![HistoryEntry {
+        history: Arc::new(vec![HistoryEntry {
             term: 4,
             timeline: Some(TimelineId(2)),
             lsn: Some(Lsn(0x0300_0060)),
             reason: "r".to_owned(),
             at: "t".to_owned(),
             new_leader: "pg-0".to_owned(),
-        }],
+        }]),
         timeline: TimelineId(3),
     }
 }

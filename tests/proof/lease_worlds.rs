@@ -6,6 +6,7 @@ mod others;
 mod own;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use podgres::core::cluster::PeerContact;
 use podgres::core::data_directory::DataDirectory;
@@ -263,10 +264,10 @@ pub(crate) fn record(choice: &Choice) -> LeaseRecord {
             }),
         },
         order: None,
-        history: vec![
+        history: Arc::new(vec![
             entry(4, choice.other()),
             entry(5, if mine { me } else { choice.other() }),
-        ],
+        ]),
     }
 }
 

@@ -81,6 +81,20 @@ impl Ear {
     }
 }
 
+/// What was told, in place of what was known: a name that is still the same stays where it is.
+fn take_words(known: &mut PeerView, told: &PeerView, named: bool) {
+    let mut uid = std::mem::take(&mut known.uid);
+    uid.clone_from(&told.uid);
+    *known = PeerView {
+        named,
+        uid,
+        slot: told.slot.clone(),
+        slots: told.slots.clone(),
+        leadership: told.leadership.clone(),
+        ..*told
+    };
+}
+
 /// How one member stands to another, as the network has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -283,9 +297,8 @@ impl World {
         }
         ear.last_line = now;
         let ordinal = Ordinal(u32::try_from(from).unwrap_or(0));
-        let mut view = (**view).clone();
-        view.named = named;
-        sidecar.observation.peers.insert(ordinal, view);
+        let known = sidecar.observation.peers.entry(ordinal);
+        take_words(known.or_insert_with(PeerView::untried), view, named);
         if news {
             self.wake(observer, 200);
         }

@@ -1,5 +1,7 @@
 //! What must always hold, looked at from outside, where true time and every directory can be seen.
 
+mod settled;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -255,62 +257,6 @@ impl World {
         }
     }
 
-    /// The member that is open for writes by right, if there is one.
-    pub(crate) fn primary(&self) -> Option<usize> {
-        let holder = self.api.stored.as_ref()?.record.holder.as_ref()?;
-        let member = self
-            .members
-            .iter()
-            .position(|member| member.policy.identity == *holder)?;
-        let postgres = self.members[member].postgres.as_ref()?;
-        (!postgres.in_recovery && postgres.is_ready && postgres.stopping.is_none()).then_some(member)
-    }
-
-    /// One primary, everybody streams from it, and the record and the setting are what they should be.
-    pub(crate) fn is_settled(&self) -> Result<(), String> {
-        let Some(primary) = self.primary() else {
-            return Err("no primary".to_owned());
-        };
-        let Some(stored) = &self.api.stored else {
-            return Err("no Lease".to_owned());
-        };
-        let set = &stored.record.synchronous;
-        for (at, member) in self
-            .members
-            .iter()
-            .enumerate()
-            .filter(|(_, member)| member.wanted)
-        {
-            if at == primary {
-                continue;
-            }
-            let receiver = member
-                .postgres
-                .as_ref()
-                .filter(|p| p.is_ready)
-                .and_then(|p| p.receiver.as_ref());
-            if receiver.is_none_or(|receiver| receiver.upstream != primary) {
-                return Err(format!("pg-{at} does not stream from pg-{primary}"));
-            }
-            let incarnation = member.data.as_ref().map(|data| &data.incarnation);
-            if set.members.get(&member.policy.ordinal) != incarnation {
-                return Err(format!("pg-{at} is not in the recorded set as it is"));
-            }
-        }
-        let joined = stored.record.members.len();
-        let half = u32::try_from(joined / 2).unwrap_or(0);
-        let others = u32::try_from(set.members.len()).unwrap_or(0);
-        let wanted = match self.config.durability {
-            Durability::Async => 0,
-            Durability::Preferred => half.min(others),
-            Durability::Majority => half,
-        };
-        if set.quorum != wanted || set.members.contains_key(&self.members[primary].policy.ordinal) {
-            return Err(format!("the recorded set is {set:?}, {joined} members"));
-        }
-        Ok(())
-    }
-
     /// Looks now and then whether all is well.
     pub(crate) fn look(&mut self) {
         self.after(SECOND / 2, Event::Look);
@@ -397,21 +343,5 @@ impl World {
                 return;
             }
         }
-    }
-
-    /// Why it has not converged.
-    pub(crate) fn unsettled(&self) -> String {
-        let why = self
-            .is_settled()
-            .err()
-            .unwrap_or_else(|| "no commit comes through".to_owned());
-        let members: Vec<String> = self
-            .members
-            .iter()
-            .enumerate()
-            .filter(|(_, member)| member.wanted)
-            .map(|(at, member)| format!("pg-{at} {:?}", member.sidecar.as_ref().map(|s| s.situation)))
-            .collect();
-        format!("not converged: {why}; {}", members.join(", "))
     }
 }

@@ -1,39 +1,36 @@
 //! What happens when: the earliest first, and of one time what was ordered first.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-
 use crate::config::Time;
 use crate::event::Event;
 
-/// Events lie still in their places; only their keys are sorted.
+/// Events lie still in their places; only their times are sorted.
 #[derive(Default)]
 pub(crate) struct Queue {
-    /// Time, order and place.
-    keys: BinaryHeap<Reverse<(Time, u64, u32)>>,
-    ordered: u64,
+    /// Times and places, the last to come first, and of one time the last to be ordered: most of what is ordered comes
+    /// soon and has few behind it to move.
+    times: Vec<(Time, usize)>,
     places: Vec<Option<Event>>,
-    free: Vec<u32>,
+    free: Vec<usize>,
 }
 
 impl Queue {
     pub(crate) fn push(&mut self, at: Time, event: Event) {
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.places.push(None);
-            u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX)
-        });
-        self.places[place as usize] = Some(event);
-        self.ordered += 1;
-        self.keys.push(Reverse((at, self.ordered, place)));
+        let place = self.free.pop().unwrap_or(self.places.len());
+        match self.places.get_mut(place) {
+            Some(there) => *there = Some(event),
+            None => self.places.push(Some(event)),
+        }
+        let later = self.times.partition_point(|(other, _)| *other > at);
+        self.times.insert(later, (at, place));
     }
 
     pub(crate) fn next_at(&self) -> Option<Time> {
-        self.keys.peek().map(|Reverse((at, ..))| *at)
+        self.times.last().map(|(at, _)| *at)
     }
 
     pub(crate) fn pop(&mut self) -> Option<(Time, Event)> {
-        let Reverse((at, _, place)) = self.keys.pop()?;
+        let (at, place) = self.times.pop()?;
         self.free.push(place);
-        self.places[place as usize].take().map(|event| (at, event))
+        self.places[place].take().map(|event| (at, event))
     }
 }

@@ -24,7 +24,7 @@ fn scene(durability: Durability) -> World {
     world.lasting += 1;
     let up = world.run_until(30 * SECOND);
     assert_eq!(
-        up.and_then(|()| world.is_settled()),
+        up.and_then(|()| world.is_settled().map_err(|why| why.to_string())),
         Ok(()),
         "{}",
         world.trace.last(HOUR)

@@ -34,7 +34,8 @@ const SLOWEST_MS: u64 = 1_000;
 pub(crate) struct Sidecar {
     pub(crate) epoch: u64,
     pub(crate) observation: Observation,
-    memory: Memory,
+    /// Away only while it is decided with.
+    memory: Option<Box<Memory>>,
     turn_at: Time,
     /// The action that is being carried out.
     executing: Option<(u64, PostgresAction)>,
@@ -109,7 +110,7 @@ impl World {
                 read_only: false,
                 checkpointed_at_ms: None,
             },
-            memory: Memory::default(),
+            memory: None,
             turn_at: Time::MAX,
             executing: None,
             again: false,
@@ -163,7 +164,7 @@ impl World {
         self.observe(member);
         let there = &mut self.members[member];
         let Some(sidecar) = &mut there.sidecar else { return };
-        let memory = std::mem::take(&mut sidecar.memory);
+        let memory = sidecar.memory.take().unwrap_or_default();
         let mut decision = decide_with(&there.policy, memory, &sidecar.observation);
         sidecar.turn_at = Time::MAX;
         self.tell(member, &decision);
@@ -173,7 +174,7 @@ impl World {
             return;
         };
         sidecar.situation = decision.situation;
-        sidecar.memory = decision.memory;
+        sidecar.memory = Some(decision.memory);
         sidecar.gate_until_ms = decision.gate_until_ms;
         self.gate_confirm(member);
         if let Some(write) = decision.lease {

@@ -54,7 +54,9 @@ impl Wal {
         let end = self.end().lsn;
         let branches = &source.history.ancestors;
         let passed = branches.iter().take_while(|branch| branch.lsn <= end).count();
-        self.history.ancestors = branches[..passed].to_vec();
+        if self.history.ancestors != branches[..passed] {
+            self.history.ancestors = branches[..passed].to_vec();
+        }
         self.history.timeline = branches
             .get(passed)
             .map_or(source.history.timeline, |branch| branch.timeline);

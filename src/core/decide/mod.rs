@@ -29,7 +29,7 @@ struct Turn<'a> {
     policy: &'a Policy,
     observation: &'a Observation,
     supervisor: &'a SupervisorStatus,
-    memory: Memory,
+    memory: Box<Memory>,
 }
 
 /// Decides what this member is in, and the one thing to do about it.
@@ -37,13 +37,13 @@ struct Turn<'a> {
 /// `memory` is what the last decision returned (`Memory::default()` at first).
 #[must_use]
 pub fn decide(policy: &Policy, memory: &Memory, observation: &Observation) -> Decision {
-    decide_with(policy, memory.clone(), observation)
+    decide_with(policy, Box::new(memory.clone()), observation)
 }
 
 /// As [`decide`], for whoever keeps no copy of the memory.
 #[must_use]
-pub fn decide_with(policy: &Policy, memory: Memory, observation: &Observation) -> Decision {
-    let memory = note::updated(policy, memory, observation);
+pub fn decide_with(policy: &Policy, mut memory: Box<Memory>, observation: &Observation) -> Decision {
+    note::update(policy, &mut memory, observation);
     let Some(supervisor) = &observation.supervisor else {
         let decision = Decision {
             situation: Situation::SupervisorUnreachable,
@@ -67,11 +67,11 @@ pub fn decide_with(policy: &Policy, memory: Memory, observation: &Observation) -
         supervisor,
         memory,
     };
-    let wanted = turn.read_only();
     let decision = match policy.leadership {
         Leadership::FixedOrdinal => fixed(turn),
         Leadership::Lease => lease::decide(turn),
     };
+    let wanted = read_only::wanted(policy, &decision.memory, observation);
     let decision = read_only::told(decision, supervisor, observation, wanted);
     with_mounted_files(decision, supervisor, observation.at_ms)
 }
@@ -168,7 +168,8 @@ impl<'a> Turn<'a> {
 
     /// A row with its action; what the action's end must be counted against is noted.
     fn act(mut self, situation: Situation, detail: String, action: PostgresAction) -> Decision {
-        let action = read_only::given(action, self.read_only());
+        let read_only = read_only::wanted(self.policy, &self.memory, self.observation);
+        let action = read_only::given(action, read_only);
         if let Some(message) = note::refrain(&self.memory, self.observation, &action) {
             let detail = if detail.is_empty() {
                 message.to_owned()

@@ -2,7 +2,7 @@
 
 use crate::core::decision::{Memory, PostgresAction, Stalled};
 use crate::core::observation::Observation;
-use crate::core::policy::{Leadership, Policy};
+use crate::core::policy::Policy;
 use crate::core::supervision::{CloneReason, JobKind, JobProgress, JobState, Postmaster, SupervisorStatus};
 
 use super::slots;
@@ -15,23 +15,19 @@ pub(super) fn pause_ms(failures: u32) -> u64 {
 /// Pause after a job that said trying again cannot help.
 const REFUSED_PAUSE_MS: u64 = 60_000;
 
-pub(super) fn updated(policy: &Policy, mut memory: Memory, observation: &Observation) -> Memory {
+pub(super) fn update(policy: &Policy, memory: &mut Memory, observation: &Observation) {
     memory.began_at_ms.get_or_insert(observation.at_ms);
     if let Some(supervisor) = &observation.supervisor {
-        note_busy(&mut memory, supervisor, observation.at_ms);
-        count_job(&mut memory, supervisor, observation.at_ms);
-        count_start(&mut memory, supervisor, observation.at_ms);
+        note_busy(memory, supervisor, observation.at_ms);
+        count_job(memory, supervisor, observation.at_ms);
+        count_start(memory, supervisor, observation.at_ms);
     } else {
         // Nobody knows what is done to the directory meanwhile.
         memory.busy_at_ms = observation.at_ms;
     }
-    count_failed_action(&mut memory, observation);
-    note_stall(&mut memory, observation);
-    slots::note_missing(policy, &mut memory, observation);
-    if policy.leadership == Leadership::Lease {
-        super::lease::note(policy, &mut memory, observation);
-    }
-    memory
+    count_failed_action(memory, observation);
+    note_stall(memory, observation);
+    slots::note_missing(policy, memory, observation);
 }
 
 fn count_failed_action(memory: &mut Memory, observation: &Observation) {

@@ -22,25 +22,20 @@ fn owned<'a>(policy: &Policy, slots: &'a [SlotStatus]) -> Vec<(Ordinal, &'a Slot
 
 pub(super) fn note_missing(policy: &Policy, memory: &mut Memory, observation: &Observation) {
     let Some(server) = &observation.server else { return };
-    let owned = owned(policy, &server.slots);
-    let named = |ordinal: &Ordinal| observation.peers.get(ordinal).is_some_and(|peer| peer.named);
+    let slots = server.slots.iter();
+    let owners = slots.filter_map(|slot| slot_owner(&policy.cluster, &slot.slot_name));
     // Under a Lease a member counts although a new primary has no slot for it.
     let record = observation.lease.stored.as_ref().map(|stored| &stored.record);
     let members = record.map_or(&[][..], |record| &record.members);
-    let counts =
-        |ordinal: &Ordinal| members.contains(ordinal) || owned.iter().any(|(owner, _)| owner == ordinal);
-    memory
-        .missing_since_ms
-        .retain(|ordinal, _| counts(ordinal) && !named(ordinal));
-    let owners = owned.iter().map(|(owner, _)| owner);
-    let others = owners
-        .chain(members)
-        .filter(|ordinal| **ordinal != policy.ordinal);
-    for ordinal in others.filter(|ordinal| !named(ordinal)) {
-        memory
-            .missing_since_ms
-            .entry(*ordinal)
-            .or_insert(observation.at_ms);
+    let named = |ordinal: &Ordinal| observation.peers.get(ordinal).is_some_and(|peer| peer.named);
+    let missing: Vec<Ordinal> = owners
+        .chain(members.iter().copied())
+        .filter(|ordinal| *ordinal != policy.ordinal && !named(ordinal))
+        .collect();
+    let since_ms = &mut memory.missing_since_ms;
+    since_ms.retain(|ordinal, _| missing.contains(ordinal));
+    for ordinal in missing {
+        since_ms.entry(ordinal).or_insert(observation.at_ms);
     }
 }
 

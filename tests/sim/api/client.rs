@@ -16,20 +16,20 @@ struct Attempt {
     id: u64,
     over: Option<u64>,
     record: Arc<LeaseRecord>,
-    replaced: Option<(Option<Identity>, u64, u64)>,
+    replaced: Option<Arc<LeaseRecord>>,
     sent_at_ms: u64,
     refused: bool,
 }
 
-fn office(record: &LeaseRecord) -> (Option<Identity>, u64, u64) {
-    (record.holder.clone(), record.term, record.renewals)
+fn office(record: &LeaseRecord) -> (Option<&Identity>, u64, u64) {
+    (record.holder.as_ref(), record.term, record.renewals)
 }
 
 impl Attempt {
     fn landed_as(&self, found: &LeaseRecord) -> bool {
-        *found == *self.record
-            || (office(found) == office(&self.record)
-                && self.replaced.as_ref() != Some(&office(&self.record)))
+        let ours = office(&self.record);
+        let before = self.replaced.as_deref().map(office);
+        *found == *self.record || (office(found) == ours && before != Some(ours))
     }
 }
 
@@ -81,8 +81,9 @@ impl World {
     /// A write begins; its outcome shows in the view.
     pub(crate) fn begin_put(&mut self, member: usize, write: LeaseWrite) {
         let (now_ms, id) = (self.clock_ms(member), self.name());
-        let identity = self.members[member].policy.identity.clone();
-        let Some(sidecar) = &mut self.members[member].sidecar else {
+        let there = &mut self.members[member];
+        let identity = &there.policy.identity;
+        let Some(sidecar) = &mut there.sidecar else {
             return;
         };
         let (view, client) = (&mut sidecar.observation.lease, &mut sidecar.client);
@@ -105,11 +106,11 @@ impl World {
             id,
             over,
             record: Arc::clone(&record),
-            replaced: view.stored.as_ref().map(|stored| office(&stored.record)),
+            replaced: view.stored.as_ref().map(|stored| Arc::clone(&stored.record)),
             sent_at_ms: now_ms,
             refused: false,
         });
-        show_uncertain(view, client, &identity);
+        show_uncertain(view, client, identity);
         let epoch = sidecar.epoch;
         let limit = self.members[member].policy.times.retry_period_ms.min(2_000) * MS;
         self.after(
@@ -169,10 +170,9 @@ impl World {
     /// The newest object, as far as this member knows.
     fn take(&mut self, member: usize, stored: Option<&Rc<Stored>>) {
         let now_ms = self.clock_ms(member);
-        let identity = self.members[member].policy.identity.clone();
-        let Some(sidecar) = &mut self.members[member].sidecar else {
-            return;
-        };
+        let there = &mut self.members[member];
+        let identity = &there.policy.identity;
+        let Some(sidecar) = &mut there.sidecar else { return };
         let (view, client) = (&mut sidecar.observation.lease, &mut sidecar.client);
         let version = stored.map(|stored| stored.version);
         if version == client.version && client.known {
@@ -191,13 +191,13 @@ impl World {
             .into_iter()
             .partition(|attempt| attempt.over == version);
         client.open = open;
-        show_uncertain(view, client, &identity);
+        show_uncertain(view, client, identity);
         let found = stored.map(|stored| &*stored.record);
         let landed = settled
             .into_iter()
             .find(|attempt| found.is_some_and(|found| attempt.landed_as(found)));
         if let Some(attempt) = landed {
-            renewed(view, &attempt, &identity);
+            renewed(view, &attempt, identity);
         }
         self.wake(member, 200);
     }
@@ -210,8 +210,9 @@ impl World {
         stored: Result<Rc<Stored>, bool>,
     ) {
         let now_ms = self.clock_ms(member);
-        let identity = self.members[member].policy.identity.clone();
-        let Some(sidecar) = self.sidecar(member, epoch) else {
+        let there = &mut self.members[member];
+        let identity = &there.policy.identity;
+        let Some(sidecar) = there.sidecar.as_mut().filter(|sidecar| sidecar.epoch == epoch) else {
             return;
         };
         let (view, client) = (&mut sidecar.observation.lease, &mut sidecar.client);
@@ -224,8 +225,8 @@ impl World {
                 client.stored_writes += 1;
                 view.answered_at_ms = view.answered_at_ms.max(Some(attempt.sent_at_ms));
                 view.error = None;
-                renewed(view, &attempt, &identity);
-                show_uncertain(view, client, &identity);
+                renewed(view, &attempt, identity);
+                show_uncertain(view, client, identity);
                 if client.version == attempt.over {
                     client.echo = Some(stored.version);
                     self.take(member, Some(&stored));
@@ -238,10 +239,10 @@ impl World {
                     refused: !uncertain,
                     ..attempt
                 });
-                show_uncertain(view, client, &identity);
+                show_uncertain(view, client, identity);
                 let version = client.version;
                 if client.open.last().map(|open| open.over) != Some(version) {
-                    settle(view, client, &identity);
+                    settle(view, client, identity);
                 }
                 self.after(MS, Event::List { member, epoch });
             }

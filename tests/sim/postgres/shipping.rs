@@ -151,7 +151,7 @@ impl World {
         let Some(postgres) = &mut self.members[member].postgres else {
             return;
         };
-        if postgres.stopping.is_some() || postgres.in_recovery {
+        if postgres.stopping.is_some() || postgres.in_recovery || !postgres.is_waiting() {
             return;
         }
         let Some(sender) = postgres.senders.iter_mut().find(|sender| sender.conn == conn) else {

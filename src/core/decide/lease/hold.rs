@@ -91,11 +91,11 @@ fn in_office(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decis
                     ..
                 },
             ..
-        } => synchronous_standby_names.clone(),
-        _ => String::new(),
+        } => synchronous_standby_names.as_str(),
+        _ => "",
     };
     let changing = Situation::ChangingSynchronousSet;
-    match told::next(&turn, standing, record, &given) {
+    match told::next(&turn, standing, record, given) {
         Next::Nothing => {}
         Next::Wait(why) => return steady(turn, standing, why),
         Next::Record(next) => {
@@ -112,7 +112,7 @@ fn in_office(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decis
         }
         Next::Mark => {
             let action = PostgresAction::Barrier {
-                synchronous_standby_names: given,
+                synchronous_standby_names: given.to_owned(),
             };
             return turn.act(changing, "marked in the WAL".to_owned(), action);
         }

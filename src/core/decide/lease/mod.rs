@@ -24,15 +24,13 @@ use crate::core::policy::Policy;
 use crate::core::situation::Situation;
 use crate::core::supervision::{JobKind, JobState, JobStatus, Postmaster, ServerRole, StopMode};
 
-pub(super) use office::note;
-
 use super::Turn;
 use super::note::progress_text;
 use standing::Standing;
 
 /// The whole of a turn under a Lease; PostgreSQL's part and the Lease's are independent of each other.
-pub(super) fn decide(turn: Turn<'_>) -> Decision {
-    let standing = Standing::of(turn.policy, &turn.memory, turn.observation);
+pub(super) fn decide(mut turn: Turn<'_>) -> Decision {
+    let standing = office::note(turn.policy, &mut turn.memory, turn.observation);
     let (policy, observation) = (turn.policy, turn.observation);
     let mut decision = situation(turn, &standing);
     if decision.lease.is_none() && standing.is_holder {
@@ -59,7 +57,7 @@ pub(super) fn without_supervisor(
     observation: &Observation,
     mut decision: Decision,
 ) -> Decision {
-    let standing = Standing::of(policy, &decision.memory, observation);
+    let standing = office::note(policy, &mut decision.memory, observation);
     if let Some(record) = standing.record.as_ref().filter(|_| standing.is_holder) {
         let since_ms = decision.memory.lease.down_since_ms.unwrap_or(standing.at_ms);
         let long = standing.at_ms.saturating_sub(since_ms) > 2 * policy.times.peer_timeout_ms;

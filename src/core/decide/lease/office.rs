@@ -91,14 +91,15 @@ pub(super) fn gate_until_ms(observation: &Observation, standing: &Standing) -> u
     }
 }
 
-/// Brings what is remembered up to date before any row is looked at.
-pub(in crate::core::decide) fn note(policy: &Policy, memory: &mut Memory, observation: &Observation) {
-    let standing = Standing::of(policy, memory, observation);
+/// Brings what is remembered up to date before any row is looked at; who is what with that.
+pub(super) fn note<'a>(policy: &Policy, memory: &mut Memory, observation: &'a Observation) -> Standing<'a> {
+    let mut standing = Standing::of(policy, memory, observation);
     let lease = &mut memory.lease;
     if let Some(stored) = &observation.lease.stored {
         lease.record = Some(Arc::clone(&stored.record));
     }
     note_confirmations(policy, lease, observation, &standing);
+    standing.confirmed_until_ms = lease.confirmed_until_ms;
     note_streaming(policy, lease, observation);
     note_named(lease, observation);
     note_service(lease, observation, &standing);
@@ -126,6 +127,7 @@ pub(in crate::core::decide) fn note(policy: &Policy, memory: &mut Memory, observ
     } else {
         lease.handing_over = None;
     }
+    standing
 }
 
 fn note_confirmations(
@@ -185,6 +187,9 @@ fn confirmed_until_ms(
     let needed = confirmations_needed(policy, record);
     if needed == 0 {
         return observation.at_ms + policy.times.renew_deadline_ms;
+    }
+    if lease.beats.is_empty() {
+        return 0;
     }
     let mut sent: Vec<u64> = record
         .synchronous

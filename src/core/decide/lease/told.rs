@@ -107,15 +107,18 @@ pub(super) fn next(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord, t
         policy.ordinal,
     );
     let same_members = joined == record.members && record.durability == policy.durability;
-    if Told::plain(&target, policy.ordinal).impossible() {
-        return Next::Nothing;
-    }
-    let flushed = flushed(turn);
+    let plain = Told::plain(&target, policy.ordinal);
     let uncertain = observation
         .lease
         .uncertain
         .as_ref()
         .map(|record| &record.synchronous);
+    // So it is nearly always: there is nothing to change.
+    let settled = same_members && uncertain.is_none() && told == plain && target == record.synchronous;
+    if settled || plain.impossible() {
+        return Next::Nothing;
+    }
+    let flushed = flushed(turn);
     let named = turn.memory.lease.named.as_ref();
     let named_since_ms = named.map_or(u64::MAX, |(_, since_ms)| *since_ms);
     let barrier = observation
