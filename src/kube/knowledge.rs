@@ -261,6 +261,14 @@ impl Knowledge {
         Some(attempt)
     }
 
+    /// Another count of renewals than that of any write which may still land: whichever does, it is known when that one was sent.
+    fn told_apart(&self, mut record: LeaseRecord) -> LeaseRecord {
+        let counts = self.open.iter().map(|attempt| attempt.record.renewals);
+        let taken = counts.filter(|count| *count >= record.renewals).max();
+        record.renewals = taken.map_or(record.renewals, |count| count + 1);
+        record
+    }
+
     fn prepare(&self, write: LeaseWrite, now_ms: u64) -> Result<Attempt, LeaseError> {
         let verb = verb(write.over.is_none());
         if write.over.is_some() && write.over != self.version || write.over.is_none() && self.base.is_some() {
@@ -268,14 +276,14 @@ impl Knowledge {
             return Err(LeaseError::Stale { verb, lease });
         }
         let base = self.base.as_ref().filter(|_| write.over.is_some());
-        let object =
-            with_record(&self.lease, base, &write.record).map_err(|source| LeaseError::Unusable {
-                lease: self.lease.clone(),
-                source,
-            })?;
+        let record = self.told_apart(*write.record);
+        let object = with_record(&self.lease, base, &record).map_err(|source| LeaseError::Unusable {
+            lease: self.lease.clone(),
+            source,
+        })?;
         Ok(Attempt {
             over: write.over,
-            record: normalised(&write.record),
+            record: normalised(&record),
             object,
             replaced: self.view.stored.as_ref().map(|stored| (*stored.record).clone()),
             begun_at_ms: now_ms,

@@ -212,6 +212,21 @@ fn a_lost_creation_stays_open_while_there_is_none() {
 }
 
 #[test]
+fn a_write_that_failed_was_taken_for_an_earlier_one_that_had_landed() {
+    let mut knowledge = knowledge();
+    // Each of the two renews the record of version "a", which counts 0 renewals.
+    let first = begin(&mut knowledge, Some("a"), record("pg-0/a", 1), 20);
+    knowledge.not_stored(first.clone(), &lost(), 30);
+    let second = begin(&mut knowledge, Some("a"), record("pg-0/a", 1), 400);
+    knowledge.event(object("b", &first.record), false, 410);
+    assert_eq!(knowledge.view.renewal.map(|renewal| renewal.sent_at_ms), Some(20));
+    for error in [lost(), refused(409)] {
+        knowledge.not_stored(second.clone(), &error, 420);
+        assert_eq!(knowledge.view.renewal.map(|renewal| renewal.sent_at_ms), Some(20));
+    }
+}
+
+#[test]
 fn the_answer_to_a_second_try_counts_and_not_the_first() {
     let mut knowledge = knowledge();
     let first = begin(&mut knowledge, Some("a"), record("pg-0/a", 1), 20);
@@ -350,7 +365,7 @@ fn of_lost_writes_the_one_with_another_synchronous_set_is_shown() {
     assert_eq!(knowledge.view.uncertain.as_ref(), Some(&other));
     // The watch was faster than the failure: settled at once.
     let late = begin(&mut knowledge, Some("a"), record("pg-0/a", 2), 50);
-    knowledge.event(mine("b", 2), false, 51);
+    knowledge.event(object("b", &late.record), false, 51);
     assert_eq!(
         (knowledge.view.uncertain.clone(), knowledge.view.renewal),
         (None, None)

@@ -57,6 +57,10 @@ const NAMED: &[(u64, &str)] = &[
         "a create from before the Lease was deleted arrived after it",
     ),
     (22621, "a lost renewal hid a lost hand-over"),
+    (
+        5_048_612,
+        "a renewal that failed was taken for an earlier one that had landed",
+    ),
 ];
 
 #[derive(Debug, Default)]

@@ -101,7 +101,7 @@ impl World {
             return;
         }
         view.writing = true;
-        let record = Arc::from(write.record);
+        let record = Arc::new(told_apart(client, *write.record));
         client.current = Some(Attempt {
             id,
             over,
@@ -365,6 +365,14 @@ fn show_uncertain(view: &mut LeaseView, client: &Client, identity: &Identity) {
     let shown = away.or_else(|| all().find(|attempt| Some(&attempt.record.synchronous) != known));
     let shown = shown.or_else(|| lost().next());
     view.uncertain = shown.map(|attempt| (*attempt.record).clone());
+}
+
+/// Another count of renewals than that of any write which may still land.
+fn told_apart(client: &Client, mut record: LeaseRecord) -> LeaseRecord {
+    let counts = client.open.iter().map(|attempt| attempt.record.renewals);
+    let taken = counts.filter(|count| *count >= record.renewals).max();
+    record.renewals = taken.map_or(record.renewals, |count| count + 1);
+    record
 }
 
 fn renewed(view: &mut LeaseView, attempt: &Attempt, identity: &Identity) {
