@@ -61,6 +61,10 @@ const NAMED: &[(u64, &str)] = &[
         5_048_612,
         "a renewal that failed was taken for an earlier one that had landed",
     ),
+    (
+        5_116_206,
+        "a successor was promoted onto the timeline of a later primary that its upstream had become",
+    ),
 ];
 
 #[derive(Debug, Default)]

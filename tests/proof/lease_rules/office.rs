@@ -25,11 +25,19 @@ pub(super) fn opens(case: &Case<'_>) -> bool {
             case.in_right() && until_ms.is_some_and(|until| until <= case.right_until_ms())
         }
         Some(PostgresAction::Promote { term, .. }) => {
-            let detached = case
+            let receives = case
                 .observation
                 .server
                 .as_ref()
-                .is_some_and(|server| !server.receiver_present);
+                .is_none_or(|server| server.receiver_present);
+            let told_to = matches!(
+                supervisor.postmaster,
+                Postmaster::Running {
+                    role: ServerRole::Standby { upstream: Some(_) },
+                    ..
+                }
+            );
+            let detached = !receives && !told_to;
             case.in_right() && licensed && *term == case.term() && detached
         }
         Some(PostgresAction::Start {

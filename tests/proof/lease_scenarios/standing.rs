@@ -157,6 +157,19 @@ fn who_was_named_is_licensed_first_and_then_promoted() {
     assert_eq!(unrenewed.postgres, None, "no right, no promotion");
 }
 
+#[test]
+fn a_successor_was_promoted_onto_the_timeline_of_a_later_primary_that_its_upstream_had_become() {
+    // Its upstream is stopped: nothing is received, but would be again.
+    let named = usual(AT_REST).with(Promised, 1).with(Holder, 0).with(Renewal, 0);
+    let decision = decided(&named.with(Licence, 2).with(Postmaster, 4));
+    assert_eq!(decision.situation, Situation::Promoting);
+    assert_eq!(
+        decision.postgres,
+        Some(PostgresAction::Detach { term: TERM }),
+        "{decision:#?}"
+    );
+}
+
 /// Decided with the option, while the Lease says that the cluster is read-only.
 fn decided_read_only(choice: &Choice) -> Decision {
     let (memory, mut observation) = (remembered(choice), observed(choice));

@@ -13,7 +13,7 @@ use crate::core::sync::Told;
 use super::super::{running, slots};
 use super::standing::Standing;
 use super::told::{self, Next};
-use super::{Turn, hand_over, office, release, was_primary};
+use super::{Turn, hand_over, office, release, standby_upstream, was_primary};
 
 /// A licence is renewed when it would end earlier than the right by more than this.
 const LICENCE_SLACK_MS: u64 = 200;
@@ -243,7 +243,8 @@ pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
         let write = release(record, standing, None);
         return turn.lease_row(Situation::Resigning, detail, write);
     }
-    if server.receiver_present {
+    // Also while nothing is received: an upstream that comes back as a later primary would hand on its timeline in between.
+    if server.receiver_present || standby_upstream(turn.observation).is_some() {
         return turn.act(
             Situation::Promoting,
             detail,
