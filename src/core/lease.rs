@@ -172,9 +172,18 @@ impl LeaseRecord {
         self.holder.as_ref() == Some(identity)
     }
 
-    /// Adds an entry and forgets the oldest beyond [`HISTORY_LIMIT`].
+    /// Adds an entry and forgets the oldest beyond [`HISTORY_LIMIT`]. Of a member that comes back again and again the first and the
+    /// newest entry stay: the others would push out those that tell whether anybody came in between.
     pub fn remember(&mut self, entry: HistoryEntry) {
         let history = Arc::make_mut(&mut self.history);
+        let its_own = history.iter().rev().take(2);
+        if its_own
+            .filter(|known| known.new_leader == entry.new_leader)
+            .count()
+            == 2
+        {
+            history.pop();
+        }
         history.push(entry);
         let surplus = history.len().saturating_sub(HISTORY_LIMIT);
         history.drain(..surplus);
@@ -297,4 +306,37 @@ pub struct Office {
 pub struct FinalPosition {
     pub timeline: TimelineId,
     pub flush_lsn: Lsn,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_primary_that_could_not_start_for_minutes_pushed_out_whom_it_came_after() {
+        let mut record = LeaseRecord::default();
+        let mut named = |term: u64, leader: &str| {
+            record.remember(HistoryEntry {
+                term,
+                timeline: None,
+                lsn: None,
+                reason: String::new(),
+                at: String::new(),
+                new_leader: leader.to_owned(),
+            });
+            let terms = record.history.iter().map(|entry| entry.term);
+            terms.collect::<Vec<_>>()
+        };
+        named(1, "pg-1");
+        for term in 2..100 {
+            named(term, "pg-0");
+        }
+        assert_eq!(named(100, "pg-0"), [1, 2, 100]);
+        assert_eq!(named(101, "pg-1"), [1, 2, 100, 101]);
+        for term in 102..200 {
+            named(term, ["pg-0", "pg-1"][usize::from(term % 2 == 1)]);
+        }
+        let terms = named(200, "pg-0");
+        assert_eq!((terms.len(), terms[0], terms[19]), (HISTORY_LIMIT, 181, 200));
+    }
 }

@@ -88,8 +88,9 @@ pub(super) fn claims(case: &Case<'_>) -> bool {
 
 fn claims_missing(case: &Case<'_>) -> bool {
     let known = case.memory.lease.record.as_ref();
-    let again = known.is_some_and(|record| record.holder.as_ref() == Some(&case.policy.identity))
-        && case.running_role().is_some();
+    let again = known.is_some_and(|record| {
+        record.holder.as_ref() == Some(&case.policy.identity) && nobody_stands(case, record.term)
+    });
     let first = case.policy.first()
         && case.supervisor().is_some_and(|supervisor| {
             let empty = supervisor.data_directory == DataDirectory::Empty;
@@ -108,6 +109,28 @@ fn claims_missing(case: &Case<'_>) -> bool {
                 .all(|report| report.promised_term <= supervisor.terms.held)
     });
     case.observation.lease.missing && (again || first || last)
+}
+
+/// So many of those whom this primary's commits wait for have promised nothing later that no candidate can do without one of them.
+fn nobody_stands(case: &Case<'_>, term: u64) -> bool {
+    let Some(ServerRole::Primary {
+        synchronous_standby_names,
+        ..
+    }) = case.running_role()
+    else {
+        return false;
+    };
+    let Some(told) = read(synchronous_standby_names) else {
+        return false;
+    };
+    let free = told.members.iter().filter(|member| {
+        let peer = case.observation.peers.get(member);
+        let report = peer
+            .filter(|peer| peer.contact == PeerContact::Connected)
+            .and_then(|peer| peer.leadership.as_ref());
+        report.is_some_and(|report| report.term.max(report.promised_term) <= term)
+    });
+    free.count() >= told.quorum as usize
 }
 
 /// As far as anybody can say who is there.

@@ -79,6 +79,31 @@ fn a_deleted_lease_is_written_again_by_the_primary_in_office() {
     assert_eq!((unread.lease, unread.postgres), (None, None));
 }
 
+#[test]
+fn a_deleted_lease_was_written_again_though_a_lost_write_had_let_another_claim() {
+    let silent = &[(HolderPeer, 5), (ThirdPeer, 1)][..];
+    // Of the same two, whom the known record asks for none (10) or one (6); commits wait for one of them (1) or for nobody (3).
+    for (set, told_to, peers, written) in [
+        (6, 1, &[][..], true),
+        (6, 1, silent, false),
+        (10, 1, &[], true),
+        (10, 1, silent, false),
+        (10, 3, silent, true),
+    ] {
+        let deleted = all(primary(&[(Holder, 5), (Set, set), (Told, told_to)]), peers);
+        let decision = told(&deleted, |memory, observation| {
+            let mine = crate::lease_worlds::record(&deleted.with(Holder, 0));
+            memory.lease.record = Some(mine.into());
+            observation.lease.stored = None;
+        });
+        assert_eq!(
+            decision.lease.is_some(),
+            written,
+            "{set} {told_to}: {decision:#?}"
+        );
+    }
+}
+
 /// Recorded are pg-1 itself and pg-2, as after a takeover; pg-0 streams as well.
 #[test]
 fn a_synchronous_set_changes_in_steps() {

@@ -6,11 +6,12 @@ use crate::core::decision::{Decision, PostgresAction};
 use crate::core::lease::{HistoryEntry, LeadershipReport, LeasePurpose, LeaseRecord, SynchronousSet};
 use crate::core::situation::Situation;
 use crate::core::status::HeldData;
-use crate::core::supervision::{JobRequest, ServerRole};
+use crate::core::supervision::{JobRequest, Postmaster, ServerRole};
+use crate::core::sync::Told;
 
 use super::super::first;
 use super::standing::{Standing, recorded};
-use super::{Turn, stand, unread, was_primary};
+use super::{Turn, stand, told, unread, was_primary};
 
 /// No record: none is known, or there is none.
 pub(super) fn without_lease(
@@ -130,17 +131,22 @@ pub(super) fn again(turn: Turn<'_>, standing: &Standing) -> Decision {
             .peers
             .values()
             .filter_map(|peer| peer.leadership.as_ref());
-        // A claim needs n-k+1 of the recorded ones, which cannot do without one of any k.
+        // A claim needs n-k+1 of the recorded ones, which cannot do without one of any k whom commits wait for: those of the setting,
+        // since a change of the record may have been stored before it was deleted.
+        let waits_for = told_now(&turn).unwrap_or_default();
         let others = record.synchronous.members.keys().filter(|member| {
             let peer = turn.observation.peers.get(member);
             let report = peer
                 .filter(|peer| peer.contact == PeerContact::Connected)
                 .and_then(|p| p.leadership.as_ref());
-            report.is_some_and(|report| {
-                earlier(report) && recorded(record, **member, report.incarnation.as_ref())
-            })
+            let counts = waits_for.quorum == 0 || waits_for.members.contains(member);
+            counts
+                && report.is_some_and(|report| {
+                    earlier(report) && recorded(record, **member, report.incarnation.as_ref())
+                })
         });
-        reports.all(earlier) && others.count() >= record.synchronous.quorum as usize
+        let needed = record.synchronous.quorum.max(waits_for.quorum);
+        reports.all(earlier) && others.count() >= needed as usize
     };
     let own = |record: &LeaseRecord| record.held_by(&turn.policy.identity);
     match known.filter(|record| standing.missing && own(record) && valid(record) && unknown_later(record)) {
@@ -150,6 +156,21 @@ pub(super) fn again(turn: Turn<'_>, standing: &Standing) -> Decision {
             turn.lease_row(Situation::LeaseMissing, "written again".to_owned(), write)
         }
         None => turn.row(unread(standing), String::new()),
+    }
+}
+
+/// Whose confirmations the primary that runs here waits for.
+fn told_now(turn: &Turn<'_>) -> Option<Told> {
+    match &turn.supervisor.postmaster {
+        Postmaster::Running {
+            role:
+                ServerRole::Primary {
+                    synchronous_standby_names,
+                    ..
+                },
+            ..
+        } => told::read(turn.policy, synchronous_standby_names),
+        _ => None,
     }
 }
 
