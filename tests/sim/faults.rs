@@ -5,10 +5,9 @@
 //! recorded standbys have not been scaled away. Beyond that no
 //! arrangement keeps the promise: an acknowledged commit is on k standbys and the primary.
 
-use podgres::core::lease::{Durability, MoveRequest};
+use podgres::core::lease::Durability;
 use podgres::core::observation::MemberRequest;
 use podgres::core::supervision::Terms;
-use std::sync::Arc;
 
 use crate::api::LeaseKept;
 use crate::config::{Kind, MS, SECOND, Time};
@@ -202,38 +201,6 @@ impl World {
         }
     }
 
-    /// What the operator writes; reads, changes and writes until nobody else was faster.
-    fn operator(&mut self, change: impl FnOnce(&mut podgres::core::lease::LeaseRecord)) {
-        let Some(stored) = &self.api.stored else { return };
-        let mut record = (*stored.record).clone();
-        change(&mut record);
-        if record != *stored.record {
-            self.store(Arc::new(record), false);
-        }
-    }
-
-    fn ask_move(&mut self, kind: Kind, to: usize) {
-        let id = self.name().to_string();
-        let ordinal = self.members[to].policy.ordinal;
-        let anybody = self.random.chance(40);
-        if self.api.away {
-            return;
-        }
-        if kind == Kind::Failover {
-            self.oracle.forced_at = Some(self.now);
-        }
-        self.operator(|record| {
-            record.request = Some(if kind == Kind::Failover {
-                MoveRequest::Failover { to: ordinal, id }
-            } else {
-                MoveRequest::Switchover {
-                    to: (!anybody).then_some(ordinal),
-                    id,
-                }
-            });
-        });
-    }
-
     fn crash_postgres(&mut self, member: usize) {
         let Some(postgres) = &self.members[member].postgres else {
             return;
@@ -377,11 +344,19 @@ impl World {
             if self.members[member].exists {
                 self.end_pod(member, 0);
             }
-        } else if wanted < self.members.len() {
-            self.members[wanted].wanted = true;
-            if !self.members[wanted].exists {
-                self.create_pod(wanted);
-            }
+        } else {
+            self.scale_up();
+        }
+    }
+
+    /// By one, if there may be more.
+    pub(crate) fn scale_up(&mut self) {
+        let Some(next) = self.members.iter().position(|member| !member.wanted) else {
+            return;
+        };
+        self.members[next].wanted = true;
+        if !self.members[next].exists {
+            self.create_pod(next);
         }
     }
 

@@ -12,6 +12,7 @@ mod event;
 mod faults;
 mod jobs;
 mod network;
+mod operator;
 mod oracle;
 mod postgres;
 mod queue;

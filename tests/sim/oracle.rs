@@ -36,6 +36,8 @@ pub(crate) struct Oracle {
     promoted: Option<(u64, Vec<u64>)>,
     identifier: Option<u64>,
     term: u64,
+    /// The newest term that each pod was given by the Lease, by UID.
+    given: BTreeMap<String, u64>,
     /// Timelines that were begun, and who did.
     timelines: BTreeMap<TimelineId, usize>,
     /// When the operator asked for a move that may lose commits; forgotten some time after all was well again.
@@ -194,9 +196,13 @@ impl World {
             .postgres
             .as_ref()
             .is_some_and(|postgres| !postgres.in_recovery);
-        let record = self.api.stored.as_ref().map(|stored| &stored.record);
-        let in_office = record.filter(|record| record.held_by(&upstream.policy.identity));
-        let begun = in_office.map_or(0, |record| record.term);
+        // It may not have heard of it itself.
+        let begun = self
+            .oracle
+            .given
+            .get(&upstream.policy.identity.uid)
+            .copied()
+            .unwrap_or(0);
         let (promised, held) = (standby.terms.promised, upstream.terms.held.max(begun));
         // Between the promise and the reload that makes it true nothing is told to anybody.
         let detaching = standby.supervisor.as_ref().is_none_or(Supervisor::is_working);
@@ -234,6 +240,13 @@ impl World {
             ));
         }
         self.oracle.term = record.term;
+        if let Some(holder) = &record.holder {
+            let given = &mut self.oracle.given;
+            match given.get_mut(&holder.uid) {
+                Some(newest) => *newest = record.term.max(*newest),
+                None => drop(given.insert(holder.uid.clone(), record.term)),
+            }
+        }
         let foreign = record
             .system_identifier
             .is_some_and(|known| Some(known.0) != self.oracle.identifier);

@@ -64,6 +64,8 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
     names: u64,
     pub(crate) healed: bool,
+    /// The operator has seen after it.
+    helped: bool,
     /// When the next fault, and the healing, are due; events for other times are void.
     pub(crate) fault_at: Time,
     pub(crate) heal_at: Time,
@@ -92,6 +94,7 @@ impl World {
             members,
             names: 0,
             healed: false,
+            helped: false,
             fault_at: 0,
             heal_at: 0,
             lasting: 0,
@@ -165,7 +168,11 @@ impl World {
                 if self.api.stored.is_none() && self.config.faults.contains(&Kind::DeleteLease) {
                     return Ok(());
                 }
-                return Err(self.unsettled());
+                self.now = at;
+                if self.helped || !self.help() {
+                    return Err(self.unsettled());
+                }
+                (self.helped, self.heal_at) = (true, at);
             }
             self.advance(at, event)?;
             if self.oracle.converged_at.is_some() {

@@ -84,6 +84,33 @@ fn a_killed_primary_is_opened_again_while_its_right_lasts() {
     assert_eq!(decided(&all(closed, LAPSED)).postgres, None);
 }
 
+/// Its PostgreSQL has failed to start three times. Recorded are pg-0 and pg-2, of which two are needed for a proof.
+#[test]
+fn a_primary_that_did_not_start_resigned_again_and_again_where_nobody_could_take_over() {
+    fn report(observation: &mut Observation, of: u32) -> &mut LeadershipReport {
+        let peer = observation.peers.get_mut(&Ordinal(of)).expect("a peer");
+        peer.leadership.as_mut().expect("a report")
+    }
+    let closed = all(primary(STOPPED), &[(Licence, 2), (Set, 6)]);
+    let situation = |change: fn(&mut Observation)| {
+        let decision = told(&closed, |memory, observation| {
+            memory.failures = 3;
+            change(observation);
+        });
+        decision.situation
+    };
+    assert_eq!(situation(|_| ()), Situation::Resigning);
+    let cloned = situation(|observation| {
+        report(observation, 2).incarnation = Some(lease::Incarnation("new".into()));
+    });
+    assert_ne!(cloned, Situation::Resigning, "it is not the one that is recorded");
+    let unwilling = situation(|observation| {
+        report(observation, 0).priority = None;
+        report(observation, 2).priority = None;
+    });
+    assert_ne!(unwilling, Situation::Resigning, "no candidate");
+}
+
 #[test]
 fn a_primary_without_a_right_closes_the_gate() {
     let decision = decided(&all(primary(LAPSED), &[(Set, 6)]));

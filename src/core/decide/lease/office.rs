@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::core::cluster::PeerContact;
 use crate::core::decision::{LeaseMemory, Memory};
-use crate::core::lease::{Durability, LeasePurpose, LeaseRecord, LeaseWrite, Office};
+use crate::core::lease::{Durability, LeadershipReport, LeasePurpose, LeaseRecord, LeaseWrite, Office};
 use crate::core::member::Ordinal;
 use crate::core::observation::Observation;
 use crate::core::policy::Policy;
@@ -334,14 +334,20 @@ pub(super) fn nothing_provable(record: &LeaseRecord) -> bool {
     record.synchronous.proof().is_none() && record.durability != Durability::Async
 }
 
-/// Enough recorded standbys are there to prove that nothing is lost without this member.
+/// Enough recorded standbys are there to prove that nothing is lost without this member, and one of them would be primary.
 pub(super) fn provable_elsewhere(observation: &Observation, record: &LeaseRecord) -> bool {
     let Some(proof) = record.synchronous.proof() else {
         return false;
     };
-    let there = record.synchronous.members.keys().filter(|member| {
-        let peer = observation.peers.get(member);
-        peer.is_some_and(|peer| peer.contact == PeerContact::Connected && peer.held_data == HeldData::Some)
-    });
-    there.count() >= proof as usize
+    let members = record.synchronous.members.keys();
+    let there: Vec<&LeadershipReport> = members
+        .filter_map(|member| {
+            let peer = observation.peers.get(member)?;
+            let report = peer.leadership.as_ref()?;
+            let has_it =
+                peer.held_data == HeldData::Some && recorded(record, *member, report.incarnation.as_ref());
+            (has_it && peer.contact == PeerContact::Connected).then_some(report)
+        })
+        .collect();
+    there.len() >= proof as usize && there.iter().any(|report| report.priority.is_some())
 }
