@@ -76,6 +76,11 @@ pub enum BackupError {
     },
     #[error("data directory \"{}\" is not empty: {found}", path.display())]
     NotEmpty { path: PathBuf, found: String },
+    #[error(
+        "data directory \"{}\" was primary in term {term} of the Lease, and what is restored would be taken for it",
+        path.display()
+    )]
+    Served { path: PathBuf, term: u64 },
     #[error("restored directory has system identifier {found}, but the backup {expected}")]
     ForeignDirectory { found: String, expected: String },
     #[error(
@@ -129,6 +134,7 @@ impl BackupError {
                 | Self::ForeignDestination { .. }
                 | Self::Key { .. }
                 | Self::NotEmpty { .. }
+                | Self::Served { .. }
                 | Self::ForeignDirectory { .. }
                 | Self::OtherContent { .. }
                 | Self::ForeignWal { .. }
@@ -150,6 +156,9 @@ impl BackupError {
             }
             Self::Key { .. } => "Give --key-file the key that the backup was made with.",
             Self::NotEmpty { .. } => "Restore into a new directory, or move this one away first.",
+            Self::Served { .. } => {
+                "Restore to a new volume, or move the file with .podgres behind its name to where the old directory is."
+            }
             Self::OtherContent { .. } => {
                 "Two servers have written the same part of one timeline: one of them is not this cluster's primary, \
                  or a restored copy archives to the original's destination."

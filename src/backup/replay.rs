@@ -12,7 +12,7 @@ use crate::core::backup::Record;
 use crate::core::backup::choose::Target;
 use crate::postgres::scratch::{Scratch, ScratchServer};
 use crate::postgres::session::{Access, Session, SessionError};
-use crate::postgres::{Login, Secret};
+use crate::postgres::{Login, Secret, incarnation};
 
 /// Replays to `target` and leaves the server running, out of recovery.
 pub(super) async fn replay(
@@ -150,6 +150,8 @@ pub(super) fn strip(directory: &Path) -> Result<(), BackupError> {
         MANIFEST,
         // Where the copy archives to is not the original's archive, even under one path.
         wal_place::MEMORY,
+        // Nor has it confirmed the commits that the original has, though it may come to the member of the same name.
+        incarnation::FILE,
     ] {
         files::remove_file(&directory.join(name))?;
     }
@@ -159,6 +161,15 @@ pub(super) fn strip(directory: &Path) -> Result<(), BackupError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_restored_directory_is_not_taken_for_the_one_that_confirmed_commits() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let named = incarnation::ensure(folder.path(), "pg-0").expect("a name");
+        strip(folder.path()).expect("stripped");
+        assert_eq!(incarnation::read(folder.path(), "pg-0").expect("read"), None);
+        assert_ne!(incarnation::ensure(folder.path(), "pg-0").expect("a name"), named);
+    }
 
     #[test]
     fn paths_mean_themselves_to_the_shell_and_to_postgresql() {

@@ -20,7 +20,7 @@ use crate::core::backup::parent::major;
 use crate::core::backup::wal_file::WalFile;
 use crate::core::backup::{Entry, Kind, Record};
 use crate::core::wal::TimelineHistory;
-use crate::postgres::find;
+use crate::postgres::{find, terms};
 use crate::store::seal::SealKey;
 use crate::store::{Store, StoreSettings};
 
@@ -63,6 +63,7 @@ pub struct Restored {
 /// Whatever is in the way; `directory` is then as it was.
 pub async fn restore(store: &Store, options: &Options, directory: &Path) -> Result<Restored, BackupError> {
     files::check_empty(directory)?;
+    check_never_served(directory)?;
     let found = catalogue(store).await?;
     let (entry, archive) = pick(store, &found, options).await?;
     let chain = records(&found.entries, entry)?;
@@ -102,6 +103,17 @@ pub async fn restore(store: &Store, options: &Options, directory: &Path) -> Resu
         reached,
         gap: gap.filter(|_| options.target == Target::Latest),
     })
+}
+
+/// Whoever was primary last goes on under a Lease without a proof: that must not be a directory with less.
+fn check_never_served(directory: &Path) -> Result<(), BackupError> {
+    match terms::held_beside(directory) {
+        0 => Ok(()),
+        term => Err(BackupError::Served {
+            path: directory.to_owned(),
+            term,
+        }),
+    }
 }
 
 /// There while a server may have written to the directory.
@@ -225,5 +237,25 @@ pub(super) fn check_key(record: &Record, key: Option<&SealKey>) -> Result<(), Ba
             found,
         }),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_of_a_primary_under_a_lease_is_not_filled() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let directory = folder.path().join("pgdata");
+        check_never_served(&directory).expect("a new place");
+        std::fs::write(
+            folder.path().join("pgdata.podgres"),
+            r#"{"promised": 3, "held": 2}"#,
+        )
+        .expect("written");
+        let refused = check_never_served(&directory).expect_err("refused");
+        assert!(refused.refused(), "{refused}");
+        assert!(refused.to_string().contains("term 2"), "{refused}");
     }
 }

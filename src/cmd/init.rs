@@ -115,6 +115,9 @@ fn hint(situation: Situation) -> Option<&'static str> {
         Situation::ForeignDataDirectory => {
             "Another cluster's volume is mounted here. Remove it, or give this pod an empty one."
         }
+        Situation::Restored => {
+            "Are the volumes of all other members lost? Then delete the Lease, and this is the cluster. Else give this pod an empty volume."
+        }
         Situation::UnusableDataDirectory => {
             "Look at PGDATA by hand; podgres does not remove what it did not make."
         }

@@ -98,6 +98,8 @@ pub enum Situation {
     ReadyToRewind,
     /// Waits detached.
     AwaitingPrimary,
+    /// From a backup, beside a Lease that was there before.
+    Restored,
 }
 
 /// What follows from a situation that stays as it is.

@@ -14,7 +14,8 @@ use super::error::{FileContext as _, FileError};
 use super::files::{sync_directory, write_private};
 use crate::core::lease::Incarnation;
 
-const FILE: &str = "podgres.member";
+/// In the data directory.
+pub const FILE: &str = "podgres.member";
 const BYTES: usize = 16;
 
 /// What the directory is called, if that is known and its own; `None` otherwise. Blocks.

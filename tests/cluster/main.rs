@@ -51,6 +51,7 @@ mod repair;
 mod reviewed;
 mod rotation;
 mod routing;
+#[path = "../support/s3_server.rs"]
 mod s3_server;
 mod scaling;
 mod smoke;

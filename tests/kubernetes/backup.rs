@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::cluster::{Cluster, SELECTOR};
 use crate::kubectl;
 use crate::overlay::{Overlay, PODGRES_IMAGE};
+use crate::restore;
 use crate::runner::Group;
 use crate::wait::{until, within};
 use crate::world::image;
@@ -40,6 +41,10 @@ pub(crate) const GROUP: Group = Group {
         ("row_51_another_pod_lists_the_backups", row_51),
         ("row_55_a_failing_run_is_tried_again_up_to_the_limit", row_55),
         ("row_57_a_backup_is_proven_on_the_cluster", row_57),
+        (
+            "all_volumes_are_lost_and_the_first_is_filled_by_the_job",
+            restore::by_the_job,
+        ),
         ("row_52_a_suspended_cronjob_makes_no_job", row_52),
         ("row_53_jobs_belong_to_the_cronjob_and_go_with_it", row_53),
     ],
@@ -52,7 +57,7 @@ fn object(cluster: &Cluster, kind: &str, name: &str) -> Value {
     serde_json::from_str(&cluster.kubectl(&["get", kind, name, "-o", "json"])).expect("JSON")
 }
 
-fn apply(cluster: &Cluster, manifest: &str) {
+pub(crate) fn apply(cluster: &Cluster, manifest: &str) {
     let mut apply = kubectl::kubectl();
     apply.args(["-n", &cluster.namespace, "apply", "-f", "-"]);
     kubectl::text_with_input(&mut apply, manifest);
@@ -179,25 +184,33 @@ fn row_55(cluster: &Cluster) {
     cluster.kubectl(&["delete", "job", "failing"]);
 }
 
+/// `kubectl create job VERB-now --from=cronjob/pg-VERB`, to its end; what it said.
+pub(crate) fn run_now(cluster: &Cluster, verb: &str) -> String {
+    let name = format!("{verb}-now");
+    job_from(cluster, &format!("pg-{verb}"), &name, |_| ());
+    let done = || object(cluster, "job", &name)["status"]["succeeded"].clone();
+    within(RUN_LIMIT, &format!("{name} is done"), done, |done| *done == 1);
+    cluster.kubectl(&["logs", &format!("job/{name}"), "-c", verb])
+}
+
 fn row_57(cluster: &Cluster) {
-    job_from(cluster, "pg-verify", "proof", |_| ());
-    let done = || object(cluster, "job", "proof")["status"]["succeeded"].clone();
-    within(RUN_LIMIT, "it is proven", done, |done| *done == 1);
-    let log = cluster.kubectl(&["logs", "job/proof", "-c", "verify"]);
+    let log = run_now(cluster, "verify");
     assert!(log.contains("verified"), "{log}");
     let verified = |backup: &Value| backup["verified"] == true;
     let backups = listed(cluster);
     assert!(backups.iter().any(verified), "{backups:#?}");
 }
 
-fn row_52(cluster: &Cluster) {
-    let suspend = |on: bool| {
-        let patch = json!({"spec": {"suspend": on}}).to_string();
-        cluster.kubectl(&["patch", "cronjob", "pg-backup", "-p", &patch]);
-    };
+/// No run begins any more, and none is at work.
+pub(crate) fn suspend(cluster: &Cluster) {
+    let on = r#"{"spec": {"suspend": true}}"#;
+    cluster.kubectl(&["patch", "cronjob", "pg-backup", "-p", on]);
     let active = || object(cluster, "cronjob", "pg-backup")["status"]["active"].clone();
-    suspend(true);
     until("none is at work", active, Value::is_null);
+}
+
+fn row_52(cluster: &Cluster) {
+    suspend(cluster);
     let before = runs(cluster).len();
     // What must not happen cannot be awaited: more than the time between two runs passes.
     let begun = std::time::Instant::now();
@@ -209,7 +222,8 @@ fn row_52(cluster: &Cluster) {
         |passed| *passed > longer,
     );
     assert_eq!(runs(cluster).len(), before);
-    suspend(false);
+    let off = r#"{"spec": {"suspend": false}}"#;
+    cluster.kubectl(&["patch", "cronjob", "pg-backup", "-p", off]);
     let last = || object(cluster, "cronjob", "pg-backup")["status"]["lastScheduleTime"].clone();
     let seen = last();
     within(RUN_LIMIT, "a new run", last, |time| *time != seen);

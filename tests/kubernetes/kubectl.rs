@@ -6,10 +6,13 @@ use std::process::{Command, Output, Stdio};
 const LIMIT_SECONDS: &str = "120";
 
 /// `KUBECTL`, or kubectl on PATH.
+pub(crate) fn program() -> String {
+    std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".to_owned())
+}
+
 pub(crate) fn kubectl() -> Command {
     let mut command = Command::new("timeout");
-    let program = std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".to_owned());
-    command.arg(LIMIT_SECONDS).arg(program).stdin(Stdio::null());
+    command.arg(LIMIT_SECONDS).arg(program()).stdin(Stdio::null());
     command
 }
 

@@ -14,6 +14,7 @@ mod ask;
 #[path = "../support/authority.rs"]
 mod authority;
 mod backup;
+mod bucket;
 mod chaos;
 mod cluster;
 mod faults;
@@ -23,8 +24,12 @@ mod lease;
 mod moving;
 mod node;
 mod overlay;
+mod restore;
 mod rights;
 mod runner;
+#[path = "../support/s3_server.rs"]
+#[expect(dead_code, reason = "its faults are for tests/cluster")]
+mod s3_server;
 mod switch;
 mod tls;
 mod upkeep;
@@ -42,6 +47,7 @@ fn main() -> ExitCode {
     runner::run(&[
         fixed::GROUP,
         backup::GROUP,
+        bucket::GROUP,
         lease::GROUP,
         rights::GROUP,
         moving::GROUP,

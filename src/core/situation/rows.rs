@@ -3,7 +3,7 @@
 use super::{Outlook, Situation};
 
 /// Outlook, name and explanation of every situation, in the order in which `decide` asks for them.
-pub const SITUATIONS: [(Situation, Outlook, &str, &str); 63] = {
+pub const SITUATIONS: [(Situation, Outlook, &str, &str); 64] = {
     use Outlook::{Overdue, Passing, Refused, Steady};
     use Situation as S;
     [
@@ -54,6 +54,12 @@ pub const SITUATIONS: [(Situation, Outlook, &str, &str); 63] = {
             Refused,
             "foreign_data_directory",
             "PGDATA belongs to another cluster than the primary",
+        ),
+        (
+            S::Restored,
+            Refused,
+            "restored",
+            "PGDATA comes from a backup, and the Lease tells of a primary that had more",
         ),
         (
             S::WritableStandby,

@@ -83,6 +83,16 @@ impl<'a> Case<'a> {
         self.supervisor()?.data_directory.facts()
     }
 
+    /// Never opened under a Lease, it is a backup's: it lacks what the recorded standbys have confirmed, and its timeline's number may be another's.
+    pub(super) fn restored(&self) -> bool {
+        let held = self.supervisor().map_or(0, |supervisor| supervisor.terms.held);
+        let confirmed = self
+            .record()
+            .is_some_and(|record| !record.synchronous.members.is_empty());
+        let whole = self.facts().filter(|facts| !facts.half_rewound);
+        whole.is_some_and(was_primary) && held == 0 && confirmed && !self.holds()
+    }
+
     pub(super) fn expired(&self) -> bool {
         let lease = &self.observation.lease;
         self.record()

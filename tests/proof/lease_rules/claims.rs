@@ -156,7 +156,7 @@ fn last_holder(case: &Case<'_>, record: &LeaseRecord) -> bool {
             .all(|e| e.term <= held || e.new_leader == case.policy.identity.pod);
     let mine = (record.holder.is_none() && (released || (nobody_since && case.expired())))
         || (earlier && case.expired());
-    mine && !facts.half_rewound && case.promised() <= record.term
+    mine && !case.restored() && !facts.half_rewound && case.promised() <= record.term
 }
 
 /// Detached under the term that is claimed, with the proof that nothing is missing, or after the old right has ended.

@@ -79,7 +79,7 @@ pub(super) fn former_primary(case: &Case<'_>) -> bool {
     let clean = facts.control_state == ControlState::ShutDown;
     // It handed over, stopped cleanly, and is recorded as one that has everything: detached it may prove so.
     let witness = clean && recorded && upstream.is_none();
-    !facts.half_rewound && (!was_primary(facts) || (contained && clean) || witness)
+    !facts.half_rewound && !case.restored() && (!was_primary(facts) || (contained && clean) || witness)
 }
 
 pub(super) fn jobs(case: &Case<'_>) -> bool {
@@ -115,7 +115,7 @@ pub(super) fn jobs(case: &Case<'_>) -> bool {
             let same = facts.system_identifier == *system_identifier;
             let condemned = case.decision.memory.condemned == Some(CloneReason::Diverged);
             let gone_another_way = was_primary(facts) || condemned || relation == Some(Relation::Forked);
-            same && relation.is_some() && gone_another_way && !facts.half_rewound
+            same && relation.is_some() && gone_another_way && !facts.half_rewound && !case.restored()
         }
     }
 }

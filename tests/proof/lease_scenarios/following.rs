@@ -104,7 +104,10 @@ fn a_former_primary_is_rewound_and_cloned_only_when_that_was_refused() {
 /// It was judged as a standby; since then it has been primary and may have what nobody else has.
 #[test]
 fn a_former_primary_is_not_cloned_over_for_an_old_judgement() {
-    let fallen = all(usual(STOPPED), &[(Directory, 3), (Upstream, 3), (Condemned, 1)]);
+    let fallen = all(
+        usual(STOPPED),
+        &[(Directory, 3), (Held, 1), (Upstream, 3), (Condemned, 1)],
+    );
     let decision = decided(&fallen);
     assert!(matches!(
         decision.postgres,

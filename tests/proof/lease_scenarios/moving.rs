@@ -59,6 +59,20 @@ fn an_earlier_pod_of_this_name_is_waited_for() {
     assert_eq!(written(&decision, LeasePurpose::Claim).term, 6);
 }
 
+/// It has less than the standbys that confirmed commits, and its timeline's number may be given to another one: neither primary nor standby.
+#[test]
+fn a_directory_from_a_backup_was_taken_for_the_last_primarys_or_a_standbys() {
+    let restored = all(usual(STOPPED), &[(Directory, 2), (Age, 1)]);
+    for holder in [1, 2, 3, 4, 7] {
+        let restored = restored.with(Holder, holder);
+        let decision = decided(&restored);
+        assert_eq!(decision.situation, Situation::Restored, "{holder}");
+        assert_eq!((decision.postgres, decision.lease), (None, None), "{holder}");
+    }
+    let never_confirmed = decided(&restored.with(Holder, 1).with(Set, 0));
+    assert_eq!(written(&never_confirmed, LeasePurpose::Claim).term, 6);
+}
+
 #[test]
 fn a_volume_lost_while_it_held_the_lease_gives_the_lease_back() {
     let decision = decided(&all(primary(STOPPED), &[(Directory, 0)]));

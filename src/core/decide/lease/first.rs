@@ -63,7 +63,7 @@ fn from_fixed(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -
     if let Some((situation, detail)) = first::contested(&turn, facts) {
         return turn.row(situation, detail);
     }
-    create(turn, standing, Some(facts), "leadership was fixed until now")
+    create(turn, standing, Some(facts), "there was no Lease")
 }
 
 /// Somebody deleted the Lease. Who was primary last makes it anew if nobody can know of a later term.

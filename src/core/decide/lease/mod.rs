@@ -207,6 +207,13 @@ fn complete(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -> 
         }
         return turn.row(Situation::ForeignDataDirectory, detail);
     }
+    if !standing.is_holder && restored(&turn, record, facts) {
+        let detail = format!(
+            "timeline {}, beside a Lease of term {}",
+            facts.timeline, record.term
+        );
+        return turn.row(Situation::Restored, detail);
+    }
     if standing.is_holder {
         hold::stopped(turn, standing, facts)
     } else {
@@ -248,6 +255,15 @@ impl Turn<'_> {
 fn was_primary(facts: &DataDirectoryFacts) -> bool {
     let copy = facts.backup_label && !facts.recovery_signal;
     !(facts.standby_signal || copy || facts.control_state.was_standby())
+}
+
+/// A primary's directory that was never opened under a Lease, beside a record of standbys that confirmed commits: it comes from a backup.
+///
+/// It lacks what they have, so that it is not the last primary's. Nor is it a standby's: its timeline may have the number of one that somebody else has
+/// begun, and then nothing tells its WAL from theirs.
+fn restored(turn: &Turn<'_>, record: &LeaseRecord, facts: &DataDirectoryFacts) -> bool {
+    let opened = turn.supervisor.terms.held > 0;
+    was_primary(facts) && !facts.half_rewound && !opened && !record.synchronous.members.is_empty()
 }
 
 /// The role that the running server was given, as a standby's.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -81,6 +81,10 @@ pub(crate) struct Answer {
 
 impl S3 {
     pub(crate) fn start() -> Self {
+        Self::start_at(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+
+    pub(crate) fn start_at(address: IpAddr) -> Self {
         let state = Arc::new(State {
             objects: Mutex::default(),
             uploads: Mutex::default(),
@@ -88,7 +92,7 @@ impl S3 {
             counter: AtomicU64::new(1),
         });
         let served = Arc::clone(&state);
-        let address = listen(move |stream| {
+        let address = listen_at(address, move |stream| {
             let fate = |line: &str| {
                 let mut fates = served.fates.lock().expect("lock");
                 fates(line)
@@ -147,7 +151,11 @@ impl S3 {
 
 /// Each connection gets a thread, which ends when `next` has no more to say; the address.
 pub(crate) fn listen(next: impl Fn(&TcpStream) -> Option<()> + Send + Sync + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listen_at(IpAddr::V4(Ipv4Addr::LOCALHOST), next)
+}
+
+fn listen_at(address: IpAddr, next: impl Fn(&TcpStream) -> Option<()> + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind((address, 0)).expect("a port");
     let address = listener.local_addr().expect("an address");
     let next = Arc::new(next);
     thread::spawn(move || {
