@@ -210,7 +210,10 @@ impl World {
             return Err((true, "another cluster"));
         }
         let mut next = data.clone();
-        if source.wal.history.timeline != data.wal.history.timeline {
+        // Its files may be of a primary that went another way: then what it received since does not count.
+        let own = data.wal.history.timeline;
+        let files = data.control_position.timeline;
+        if source.wal.history.timeline != own || files != own {
             let fork = fork(&data.wal, &source.wal)
                 .min(data.wal.len())
                 .min(source.wal.len());
