@@ -125,3 +125,15 @@ fn what_a_standby_has_more_than_its_primary_is_kept() {
         (Situation::AheadOfPrimary, None)
     );
 }
+
+/// It was rewound to a primary that lost office before its WAL had come, and that is primary again, on a timeline that branched off before.
+#[test]
+fn a_rewound_standby_waited_for_ever_for_wal_that_its_upstream_no_longer_had() {
+    let attached = usual(&[(Postmaster, 5), (Server, 0)]);
+    let waiting = decided(&attached);
+    assert_eq!((waiting.situation, waiting.postgres), (Situation::Starting, None));
+    let decision = decided(&attached.with(Upstream, 3));
+    assert_eq!(decision.situation, Situation::Diverged, "{decision:#?}");
+    let mode = StopMode::Fast;
+    assert_eq!(decision.postgres, Some(PostgresAction::Stop { mode }));
+}

@@ -75,17 +75,17 @@ fn starting(turn: Turn<'_>, standing: &Standing, role: &ServerRole) -> Decision 
         ServerRole::Standby { upstream } => upstream.as_ref(),
         ServerRole::Primary { .. } => None,
     };
-    if known.is_some_and(|known| known.address == upstream_facts.address) {
-        return turn.row(situation, String::new()).soon();
-    }
-    if known.is_some() {
+    let attached = known.is_some_and(|known| known.address == upstream_facts.address);
+    if known.is_some() && !attached {
         let term = standing.term();
         return turn.act(situation, standing.holder_name(), PostgresAction::Detach { term });
     }
     if own.system_identifier != upstream_facts.system_identifier {
         return turn.row(situation, String::new()).soon();
     }
+    // Its upstream may have been another primary's standby in between: then what the files need never comes.
     match relation(own, upstream_facts) {
+        Relation::Contained if attached => return turn.row(situation, String::new()).soon(),
         Relation::Contained => {}
         Relation::Ahead => return turn.row(situation, "ahead of the primary".to_owned()).soon(),
         Relation::Forked => {
