@@ -194,3 +194,18 @@ fn a_restarted_primary_waits_for_those_that_an_unanswered_record_names_too() {
     });
     assert_eq!(waits_for(&decision), "ANY 3 (podgres_gate, \"pg-0\", \"pg-2\")");
 }
+
+#[test]
+fn a_standby_that_had_connected_again_was_judged_by_the_wal_sender_that_it_had_left() {
+    let decision = told(&primary(&[(Set, 6)]), |_, observation| {
+        let rows = &mut observation.server.as_mut().expect("a server").replication;
+        let mut left = rows[0].clone();
+        left.state = "catchup".to_owned();
+        rows.insert(0, left);
+    });
+    let streamed = decision.memory.lease.streamed_at_ms;
+    assert_eq!(
+        streamed.keys().copied().collect::<Vec<_>>(),
+        [Ordinal(0), Ordinal(2)]
+    );
+}

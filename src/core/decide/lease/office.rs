@@ -258,11 +258,11 @@ fn note_streaming(policy: &Policy, lease: &mut LeaseMemory, observation: &Observ
     };
     lease.opened_at_ms.get_or_insert(observation.at_ms);
     for ordinal in observation.peers.keys() {
-        let row = server
-            .replication
-            .iter()
-            .find(|row| super::told::belongs(policy, &row.application_name, *ordinal));
-        if row.is_some_and(|row| row.state == "streaming") {
+        // A WAL sender whose standby has connected again may be there for a while.
+        let mut rows = server.replication.iter();
+        if rows.any(|row| {
+            row.state == "streaming" && super::told::belongs(policy, &row.application_name, *ordinal)
+        }) {
             lease.streamed_at_ms.insert(*ordinal, observation.at_ms);
         }
     }
