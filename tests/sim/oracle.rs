@@ -318,7 +318,9 @@ impl World {
                 .postgres
                 .as_ref()
                 .is_some_and(|p| matches!(p.role, ServerRole::Primary { .. }) && p.stopping.is_none());
-            if primary && !there.frozen && !self.licensed_lately(member) {
+            // What goes on in this moment has its fence before it, and this look between them.
+            let runs = !there.frozen && there.resumed_at < self.now;
+            if primary && runs && !self.licensed_lately(member) {
                 self.violation(format!("pg-{member} runs as primary without a licence"));
             }
         }

@@ -49,6 +49,7 @@ pub(crate) struct Member {
     /// What the pod's shared folder keeps of the Lease when a sidecar ends.
     pub(crate) kept_lease: Option<(u64, LeaseKept)>,
     held_up: Vec<Event>,
+    pub(crate) resumed_at: Time,
 }
 
 /// See the module.
@@ -214,6 +215,7 @@ impl World {
 
     /// What was held up happens now, the fence first.
     pub(crate) fn resume(&mut self, member: usize) {
+        self.members[member].resumed_at = self.now;
         let held_up = std::mem::take(&mut self.members[member].held_up);
         let (fences, others): (Vec<_>, Vec<_>) = held_up
             .into_iter()
@@ -429,5 +431,6 @@ fn member(config: &Config, random: &mut Random, at: usize) -> Member {
         disk_ok_at: 0,
         kept_lease: None,
         held_up: Vec::new(),
+        resumed_at: 0,
     }
 }
