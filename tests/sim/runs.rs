@@ -65,6 +65,22 @@ const NAMED: &[(u64, &str)] = &[
         5_116_206,
         "a successor was promoted onto the timeline of a later primary that its upstream had become",
     ),
+    (
+        10_046_513,
+        "a successor that knew only an old Lease was promoted onto a later timeline",
+    ),
+    (
+        5_063_536,
+        "a primary that did not start resigned again and again, and forgot that nobody came after it",
+    ),
+    (
+        6_059_190,
+        "a deleted Lease was written again on a record that a lost write had overtaken",
+    ),
+    (
+        8_128_077,
+        "a rewound standby waited for ever for WAL that its upstream had left behind",
+    ),
 ];
 
 #[derive(Debug, Default)]

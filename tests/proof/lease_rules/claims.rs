@@ -32,7 +32,8 @@ pub(super) fn terms_grow(case: &Case<'_>) -> bool {
 pub(super) fn timelines_grow(case: &Case<'_>) -> bool {
     if let Some(PostgresAction::Promote { timeline, .. }) = &case.decision.postgres {
         let server = case.observation.server.as_ref();
-        let own = server.is_some_and(|server| server.timeline == timeline.own);
+        let own =
+            server.is_some_and(|server| server.timeline == timeline.own) && timeline.own < timeline.next;
         if !own
             || case
                 .record()

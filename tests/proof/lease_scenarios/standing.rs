@@ -170,6 +170,18 @@ fn a_successor_was_promoted_onto_the_timeline_of_a_later_primary_that_its_upstre
     );
 }
 
+#[test]
+fn a_successor_that_knew_only_an_old_lease_was_promoted_onto_a_later_timeline() {
+    let named = usual(AT_REST).with(Promised, 1).with(Holder, 0).with(Renewal, 0);
+    let decision = told(&named.with(Licence, 2), |_, observation| {
+        let stored = observation.lease.stored.as_ref().expect("a record");
+        observation.server.as_mut().expect("a server").timeline = stored.record.timeline;
+    });
+    assert_eq!(decision.situation, Situation::Resigning);
+    assert_eq!(decision.postgres, None);
+    assert_eq!(holder(written(&decision, LeasePurpose::Release)), None);
+}
+
 /// Decided with the option, while the Lease says that the cluster is read-only.
 fn decided_read_only(choice: &Choice) -> Decision {
     let (memory, mut observation) = (remembered(choice), observed(choice));

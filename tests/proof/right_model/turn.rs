@@ -268,7 +268,8 @@ fn shipped(bound: Bound, record: Record) -> LeaseRecord {
             to: Ordinal(1),
             id: "r".to_owned(),
         }),
-        timeline: TimelineId(1),
+        // This model leaves timelines out: whoever is promoted begins one that nobody is on.
+        timeline: TimelineId(2),
         ..LeaseRecord::default()
     }
 }

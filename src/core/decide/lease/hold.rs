@@ -251,6 +251,12 @@ pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
             PostgresAction::Detach { term: record.term },
         );
     }
+    if server.timeline >= record.timeline {
+        // WAL of a later primary has come since, which the record that is known here says nothing of.
+        let write = release(record, standing, None);
+        let detail = format!("timeline {} has been begun by another member", server.timeline);
+        return turn.lease_row(Situation::Resigning, detail, write);
+    }
     if !standing.in_right() {
         return turn
             .row(Situation::Promoting, "the Lease is being renewed".to_owned())
