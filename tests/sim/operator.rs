@@ -40,10 +40,17 @@ impl World {
 
     /// Does what only somebody who knows more than the members may do; false where there is nothing of that kind.
     pub(crate) fn help(&mut self) -> bool {
-        let stored = self.api.stored.as_ref().filter(|_| self.primary().is_none());
-        let Some(record) = stored.map(|stored| Arc::clone(&stored.record)) else {
+        let Some(record) = self.api.stored.as_ref().map(|stored| Arc::clone(&stored.record)) else {
             return false;
         };
+        if record.paused {
+            // A primary has written the deleted Lease again as it was.
+            self.operator(|record| record.paused = false);
+            return true;
+        }
+        if self.primary().is_some() {
+            return false;
+        }
         let by_name = |member: &usize| {
             let policy = &self.members[*member].policy;
             record.held_by(&policy.identity) || record.released_by == Some(policy.ordinal)
