@@ -388,6 +388,7 @@ pub(crate) fn remembered(choice: &Choice) -> Memory {
         lease: LeaseMemory {
             record: Some(record(choice).into()),
             beats: vec![(9, NOW_MS - 300)],
+            named: Some((told(choice), NOW_MS - 1_000)),
             confirmed_until_ms: if choice.get(Of::Confirmed) == 1 {
                 NOW_MS + 4_000
             } else {

@@ -127,6 +127,14 @@ fn a_synchronous_set_changes_in_steps() {
         matches!(&unmarked.postgres, Some(PostgresAction::Barrier { .. })),
         "{unmarked:#?}"
     );
+    let just_told = told(&after_takeover, |memory, observation| {
+        observation.barrier = None;
+        memory.lease.named = None;
+    });
+    assert_eq!(
+        just_told.postgres, None,
+        "a WAL sender may not know the setting yet"
+    );
     let behind = told(&after_takeover, |_, observation| {
         let barrier = observation.barrier.as_mut().expect("a barrier");
         barrier.lsn.0 += 1 << 20;

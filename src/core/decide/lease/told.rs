@@ -16,6 +16,9 @@ use super::standing::Standing;
 /// A standby whose recorded incarnation is another one confirms under this name, which no setting lists.
 pub(super) const JOINING: &str = "_joining";
 
+/// Each process of PostgreSQL reads a changed setting by itself, and until then lets commits go under the one of before.
+const RELOAD_LAG_MS: u64 = 250;
+
 /// Whether a WAL sender serves `member`, joined already or not.
 pub(super) fn belongs(policy: &Policy, application_name: &str, member: Ordinal) -> bool {
     let name = application_name.strip_suffix(JOINING).unwrap_or(application_name);
@@ -120,11 +123,11 @@ pub(super) fn next(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord, t
     }
     let flushed = flushed(turn);
     let named = turn.memory.lease.named.as_ref();
-    let named_since_ms = named.map_or(u64::MAX, |(_, since_ms)| *since_ms);
+    let all_know_at_ms = named.map_or(u64::MAX, |(_, since_ms)| since_ms.saturating_add(RELOAD_LAG_MS));
     let barrier = observation
         .barrier
         .as_ref()
-        .filter(|b| b.synchronous_standby_names == told_text && named_since_ms <= b.at_ms);
+        .filter(|b| b.synchronous_standby_names == told_text && all_know_at_ms <= b.at_ms);
     let change = Change {
         holder: policy.ordinal,
         told: &told,
@@ -146,6 +149,9 @@ pub(super) fn next(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord, t
         Step::Settled => with(record.synchronous.clone()),
         Step::Tell(told) => Next::Tell(told),
         Step::Record(set) => with(set),
+        Step::Mark if observation.at_ms < all_know_at_ms => {
+            Next::Wait("not every WAL sender may know the setting yet")
+        }
         Step::Mark => Next::Mark,
         Step::CatchUp => Next::Wait("standbys have yet to receive what was acknowledged before"),
     }
