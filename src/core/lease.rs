@@ -137,7 +137,8 @@ pub struct LeaseRecord {
     pub term: u64,
     /// `spec.leaseDurationSeconds`, in milliseconds.
     pub lease_duration_ms: u64,
-    /// Counts the holder's renewals; what others see is only that the record has changed.
+    /// Counts the holder's own writes, so that what others see has changed; 0 in an office that another member gave it, which
+    /// no claim of its own is taken for.
     pub renewals: u64,
     pub system_identifier: Option<SystemIdentifier>,
     pub durability: Durability,

@@ -262,7 +262,11 @@ impl Knowledge {
     }
 
     /// Another count of renewals than that of any write which may still land: whichever does, it is known when that one was sent.
+    /// An office that is given away keeps its 0.
     fn told_apart(&self, mut record: LeaseRecord) -> LeaseRecord {
+        if !record.held_by(&self.identity) {
+            return record;
+        }
         let counts = self.open.iter().map(|attempt| attempt.record.renewals);
         let taken = counts.filter(|count| *count >= record.renewals).max();
         record.renewals = taken.map_or(record.renewals, |count| count + 1);

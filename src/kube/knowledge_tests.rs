@@ -227,6 +227,28 @@ fn a_write_that_failed_was_taken_for_an_earlier_one_that_had_landed() {
 }
 
 #[test]
+fn an_office_that_was_given_was_taken_for_an_earlier_claim_of_it() {
+    let given = |renewals| LeaseRecord {
+        term: 2,
+        ..record("pg-0/a", renewals)
+    };
+    // pg-0 claims the office that pg-1 holds, whose watch it has not heard for a while: pg-1 has handed over to it already.
+    let mut knowledge = knowledge();
+    knowledge.event(object("b", &record("pg-1/b", 4)), false, 15);
+    let claim = begin(&mut knowledge, Some("b"), given(5), 400);
+    knowledge.not_stored(claim, &refused(409), 410);
+    knowledge.event(object("d", &given(0)), false, 420);
+    assert_eq!(knowledge.view.renewal, None, "it has to be renewed first");
+    // The giver's own lost writes do not make it count.
+    let mut giver = Knowledge::new(lease(), me());
+    assert!(giver.read(Some(mine("a", 4)), 10, 0, 11));
+    let renewal = begin(&mut giver, Some("a"), record("pg-0/a", 5), 20);
+    giver.not_stored(renewal, &lost(), 25);
+    let given = begin(&mut giver, Some("a"), record("pg-1/b", 0), 30);
+    assert_eq!(given.record.renewals, 0);
+}
+
+#[test]
 fn the_answer_to_a_second_try_counts_and_not_the_first() {
     let mut knowledge = knowledge();
     let first = begin(&mut knowledge, Some("a"), record("pg-0/a", 1), 20);

@@ -77,6 +77,8 @@ impl Supervisor {
         let known = self.terms.ok_or_else(|| Refusal::TermsUnknown.to_string())?;
         let text = |refusal: TermRefusal| refusal.to_string();
         match request {
+            // What is under way may attach it, which no promise may be followed by.
+            SupervisorRequest::Detach { .. } if self.starts_or_reloads() => Err(Refusal::Busy.to_string()),
             SupervisorRequest::Detach { term } => {
                 Ok((terms::promise(known, term).map_err(text)?, Then::EndReceiver))
             }
@@ -124,15 +126,18 @@ impl Supervisor {
         }
     }
 
-    fn end_receiver(&mut self, reply: Reply) {
-        let underway = matches!(
+    fn starts_or_reloads(&self) -> bool {
+        matches!(
             &self.work,
             Some(Work {
                 task: Task::Prepare { .. } | Task::Rewrite { .. } | Task::Promote { .. },
                 ..
             })
-        );
-        if underway {
+        )
+    }
+
+    fn end_receiver(&mut self, reply: Reply) {
+        if self.starts_or_reloads() {
             return self.reply(reply, Err(Refusal::Busy.to_string()));
         }
         let follows = self.child.as_ref().is_some_and(|child| {

@@ -47,6 +47,8 @@ pub(super) enum Refusal {
     JobRunning { id: u64 },
     #[error("an earlier request is still being carried out")]
     Busy,
+    #[error("a term is being written down first")]
+    TermUnderWay,
 }
 
 impl Supervisor {
@@ -157,7 +159,17 @@ impl Supervisor {
 
     fn may_start(&self, server: &ServerRole) -> Result<(), Refusal> {
         self.may_work()?;
+        self.may_follow(server)?;
         self.may_run_as(server)
+    }
+
+    /// A promise on its way to the disk must not find the member attached again by what was decided before it.
+    fn may_follow(&self, server: &ServerRole) -> Result<(), Refusal> {
+        let follows = matches!(server, ServerRole::Standby { upstream: Some(_) });
+        if follows && self.errand.is_some() {
+            return Err(Refusal::TermUnderWay);
+        }
+        Ok(())
     }
 
     pub(super) fn may_run_as(&self, server: &ServerRole) -> Result<(), Refusal> {
@@ -178,6 +190,7 @@ impl Supervisor {
         if discriminant(&child.role) != discriminant(server) {
             return Err(Refusal::OtherRole);
         }
+        self.may_follow(server)?;
         self.may_begin_work()
     }
 

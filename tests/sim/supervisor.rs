@@ -300,7 +300,8 @@ impl World {
         let Some(supervisor) = &mut self.members[member].supervisor else {
             return;
         };
-        if supervisor.binding || !allowed || !may_promote {
+        let attaching = supervisor.working && matches!(then, Then::EndReceiver);
+        if supervisor.binding || attaching || !allowed || !may_promote {
             return self.answer(member, action, Some("refused to bind"));
         }
         let terms = Terms {
@@ -458,7 +459,7 @@ impl World {
         });
         let primary = matches!(role, ServerRole::Primary { .. });
         let allowed = !primary || self.licensed(member);
-        (free && allowed && there.postgres.is_none())
+        (free && allowed && self.may_follow(member, role) && there.postgres.is_none())
             .then_some(())
             .ok_or("cannot start")
     }
@@ -472,7 +473,16 @@ impl World {
         let same = there.postgres.as_ref().is_some_and(|p| {
             p.stopping.is_none() && std::mem::discriminant(&p.role) == std::mem::discriminant(role)
         });
-        (free && same).then_some(()).ok_or("cannot reload")
+        (free && same && self.may_follow(member, role))
+            .then_some(())
+            .ok_or("cannot reload")
+    }
+
+    /// A promise on its way to the disk must not find the member attached again.
+    fn may_follow(&self, member: usize, role: &ServerRole) -> bool {
+        let follows = matches!(role, ServerRole::Standby { upstream: Some(_) });
+        let supervisor = self.members[member].supervisor.as_ref();
+        !follows || supervisor.is_some_and(|supervisor| !supervisor.binding)
     }
 
     fn reload(&mut self, member: usize, role: ServerRole) -> Result<(), &'static str> {

@@ -101,7 +101,7 @@ impl World {
             return;
         }
         view.writing = true;
-        let record = Arc::new(told_apart(client, *write.record));
+        let record = Arc::new(told_apart(client, *write.record, identity));
         client.current = Some(Attempt {
             id,
             over,
@@ -368,7 +368,10 @@ fn show_uncertain(view: &mut LeaseView, client: &Client, identity: &Identity) {
 }
 
 /// Another count of renewals than that of any write which may still land.
-fn told_apart(client: &Client, mut record: LeaseRecord) -> LeaseRecord {
+fn told_apart(client: &Client, mut record: LeaseRecord, identity: &Identity) -> LeaseRecord {
+    if !record.held_by(identity) {
+        return record;
+    }
     let counts = client.open.iter().map(|attempt| attempt.record.renewals);
     let taken = counts.filter(|count| *count >= record.renewals).max();
     record.renewals = taken.map_or(record.renewals, |count| count + 1);

@@ -237,7 +237,7 @@ fn named(
         uid: to.1.uid.clone(),
     });
     next.term += 1;
-    next.renewals += 1;
+    next.renewals = 0;
     next.request = None;
     next.released_by = None;
     next.timeline = record.next_timeline(facts.timeline);
