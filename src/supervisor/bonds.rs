@@ -151,3 +151,7 @@ impl Supervisor {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "bonds_tests.rs"]
+mod tests;

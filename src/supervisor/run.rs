@@ -121,7 +121,7 @@ async fn told_to_end(signals: &mut Signals) {
 }
 
 impl Supervisor {
-    fn new(inputs: Arc<Inputs>, found: Found, licence: LicenceClock) -> Self {
+    pub(super) fn new(inputs: Arc<Inputs>, found: Found, licence: LicenceClock) -> Self {
         // Later than any version of an earlier supervisor on this machine, so that its client's long
         // poll ends at once.
         let version = boottime_ms();
