@@ -13,8 +13,9 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls, Statement};
 
 use super::scram::VerifierMemory;
-use super::status_query::{self, ServerFacts};
+use super::status_query::{self, ServerFacts, Silence};
 use super::{Login, ServerSettings};
+use crate::clock::boottime_ms;
 use crate::core::member::MemberName;
 use crate::core::status::ServerStatus;
 
@@ -92,6 +93,7 @@ pub struct LocalServer {
     pub(super) replication: Login,
     /// Whether the verifier that the server stores fits `replication`.
     verifiers: VerifierMemory,
+    silence: Silence,
     /// Taken out while a call runs, so that a call that is given up drops it.
     session: Option<Session>,
 }
@@ -133,6 +135,7 @@ impl LocalServer {
             next_superuser: None,
             replication,
             verifiers: VerifierMemory::default(),
+            silence: Silence::default(),
             session: None,
         }
     }
@@ -162,6 +165,7 @@ impl LocalServer {
             })
             .await?;
         let mut status = answer.status;
+        status.receiver_silent_ms = self.silence.since(answer.heard, boottime_ms());
         status.replication_role = answer
             .verifier
             .is_some_and(|verifier| self.verifiers.fits(&verifier, &self.replication.password));

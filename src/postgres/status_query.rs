@@ -24,6 +24,40 @@ pub(super) struct Answer {
     pub(super) status: ServerStatus,
     /// `rolpassword` of the replication role, if that role may log in and replicate.
     pub(super) verifier: Option<String>,
+    pub(super) heard: Option<Heard>,
+}
+
+/// The newest message that the WAL receiver has had, by the server's wall clock, which may be set while nothing comes.
+#[derive(Clone, Copy)]
+pub(super) struct Heard {
+    /// Two that differ are two messages, and say no more.
+    stamp: i64,
+    age_ms: i64,
+}
+
+/// For how long nothing has come, by this process' own clock.
+#[derive(Default)]
+pub(super) struct Silence {
+    last: Option<(i64, u64)>,
+    looked_at_ms: u64,
+}
+
+impl Silence {
+    /// Milliseconds since the newest message, which came after the look before the one that saw it first; `now_ms` is
+    /// `CLOCK_BOOTTIME`'s.
+    pub(super) fn since(&mut self, heard: Option<Heard>, now_ms: u64) -> Option<u64> {
+        let looked_at_ms = std::mem::replace(&mut self.looked_at_ms, now_ms);
+        let same = self
+            .last
+            .filter(|(stamp, _)| heard.is_some_and(|heard| heard.stamp == *stamp));
+        let came = |heard: Heard| {
+            let age_ms = heard.age_ms.max(0).cast_unsigned();
+            let earliest_ms = if looked_at_ms == 0 { now_ms } else { looked_at_ms };
+            (heard.stamp, now_ms.saturating_sub(age_ms).max(earliest_ms))
+        };
+        self.last = same.or(heard.map(came));
+        self.last.map(|(_, at_ms)| now_ms.saturating_sub(at_ms))
+    }
 }
 
 const FACTS: &str = "
@@ -50,7 +84,8 @@ SELECT in_recovery,
        receiver.received_tli AS receiver_timeline,
        coalesce(receiver.status = 'streaming', false) AS receiver_streaming,
        receiver.status IS NOT NULL AS receiver_present,
-       (extract(epoch FROM clock_timestamp() - receiver.last_msg_receipt_time) * 1000)::bigint AS receiver_silent_ms,
+       (extract(epoch FROM receiver.last_msg_receipt_time) * 1000000)::bigint AS receiver_heard,
+       (extract(epoch FROM clock_timestamp() - receiver.last_msg_receipt_time) * 1000)::bigint AS receiver_age_ms,
        CASE WHEN in_recovery AND receiver.status IS NULL THEN
             (SELECT bool_or(wait_event IN ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream'))
              FROM pg_stat_activity WHERE backend_type = 'startup') END AS replay_waiting,
@@ -133,15 +168,19 @@ pub(super) fn decode(row: &Row, facts: &ServerFacts) -> Result<Answer, QueryErro
         wal_segment_size_bytes: facts.wal_segment_size_bytes,
         replication_role: false,
         receiver_present: get(row, "receiver_present")?,
-        receiver_silent_ms: get::<Option<i64>>(row, "receiver_silent_ms")?
-            .map(|silent| silent.max(0).cast_unsigned()),
+        receiver_silent_ms: None,
         replay_waiting: get::<Option<bool>>(row, "replay_waiting")?.unwrap_or(false),
         superseded_slots: get::<Option<Vec<String>>>(row, "superseded_slots")?.unwrap_or_default(),
         synchronous_standby_names: get(row, "synchronous_standby_names")?,
         archive: get::<Option<&str>>(row, "archive")?.and_then(|text| serde_json::from_str(text).ok()),
     };
-    let verifier = get(row, "verifier")?;
-    Ok(Answer { status, verifier })
+    let stamp: Option<i64> = get(row, "receiver_heard")?;
+    let age_ms: Option<i64> = get(row, "receiver_age_ms")?;
+    Ok(Answer {
+        status,
+        verifier: get(row, "verifier")?,
+        heard: stamp.zip(age_ms).map(|(stamp, age_ms)| Heard { stamp, age_ms }),
+    })
 }
 
 /// See [`STATUS`] for where a server's timeline is read.
@@ -212,6 +251,27 @@ fn unexpected(error: &dyn std::error::Error) -> QueryError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_back_hid_that_the_primary_was_silent() {
+        let heard = |stamp, age_ms| Some(Heard { stamp, age_ms });
+        let mut silence = Silence::default();
+        assert_eq!(
+            silence.since(heard(100, 40), 1_000),
+            Some(0),
+            "nothing was asked before"
+        );
+        assert_eq!(silence.since(heard(900, 300), 2_000), Some(300));
+        // It came after the last look, whatever a clock that was set forward says.
+        assert_eq!(silence.since(heard(1_800, 3_600_000), 3_000), Some(1_000));
+        // Set back by an hour: the same message, an hour in the future.
+        assert_eq!(silence.since(heard(1_800, -3_597_000), 4_000), Some(2_000));
+        assert_eq!(silence.since(heard(1_800, -3_596_000), 5_000), Some(3_000));
+        // A message by the new clock is news.
+        assert_eq!(silence.since(heard(-3_000, 10), 6_000), Some(10));
+        assert_eq!(silence.since(None, 7_000), None);
+        assert_eq!(silence.since(heard(1, 5), 8_000), Some(5));
+    }
 
     #[test]
     fn the_oldest_wal_of_a_timeline_includes_its_ancestors_and_no_newer_one() {
