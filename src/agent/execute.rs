@@ -24,6 +24,8 @@ pub(super) struct Hands<'a> {
     pub(super) access: &'a Access,
     pub(super) superuser: &'a Login,
     pub(super) replication: &'a Login,
+    /// The term that this member had promised when the action was decided.
+    pub(super) promised: Option<u64>,
 }
 
 /// What an action brought about beyond what will be observed.
@@ -58,8 +60,14 @@ pub(super) async fn execute(action: PostgresAction, hands: Hands<'_>) -> Result<
         PostgresAction::Detach { term } => SupervisorRequest::Detach { term },
         PostgresAction::Hold { term } => SupervisorRequest::Hold { term },
         PostgresAction::Cancel => SupervisorRequest::Cancel,
-        PostgresAction::Start { server } => SupervisorRequest::Start { server },
-        PostgresAction::Reload { server } => SupervisorRequest::Reload { server },
+        PostgresAction::Start { server } => SupervisorRequest::Start {
+            server,
+            promised: hands.promised,
+        },
+        PostgresAction::Reload { server } => SupervisorRequest::Reload {
+            server,
+            promised: hands.promised,
+        },
         PostgresAction::Stop { mode } => SupervisorRequest::Stop { mode },
         PostgresAction::Run { job } => {
             if let JobRequest::Clone { upstream, .. } = &job {

@@ -80,14 +80,20 @@ pub(super) fn member_status(
         clones_total,
         no_reads: settings.no_reads,
         leadership: decision.report.clone(),
-        leaving: decision.situation == Situation::HandingOver
-            && decision.postgres != Some(PostgresAction::Checkpoint),
+        leaving: leaving(decision),
         routes_left: known.routes_left.cloned(),
         routes_term: known.routes_term,
         switch: known.switch.clone(),
         read_only: false,
         read_only_default: supervisor.is_some_and(read_only_default),
     }
+}
+
+/// The routes are to leave this primary: its checkpoint is done, and it is about to stop.
+fn leaving(decision: &Decision) -> bool {
+    let moves = decision.situation == Situation::HandingOver
+        || (decision.situation == Situation::Leaving && decision.memory.lease.handing_over.is_some());
+    moves && decision.postgres != Some(PostgresAction::Checkpoint)
 }
 
 fn read_only_default(supervisor: &SupervisorStatus) -> bool {

@@ -214,7 +214,9 @@ impl Agent {
             };
             self.memory = *decision.memory;
             if let Some(action) = decision.postgres {
-                self.execute(action).await;
+                let supervisor = observation.supervisor.as_ref();
+                self.execute(action, supervisor.map(|status| status.terms.promised))
+                    .await;
             }
             self.wait(Duration::from_millis(decision.recheck_after_ms)).await;
         }
@@ -319,7 +321,7 @@ impl Agent {
         self.lease_failing = failing;
     }
 
-    async fn execute(&mut self, action: PostgresAction) {
+    async fn execute(&mut self, action: PostgresAction, promised: Option<u64>) {
         self.clones.note(&action);
         let hands = Hands {
             supervisor: &self.supervisor,
@@ -327,6 +329,7 @@ impl Agent {
             access: &self.access,
             superuser: &self.logins.0,
             replication: &self.logins.1,
+            promised,
         };
         match execute(action.clone(), hands).await {
             Ok(done) => {

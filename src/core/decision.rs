@@ -127,6 +127,9 @@ pub struct LeaseMemory {
     pub overtaken_since_ms: Option<u64>,
     /// A planned move under way.
     pub handing_over: Option<HandingOver>,
+    /// Since when this holder's PostgreSQL is seen to have stopped.
+    #[serde(default)]
+    pub stopped_since_ms: Option<u64>,
     /// When each standby was last seen to stream.
     pub streamed_at_ms: BTreeMap<Ordinal, u64>,
     /// Since when this member's server is seen to serve as the primary, without a break.

@@ -325,13 +325,18 @@ pub enum SupervisorRequest {
         version: u64,
         timeout_ms: u64,
     },
-    /// Starts a stopped postmaster; writes podgres' configuration files first.
+    /// Starts a stopped postmaster; writes podgres' configuration files first. An upstream is refused if another term was promised
+    /// than the one that whoever asks knows of, if it says so.
     Start {
         server: ServerRole,
+        #[serde(default)]
+        promised: Option<u64>,
     },
-    /// Writes the configuration anew for `server` (same kind of role) and reloads.
+    /// Writes the configuration anew for `server` (same kind of role) and reloads; `promised` as for a start.
     Reload {
         server: ServerRole,
+        #[serde(default)]
+        promised: Option<u64>,
     },
     /// Makes a running standby the primary; refused without a licence. Writes the configuration for the new role and
     /// has it read first.

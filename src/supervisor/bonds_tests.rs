@@ -104,7 +104,10 @@ async fn a_reload_from_before_a_promise_attached_the_standby_after_it() {
             Ok(())
         }),
     });
-    let reload = |server| SupervisorRequest::Reload { server };
+    let reload = |server| SupervisorRequest::Reload {
+        server,
+        promised: None,
+    };
     let refused = asked(&mut supervisor, reload(following()));
     assert_eq!(
         refused,
@@ -118,18 +121,28 @@ async fn a_reload_from_before_a_promise_attached_the_standby_after_it() {
     let written = next(&mut supervisor.errand).await;
     supervisor.bound(written);
     assert!(matches!(answer.await, Ok(SupervisorReply::Status(status)) if status.terms.promised == 2));
-    assert_eq!(
-        asked(&mut supervisor, reload(following())),
-        None,
-        "who asks knows of it"
-    );
+    // Decided before, and asked after it.
+    let late = SupervisorRequest::Reload {
+        server: following(),
+        promised: Some(1),
+    };
+    let refused = asked(&mut supervisor, late);
+    assert_eq!(refused, Some(Err("term 2 was promised meanwhile".to_owned())));
+    let known = SupervisorRequest::Reload {
+        server: following(),
+        promised: Some(2),
+    };
+    assert_eq!(asked(&mut supervisor, known), None);
 }
 
 #[tokio::test]
 async fn no_promise_is_written_beside_what_may_attach_the_standby() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut supervisor = supervisor(folder.path());
-    let reload = SupervisorRequest::Reload { server: following() };
+    let reload = SupervisorRequest::Reload {
+        server: following(),
+        promised: None,
+    };
     assert_eq!(asked(&mut supervisor, reload), None);
     let detach = SupervisorRequest::Detach { term: 2 };
     let refused = asked(&mut supervisor, detach.clone());

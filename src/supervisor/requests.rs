@@ -49,6 +49,8 @@ pub(super) enum Refusal {
     Busy,
     #[error("a term is being written down first")]
     TermUnderWay,
+    #[error("term {term} was promised meanwhile")]
+    PromisedMeanwhile { term: u64 },
 }
 
 impl Supervisor {
@@ -60,14 +62,14 @@ impl Supervisor {
         let Call { request, reply } = call;
         let result = match request {
             SupervisorRequest::Status | SupervisorRequest::Wait { .. } => Ok(()),
-            SupervisorRequest::Start { server } => match self.may_start(&server) {
+            SupervisorRequest::Start { server, promised } => match self.may_start(&server, promised) {
                 Ok(()) => {
                     self.work = Some(Work::prepare(&self.inputs, server, reply));
                     return;
                 }
                 Err(refusal) => Err(refusal.to_string()),
             },
-            SupervisorRequest::Reload { server } => match self.may_reload(&server) {
+            SupervisorRequest::Reload { server, promised } => match self.may_reload(&server, promised) {
                 Ok(()) => {
                     self.work = Some(Work::rewrite(&self.inputs, server, Some(reply)));
                     return;
@@ -157,19 +159,23 @@ impl Supervisor {
         }
     }
 
-    fn may_start(&self, server: &ServerRole) -> Result<(), Refusal> {
+    fn may_start(&self, server: &ServerRole, promised: Option<u64>) -> Result<(), Refusal> {
         self.may_work()?;
-        self.may_follow(server)?;
+        self.may_follow(server, promised)?;
         self.may_run_as(server)
     }
 
-    /// A promise on its way to the disk must not find the member attached again by what was decided before it.
-    fn may_follow(&self, server: &ServerRole) -> Result<(), Refusal> {
+    /// No promise must find the member attached again by what was decided before it.
+    fn may_follow(&self, server: &ServerRole, promised: Option<u64>) -> Result<(), Refusal> {
         let follows = matches!(server, ServerRole::Standby { upstream: Some(_) });
         if follows && self.errand.is_some() {
             return Err(Refusal::TermUnderWay);
         }
-        Ok(())
+        let term = self.terms.map(|terms| terms.promised);
+        match (promised, term) {
+            (Some(known), Some(term)) if follows && known != term => Err(Refusal::PromisedMeanwhile { term }),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn may_run_as(&self, server: &ServerRole) -> Result<(), Refusal> {
@@ -179,7 +185,7 @@ impl Supervisor {
         Ok(())
     }
 
-    fn may_reload(&self, server: &ServerRole) -> Result<(), Refusal> {
+    fn may_reload(&self, server: &ServerRole, promised: Option<u64>) -> Result<(), Refusal> {
         if self.stopping {
             return Err(Refusal::Stopping);
         }
@@ -190,7 +196,7 @@ impl Supervisor {
         if discriminant(&child.role) != discriminant(server) {
             return Err(Refusal::OtherRole);
         }
-        self.may_follow(server)?;
+        self.may_follow(server, promised)?;
         self.may_begin_work()
     }
 
@@ -199,7 +205,7 @@ impl Supervisor {
         let Some(role) = self.child.as_ref().map(|child| child.role.clone()) else {
             return;
         };
-        if self.may_reload(&role).is_ok() {
+        if self.may_reload(&role, None).is_ok() {
             self.work = Some(Work::rewrite(&self.inputs, role, None));
         }
     }

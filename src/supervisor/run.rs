@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::bonds::{self, Errand};
 use super::disk::{self, Disk};
+use super::farewell::Leave;
 use super::inputs::{self, Inputs};
 use super::licence::LicenceClock;
 use super::postmaster::Child;
@@ -53,6 +54,7 @@ pub(super) struct Supervisor {
     disk: Disk,
     pub(super) switch: watch::Sender<SwitchPosition>,
     pub(super) farewell_until: Option<Instant>,
+    pub(super) leave: Option<Leave>,
     pub(super) job: Option<JobStatus>,
     pub(super) licence: LicenceClock,
     /// TERM came.
@@ -65,8 +67,10 @@ pub(super) struct Supervisor {
     /// Asks for a look at the mounted files.
     look_due: Arc<Notify>,
     looked_at: Instant,
-    version: u64,
+    pub(super) version: u64,
     versions: watch::Sender<u64>,
+    /// The newest version that a client has said it knows.
+    known: watch::Sender<u64>,
     look_again_at: Instant,
     pub(super) inspect_at: Instant,
 }
@@ -96,7 +100,7 @@ pub(super) async fn run(
     let control =
         ControlSocket::bind(&socket).map_err(|source| SupervisorError::Socket { path: socket, source })?;
     let (calls, asked) = mpsc::channel(WAITING_CALLS);
-    let versions = supervisor.versions.subscribe();
+    let (versions, known) = (supervisor.versions.subscribe(), supervisor.known.clone());
     let (mounted, look_due) = (supervisor.mounted.clone(), Arc::clone(&supervisor.look_due));
     let (wanted, failing) = (
         supervisor.disk.wanted.subscribe(),
@@ -106,7 +110,7 @@ pub(super) async fn run(
     tokio::select! {
         biased;
         () = supervisor.turn(signals, child_died, asked) => {}
-        never = control.serve(Desk { calls, versions }) => match never {},
+        never = control.serve(Desk { calls, versions, known }) => match never {},
         never = disk::watch(&settings.data_directory, wanted, failing) => match never {},
         never = kept_switch::keep(&settings, switch) => match never {},
         never = inputs::watch(inputs, look_due, mounted) => match never {},
@@ -143,6 +147,8 @@ impl Supervisor {
             disk: Disk::new(),
             switch,
             farewell_until: None,
+            leave: None,
+            known: watch::Sender::new(0),
             job: None,
             licence,
             stopping: false,
@@ -163,6 +169,7 @@ impl Supervisor {
     ) {
         let mut mounted = self.mounted.subscribe();
         let mut failing = self.disk.failing.subscribe();
+        let mut known = self.known.subscribe();
         loop {
             let farewell = if self.is_down() { self.farewell() } else { None };
             if self.is_down() && farewell.is_none() {
@@ -174,6 +181,7 @@ impl Supervisor {
                 .as_ref()
                 .is_some_and(Child::is_starting)
                 .then_some(self.look_again_at);
+            let leave_at = self.leave.as_ref().map(Leave::until);
             let receiver_at = self.ending_receiver.as_ref().map(|ending| ending.look_at);
             let idle = self.child.is_none() && self.work.is_none() && !self.stopping;
             let inspect_at = idle.then_some(self.inspect_at);
@@ -183,6 +191,8 @@ impl Supervisor {
                 asked = signals.next() => self.obey(asked),
                 _ = child_died.recv() => self.collect_children(),
                 () = at(escalate_at) => self.escalate(),
+                () = at(leave_at) => self.left_alone(),
+                Ok(()) = known.changed() => { let version = *known.borrow_and_update(); self.heard(version); }
                 written = bonds::next(&mut self.errand) => self.bound(written),
                 happened = work::next(&mut self.work) => self.take_in(happened),
                 () = at(receiver_at) => self.look_for_receiver(),
@@ -300,6 +310,7 @@ impl Supervisor {
         let Some(child) = &mut self.child else {
             return;
         };
+        self.leave = None;
         // The signal first: writing the line may have to wait for whoever reads our output.
         if child.stop(mode, patience, kill_after) {
             self.changed();
@@ -323,8 +334,9 @@ impl Supervisor {
         let again = self.stopping;
         match asked {
             Asked::Reload => return self.reload_as_it_runs(),
-            Asked::Terminate if !again => self.stop(StopMode::Fast, None, "termination requested"),
+            Asked::Terminate if !again => self.begin_to_leave(),
             Asked::Terminate | Asked::Quit => {
+                self.leave = None;
                 self.stop(StopMode::Immediate, None, "immediate termination requested");
             }
         }
@@ -355,6 +367,7 @@ impl Supervisor {
         let Some(child) = self.child.take() else {
             return;
         };
+        self.leave = None;
         self.abandon_work();
         let exit = PostmasterExit {
             requested: child.is_stopping(),

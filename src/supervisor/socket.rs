@@ -40,6 +40,8 @@ pub(super) struct Desk {
     pub(super) calls: mpsc::Sender<Call>,
     /// The status version, for long polls.
     pub(super) versions: watch::Receiver<u64>,
+    /// The newest version that a client has said it knows.
+    pub(super) known: watch::Sender<u64>,
 }
 
 /// The bound socket; its file goes when this is dropped.
@@ -236,6 +238,11 @@ impl Connection {
     /// Returns when the version is another one or the time is over; false if the client has gone.
     async fn wait(&mut self, version: u64, timeout_ms: u64) -> bool {
         let limit = Duration::from_millis(timeout_ms.min(MAX_WAIT_MS));
+        self.desk.known.send_if_modified(|known| {
+            let newer = version > *known;
+            *known = version.max(*known);
+            newer
+        });
         let versions = &mut self.desk.versions;
         let reader = &mut self.reader;
         let client_gone = async {

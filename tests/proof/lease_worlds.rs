@@ -403,6 +403,7 @@ pub(crate) fn remembered(choice: &Choice) -> Memory {
                 forced: choice.get(Of::HandingOver) == 2,
             }),
             down_since_ms: Some(since_ms),
+            stopped_since_ms: Some(since_ms),
             unanswered_since_ms: Some(since_ms),
             detached_since_ms: Some(since_ms),
             starting_since_ms: Some(since_ms),

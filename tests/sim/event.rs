@@ -147,6 +147,10 @@ pub(crate) enum Event {
         member: usize,
         pg: u64,
     },
+    LeftAlone {
+        member: usize,
+        pg: u64,
+    },
     Settled {
         member: usize,
         epoch: u64,
@@ -243,6 +247,7 @@ impl Event {
             | E::Promoted { member, .. }
             | E::Stopped { member, .. }
             | E::Harder { member, .. }
+            | E::LeftAlone { member, .. }
             | E::Settled { member, .. }
             | E::Write { member, .. }
             | E::Connect { member, .. }

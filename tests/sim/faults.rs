@@ -281,7 +281,7 @@ impl World {
             supervisor.status.stopping = true;
         }
         self.cancel_job(member);
-        self.stop_postgres(member, false, None);
+        self.begin_to_leave(member);
         self.status_changed(member);
         let grace = self.random.between(2 * SECOND, 10 * SECOND);
         self.after(grace, Event::Killed { member, pod, back });

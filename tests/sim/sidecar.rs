@@ -317,7 +317,10 @@ impl World {
             }
             other => {
                 self.after(ACTION_LIMIT, done(Some("no answer in time")));
-                self.request(member, id, other);
+                let sidecar = self.members[member].sidecar.as_ref();
+                let seen = sidecar.and_then(|sidecar| sidecar.observation.supervisor.as_ref());
+                let promised = seen.map_or(0, |status| status.terms.promised);
+                self.request(member, id, other, promised);
             }
         }
     }

@@ -1,10 +1,10 @@
 //! PostgreSQL ends: asked to, fenced or killed, and what its end leaves behind.
 
 use podgres::core::data_directory::ControlState;
-use podgres::core::supervision::{Postmaster, PostmasterExit};
+use podgres::core::supervision::{Postmaster, PostmasterExit, ServerRole};
 use podgres::core::wal::WalPosition;
 
-use crate::config::{MS, Time};
+use crate::config::{MS, SECOND, Time};
 use crate::event::Event;
 use crate::wal::lsn;
 use crate::world::World;
@@ -31,6 +31,32 @@ impl World {
         }
         self.log(member, || format!("PostgreSQL stops, hard: {hard}"));
         self.status_changed(member);
+    }
+
+    /// TERM: a primary with a licence is left to its sidecar for a while; see `src/supervisor/farewell.rs`.
+    pub(crate) fn begin_to_leave(&mut self, member: usize) {
+        let there = &self.members[member];
+        let limit = if there.sidecar.is_some() {
+            15 * SECOND
+        } else {
+            SECOND
+        };
+        let serves = there.postgres.as_ref().is_some_and(|postgres| {
+            postgres.is_ready
+                && postgres.stopping.is_none()
+                && matches!(postgres.role, ServerRole::Primary { .. })
+        });
+        match there.postgres.as_ref().map(|postgres| postgres.pg) {
+            Some(pg) if serves && self.licensed(member) => self.after(limit, Event::LeftAlone { member, pg }),
+            _ => self.stop_postgres(member, false, None),
+        }
+    }
+
+    /// Nobody has ordered the stop.
+    pub(crate) fn left_alone(&mut self, member: usize, pg: u64) {
+        if self.postgres(member, pg).is_some() {
+            self.stop_postgres(member, false, None);
+        }
     }
 
     pub(crate) fn harder(&mut self, member: usize, pg: u64) {

@@ -181,7 +181,7 @@ impl World {
     }
 
     /// A request of the sidecar. It is answered at once, or by a later step.
-    pub(crate) fn request(&mut self, member: usize, action: u64, request: PostgresAction) {
+    pub(crate) fn request(&mut self, member: usize, action: u64, request: PostgresAction, promised: u64) {
         let Some(epoch) = self.members[member]
             .supervisor
             .as_ref()
@@ -208,7 +208,7 @@ impl World {
                 return self.bind(member, action, (term, false), Then::EndReceiver);
             }
             PostgresAction::Hold { term } => return self.bind(member, action, (term, true), Then::Nothing),
-            PostgresAction::Start { server } => match self.may_start(member, &server) {
+            PostgresAction::Start { server } => match self.may_start(member, &server, promised) {
                 Ok(()) => {
                     let delay = self.random.skewed(10 * MS, 200 * MS);
                     let step = Step::Prepared { action, role: server };
@@ -216,7 +216,7 @@ impl World {
                 }
                 Err(error) => Err(error),
             },
-            PostgresAction::Reload { server } => match self.may_reload(member, &server) {
+            PostgresAction::Reload { server } => match self.may_reload(member, &server, promised) {
                 Ok(()) => {
                     let delay = self.random.skewed(5 * MS, 50 * MS);
                     let step = Step::Rewritten { action, role: server };
@@ -445,7 +445,7 @@ impl World {
         self.answer(member, action, None);
     }
 
-    fn may_start(&self, member: usize, role: &ServerRole) -> Result<(), &'static str> {
+    fn may_start(&self, member: usize, role: &ServerRole, promised: u64) -> Result<(), &'static str> {
         let there = &self.members[member];
         let free = there.supervisor.as_ref().is_some_and(|s| {
             let job = matches!(
@@ -459,12 +459,12 @@ impl World {
         });
         let primary = matches!(role, ServerRole::Primary { .. });
         let allowed = !primary || self.licensed(member);
-        (free && allowed && self.may_follow(member, role) && there.postgres.is_none())
+        (free && allowed && self.may_follow(member, role, promised) && there.postgres.is_none())
             .then_some(())
             .ok_or("cannot start")
     }
 
-    fn may_reload(&self, member: usize, role: &ServerRole) -> Result<(), &'static str> {
+    fn may_reload(&self, member: usize, role: &ServerRole, promised: u64) -> Result<(), &'static str> {
         let there = &self.members[member];
         let free = there
             .supervisor
@@ -473,16 +473,18 @@ impl World {
         let same = there.postgres.as_ref().is_some_and(|p| {
             p.stopping.is_none() && std::mem::discriminant(&p.role) == std::mem::discriminant(role)
         });
-        (free && same && self.may_follow(member, role))
+        (free && same && self.may_follow(member, role, promised))
             .then_some(())
             .ok_or("cannot reload")
     }
 
-    /// A promise on its way to the disk must not find the member attached again.
-    fn may_follow(&self, member: usize, role: &ServerRole) -> bool {
+    /// No promise must find the member attached again by what was decided before it.
+    fn may_follow(&self, member: usize, role: &ServerRole, promised: u64) -> bool {
         let follows = matches!(role, ServerRole::Standby { upstream: Some(_) });
-        let supervisor = self.members[member].supervisor.as_ref();
-        !follows || supervisor.is_some_and(|supervisor| !supervisor.binding)
+        let there = &self.members[member];
+        let supervisor = there.supervisor.as_ref();
+        let binding = supervisor.is_none_or(|supervisor| supervisor.binding);
+        !follows || (!binding && there.terms.promised == promised)
     }
 
     fn reload(&mut self, member: usize, role: ServerRole) -> Result<(), &'static str> {

@@ -319,6 +319,7 @@ impl World {
             E::Promoted { member, pg } => self.promoted(member, pg),
             E::Stopped { member, pg } => self.stopped(member, pg),
             E::Harder { member, pg } => self.harder(member, pg),
+            E::LeftAlone { member, pg } => self.left_alone(member, pg),
             E::Settled {
                 member,
                 epoch,

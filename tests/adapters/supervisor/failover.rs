@@ -209,6 +209,7 @@ async fn a_reload_with_another_upstream_streams_at_once() {
     second
         .ask(SupervisorRequest::Reload {
             server: follow(&first, &second),
+            promised: None,
         })
         .await;
     streams(&second).await;

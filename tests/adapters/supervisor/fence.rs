@@ -37,7 +37,10 @@ async fn a_primary_stops_by_itself_when_nobody_renews() {
     assert!(status.fenced);
     assert_eq!(status.licence, Licence::None);
     assert_eq!(pod.control_state(), "shut down");
-    let start = |server| SupervisorRequest::Start { server };
+    let start = |server| SupervisorRequest::Start {
+        server,
+        promised: None,
+    };
     assert_eq!(
         pod.refused(start(ServerRole::alone())).await,
         "cannot start as primary: no licence"

@@ -19,7 +19,12 @@ async fn initdb_makes_a_cluster_that_starts() {
     let status = pod.ask(SupervisorRequest::Run { job }).await;
     let job = status.job.expect("job");
     assert_eq!((job.id, job.kind), (1, JobKind::Initdb));
-    let refusal = pod.refused(SupervisorRequest::Start { server: STANDBY }).await;
+    let refusal = pod
+        .refused(SupervisorRequest::Start {
+            server: STANDBY,
+            promised: None,
+        })
+        .await;
     assert_eq!(refusal, "job 1 is running");
     let ended =
         |status: &SupervisorStatus| !matches!(status.job.as_ref().unwrap().state, JobState::Running { .. });

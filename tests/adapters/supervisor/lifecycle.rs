@@ -138,7 +138,12 @@ async fn row_70_a_second_term_is_immediate() {
     assert!(status.stopping);
     pod.signal(Signal::TERM);
     pod.until(stopping(StopMode::Immediate)).await;
-    let refusal = pod.refused(SupervisorRequest::Start { server: STANDBY }).await;
+    let refusal = pod
+        .refused(SupervisorRequest::Start {
+            server: STANDBY,
+            promised: None,
+        })
+        .await;
     assert_eq!(refusal, "the supervisor is stopping");
     kill_process(stuck, Signal::CONT).unwrap();
     assert!(pod.ended().await.success(), "{}", pod.log());
@@ -174,12 +179,18 @@ async fn a_postmaster_that_survives_an_immediate_stop_is_killed() {
 async fn what_does_not_fit_the_state_is_refused() {
     let mut pod = Pod::with_data();
     pod.supervise().await;
-    let start = |server| SupervisorRequest::Start { server };
+    let start = |server| SupervisorRequest::Start {
+        server,
+        promised: None,
+    };
     assert_eq!(
         pod.refused(start(ServerRole::alone())).await,
         "cannot start as primary: no licence"
     );
-    let reload = SupervisorRequest::Reload { server: STANDBY };
+    let reload = SupervisorRequest::Reload {
+        server: STANDBY,
+        promised: None,
+    };
     assert_eq!(pod.refused(reload.clone()).await, "PostgreSQL is not running");
     pod.start_primary().await;
     assert_eq!(
@@ -215,6 +226,7 @@ async fn a_reload_points_a_standby_at_another_upstream() {
     let status = pod
         .ask(SupervisorRequest::Reload {
             server: server.clone(),
+            promised: None,
         })
         .await;
     assert!(matches!(status.postmaster, Postmaster::Running { role, .. } if role == server));

@@ -248,7 +248,11 @@ impl Pod {
 
     /// Starts PostgreSQL and waits until it is ready; gives the postmaster.
     pub(super) async fn start(&self, server: ServerRole) -> Pid {
-        self.ask(SupervisorRequest::Start { server }).await;
+        self.ask(SupervisorRequest::Start {
+            server,
+            promised: None,
+        })
+        .await;
         let ready = |status: &SupervisorStatus| match &status.postmaster {
             Postmaster::Running { ready, .. } => *ready,
             Postmaster::Stopped { .. } => panic!("PostgreSQL ended: {status:?}\n{}", self.log()),

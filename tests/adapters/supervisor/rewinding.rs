@@ -183,7 +183,10 @@ async fn a_rewind_that_is_killed_leaves_a_directory_as_it_was_or_one_that_is_clo
     assert!(refused && kind == FailureKind::Data, "{message}");
     assert!(message.contains("half rewound"), "{message}");
     assert!(half_rewound(&status));
-    let start = SupervisorRequest::Start { server: ALONE };
+    let start = SupervisorRequest::Start {
+        server: ALONE,
+        promised: None,
+    };
     assert_eq!(
         pair.first.refused(start).await,
         "cannot start: the data directory is half rewound, and must be cloned anew"

@@ -87,9 +87,13 @@ pub(super) fn idle_hands(case: &Case<'_>) -> bool {
     let job = supervisor.job.as_ref();
     let running = job.filter(|job| matches!(job.state, JobState::Running { .. }));
     let cancels = case.decision.postgres == Some(PostgresAction::Cancel);
+    let winds_up = matches!(
+        case.decision.postgres,
+        Some(PostgresAction::GrantLicence { .. } | PostgresAction::Checkpoint | PostgresAction::Stop { .. })
+    );
     match running {
         Some(job) => cancels == reads_elsewhere(case, job) && (cancels || case.decision.postgres.is_none()),
-        None => case.decision.postgres.is_none() || !(cancels || supervisor.stopping),
+        None => case.decision.postgres.is_none() || winds_up || !(cancels || supervisor.stopping),
     }
 }
 

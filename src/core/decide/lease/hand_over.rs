@@ -9,7 +9,7 @@ use crate::core::lease::{
 use crate::core::member::Ordinal;
 use crate::core::observation::PeerView;
 use crate::core::situation::Situation;
-use crate::core::supervision::{Postmaster, StopMode};
+use crate::core::supervision::{Postmaster, ServerRole, StopMode};
 use crate::core::wal::{Lsn, WalPosition};
 
 use super::standing::Standing;
@@ -17,8 +17,9 @@ use super::{Turn, hold, release};
 
 /// A standby further behind than this is not waited for.
 const MAX_LAG_BYTES: u64 = 16 << 20;
-/// How long the checkpoint before a planned stop is waited for.
-const CHECKPOINT_TIMEOUT_MS: u64 = 30_000;
+/// How long the checkpoint before a planned move is waited for: for less time than the operator is waited with.
+const CHECKPOINT_TIMEOUT_MS: u64 = 25_000;
+const DRAINING: &str = "clients' sessions end between transactions";
 
 /// PostgreSQL still serves: a checkpoint, then the stop.
 pub(super) fn while_running(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
@@ -37,29 +38,34 @@ pub(super) fn while_running(mut turn: Turn<'_>, standing: &Standing, record: &Le
             .soon();
     };
     if handing_over.to == Some(turn.policy.ordinal) || successor_now(&turn, handing_over).is_none() {
-        turn.memory.lease.handing_over = None;
-        let mut next = record.clone();
-        next.request = None;
-        let write = standing.write(LeasePurpose::Answer, next);
-        return turn.lease_row(Situation::Primary, "no successor fits".to_owned(), write);
+        return refused(turn, standing, record, "no successor fits");
+    }
+    let waited_ms = standing.at_ms.saturating_sub(handing_over.since_ms);
+    let done = checkpointed(&turn, handing_over);
+    if !done && waited_ms >= CHECKPOINT_TIMEOUT_MS && !handing_over.forced {
+        // It goes on by itself: asked again, the move finds little left to write.
+        return refused(turn, standing, record, "a checkpoint takes too long");
     }
     turn.memory.lease.handing_over = Some(handing_over);
-    let done = turn
-        .observation
-        .checkpointed_at_ms
-        .is_some_and(|done| done >= handing_over.since_ms);
-    let waited_ms = standing.at_ms.saturating_sub(handing_over.since_ms);
-    if !done && waited_ms < CHECKPOINT_TIMEOUT_MS && !handing_over.forced {
+    if !done && !handing_over.forced {
         let detail = "a checkpoint first".to_owned();
         return turn.act(Situation::HandingOver, detail, PostgresAction::Checkpoint);
     }
     let drained = turn.observation.drained || waited_ms >= drain_limit_ms(&turn);
     if !drained && !handing_over.forced {
-        let detail = "clients' sessions end between transactions".to_owned();
-        return turn.row(Situation::HandingOver, detail).soon();
+        return turn.row(Situation::HandingOver, DRAINING.to_owned()).soon();
     }
     let action = PostgresAction::Stop { mode: StopMode::Fast };
     turn.act(Situation::HandingOver, "PostgreSQL is stopped".to_owned(), action)
+}
+
+/// The operator's request is answered without a move.
+fn refused(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, why: &str) -> Decision {
+    turn.memory.lease.handing_over = None;
+    let mut next = record.clone();
+    next.request = None;
+    let write = standing.write(LeasePurpose::Answer, next);
+    turn.lease_row(Situation::Primary, why.to_owned(), write)
 }
 
 /// How long after the request sessions are waited for, the checkpoint's time included.
@@ -109,11 +115,7 @@ pub(super) fn while_stopped(
         let write = named(&turn, standing, record, facts, (ordinal, peer), reason);
         return turn.lease_row(Situation::HandingOver, detail, write);
     }
-    let waited_ms = turn
-        .memory
-        .lease
-        .down_since_ms
-        .map_or(0, |since| standing.at_ms.saturating_sub(since));
+    let waited_ms = stopped_for_ms(&turn, standing);
     // What is being written may name the successor.
     let undecided = turn.observation.lease.writing;
     if clean && (undecided || waited_ms < 2 * turn.policy.times.stop_timeout_ms) {
@@ -136,9 +138,53 @@ pub(super) fn while_stopped(
     )
 }
 
+/// The pod is ending, and its supervisor leaves PostgreSQL running for a while, so that it stops with little left to write.
+fn before_stop(mut turn: Turn<'_>, standing: &Standing) -> Decision {
+    let handing_over = turn.memory.lease.handing_over.unwrap_or(HandingOver {
+        to: None,
+        since_ms: standing.at_ms,
+        forced: false,
+    });
+    turn.memory.lease.handing_over = Some(handing_over);
+    let server = turn.observation.server.as_ref();
+    if standing.in_right() && server.is_some_and(|server| !server.in_recovery) {
+        if !checkpointed(&turn, handing_over) {
+            let detail = "a checkpoint first".to_owned();
+            return turn.act(Situation::Leaving, detail, PostgresAction::Checkpoint);
+        }
+        let waited_ms = standing.at_ms.saturating_sub(handing_over.since_ms);
+        let nobody = successor_now(&turn, handing_over).is_none();
+        if !(turn.observation.drained || nobody || waited_ms >= drain_limit_ms(&turn)) {
+            return turn.row(Situation::Leaving, DRAINING.to_owned()).soon();
+        }
+    }
+    let action = PostgresAction::Stop { mode: StopMode::Fast };
+    turn.act(Situation::Leaving, "PostgreSQL is stopped".to_owned(), action)
+}
+
+fn serves(postmaster: &Postmaster) -> bool {
+    matches!(
+        postmaster,
+        Postmaster::Running {
+            role: ServerRole::Primary { .. },
+            ready: true,
+            ..
+        }
+    )
+}
+
+fn checkpointed(turn: &Turn<'_>, handing_over: HandingOver) -> bool {
+    let done = turn.observation.checkpointed_at_ms;
+    done.is_some_and(|done| done >= handing_over.since_ms)
+}
+
 /// The pod is ending.
 pub(super) fn leaving(turn: Turn<'_>, standing: &Standing) -> Decision {
     let Some(record) = standing.record.filter(|_| standing.is_holder) else {
+        if serves(&turn.supervisor.postmaster) {
+            let action = PostgresAction::Stop { mode: StopMode::Fast };
+            return turn.act(Situation::Leaving, standing.holder_name(), action);
+        }
         return turn.row(Situation::Leaving, String::new());
     };
     let stopped = matches!(turn.supervisor.postmaster, Postmaster::Stopped { .. });
@@ -148,11 +194,8 @@ pub(super) fn leaving(turn: Turn<'_>, standing: &Standing) -> Decision {
             let write = release(record, standing, None);
             return turn.lease_row(Situation::Leaving, "the Lease is given back".to_owned(), write);
         }
-        _ => {
-            return turn
-                .row(Situation::Leaving, "PostgreSQL is stopping".to_owned())
-                .soon();
-        }
+        _ if serves(&turn.supervisor.postmaster) => return before_stop(turn, standing),
+        _ => return hold::stopping(turn, standing, Situation::Leaving),
     };
     let clean = facts.control_state == ControlState::ShutDown;
     let handing_over = HandingOver {
@@ -173,11 +216,7 @@ pub(super) fn leaving(turn: Turn<'_>, standing: &Standing) -> Decision {
             );
             return turn.lease_row(Situation::Leaving, detail, write);
         }
-        let waited_ms = turn
-            .memory
-            .lease
-            .down_since_ms
-            .map_or(0, |since| standing.at_ms.saturating_sub(since));
+        let waited_ms = stopped_for_ms(&turn, standing);
         let somebody = turn.observation.peers.values().any(|peer| peer.running);
         if somebody && waited_ms < turn.policy.times.peer_timeout_ms / 4 {
             return turn
@@ -191,6 +230,12 @@ pub(super) fn leaving(turn: Turn<'_>, standing: &Standing) -> Decision {
     let by = clean.then_some(turn.policy.ordinal);
     let write = release(record, standing, by);
     turn.lease_row(Situation::Leaving, "the Lease is given back".to_owned(), write)
+}
+
+/// How long the successor has had to receive the end of the WAL.
+fn stopped_for_ms(turn: &Turn<'_>, standing: &Standing) -> u64 {
+    let since_ms = turn.memory.lease.stopped_since_ms;
+    since_ms.map_or(0, |since_ms| standing.at_ms.saturating_sub(since_ms))
 }
 
 /// A connected member that may be primary and has flushed up to `position`: the named one, else the one with the most.

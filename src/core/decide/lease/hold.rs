@@ -281,6 +281,21 @@ pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
     turn.act(Situation::Promoting, detail, action)
 }
 
+/// PostgreSQL is on its way down, which may take as long as its checkpoint: its licence goes on, or the fence would make it a crash.
+pub(super) fn stopping(turn: Turn<'_>, standing: &Standing, situation: Situation) -> Decision {
+    let detail = match situation {
+        Situation::Stopping => String::new(),
+        _ => "PostgreSQL is stopping".to_owned(),
+    };
+    match licence_due(&turn, standing).filter(|_| standing.is_holder) {
+        Some(until_ms) => {
+            let until_ms = Some(until_ms);
+            turn.act(situation, detail, PostgresAction::GrantLicence { until_ms })
+        }
+        None => turn.row(situation, detail).soon(),
+    }
+}
+
 /// The Lease names this member, whose PostgreSQL does not run.
 pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -> Decision {
     let Some(record) = standing.record else {

@@ -103,10 +103,10 @@ fn situation(turn: Turn<'_>, standing: &Standing) -> Decision {
         return hand_over::leaving(turn, standing);
     }
     match &turn.supervisor.postmaster {
-        Postmaster::Stopping { .. } if turn.memory.lease.handing_over.is_some() => turn
-            .row(Situation::HandingOver, "PostgreSQL is stopping".to_owned())
-            .soon(),
-        Postmaster::Stopping { .. } => turn.row(Situation::Stopping, String::new()).soon(),
+        Postmaster::Stopping { .. } if turn.memory.lease.handing_over.is_some() => {
+            hold::stopping(turn, standing, Situation::HandingOver)
+        }
+        Postmaster::Stopping { .. } => hold::stopping(turn, standing, Situation::Stopping),
         Postmaster::Running { role, ready, .. } => running(turn, standing, role, *ready),
         Postmaster::Stopped { .. } => stopped(turn, standing),
     }

@@ -293,6 +293,15 @@ fn note_service(lease: &mut LeaseMemory, observation: &Observation, standing: &S
         Some(since) if down && !unwanted => Some(since),
         _ => down.then_some(observation.at_ms),
     };
+    let stopped = standing.is_holder
+        && observation
+            .supervisor
+            .as_ref()
+            .is_some_and(|supervisor| matches!(supervisor.postmaster, Postmaster::Stopped { .. }));
+    lease.stopped_since_ms = match lease.stopped_since_ms {
+        Some(since) if stopped => Some(since),
+        _ => stopped.then_some(observation.at_ms),
+    };
     let unanswered = down && observation.server.is_none() && ready_primary(observation);
     lease.unanswered_since_ms = match lease.unanswered_since_ms {
         Some(since) if unanswered => Some(since),
