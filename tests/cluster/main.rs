@@ -43,6 +43,7 @@ mod mounted;
 mod moves;
 mod network;
 mod plain;
+mod planned_stops;
 mod pods;
 #[path = "../support/postgresql.rs"]
 mod postgresql;

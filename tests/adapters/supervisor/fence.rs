@@ -4,7 +4,9 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use podgres::core::supervision::{Licence, Postmaster, ServerRole, SupervisorRequest, SupervisorStatus};
+use podgres::core::supervision::{
+    Licence, Postmaster, ServerRole, StopMode, SupervisorRequest, SupervisorStatus,
+};
 use rustix::process::{Signal, kill_process};
 
 use super::machine::gone;
@@ -180,4 +182,45 @@ async fn a_licence_that_comes_after_its_end_changes_nothing() {
     // Shortened, it ends sooner.
     pod.ask(grant(Duration::from_millis(200))).await;
     assert!(pod.until(stopped).await.fenced);
+}
+
+#[tokio::test]
+async fn told_to_end_a_primary_under_a_lease_is_left_to_its_sidecar_if_that_has_heard() {
+    let mut pod = Pod::with_data();
+    pod.gated = true;
+    pod.supervise().await;
+    pod.start_primary().await;
+    pod.ask(grant(Duration::from_mins(1))).await;
+    pod.signal(Signal::TERM);
+    let told = pod.until(|status| status.stopping).await;
+    assert!(matches!(told.postmaster, Postmaster::Running { .. }), "{told:?}");
+    // Longer than one that nobody has heard is waited for.
+    for _ in 0..3 {
+        let wait = SupervisorRequest::Wait {
+            version: told.version,
+            timeout_ms: 600,
+        };
+        let still = pod.ask(wait).await;
+        assert!(
+            matches!(still.postmaster, Postmaster::Running { .. }),
+            "{still:?}"
+        );
+    }
+    pod.ask(SupervisorRequest::Stop { mode: StopMode::Fast }).await;
+    assert!(pod.ended().await.success(), "{}", pod.log());
+    assert_eq!(pod.control_state(), "shut down");
+}
+
+#[tokio::test]
+async fn told_to_end_a_primary_whose_sidecar_is_gone_stops_by_itself() {
+    let mut pod = Pod::with_data();
+    pod.gated = true;
+    pod.supervise().await;
+    pod.start_primary().await;
+    pod.ask(grant(Duration::from_mins(1))).await;
+    let asked = Instant::now();
+    pod.signal(Signal::TERM);
+    assert!(pod.ended().await.success(), "{}", pod.log());
+    assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+    assert_eq!(pod.control_state(), "shut down");
 }

@@ -203,3 +203,49 @@ fn changed_files_reached_no_server_under_a_lease() {
         "what has to be done comes first"
     );
 }
+
+#[test]
+fn a_primary_that_is_being_stopped_keeps_its_licence_and_only_in_its_right() {
+    for stopping in [0, 1] {
+        let under_way = primary(&[(Postmaster, 8), (Server, 0), (Licence, 1), (Stopping, stopping)]);
+        let decision = decided(&under_way);
+        assert!(
+            matches!(decision.postgres, Some(PostgresAction::GrantLicence { .. })),
+            "{decision:?}"
+        );
+        let lapsed = decided(&all(under_way, LAPSED));
+        assert_eq!(lapsed.postgres, None);
+    }
+}
+
+#[test]
+fn a_primary_whose_pod_ends_makes_a_checkpoint_first() {
+    let told = primary(&[(Stopping, 1)]);
+    let first = decided(&told);
+    assert_eq!(
+        (first.situation, first.postgres),
+        (Situation::Leaving, Some(PostgresAction::Checkpoint))
+    );
+    let done = super::told(&told, |memory, observation| {
+        let moving = memory
+            .lease
+            .handing_over
+            .get_or_insert(podgres::core::decision::HandingOver {
+                to: None,
+                since_ms: observation.at_ms - 100,
+                forced: false,
+            });
+        observation.checkpointed_at_ms = Some(moving.since_ms + 50);
+        observation.drained = true;
+    });
+    assert!(
+        matches!(done.postgres, Some(PostgresAction::Stop { .. })),
+        "{done:?}"
+    );
+    // Without a right there is nothing to wait for.
+    let lapsed = decided(&all(told, LAPSED));
+    assert!(
+        matches!(lapsed.postgres, Some(PostgresAction::Stop { .. })),
+        "{lapsed:?}"
+    );
+}

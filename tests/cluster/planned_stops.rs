@@ -1,0 +1,115 @@
+//! With a Lease: a primary that is stopped on purpose has little left to write, and the time that it needs.
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::api::Api;
+use crate::harness::{Demo, LIMIT, Start, member, members, podgres, wait_for};
+use crate::kit::{family, words};
+
+fn primary(status: &Value) -> String {
+    let found = members(status).iter().find(|member| member["role"] == "primary");
+    let name = found.and_then(|member| member["name"].as_str());
+    name.expect("a primary").to_owned()
+}
+
+fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid.cast_signed()).expect("a pid");
+    kill_process(pid, signal).expect("a signal");
+}
+
+/// What an operator asks for, beside the demo's folder.
+fn asked(demo: &Demo, words: &[&str]) -> String {
+    let output = podgres()
+        .args(words)
+        .arg("--dir")
+        .arg(&demo.directory)
+        .output()
+        .expect("podgres");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words:?}: {error}");
+    String::from_utf8(output.stdout).expect("utf-8")
+}
+
+fn checkpointer(demo: &Demo, pod: &str) -> u32 {
+    let postmaster = demo.pid(pod, "postgres");
+    let is_it = |pid: u32| {
+        words(pid, "cmdline")
+            .iter()
+            .any(|word| word.contains("checkpointer"))
+    };
+    let found = family(postmaster).into_iter().find(|process| is_it(process.pid));
+    found.expect("a checkpointer").pid
+}
+
+fn renewals(api: &Api) -> u64 {
+    let lease = api.ask("GET", "coordination.k8s.io/v1/leases/demo", None);
+    let found = lease["metadata"]["annotations"]["podgres.dev/renewals"].as_str();
+    found
+        .and_then(|text| text.parse().ok())
+        .expect("a number of renewals")
+}
+
+/// Under `async` what had not been shipped yet was lost by it, in a graceful deletion.
+#[test]
+fn a_stop_that_took_longer_than_the_right_was_fenced_into_a_crash() {
+    let demo = Start::lease(16)
+        .with(&["--set", "PODGRES_DURABILITY=async"])
+        .with(&["--set", "PODGRES_LEASE_DURATION=6s"])
+        .with(&["--set", "PODGRES_RENEW_DEADLINE=2500ms"])
+        .with(&["--set", "PODGRES_RETRY_PERIOD=500ms"])
+        .run();
+    let before = demo.wait_streaming(2);
+    let (name, api) = (primary(&before), Api::of(&demo));
+    let checkpointer = checkpointer(&demo, &name);
+    signal(checkpointer, Signal::STOP);
+    std::thread::scope(|scope| {
+        scope.spawn(|| asked(&demo, &["restart", &name]));
+        let begun = wait_for(LIMIT, || {
+            demo.log(&name, "postgres")
+                .contains("received fast shutdown request")
+        });
+        assert!(begun, "it was not stopped");
+        // Each stands for a retry period: together they take twice as long as the right lasts.
+        let from = renewals(&api);
+        assert!(
+            wait_for(LIMIT, || renewals(&api) >= from + 10),
+            "the Lease was not renewed"
+        );
+        signal(checkpointer, Signal::CONT);
+    });
+    let after = demo.wait_streaming(2);
+    let log = demo.log(&name, "postgres");
+    assert!(!log.contains("received immediate shutdown request"), "{log}");
+    assert_eq!((primary(&after), &after["term"]), (name.clone(), &before["term"]));
+    assert_eq!(member(&after, &name)["timeline"], 1);
+}
+
+#[test]
+fn a_primary_whose_pod_was_told_to_end_stopped_without_a_checkpoint() {
+    let demo = Start::lease(18).run();
+    let name = primary(&demo.wait_streaming(2));
+    demo.sql(
+        &[],
+        "CREATE TABLE numbers AS SELECT generate_series(1, 10000) AS number",
+    );
+    let ordinal = name.rsplit('-').next().expect("an ordinal").to_owned();
+    demo.ask(&["delete-pod", &ordinal]);
+    let after = demo.wait_streaming(2);
+    assert_ne!(primary(&after), name);
+    let log = demo.log(&name, "postgres");
+    let lines: Vec<&str> = log.lines().collect();
+    let stop = lines
+        .iter()
+        .position(|line| line.contains("received fast shutdown request"));
+    let checkpoint = lines.iter().position(|line| {
+        line.contains("checkpoint starting: immediate force wait")
+            || line.contains("checkpoint starting: fast force wait")
+    });
+    assert!(
+        checkpoint.is_some() && checkpoint < stop,
+        "{checkpoint:?} and {stop:?} in\n{log}"
+    );
+    let history = asked(&demo, &["history", "-o", "json"]);
+    assert!(history.contains("the primary's pod ended"), "{history}");
+}
