@@ -1,12 +1,11 @@
 //! What the loop looks at before each decision: gathers one `Observation` from all adapters, and judges nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::clock::boottime_ms;
 use crate::core::cluster::PeerEntry;
 use crate::core::data_directory::DataDirectory;
-use crate::core::member::Ordinal;
-use crate::core::observation::{Observation, PeerView, UpstreamView};
+use crate::core::observation::{Observation, UpstreamView};
 use crate::core::status::ServerStatus;
 use crate::core::supervision::{JobStatus, Postmaster, SupervisorRequest, SupervisorStatus};
 use crate::core::synchronous_names::bypass_race;
@@ -56,8 +55,6 @@ impl Agent {
         if self.settings.policy.first() && supervisor.as_ref().is_some_and(empty) {
             observe::look_at_servers(&mut peers, &names, self.settings.postgres_port).await;
         }
-        let streaming = server.as_ref().is_some_and(|server| server.receiver_streaming);
-        self.want_upstream(&peers, streaming, supervisor.as_ref());
         let upstream = self.upstream_view();
         let office = self.office.as_mut();
         let (lease, checkpointed_at_ms, barrier) = office.map_or_else(Default::default, |office| {
@@ -132,12 +129,11 @@ impl Agent {
         (runs == Some(*pid)).then_some(server)
     }
 
-    fn want_upstream(
-        &self,
-        peers: &BTreeMap<Ordinal, PeerView>,
-        streaming: bool,
-        supervisor: Option<&SupervisorStatus>,
-    ) {
+    /// After each decision, so that a look at a new primary begins at once.
+    pub(super) fn want_upstream(&self, observation: &Observation) {
+        let (peers, supervisor) = (&observation.peers, observation.supervisor.as_ref());
+        let server = observation.server.as_ref();
+        let streaming = server.is_some_and(|server| server.receiver_streaming);
         // An earlier turn has seen the end of the last job: a look from now on is newer than what it left.
         let idle = supervisor.is_some_and(|supervisor| {
             let counted = |job: &JobStatus| job.id == self.memory.counted_job;

@@ -213,6 +213,7 @@ impl Agent {
                 self.followed
             };
             self.memory = *decision.memory;
+            self.want_upstream(&observation);
             if let Some(action) = decision.postgres {
                 let supervisor = observation.supervisor.as_ref();
                 self.execute(action, supervisor.map(|status| status.terms.promised))

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 
 use super::conninfo::receiver_conninfo;
 use super::error::{ConfigurationError, FileContext as _, FileError, ProgramError};
-use super::files::{create_private_directory, with_suffix, write_private};
+use super::files::{create_private_directory, with_suffix, write_generated, write_private};
 use super::process::{Locale, command};
 use super::tls_files::{self, TlsFiles};
 use super::{ServerSettings, accepted, auto_conf, hba, passfile, program, staging};
@@ -82,7 +82,7 @@ pub async fn write(settings: &ServerSettings, role: &ServerRole) -> Result<(), C
     }
     let path = path(settings);
     let candidate = with_suffix(&path, ".candidate");
-    write_private(&candidate, text(settings, role, tls.as_ref())?.as_bytes())?;
+    write_generated(&candidate, text(settings, role, tls.as_ref())?.as_bytes())?;
     let neutral = text(settings, &ServerRole::Standby { upstream: None }, tls.as_ref())?;
     let inputs = accepted::digest(settings, &neutral)?;
     if !accepted::is_known(inputs) {

@@ -40,6 +40,21 @@ where
 
 /// Replaces `path` by a file with `content` that only its owner may read; never half written.
 pub(super) fn write_private(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    replace(path, content, true)
+}
+
+/// The same in the run directory, whose files are made anew before every start: nothing is flushed, since a failover waits for
+/// it, and one that says the same already is left alone.
+pub(super) fn write_generated(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    let private =
+        |path: &Path| fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o777 == 0o600);
+    if private(path) && fs::read(path).is_ok_and(|found| found == content) {
+        return Ok(());
+    }
+    replace(path, content, false)
+}
+
+fn replace(path: &Path, content: &[u8], durable: bool) -> Result<(), FileError> {
     let new = with_suffix(path, ".new");
     match fs::remove_file(&new) {
         Ok(()) => {}
@@ -53,7 +68,9 @@ pub(super) fn write_private(path: &Path, content: &[u8]) -> Result<(), FileError
         .open(&new)
         .file("create file", &new)?;
     file.write_all(content).file("write file", &new)?;
-    file.sync_all().file("fsync file", &new)?;
+    if durable {
+        file.sync_all().file("fsync file", &new)?;
+    }
     fs::rename(&new, path).file("rename file", &new)
 }
 
@@ -108,5 +125,26 @@ mod tests {
         let mode = fs::metadata(&path).expect("stat").permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);
         assert!(!exists(&with_suffix(&path, ".new")).expect("exists"));
+    }
+
+    #[test]
+    fn a_generated_file_that_says_the_same_is_left_alone_unless_others_may_read_it() {
+        use std::os::unix::fs::MetadataExt as _;
+        let folder = tempfile::tempdir().expect("tempdir");
+        let path = folder.path().join("a.conf");
+        let write = |content: &[u8]| {
+            write_generated(&path, content).expect("write_generated");
+            fs::metadata(&path).expect("stat").ino()
+        };
+        let first = write(b"one");
+        assert_eq!(write(b"one"), first);
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("chmod");
+        write(b"one");
+        assert_eq!(
+            fs::metadata(&path).expect("stat").permissions().mode() & 0o7777,
+            0o600
+        );
+        write(b"two");
+        assert_eq!(fs::read(&path).expect("read"), b"two");
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::ServerSettings;
 use super::error::{ConfigurationError, FileContext as _};
-use super::files::{create_private_directory, exists, write_private};
+use super::files::{create_private_directory, exists, write_generated};
 
 /// The file of this name in the user's folder.
 pub(super) const USER_FILE: &str = "pg_hba.conf";
@@ -30,7 +30,7 @@ pub fn write(settings: &ServerSettings) -> Result<(), ConfigurationError> {
         None => default_lines(settings, operating_system_user().as_deref()),
     };
     create_private_directory(&settings.run_directory)?;
-    Ok(write_private(
+    Ok(write_generated(
         &path(settings),
         format!("{own}\n{others}").as_bytes(),
     )?)

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::ServerSettings;
 use super::error::{ConfigurationError, FileError};
-use super::files::{create_private_directory, write_private};
+use super::files::{create_private_directory, write_generated};
 
 /// Where the passfile is: `<run directory>/passfile`.
 #[must_use]
@@ -22,7 +22,7 @@ pub fn path(settings: &ServerSettings) -> PathBuf {
 pub fn write(settings: &ServerSettings) -> Result<(), ConfigurationError> {
     let line = line(&settings.replication.user, settings.replication.password.expose())?;
     create_private_directory(&settings.run_directory)?;
-    write_private(&path(settings), line.as_bytes()).map_err(FileError::into)
+    write_generated(&path(settings), line.as_bytes()).map_err(FileError::into)
 }
 
 fn line(user: &str, password: &str) -> Result<String, ConfigurationError> {

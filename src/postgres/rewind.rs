@@ -168,8 +168,9 @@ async fn recover(settings: &ServerSettings, facts: &DataDirectoryFacts) -> Resul
         .arg(&settings.data_directory)
         .arg("-c")
         .arg(config_file)
-        // Nothing it does waits for anybody.
-        .args(["-c", "synchronous_standby_names=", "template1"]);
+        // Nothing it does waits for anybody, and its checkpoint removes nothing that pg_rewind may have to go back to.
+        .args(["-c", "synchronous_standby_names="])
+        .args(["-c", "wal_keep_size=2147483647MB", "template1"]);
     let mut program = Program::spawn_server(postgres)?;
     loop {
         match timeout(RECOVERY_STALL_LIMIT, program.next()).await {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::ServerSettings;
 use super::error::{FileContext as _, FileError};
-use super::files::write_private;
+use super::files::write_generated;
 
 /// The copies in the run directory.
 #[derive(Clone, Debug)]
@@ -35,8 +35,8 @@ pub(super) fn copy(settings: &ServerSettings, folder: &Path) -> Result<TlsFiles,
         key: key_file,
         authority: authority_file,
     };
-    write_private(&files.certificate, &certificate)?;
-    write_private(&files.key, &key)?;
-    write_private(&files.authority, &authority)?;
+    write_generated(&files.certificate, &certificate)?;
+    write_generated(&files.key, &key)?;
+    write_generated(&files.authority, &authority)?;
     Ok(files)
 }

@@ -111,10 +111,12 @@ fn attached(
     server: &ServerStatus,
     (holder, known): (Ordinal, &Upstream),
 ) -> Decision {
+    // By its name at once; by its address in DNS once that is known.
     let looked_at = turn.observation.upstream.of == Some(holder);
     let same_host = known.host == turn.observation.upstream.host;
+    let other = super::outdated(&turn, standing, &known.host);
     let same_name = known.application_name == joining(&turn, standing);
-    if (looked_at && !same_host) || !same_name || standing.promised > standing.term() {
+    if other || (looked_at && !same_host) || !same_name || standing.promised > standing.term() {
         let term = standing.term().max(standing.promised);
         return turn.act(
             Situation::UpstreamMoved,
