@@ -56,20 +56,24 @@ pub(super) async fn end_leftovers(limit: Duration) -> usize {
     let Ok(mut child_died) = signal(SignalKind::child()) else {
         return 0;
     };
+    // Orphans come to this process at the moment of their parent's end: nobody is left where none is seen now.
+    let mut left = leftovers();
     let begun = Instant::now();
     let steps = [(Signal::QUIT, QUIT_GRACE.min(limit)), (Signal::KILL, limit)];
     for (kill_signal, until) in steps {
-        for pid in leftovers() {
-            send(pid, kill_signal);
+        for pid in &left {
+            send(*pid, kill_signal);
         }
-        while !leftovers().is_empty() {
+        let mut over = false;
+        while !left.is_empty() && !over {
             tokio::select! {
                 _ = child_died.recv() => {}
-                () = sleep_until(begun + until) => break,
+                () = sleep_until(begun + until) => over = true,
             }
+            left = leftovers();
         }
     }
-    leftovers().len()
+    left.len()
 }
 
 /// Sends a signal; a process that is gone already is no error.

@@ -113,8 +113,7 @@ fn known_terms(settings: &ServerSettings) -> Result<Option<Terms>, ToolsError> {
 
 /// As [`inspect`], with what stands there besides.
 pub(super) async fn look(settings: &ServerSettings) -> Seen {
-    let data_directory = inspect(settings).await;
-    let (name, diverged) = names_and_reports(settings).await;
+    let (data_directory, (name, diverged)) = tokio::join!(inspect(settings), names_and_reports(settings));
     let incarnation = match data_directory {
         DataDirectory::Complete(_) => name,
         DataDirectory::Empty | DataDirectory::Unusable { .. } => None,
