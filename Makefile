@@ -128,8 +128,9 @@ static: compiler ## the release binary without any shared library, for the image
 		rustup target add $(static_target)
 	fi
 	export CC_$(subst -,_,$(static_target))=musl-gcc
-	# A release ends at a panic: what unwinds a stack is a tenth of the file. Relocations take a third of their room as RELR.
-	export CARGO_TARGET_$(shell uname -m | tr a-z A-Z)_UNKNOWN_LINUX_MUSL_RUSTFLAGS="-Cforce-unwind-tables=no -Clink-arg=-Wl,-z,pack-relative-relocs"
+	# Relocations take a third of their room as RELR.
+	smaller="-Wl,-z,pack-relative-relocs,--no-eh-frame-hdr,-T,images/no-unwinding.ld"
+	export CARGO_TARGET_$(shell uname -m | tr a-z A-Z)_UNKNOWN_LINUX_MUSL_RUSTFLAGS="-Cforce-unwind-tables=no -Clink-arg=$$smaller"
 	# Minutes, for the image alone.
 	export CARGO_PROFILE_RELEASE_LTO=fat
 	cargo build --release --target $(static_target)
