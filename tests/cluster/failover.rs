@@ -383,3 +383,30 @@ fn a_rewind_from_a_primary_that_froze_kept_the_standby_from_its_successor() {
     assert!(took < Duration::from_secs(45), "nothing was taken for {took:?}");
     complete(&demo, 2);
 }
+
+#[test]
+fn a_lease_deleted_while_nobody_ran_is_made_anew_in_a_later_term_by_whoever_was_primary() {
+    let demo = lease(16, &[]);
+    demo.sql(&[], "CREATE TABLE numbers (number bigint PRIMARY KEY)");
+    let first = primary(&demo.wait_streaming(2));
+    demo.ask(&["delete-pod", ordinal(&first)]);
+    insert_soon(&demo, 1);
+    let before = demo.wait_streaming(2);
+    demo.ask(&["scale", "0"]);
+    let (api, lease) = (Api::of(&demo), "coordination.k8s.io/v1/leases/demo");
+    let free = || !api.ask("GET", lease, None)["spec"]["holderIdentity"].is_string();
+    assert!(
+        wait_for(LIMIT, free),
+        "the last of all did not give the Lease back"
+    );
+    api.ask("DELETE", lease, None);
+    demo.ask(&["scale", "3"]);
+    insert_soon(&demo, 2);
+    complete(&demo, 2);
+    let after = demo.status().expect("a status");
+    assert_eq!(after["system_identifier"], before["system_identifier"]);
+    assert!(
+        after["term"].as_u64() > before["term"].as_u64(),
+        "{before}\n{after}"
+    );
+}
