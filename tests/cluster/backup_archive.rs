@@ -81,6 +81,48 @@ fn an_archive_that_fails_is_an_alarm_and_a_failover_then_leaves_no_gap() {
     assert_eq!(ask_restored(VERSION, &directory, sql), "1 2 3 4 5");
 }
 
+/// The WAL receiver marks the last segment of the timeline that ended as ready, and the new primary archives that one under
+/// another name, or on its own timeline only.
+#[test]
+fn a_standby_waited_for_ever_for_the_last_segment_of_a_timeline_that_had_ended() {
+    let lab = Lab::new(Start::lease(VERSION));
+    lab.demo.sql(&[], "CREATE TABLE t (i int)");
+    for turn in 0..2 {
+        let (status, primary) = (lab.demo.wait_streaming(2), primary_ordinal(&lab));
+        let standby = members(&status).iter().find(|member| member["role"] == "standby");
+        let to = standby.expect("a standby")["name"]
+            .as_str()
+            .expect("a name")
+            .to_owned();
+        lab.demo.sql(&[], &format!("INSERT INTO t VALUES ({turn})"));
+        if turn == 0 {
+            lab.done(&["switchover", "--dir", text(&lab.demo.directory), "--to", &to]);
+        } else {
+            lab.demo.ask(&["delete-pod", &primary.to_string(), "--force"]);
+        }
+        lab.demo.wait("another primary", |status| {
+            let found = members(status).iter().find(|member| member["role"] == "primary");
+            found.is_some_and(|found| found["ordinal"] != primary && found["state"] == "running")
+        });
+        nothing_waits_on_a_standby(&lab);
+    }
+}
+
+fn nothing_waits_on_a_standby(lab: &Lab) {
+    let primary = primary_ordinal(lab);
+    lab.demo.sql(&[], "INSERT INTO t VALUES (7)");
+    lab.archive_all();
+    for ordinal in (0..3).filter(|ordinal| *ordinal != primary) {
+        let mut waiting = String::new();
+        let none = wait_for(LIMIT, || {
+            let names = "SELECT string_agg(name, ' ' ORDER BY name) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'";
+            waiting = lab.demo.sql(&["--member", &ordinal.to_string()], names);
+            waiting.is_empty()
+        });
+        assert!(none, "standby {ordinal} still has {waiting}");
+    }
+}
+
 /// By hand as another server would do it, that passes for this cluster's.
 fn other_content_is_refused(lab: &Lab) {
     lab.archive_all();

@@ -18,6 +18,7 @@ mod backup_faults;
 mod backup_google;
 mod backup_incremental;
 mod backup_kill;
+mod backup_prune;
 mod backup_reads;
 mod backup_s3;
 mod chaos;
