@@ -37,6 +37,7 @@ fn an_archive_that_fails_is_an_alarm_and_a_failover_then_leaves_no_gap() {
     lab.demo.sql(&[], "CREATE TABLE t AS SELECT 1 i");
     lab.backup(&[]);
     other_content_is_refused(&lab);
+    another_archive_command_took_the_wal(&lab);
     let primary = primary_ordinal(&lab);
     wait_metric(&lab, primary, "podgres_archive_waiting_files", |files| {
         files == 0.0
@@ -120,6 +121,22 @@ fn nothing_waits_on_a_standby(lab: &Lab) {
             waiting.is_empty()
         });
         assert!(none, "standby {ordinal} still has {waiting}");
+    }
+}
+
+/// `postgresql.auto.conf` is read after podgres' own file.
+fn another_archive_command_took_the_wal(lab: &Lab) {
+    for name in ["archive_command", "restore_command"] {
+        lab.demo
+            .sql(&[], &format!("ALTER SYSTEM SET {name} = '/bin/true'"));
+    }
+    lab.demo.sql(&[], "SELECT pg_reload_conf()");
+    lab.demo.sql(&[], "SELECT pg_sleep(0.5)");
+    let found = lab.demo.sql(&[], "SELECT current_setting('archive_command')");
+    assert!(found.contains(" wal-push "), "{found}");
+    assert_eq!(lab.demo.sql(&[], "SHOW restore_command"), "");
+    for name in ["archive_command", "restore_command"] {
+        lab.demo.sql(&[], &format!("ALTER SYSTEM RESET {name}"));
     }
 }
 
