@@ -21,6 +21,7 @@ mod backup_kill;
 mod backup_prune;
 mod backup_reads;
 mod backup_s3;
+mod backup_settings;
 mod chaos;
 mod chaos_lease;
 mod containers;
