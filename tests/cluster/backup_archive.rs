@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::backup::{Lab, answer, ask_restored, text, told};
 use crate::harness::{LIMIT, Start, members, wait_for};
@@ -80,6 +81,75 @@ fn an_archive_that_fails_is_an_alarm_and_a_failover_then_leaves_no_gap() {
     answer(&lab.restore(&directory, &["--latest"]));
     let sql = "SELECT string_agg(i::text, ' ' ORDER BY i) FROM t";
     assert_eq!(ask_restored(VERSION, &directory, sql), "1 2 3 4 5");
+}
+
+/// A volume of its own, unmounted at the end.
+struct Volume(PathBuf);
+
+impl Volume {
+    fn mount(path: PathBuf, options: &str) -> Self {
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-t", "tmpfs", "-o", options, "podgres-test"])
+            .arg(&path);
+        assert!(
+            mount.status().expect("mount").success(),
+            "these tests run as root"
+        );
+        Self(path)
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        // Somebody may still be at work in it.
+        Command::new("umount").arg("-l").arg(&self.0).status().ok();
+    }
+}
+
+#[test]
+fn a_full_archive_loses_no_wal() {
+    let lab = Lab::with_standbys(Start::new(VERSION), 1);
+    let inner = lab.destination().join("wal");
+    lab.demo.sql(&[], "CREATE TABLE t (content bytea)");
+    lab.backup(&[]);
+    lab.archive_all();
+    // Over the archived WAL, which comes back before the restore.
+    let identifier = lab.list()[0]["system_identifier"].clone();
+    let identifier = identifier.as_str().map_or(identifier.to_string(), str::to_owned);
+    let (archive, aside) = (inner.join(&identifier), lab.folder.path().join("aside"));
+    let volume = Volume::mount(archive.clone(), "size=12m,mode=0777");
+    give_away(&archive);
+    let bulk = "INSERT INTO t SELECT string_agg(uuid_send(gen_random_uuid()), '') FROM generate_series(1, 1000000) i \
+                GROUP BY i % 1000; SELECT pg_switch_wal()";
+    lab.demo.sql(&[], bulk);
+    lab.demo.sql(&[], bulk);
+    wait_metric(&lab, 0, "podgres_archive_failures_total", |failures| {
+        failures > 0.0
+    });
+    wait_metric(&lab, 0, "podgres_archive_waiting_files", |files| files >= 1.0);
+    let mut enlarge = Command::new("mount");
+    enlarge.args(["-o", "remount,size=200m"]).arg(&archive);
+    assert!(enlarge.status().expect("mount").success());
+    lab.archive_all();
+    for ordinal in 0..2 {
+        let none = "SELECT count(*) = 0 FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'";
+        let done = || lab.demo.sql(&["--member", &ordinal.to_string()], none) == "t";
+        assert!(wait_for(LIMIT, done), "member {ordinal} still waits");
+    }
+    let mut copy = Command::new("cp");
+    copy.arg("-a").arg(&archive).arg(&aside);
+    assert!(copy.status().expect("cp").success());
+    drop(volume);
+    let mut copy = Command::new("cp");
+    copy.arg("-a").arg(format!("{}/.", aside.display())).arg(&archive);
+    assert!(copy.status().expect("cp").success());
+    let directory = lab.restored("full");
+    answer(&lab.restore(&directory, &["--latest"]));
+    assert_eq!(
+        ask_restored(VERSION, &directory, "SELECT count(*) FROM t"),
+        "2000"
+    );
 }
 
 /// The WAL receiver marks the last segment of the timeline that ended as ready, and the new primary archives that one under
