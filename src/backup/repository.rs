@@ -110,6 +110,17 @@ impl Repository {
         self.unreadable.iter().filter(move |(name, _)| !known(name))
     }
 
+    /// Why the backup of this name has no record that can be read, if it has none.
+    pub(super) fn take_unreadable(&mut self, name: Option<&str>) -> Option<BackupError> {
+        let wanted = self
+            .without_record()
+            .find(|(found, _)| Some(found.as_str()) == name)?
+            .0
+            .clone();
+        let at = self.unreadable.iter().position(|(found, _)| *found == wanted)?;
+        Some(self.unreadable.swap_remove(at).1)
+    }
+
     /// Refuses a destination of another cluster.
     pub(super) fn check_owner(&self, store: &Store, expected: SystemIdentifier) -> Result<(), BackupError> {
         let foreign = self

@@ -70,10 +70,8 @@ pub async fn restore(store: &Store, options: &Options, directory: &Path) -> Resu
     files::check_empty(directory)?;
     check_never_served(directory)?;
     let mut found = catalogue(store).await?;
-    if let Some(wanted) = &options.name
-        && let Some(at) = found.unreadable.iter().position(|(name, _)| name == wanted)
-    {
-        return Err(found.unreadable.swap_remove(at).1);
+    if let Some(error) = found.take_unreadable(options.name.as_deref()) {
+        return Err(error);
     }
     let (entry, archive) = pick(store, &found, options).await?;
     let chain = records(&found.entries, entry)?;
