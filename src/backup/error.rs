@@ -81,6 +81,8 @@ pub enum BackupError {
         path.display()
     )]
     Served { path: PathBuf, term: u64 },
+    #[error("another restore into \"{}\" is under way", path.display())]
+    Restoring { path: PathBuf },
     #[error("restored directory has system identifier {found}, but the backup {expected}")]
     ForeignDirectory { found: String, expected: String },
     #[error(
@@ -135,6 +137,7 @@ impl BackupError {
                 | Self::Key { .. }
                 | Self::NotEmpty { .. }
                 | Self::Served { .. }
+                | Self::Restoring { .. }
                 | Self::ForeignDirectory { .. }
                 | Self::OtherContent { .. }
                 | Self::ForeignWal { .. }
@@ -147,7 +150,7 @@ impl BackupError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Lock(LockError::Held { .. }) => {
+            Self::Lock(LockError::Held { .. }) | Self::Restoring { .. } => {
                 "Wait until it has ended; a run that died lets go by itself."
             }
             Self::ForeignDestination { .. } => "Give every cluster a destination of its own.",

@@ -18,6 +18,7 @@ use super::object_reader::read_object;
 use super::repository::folder;
 use crate::core::backup::tar::{BLOCK_BYTES, Member, MemberKind};
 use crate::core::backup::{Content, DumpFormat, Record, StoredObject};
+use crate::core::data_directory::SystemIdentifier;
 use crate::store::Store;
 use crate::store::seal::SealKey;
 
@@ -28,9 +29,11 @@ pub(super) const MANIFEST: &str = ".manifest";
 pub(super) const CHAIN: &str = ".chain";
 
 /// Which pieces of which backup are there.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct State {
     name: String,
+    /// Two clusters can have a backup of one name.
+    system_identifier: SystemIdentifier,
     done: BTreeSet<String>,
 }
 
@@ -80,7 +83,11 @@ fn begin(record: &Record, directory: &Path) -> Result<State, BackupError> {
         .ok()
         .and_then(|text| serde_json::from_slice(&text).ok());
     match known {
-        Some(state) if state.name == record.name && directory.is_dir() => {
+        Some(state)
+            if state.name == record.name
+                && state.system_identifier == record.system_identifier
+                && directory.is_dir() =>
+        {
             tracing::info!(
                 pieces = state.done.len(),
                 of = record.objects.len(),
@@ -93,6 +100,7 @@ fn begin(record: &Record, directory: &Path) -> Result<State, BackupError> {
             create_private(directory)?;
             Ok(State {
                 name: record.name.clone(),
+                system_identifier: record.system_identifier,
                 done: BTreeSet::new(),
             })
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::{BackupError, Server};
 use crate::core::backup::TableFacts;
 use crate::postgres::session::{Session, SessionError};
-use crate::postgres::table_facts::{self, Look};
+use crate::postgres::table_facts::{self, Copied, Look};
 
 pub(super) const APPLICATION_NAME: &str = "podgres_backup";
 
@@ -27,7 +27,7 @@ pub(super) async fn before(server: &Server, budget_bytes: u64) -> Result<Vec<Loo
             .await
             .map_err(failed)?;
         looks.extend(
-            table_facts::look(&session, &database, &mut budget_bytes)
+            table_facts::look(&session, &database, Copied::Files, &mut budget_bytes)
                 .await
                 .map_err(failed)?,
         );

@@ -46,23 +46,20 @@ pub(super) fn remove_any(path: &Path) -> Result<(), BackupError> {
     }
 }
 
-/// Refuses a directory with anything in it but `lost+found`.
+/// Refuses a directory with anything in it, `lost+found` too: nothing can be renamed over it.
 pub(super) fn check_empty(path: &Path) -> Result<(), BackupError> {
-    let entries = match fs::read_dir(path) {
+    let mut entries = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries.file("read directory", path)?,
     };
-    for entry in entries {
-        let name = entry.file("read directory", path)?.file_name();
-        if name != "lost+found" {
-            let found = format!("it holds \"{}\"", name.to_string_lossy());
-            return Err(BackupError::NotEmpty {
-                path: path.to_owned(),
-                found,
-            });
-        }
-    }
-    Ok(())
+    let Some(entry) = entries.next() else {
+        return Ok(());
+    };
+    let name = entry.file("read directory", path)?.file_name();
+    Err(BackupError::NotEmpty {
+        path: path.to_owned(),
+        found: format!("it holds \"{}\"", name.to_string_lossy()),
+    })
 }
 
 /// Makes everything below `path` durable.

@@ -19,7 +19,7 @@ use crate::core::backup::{Content, DumpFormat, StoredObject, TableFacts};
 use crate::core::wal::Lsn;
 use crate::postgres::dump::{Client, Dump};
 use crate::postgres::session::Session;
-use crate::postgres::table_facts;
+use crate::postgres::table_facts::{self, Copied};
 use crate::store::Store;
 
 const HORIZON_NAME: &str = "podgres_backup_horizon";
@@ -145,7 +145,7 @@ impl Run<'_> {
                 spool::pack(dump, closed, &files, writer).await?
             }
         };
-        let looks = table_facts::look(&session, database, budget_bytes).await;
+        let looks = table_facts::look(&session, database, Copied::Dump, budget_bytes).await;
         let looks = looks.map_err(failed)?;
         Ok((object, looks.into_iter().map(|look| look.facts).collect()))
     }

@@ -23,6 +23,8 @@ pub(super) async fn replay(
 ) -> Result<ScratchServer, BackupError> {
     files::create_private(&options.run_directory)?;
     strip(directory)?;
+    // A killed try's, perhaps of another backup or another branch.
+    ahead(directory).end()?;
     let fetch = FetchSettings {
         destination: options.destination.clone(),
         key_file: options.key_file.clone(),

@@ -25,14 +25,28 @@ pub struct Repository {
     pub entries: Vec<Entry>,
     /// Names without a record: of a run that was killed, or that is under way.
     pub torn: Vec<String>,
+    /// What cannot be read of a backup, by its name: its record, or what its last verification found.
+    pub unreadable: Vec<(String, BackupError)>,
     /// One more than any that was used.
     pub next_sequence: u64,
 }
 
-/// Reads it.
+/// Reads all of it, for whoever may delete.
 ///
 /// # Errors
 /// The store's, or a record that cannot be read: it is neither passed over nor deleted.
+pub(super) async fn catalogue_whole(store: &Store) -> Result<Repository, BackupError> {
+    let mut found = catalogue(store).await?;
+    match found.unreadable.pop() {
+        Some((_, error)) => Err(error),
+        None => Ok(found),
+    }
+}
+
+/// Reads what can be read: one damaged record is not in the way of restoring another backup.
+///
+/// # Errors
+/// The store's.
 pub async fn catalogue(store: &Store) -> Result<Repository, BackupError> {
     let mut found = Repository {
         next_sequence: 1,
@@ -43,25 +57,70 @@ pub async fn catalogue(store: &Store) -> Result<Repository, BackupError> {
             continue;
         };
         found.next_sequence = found.next_sequence.max(sequence + 1);
-        let Some(record) = read::<Record>(store, &format!("{}/{RECORD}", folder(&name))).await? else {
-            found.torn.push(name);
-            continue;
-        };
-        if record.format != FORMAT {
-            let detail = format!("it has format {}, this podgres knows {FORMAT}", record.format);
-            return Err(BackupError::Record {
-                path: folder(&name),
-                detail,
-            });
+        match record(store, &name).await {
+            Ok(Some(record)) => found.add(store, record).await?,
+            Ok(None) => found.torn.push(name),
+            Err(error @ BackupError::Record { .. }) => found.unreadable.push((name, error)),
+            Err(error) => return Err(error),
         }
-        let verification = read(store, &format!("{}/{VERIFICATION}", folder(&name))).await?;
-        found.entries.push(Entry { record, verification });
     }
     found.entries.sort_by_key(|entry| entry.record.sequence);
+    for (_, error) in &found.unreadable {
+        tracing::warn!("{error}");
+    }
     Ok(found)
 }
 
+async fn record(store: &Store, name: &str) -> Result<Option<Record>, BackupError> {
+    let Some(record) = read::<Record>(store, &format!("{}/{RECORD}", folder(name))).await? else {
+        return Ok(None);
+    };
+    if record.format != FORMAT {
+        let detail = format!("it has format {}, this podgres knows {FORMAT}", record.format);
+        return Err(BackupError::Record {
+            path: folder(name),
+            detail,
+        });
+    }
+    Ok(Some(record))
+}
+
+/// Whether a backup that was found earlier is still there.
+pub(super) async fn is_there(store: &Store, name: &str) -> Result<bool, BackupError> {
+    Ok(store.exists(&format!("{}/{RECORD}", folder(name))).await?)
+}
+
 impl Repository {
+    async fn add(&mut self, store: &Store, record: Record) -> Result<(), BackupError> {
+        let path = format!("{}/{VERIFICATION}", folder(&record.name));
+        let verification = match read(store, &path).await {
+            Err(error @ BackupError::Record { .. }) => {
+                self.unreadable.push((record.name.clone(), error));
+                None
+            }
+            read => read?,
+        };
+        self.entries.push(Entry { record, verification });
+        Ok(())
+    }
+
+    /// The backups whose record cannot be read, and why.
+    pub fn without_record(&self) -> impl Iterator<Item = &(String, BackupError)> {
+        let known = |name: &String| self.entries.iter().any(|entry| entry.record.name == *name);
+        self.unreadable.iter().filter(move |(name, _)| !known(name))
+    }
+
+    /// Why the backup of this name has no record that can be read, if it has none.
+    pub(super) fn take_unreadable(&mut self, name: Option<&str>) -> Option<BackupError> {
+        let wanted = self
+            .without_record()
+            .find(|(found, _)| Some(found.as_str()) == name)?
+            .0
+            .clone();
+        let at = self.unreadable.iter().position(|(found, _)| *found == wanted)?;
+        Some(self.unreadable.swap_remove(at).1)
+    }
+
     /// Refuses a destination of another cluster.
     pub(super) fn check_owner(&self, store: &Store, expected: SystemIdentifier) -> Result<(), BackupError> {
         let foreign = self

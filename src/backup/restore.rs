@@ -12,6 +12,7 @@ use super::files::{self, blocking, with_suffix};
 use super::finish;
 use super::replay::{replay, strip};
 use super::repository::{Repository, catalogue};
+use super::restore_lock::RestoreLock;
 use super::{BackupError, wal};
 use crate::core::backup::archive::{Archive, reach};
 use crate::core::backup::chain::chain;
@@ -20,6 +21,7 @@ use crate::core::backup::parent::major;
 use crate::core::backup::wal_file::WalFile;
 use crate::core::backup::{Entry, Kind, Record};
 use crate::core::wal::TimelineHistory;
+use crate::postgres::staging::check_place;
 use crate::postgres::{find, terms};
 use crate::store::seal::SealKey;
 use crate::store::{Store, StoreSettings};
@@ -62,9 +64,15 @@ pub struct Restored {
 /// # Errors
 /// Whatever is in the way; `directory` is then as it was.
 pub async fn restore(store: &Store, options: &Options, directory: &Path) -> Result<Restored, BackupError> {
+    let staging = with_suffix(directory, STAGING);
+    check_place(directory)?;
+    let lock = RestoreLock::take(&staging, directory)?;
     files::check_empty(directory)?;
     check_never_served(directory)?;
-    let found = catalogue(store).await?;
+    let mut found = catalogue(store).await?;
+    if let Some(error) = found.take_unreadable(options.name.as_deref()) {
+        return Err(error);
+    }
     let (entry, archive) = pick(store, &found, options).await?;
     let chain = records(&found.entries, entry)?;
     let record = entry.record.clone();
@@ -79,7 +87,6 @@ pub async fn restore(store: &Store, options: &Options, directory: &Path) -> Resu
         timeline: timeline.unwrap_or_else(|| options.timeline.clone()),
         ..options.clone()
     };
-    let staging = with_suffix(directory, STAGING);
     tracing::info!(name = record.name, directory = %directory.display(), "restore begins");
     extract_whole(store, &chain, options, &staging).await?;
     let gap = gap(&archive, &record).filter(|_| options.target != Target::Backup);
@@ -98,6 +105,7 @@ pub async fn restore(store: &Store, options: &Options, directory: &Path) -> Resu
     })
     .await?;
     files::remove_file(&replaying(&staging))?;
+    drop(lock);
     Ok(Restored {
         record,
         reached,

@@ -7,7 +7,7 @@ use super::incremental::{self, Parent};
 use super::logical::{self, Wish};
 use super::physical::{self, Identity};
 use super::pipeline::Shape;
-use super::repository::{Repository, catalogue, commit, delete, folder};
+use super::repository::{Repository, catalogue_whole, commit, delete, folder};
 use super::{BackupError, Server, now, wal};
 use crate::core::backup::parent::Base;
 use crate::core::backup::retention::{Keep, expired, wal_needed_from};
@@ -83,7 +83,7 @@ async fn backup(
     source: &Source,
     options: &Options,
 ) -> Result<Outcome, BackupError> {
-    let found = catalogue(store).await?;
+    let found = catalogue_whole(store).await?;
     let identity = physical::identify(&source.server).await?;
     found.check_owner(store, identity.system_identifier)?;
     sweep(store, &found).await?;

@@ -3,19 +3,20 @@
 //! A file leaves, and is deleted, as soon as `pg_dump` has closed it: what stands in the folder is what is being written and
 //! what the destination has not taken yet, never a copy of the whole unless the destination is that slow.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
 use rustix::fd::OwnedFd;
-use rustix::fs::{FlockOperation, inotify};
+use rustix::fs::inotify;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::unix::AsyncFd;
 
 use super::error::FileContext as _;
-use super::files::{create_private, remove_tree};
+use super::files::create_private;
+use super::own_folder::OwnFolder;
 use super::pipeline::ObjectWriter;
 use super::{BackupError, files};
 use crate::core::backup::StoredObject;
@@ -27,58 +28,21 @@ const READ_BYTES: usize = 64 << 10;
 const EVENT_BYTES: usize = 8 << 10;
 const PREFIX: &str = "podgres-dump-";
 
-/// A folder of this process' own, locked as long as it lives, which goes with it.
-pub(super) struct Spool {
-    path: PathBuf,
-    _lock: File,
-}
+/// Where the dumps of a run are written to.
+pub(super) struct Spool(OwnFolder);
 
 impl Spool {
     /// Makes it in `scratch`, and removes what killed runs have left there.
     pub(super) fn create(scratch: &Path) -> Result<Self, BackupError> {
-        sweep(scratch)?;
-        let id = std::process::id();
-        // Locked before it has the name that others look for.
-        let (new, path) = (
-            scratch.join(format!(".{PREFIX}{id}")),
-            scratch.join(format!("{PREFIX}{id}")),
-        );
-        create_private(&new)?;
-        let lock = File::open(&new).file("open directory", &new)?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).file("lock directory", &new)?;
-        fs::rename(&new, &path).file("rename directory", &new)?;
-        Ok(Self { path, _lock: lock })
+        OwnFolder::create(scratch, PREFIX).map(Self)
     }
 
     /// A new folder for one dump.
     pub(super) fn folder(&self, name: &str) -> Result<PathBuf, BackupError> {
-        let folder = self.path.join(name);
+        let folder = self.0.path().join(name);
         create_private(&folder)?;
         Ok(folder)
     }
-}
-
-impl Drop for Spool {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.path).ok();
-    }
-}
-
-/// Whose lock is free has no process any more.
-fn sweep(scratch: &Path) -> Result<(), BackupError> {
-    for entry in fs::read_dir(scratch).file("read directory", scratch)?.flatten() {
-        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
-            continue;
-        }
-        let path = entry.path();
-        let Ok(folder) = File::open(&path) else {
-            continue;
-        };
-        if rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            remove_tree(&path)?;
-        }
-    }
-    Ok(())
 }
 
 /// The files of a folder as they are closed.
@@ -195,6 +159,10 @@ mod tests {
     use std::io::Write as _;
     use std::time::Duration;
 
+    use std::fs::File;
+
+    use rustix::fs::FlockOperation;
+
     use super::*;
 
     #[tokio::test]
@@ -226,7 +194,7 @@ mod tests {
         rustix::fs::flock(&held, FlockOperation::NonBlockingLockExclusive).expect("lock");
         let spool = Spool::create(scratch.path()).expect("spool");
         assert!(!dead.exists() && living.exists());
-        let own = spool.path.clone();
+        let own = spool.0.path().to_owned();
         spool.folder("001-app").expect("folder");
         drop(spool);
         assert!(!own.exists() && living.exists());

@@ -9,18 +9,20 @@ use std::path::Path;
 
 use super::assemble::Assembly;
 use super::files::{self, blocking};
+use super::own_folder::OwnFolder;
 use super::replay::{connect, replay, scratch_error};
-use super::repository::remember;
+use super::repository::{is_there, remember};
 use super::restore::{self, check_key, check_programs, records};
 use super::{BackupError, extract, facts, now, wal};
 use crate::core::backup::archive::Reach;
 use crate::core::backup::choose::Target;
 use crate::core::backup::{Content, Entry, Kind, Record, Verification};
 use crate::postgres::scratch::{Scratch, ScratchServer, StartError};
-use crate::postgres::{dump, verify as pg_verifybackup};
+use crate::postgres::{dump, table_facts, verify as pg_verifybackup};
 use crate::store::Store;
 
 const JOBS: usize = 2;
+const PREFIX: &str = "podgres-verify-";
 
 /// What was done and found so far.
 #[derive(Default)]
@@ -37,7 +39,8 @@ pub struct Verified {
     pub gap: Option<String>,
 }
 
-/// Verifies one of the destination's backups in `scratch_directory`, which is removed afterwards, and remembers the result.
+/// Verifies one of the destination's backups in `scratch_directory`, which is removed afterwards, and remembers the result;
+/// `None` if the backup was deleted meanwhile, as `--keep` does it.
 ///
 /// # Errors
 /// It could not be found out: the destination, the programs or this machine are at fault, not the backup. What was
@@ -48,13 +51,14 @@ pub async fn verify(
     entry: &Entry,
     options: &restore::Options,
     scratch_directory: &Path,
-) -> Result<Verified, BackupError> {
+) -> Result<Option<Verified>, BackupError> {
     let record = &entry.record;
     check_key(record, options.key.as_ref())?;
     check_programs(record, &options.program_directory).await?;
     let mut findings = Findings::default();
     let before = archived(store, entry, options).await?;
-    let place = scratch_directory.join(format!("podgres-verify-{}", std::process::id()));
+    let own = OwnFolder::create(scratch_directory, PREFIX)?;
+    let place = own.path().join("data");
     let result = match record.kind {
         Kind::Physical => match records(entries, entry) {
             Ok(chain) => physical(store, &chain, options, &place, &mut findings).await,
@@ -62,8 +66,15 @@ pub async fn verify(
         },
         Kind::Logical => logical(store, record, options, &place, &mut findings).await,
     };
-    let gone = place.clone();
-    blocking(move || extract::clear(&gone)).await?;
+    blocking(move || {
+        extract::clear(&place)?;
+        drop(own);
+        Ok(())
+    })
+    .await?;
+    if !is_there(store, &record.name).await? {
+        return Ok(None);
+    }
     match result {
         Ok(()) => {}
         Err(error) => findings.differences.push(blame(error)?),
@@ -79,7 +90,7 @@ pub async fn verify(
         checks: findings.checks,
     };
     remember(store, &record.name, &verification).await?;
-    Ok(Verified { verification, gap })
+    Ok(Some(Verified { verification, gap }))
 }
 
 /// What is archived behind a backup.
@@ -266,8 +277,27 @@ async fn compare(
         Err(error) if error.to_string().contains("\"amcheck\" is not available") => {
             "pg_amcheck was left out: these programs come without the extension amcheck"
         }
+        Err(error) if dump::corrupt(&error) && sorts_otherwise(server).await? => {
+            "pg_amcheck was left out: this machine sorts text otherwise than the servers do"
+        }
         Err(error) => return Err(error.into()),
     };
     findings.checks.push(check.to_owned());
     Ok(())
+}
+
+/// Whether indexes on text may look damaged here only: another libc's or ICU's order.
+async fn sorts_otherwise(server: &mut ScratchServer) -> Result<bool, BackupError> {
+    let scratch = server.scratch().clone();
+    let asked = async {
+        let session = connect(&scratch, "template1").await?;
+        for database in table_facts::databases(&session).await? {
+            let session = connect(&scratch, &database).await?;
+            if table_facts::sorts_otherwise(&session).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    server.during(asked).await?.map_err(scratch_error)
 }

@@ -20,8 +20,10 @@ use crate::core::data_directory::SystemIdentifier;
 use crate::store::Store;
 
 const BATCH: usize = 16;
-/// Each holds a compressed segment in memory.
-const MOST_AT_ONCE: usize = 4;
+/// Each holds a compressed segment in memory, and once more if it is encrypted.
+const MOST_AT_ONCE: u64 = 4;
+/// Of segments under way, as they are in `pg_wal`: larger ones go one after the other.
+const BYTES_AT_ONCE: u64 = 64 << 20;
 const READY: &str = ".ready";
 
 /// A data directory whose WAL is archived.
@@ -49,8 +51,7 @@ impl Archiver {
         } else {
             Vec::new().into_iter()
         };
-        let at_once = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        let at_once = at_once.clamp(2, MOST_AT_ONCE);
+        let at_once = at_once(fs::metadata(&source).map_or(0, |found| found.len()));
         let mut running = JoinSet::new();
         let (archiver, asked) = (self.clone(), source.clone());
         running.spawn(async move { Ended::Asked(archiver.archive_asked(&asked).await) });
@@ -107,6 +108,13 @@ impl Archiver {
         // Not synced: a mark that a crash took, or half of it, costs one more look at the archive.
         fs::write(&mark, stamp).file("write file", &mark)
     }
+}
+
+/// How many segments of a size are archived at a time.
+fn at_once(segment_bytes: u64) -> usize {
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let fit = (BYTES_AT_ONCE / segment_bytes.max(1)).clamp(1, MOST_AT_ONCE);
+    usize::try_from(fit).unwrap_or(1).min(cores.max(2))
 }
 
 /// How a file's archiving ended.
@@ -274,6 +282,14 @@ mod tests {
         let lab = lab(20);
         lab.archiver.archive(&path(1)).await.expect("archived");
         assert_eq!(lab.archived(20).await.len(), BATCH + 1);
+    }
+
+    #[test]
+    fn large_segments_were_held_in_memory_several_at_a_time() {
+        for (megabytes, expected) in [(64, 1), (1024, 1), (32, 2)] {
+            assert_eq!(at_once(megabytes << 20), expected, "{megabytes} MB");
+        }
+        assert!((2..=4).contains(&at_once(16 << 20)));
     }
 
     #[tokio::test]

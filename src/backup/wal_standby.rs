@@ -2,14 +2,21 @@
 //!
 //! So every member keeps what is not archived yet, and a standby that is promoted archives what the lost primary had no time
 //! for. Never sends what the primary is about to send: only what it has passed over.
+//!
+//! The last segment of a timeline that ended is never archived under its name: the promoted server calls its own `.partial`,
+//! and the others' WAL receivers mark theirs as ready all the same (`WalReceiverMain`).
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use super::BackupError;
+use super::error::FileContext as _;
 use super::wal::{self, Pushed};
 use super::wal_batch::Archiver;
+use crate::core::backup::archive::continued_in;
 use crate::core::backup::wal_file::WalFile;
+use crate::core::wal::TimelineHistory;
 
 /// The primary archives a segment within moments, or not for long: then each look is a request that costs.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -29,12 +36,12 @@ pub fn is_standby(data_directory: &Path) -> bool {
 pub async fn confirmed(archiver: &Archiver, source: &Path) -> Result<bool, BackupError> {
     let file: WalFile = source.file_name().unwrap_or_default().to_string_lossy().parse()?;
     let (store, cluster) = (&archiver.store, archiver.system_identifier);
-    if wal::is_archived(store, cluster, file).await? {
+    let path = archiver.data_directory.join(source);
+    if is_archived(archiver, file, &path).await? {
         return Ok(true);
     }
     if wal::passed_over(store, cluster, file).await? {
-        let source = archiver.data_directory.join(source);
-        let pushed = archiver.push(&source).await?;
+        let pushed = archiver.push(&path).await?;
         tracing::info!(file = %file, new = pushed == Pushed::New, "archived what the primary has passed over");
         return Ok(true);
     }
@@ -42,11 +49,49 @@ pub async fn confirmed(archiver: &Archiver, source: &Path) -> Result<bool, Backu
     while is_standby(&archiver.data_directory) {
         tokio::time::sleep(pause).await;
         pause = LONGEST_PAUSE.min(2 * pause);
-        if wal::is_archived(store, cluster, file).await? {
+        if is_archived(archiver, file, &path).await? {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Under its name; or what it has is the beginning of the next timeline's.
+async fn is_archived(archiver: &Archiver, file: WalFile, path: &Path) -> Result<bool, BackupError> {
+    let (store, cluster) = (&archiver.store, archiver.system_identifier);
+    if wal::is_archived(store, cluster, file).await? {
+        return Ok(true);
+    }
+    let Some(next) = next_timelines(file, path)? else {
+        return Ok(false);
+    };
+    let archived = wal::is_archived(store, cluster, next).await?;
+    if archived {
+        tracing::info!(file = %file, next = %next, "its timeline ended in it; the next one's is archived");
+    }
+    Ok(archived)
+}
+
+/// By the history that this server has received itself: one that is only in the archive may be another server's way.
+fn next_timelines(file: WalFile, path: &Path) -> Result<Option<WalFile>, BackupError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut newest = None;
+    for entry in fs::read_dir(folder).file("read directory", folder)? {
+        let name = entry.file("read directory", folder)?.file_name();
+        if let Ok(WalFile::History { timeline }) = name.to_string_lossy().parse() {
+            newest = newest.max(Some(timeline));
+        }
+    }
+    let Some(timeline) = newest.filter(|newest| *newest > file.timeline()) else {
+        return Ok(None);
+    };
+    let history = folder.join(WalFile::History { timeline }.to_string());
+    let text = fs::read_to_string(&history).file("read file", &history)?;
+    let Ok(history) = TimelineHistory::parse(timeline, &text) else {
+        return Ok(None);
+    };
+    let segment_bytes = fs::metadata(path).file("stat file", path)?.len();
+    Ok(continued_in(file, &history, segment_bytes))
 }
 
 #[cfg(test)]
@@ -132,6 +177,23 @@ mod tests {
         let lab = lab();
         lab.archive().await;
         assert!(lab.confirmed().await.expect("confirmed"));
+    }
+
+    #[tokio::test]
+    async fn the_last_segment_of_a_timeline_that_ended_was_waited_for_for_ever() {
+        let lab = lab();
+        let data = &lab.archiver.data_directory;
+        let segment = fs::File::create(data.join(FILE)).expect("file");
+        segment.set_len(16 << 20).expect("a segment's size");
+        let history = data.join("pg_wal/00000002.history");
+        fs::write(history, "1\t0/A2000100\tno recovery target specified\n").expect("file");
+        let next = data.join("pg_wal/0000000200000000000000A2");
+        fs::write(&next, "wal").expect("file");
+        let waited = tokio::time::timeout(Duration::from_millis(700), lab.confirmed()).await;
+        assert!(waited.is_err(), "nothing is archived yet");
+        lab.archiver.push(&next).await.expect("push");
+        assert!(lab.confirmed().await.expect("confirmed"));
+        assert!(!lab.archived().await, "it is the primary's to archive");
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use crate::backup::BackupError;
 use crate::config::backup::StoreArguments;
 use crate::config::{Environment as _, ProcessEnvironment};
 use crate::demo::{self, PodUser};
+use crate::postgres::error::JobError;
 use crate::postgres::find;
 use crate::store::{Destination, LockError, Store, StoreError, StoreSettings};
 
@@ -97,7 +98,9 @@ pub(super) fn failure(error: BackupError) -> Failure {
     let status = match &error {
         error if error.refused() => ExitStatus::Refused,
         BackupError::Store(StoreError::Settings { .. })
+        | BackupError::Lock(LockError::Unconditional { .. })
         | BackupError::Programs { .. }
+        | BackupError::Job(JobError::MountPoint { .. } | JobError::SymbolicLink { .. })
         | BackupError::Find(_) => ExitStatus::Settings,
         BackupError::Store(source) | BackupError::Lock(LockError::Store { source, .. })
             if source.denied() =>

@@ -41,8 +41,12 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         archive: &archive,
     };
     match arguments.output {
-        Output::Table => backing::print(&table(&listing)),
-        Output::Json => backing::print(&format!("{:#}\n", json(&listing))),
+        Output::Table => backing::print(&table(&listing))?,
+        Output::Json => backing::print(&format!("{:#}\n", json(&listing)))?,
+    }
+    match found.unreadable.into_iter().next() {
+        Some((_, error)) => Err(error.into()),
+        None => Ok(()),
     }
 }
 

@@ -73,7 +73,7 @@ struct Settings {
 #[derive(Args, Debug, Default)]
 #[group(multiple = false)]
 pub struct TargetArguments {
-    /// The last commit before a time: '2026-11-21 17:15:30.5+01'
+    /// The last commit before a time: '2026-11-21 17:15:30.5+01'; UTC without a zone
     #[arg(long)]
     pub to_time: Option<String>,
     /// A WAL position: 0/3000060

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use crate::backup::catalogue;
 use crate::backup::verify::{self, Verified};
+use crate::backup::{Repository, catalogue};
+use crate::core::backup::name::sequence_of;
 use crate::core::backup::{Entry, Record};
 
 use super::backing::{self, RunDirectory};
@@ -43,9 +44,13 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         .clone()
         .unwrap_or_else(|| run_directory.path().to_owned());
     let found = catalogue(&opened.store).await?;
-    let (mut bad, mut cut_off) = (Vec::new(), Vec::new());
-    for entry in wanted(&arguments, &found.entries)? {
+    let (mut bad, mut cut_off) = (unreadable(&arguments, &found), Vec::new());
+    for entry in wanted(&arguments, &found, &bad)? {
         let verified = verify::verify(&opened.store, &found.entries, entry, &options, &scratch).await?;
+        let Some(verified) = verified else {
+            tracing::warn!(name = entry.record.name, "it was deleted meanwhile");
+            continue;
+        };
         backing::print(&told(&entry.record, &verified, arguments.output))?;
         if !verified.verification.differences.is_empty() {
             bad.push(entry.record.name.clone());
@@ -76,22 +81,40 @@ fn judged(bad: &[String], cut_off: &[String]) -> Result<(), Failure> {
     Err(Failure::new(ExitStatus::Refused, message).hint(hint))
 }
 
-fn wanted<'a>(arguments: &Arguments, entries: &'a [Entry]) -> Result<Vec<&'a Entry>, Failure> {
+/// Those of the backups that are asked for whose record cannot be read, which nobody can restore.
+fn unreadable(arguments: &Arguments, found: &Repository) -> Vec<String> {
+    let newest = found.entries.last().map_or(0, |entry| entry.record.sequence);
+    let asked = |name: &String| {
+        let newer = arguments.names.is_empty() && sequence_of(name).is_some_and(|number| number > newest);
+        arguments.all || newer || arguments.names.contains(name)
+    };
+    let names = found.without_record().map(|(name, _)| name.clone());
+    names.filter(asked).collect()
+}
+
+fn wanted<'a>(
+    arguments: &Arguments,
+    found: &'a Repository,
+    unreadable: &[String],
+) -> Result<Vec<&'a Entry>, Failure> {
+    let entries = &found.entries;
     if arguments.all {
         return Ok(entries.iter().collect());
     }
     let missing = |message: String| Failure::new(ExitStatus::Refused, message);
     if arguments.names.is_empty() {
-        let newest = entries
-            .last()
-            .ok_or_else(|| missing("there is no backup at the destination".to_owned()))?;
-        return Ok(vec![newest]);
+        return match entries.last() {
+            _ if !unreadable.is_empty() => Ok(Vec::new()),
+            Some(newest) => Ok(vec![newest]),
+            None => Err(missing("there is no backup at the destination".to_owned())),
+        };
     }
     let find = |name: &String| {
         let found = entries.iter().find(|entry| entry.record.name == *name);
         found.ok_or_else(|| missing(format!("there is no backup \"{name}\" at the destination")))
     };
-    arguments.names.iter().map(find).collect()
+    let readable = arguments.names.iter().filter(|name| !unreadable.contains(name));
+    readable.map(find).collect()
 }
 
 fn told(record: &Record, verified: &Verified, output: Output) -> String {

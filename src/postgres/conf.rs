@@ -179,13 +179,7 @@ fn owned(
     if read_only(role) {
         lines.push((auto_conf::READ_ONLY, "on".to_owned()));
     }
-    if let Some(command) = &settings.archive_command {
-        lines.extend([
-            // A standby keeps what the primary has not archived: after a failover nobody else has it.
-            ("archive_mode", "always".to_owned()),
-            ("archive_command", command.clone()),
-        ]);
-    }
+    lines.extend(archive(settings));
     if let Some(tls) = tls {
         lines.extend([
             ("ssl", "on".to_owned()),
@@ -195,6 +189,22 @@ fn owned(
         ]);
     }
     lines
+}
+
+/// How WAL is archived. On the command line too, for as long as the server runs: with another command, that `ALTER SYSTEM` gave,
+/// WAL would count as archived and be recycled.
+pub(super) fn archive(settings: &ServerSettings) -> Vec<(&'static str, String)> {
+    let Some(command) = &settings.archive_command else {
+        return Vec::new();
+    };
+    vec![
+        // A standby keeps what the primary has not archived: after a failover nobody else has it.
+        ("archive_mode", "always".to_owned()),
+        ("archive_command", command.clone()),
+        ("archive_library", String::new()),
+        // From the archive a standby would take WAL of a primary that it has promised not to follow.
+        ("restore_command", String::new()),
+    ]
 }
 
 /// Under a Lease a standby that somebody else promotes acknowledges nothing: its gate is closed.

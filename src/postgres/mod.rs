@@ -38,6 +38,7 @@ pub mod roles;
 pub mod routed;
 mod scram;
 pub mod scratch;
+mod scratch_settings;
 pub mod session;
 pub mod signal_file;
 pub mod slots;

@@ -47,6 +47,9 @@ pub fn postmaster_command(settings: &ServerSettings) -> io::Result<Command> {
         .arg(config_file)
         .stdout(Stdio::inherit())
         .stderr(Stdio::from(io::stdout().as_fd().try_clone_to_owned()?));
+    for (name, value) in super::conf::archive(settings) {
+        command.arg("-c").arg(format!("{name}={value}"));
+    }
     Ok(command)
 }
 

@@ -4,27 +4,25 @@
 //! needs to start on it. Nothing that it writes is synced; whoever keeps the directory syncs it as a whole.
 
 use std::ffi::OsString;
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, interval, timeout};
 
-use super::conf;
 use super::dump::Client;
 use super::error::{JobError, ProgramError};
 use super::files::{create_private_directory, write_private};
 use super::postmaster_pid::{self, PostmasterStatus};
 use super::process::{Locale, command};
 use super::program::{Event, Line, Program, outcome};
+use super::scratch_settings::{self, PORT};
 use super::session::Address;
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// Replay says something every ten seconds (`log_startup_progress_interval`), and for every segment of the archive.
 const SILENCE_LIMIT: Duration = Duration::from_mins(10);
 const STOP_LIMIT: Duration = Duration::from_mins(30);
-const PORT: u16 = 5432;
 /// As PostgreSQL 15 to 18 log it (`xlogrecovery.c`).
 const REPLAY_BEGINS: &str = "redo starts at";
 
@@ -40,6 +38,7 @@ fn blames_data(error: &ProgramError) -> bool {
         "could not access file",
         "could not load library",
         "resource manager",
+        "maximum number of prepared transactions",
         "terminated by signal 9",
     ];
     error.exited("postgres", 1) && !elsewhere.iter().any(|part| error.output().contains(part))
@@ -53,7 +52,7 @@ pub struct Scratch {
     /// For configuration and socket; short, since a socket's path may have 107 bytes.
     pub run_directory: PathBuf,
     pub superuser: String,
-    /// More configuration, e.g. how far to replay.
+    /// More settings, e.g. how far to replay.
     pub settings: Vec<(&'static str, String)>,
 }
 
@@ -102,7 +101,8 @@ impl Scratch {
     /// # Errors
     /// It ended, with its last lines; or nothing was heard of it for ten minutes.
     pub async fn start(self) -> Result<ScratchServer, StartError> {
-        let mut server = self.spawn()?;
+        let demands = scratch_settings::demanded(&self.program_directory, &self.data_directory).await;
+        let mut server = self.spawn(demands.map_err(JobError::from)?)?;
         match server.ready().await {
             Ok(()) => Ok(server),
             Err(error) if server.replaying && blames_data(&error) => Err(StartError::Replaying(error)),
@@ -110,70 +110,26 @@ impl Scratch {
         }
     }
 
-    fn spawn(self) -> Result<ScratchServer, JobError> {
+    fn spawn(self, demands: Vec<(&'static str, String)>) -> Result<ScratchServer, JobError> {
         create_private_directory(&self.run_directory)?;
         write_private(&self.run_directory.join("pg_hba.conf"), b"local all all trust\n")?;
+        write_private(&self.run_directory.join("pg_ident.conf"), b"")?;
         let config_file = self.run_directory.join("postgresql.conf");
-        write_private(&config_file, self.configuration()?.as_bytes())?;
+        let libraries = scratch_settings::libraries(&self.data_directory);
+        write_private(&config_file, libraries.as_bytes())?;
         let mut option = OsString::from("config_file=");
         option.push(&config_file);
         let mut postgres = command(&self.program_directory.join("postgres"), Locale::C, Signal::QUIT);
         postgres.arg("-D").arg(&self.data_directory).arg("-c").arg(option);
+        let fixed = scratch_settings::fixed(&self.data_directory, &self.run_directory);
+        for (name, value) in fixed.iter().chain(&demands).chain(&self.settings) {
+            postgres.arg("-c").arg(format!("{name}={value}"));
+        }
         Ok(ScratchServer {
             program: Program::spawn_server(postgres)?,
             scratch: self,
             replaying: false,
         })
-    }
-
-    fn configuration(&self) -> Result<String, JobError> {
-        let mut text = String::new();
-        let own = [
-            self.data_directory.join("postgresql.conf"),
-            self.data_directory.join("postgresql.auto.conf"),
-        ];
-        for file in own {
-            // A setting that a restored cluster needs to start at all.
-            let found = std::fs::read_to_string(file).unwrap_or_default();
-            let preload = found
-                .lines()
-                .rev()
-                .find(|line| line.trim_start().starts_with("shared_preload_libraries"));
-            if let Some(line) = preload {
-                // Writing to a String cannot fail.
-                writeln!(text, "{line}").ok();
-            }
-        }
-        let display = |path: &Path| path.to_string_lossy().into_owned();
-        let fixed = [
-            ("data_directory", display(&self.data_directory)),
-            ("hba_file", display(&self.run_directory.join("pg_hba.conf"))),
-            ("ident_file", display(&self.run_directory.join("pg_ident.conf"))),
-            ("listen_addresses", String::new()),
-            ("port", PORT.to_string()),
-            (
-                "unix_socket_directories",
-                conf::socket_directories(std::slice::from_ref(&self.run_directory)),
-            ),
-            ("fsync", "off".to_owned()),
-            ("full_page_writes", "off".to_owned()),
-            ("archive_mode", "off".to_owned()),
-            ("hot_standby", "off".to_owned()),
-            ("wal_level", "replica".to_owned()),
-            ("max_wal_size", "4GB".to_owned()),
-            ("synchronous_standby_names", String::new()),
-            ("logging_collector", "off".to_owned()),
-            ("log_destination", "stderr".to_owned()),
-            ("log_min_error_statement", "panic".to_owned()),
-            ("autovacuum", "off".to_owned()),
-            // A backup's tablespaces come back as directories, which recovery takes for damage otherwise.
-            ("allow_in_place_tablespaces", "on".to_owned()),
-        ];
-        for (name, value) in fixed.iter().chain(&self.settings) {
-            text.push_str(&conf::line(name, value)?);
-        }
-        write_private(&self.run_directory.join("pg_ident.conf"), b"")?;
-        Ok(text)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::core::wal::Lsn;
 /// How rows look as text must not depend on the role's or the database's own settings.
 const OPTIONS: &str = "-c statement_timeout=0 -c idle_session_timeout=0 -c idle_in_transaction_session_timeout=0 \
     -c lock_timeout=60s -c log_statement=none -c search_path=pg_catalog -c TimeZone=UTC -c DateStyle=ISO,YMD \
-    -c IntervalStyle=postgres -c extra_float_digits=1 -c bytea_output=hex -c xmlbinary=base64 \
+    -c IntervalStyle=postgres -c extra_float_digits=1 -c lc_monetary=C -c bytea_output=hex -c xmlbinary=base64 \
     -c row_security=off -c jit=off -c synchronous_commit=local -c default_transaction_read_only=off";
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 

@@ -184,7 +184,10 @@ fn parent(data_directory: &Path) -> &Path {
 }
 
 /// PGDATA is something that `rename` can replace, or nothing.
-fn check_place(data_directory: &Path) -> Result<(), JobError> {
+///
+/// # Errors
+/// It is a mount point, or a symbolic link.
+pub fn check_place(data_directory: &Path) -> Result<(), JobError> {
     let path = data_directory.to_owned();
     if path.is_symlink() {
         return Err(JobError::SymbolicLink { path });

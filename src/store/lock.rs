@@ -20,6 +20,9 @@ pub enum LockError {
     /// Somebody else holds it and lives.
     #[error("destination \"{destination}\" is in use by {holder}")]
     Held { destination: String, holder: String },
+    /// It would let two runs go on side by side.
+    #[error("destination \"{destination}\" cannot be locked: it ignores conditional writes (If-None-Match)")]
+    Unconditional { destination: String },
     #[error("could not lock destination \"{destination}\"")]
     Store { destination: String, source: StoreError },
     #[error("could not lock \"{}\"", path.display())]

@@ -115,7 +115,7 @@ impl Place {
         let mut seen: Option<(Content, Instant)> = None;
         loop {
             match self.write(content, PutMode::Create).await {
-                Ok(version) => return Ok(version),
+                Ok(version) => return self.refuses_a_second(content).await.map(|()| version),
                 Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
                 }
                 Err(error) => return Err(self.error("write", error)),
@@ -141,6 +141,16 @@ impl Place {
                 None => seen = Some((found, Instant::now())),
             }
             sleep(LOOK).await;
+        }
+    }
+
+    /// A store that writes over an object that must not be there keeps nobody out, and archived WAL would be overwritten.
+    async fn refuses_a_second(&self, content: &Content) -> Result<(), LockError> {
+        match self.write(content, PutMode::Create).await {
+            Ok(_) => Err(LockError::Unconditional {
+                destination: self.destination.clone(),
+            }),
+            Err(_) => Ok(()),
         }
     }
 

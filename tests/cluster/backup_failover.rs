@@ -1,14 +1,15 @@
 //! Backups, the archive and restores across failovers, and new clusters that begin with a backup.
 
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::backup::{Lab, answer, ask_restored, text, told};
-use crate::harness::{Demo, LIMIT, Start, member, members};
+use crate::harness::{Demo, LIMIT, Start, member, members, wait_for};
 use crate::kit::{processes, signal};
+use crate::user::give_away;
 
 const VERSION: u32 = 16;
 const NUMBERS: &str = "SELECT string_agg(i::text, ' ' ORDER BY i) FROM t";
@@ -99,6 +100,55 @@ fn backups_archive_and_restores_outlive_failovers_and_begin_new_clusters() {
     lab.demo.stop();
     a_new_cluster(&mut lab, Start::new(VERSION), &[]);
     assert_eq!(lab.demo.sql(&["--member", "1"], NUMBERS), "1 2 6");
+}
+
+/// With fixed leadership nobody takes over: what the archive lacks is read from the standby that has replayed most.
+#[test]
+fn what_the_archive_lacked_was_given_up_though_the_standbys_had_it() {
+    let mut lab = Lab::new(Start::new(VERSION));
+    lab.demo.sql(&[], "CREATE TABLE t (i int)");
+    insert(&lab.demo, 1);
+    lab.backup(&[]);
+    lab.archive_all();
+    let [paused, fresh] = ["1", "2"];
+    lab.demo
+        .sql(&["--member", paused], "SELECT pg_wal_replay_pause()");
+    insert(&lab.demo, 2);
+    the_freshest_standby_is_read(&lab, &format!("demo-{fresh}"), &format!("demo-{paused}"));
+    let seen = || lab.demo.sql(&["--member", "2"], NUMBERS) == "1 2";
+    assert!(wait_for(LIMIT, seen), "the other standby does not replay");
+    lab.demo.ask(&["delete-pod", "0", "--force", "--wipe-volume"]);
+    assert_eq!(numbers(&lab, &["--latest"], "archive-only"), "1");
+    let (standby, copy) = (lab.demo.data_directory("demo-2"), lab.restored("copy"));
+    lab.demo.stop();
+    let mut cp = Command::new("cp");
+    answer(&cp.arg("-a").args([&standby, &copy]).output().expect("cp"));
+    std::fs::remove_file(copy.join("standby.signal")).expect("a standby's copy");
+    assert_eq!(ask_restored(VERSION, &copy, NUMBERS), "1 2");
+}
+
+/// To another place, so that the archive stays behind.
+fn the_freshest_standby_is_read(lab: &Lab, name: &str, behind: &str) {
+    let to = lab.restored("elsewhere");
+    std::fs::create_dir(&to).expect("folder");
+    give_away(&to);
+    // More than the difference that replay makes by itself.
+    lab.demo
+        .sql(&[], "CREATE TABLE bulk AS SELECT generate_series(1, 100000) i");
+    // Whomever the run asks.
+    let known = |ordinal: u32| {
+        let (_, page) = lab.demo.get(ordinal, "/cluster")?;
+        let status: Value = serde_json::from_str(&page).ok()?;
+        let lag = |name: &str| member(&status, name)["lag_bytes"].as_u64();
+        Some(lag(name)? < 1_000_000 && lag(behind)? > 1_000_000)
+    };
+    let all = || (0..3).all(|ordinal| known(ordinal) == Some(true));
+    assert!(wait_for(LIMIT, all), "who is behind is not known");
+    for _ in 0..3 {
+        let words = ["backup", "--dir", text(&lab.demo.directory), "--to", text(&to)];
+        let told = told(&lab.command(&words).output().expect("backup"));
+        assert!(told.contains(&format!("physical of {name} (standby)")), "{told}");
+    }
 }
 
 /// Pod 0 restores, the other clones it; the new Secret's passwords hold, not those in the backup.

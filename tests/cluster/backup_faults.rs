@@ -56,6 +56,8 @@ fn row_48_and_56_killed_and_overlapping_runs_leave_whole_backups_only() {
     a_second_run_is_refused_while_the_first_lives(&lab);
     killed_anywhere(&lab);
     damage_is_found(&lab);
+    one_unreadable_record_was_in_the_way_of_every_restore(&lab);
+    damaged_wal_ends_a_restore(&lab);
     what_differs_from_the_record_is_found(&lab);
     another_clusters_destination_is_refused(&lab);
     a_full_destination(&lab);
@@ -133,6 +135,79 @@ fn damage_is_found(lab: &Lab) {
         "the newest, and the newest that is verified: {names:?}"
     );
     assert_eq!(names[0], good);
+}
+
+/// Whoever deletes must know all of them; who restores another one need not.
+fn one_unreadable_record_was_in_the_way_of_every_restore(lab: &Lab) {
+    let (from, list) = (lab.destination(), lab.list());
+    let [good, other] = [0, 1].map(|at: usize| list[at]["name"].as_str().expect("a name").to_owned());
+    let code = |words: &[&str]| {
+        let words = [words, &["--from", text(&from)]].concat();
+        let output = lab.command(&words).output().expect("podgres");
+        (output.status.code(), told(&output))
+    };
+    for (name, file) in [(&other, "backup.json"), (&good, "verified.json")] {
+        let path = from.join("backups").join(name).join(file);
+        let before = fs::read(&path).expect("read");
+        fs::write(&path, "{").expect("write");
+        let directory = lab.restored(file);
+        let restored = answer(&lab.restore(&directory, &["--backup", &good, "--to-backup"]));
+        assert!(restored.starts_with(&good), "{restored}");
+        let (listed, text) = code(&["backups"]);
+        assert!(
+            listed == Some(65) && text.contains(&good) && text.contains(file),
+            "{text}"
+        );
+        let output = lab.backup_command(&["--keep", "1"]).output().expect("backup");
+        assert_eq!(output.status.code(), Some(65), "{}", told(&output));
+        if name == &other {
+            let output = lab.restore(&lab.restored("unreadable"), &["--backup", &other]);
+            assert_eq!(output.status.code(), Some(65), "{}", told(&output));
+            for words in [&["verify"][..], &["verify", &other], &["verify", "--all"]] {
+                let (verified, text) = code(words);
+                assert!(verified == Some(65) && text.contains(&other), "{words:?}: {text}");
+            }
+        } else {
+            let (verified, text) = code(&["verify", &good, "-o", "json"]);
+            assert_eq!(verified, Some(0), "{text}");
+            let line = text.lines().find(|line| line.starts_with('{')).expect("JSON");
+            let value: Value = serde_json::from_str(line).expect("JSON");
+            assert_eq!(value["name"], good.as_str());
+            assert_eq!(
+                value["verification"]["differences"],
+                Value::Array(Vec::new()),
+                "{value}"
+            );
+        }
+        fs::write(&path, before).expect("write");
+    }
+    assert_eq!(lab.list().len(), list.len());
+}
+
+/// As a restore to the archive's end finds it, not the verification of a backup.
+fn damaged_wal_ends_a_restore(lab: &Lab) {
+    let file = lab
+        .demo
+        .sql(&[], "SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
+    lab.demo.sql(&[], "CREATE TABLE late AS SELECT 1 i");
+    lab.archive_all();
+    let identifier = lab.list()[0]["system_identifier"].clone();
+    let identifier = identifier.as_str().map_or(identifier.to_string(), str::to_owned);
+    let object = lab
+        .destination()
+        .join("wal")
+        .join(identifier)
+        .join(format!("{file}.zst"));
+    flip(&object);
+    let directory = lab.restored("damaged-wal");
+    let output = lab.restore(&directory, &["--latest"]);
+    assert!(!output.status.success(), "{}", told(&output));
+    let expected = format!("{file}.zst\" is damaged");
+    assert!(told(&output).contains(&expected), "{}", told(&output));
+    assert!(!directory.exists());
+    flip(&object);
+    answer(&lab.restore(&directory, &["--latest"]));
+    assert_eq!(ask_restored(16, &directory, "SELECT i FROM late"), "1");
 }
 
 /// Rows and content as a restore brings them, against what the record says of them; and a dump's flipped byte.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::backup::{answer, text, told};
 use crate::backup_s3::{BUCKET, at};
-use crate::harness::{Demo, LIMIT, wait_for};
+use crate::harness::{Demo, LIMIT, Start, wait_for};
 use crate::kit::{open_folder, shared};
 use crate::s3_server::{Fate, Held, S3};
 use crate::user::give_away;
@@ -111,6 +111,47 @@ fn row_48_a_run_killed_at_any_request_leaves_whole_backups_only() {
             .output()
             .expect("verify"),
     );
+}
+
+/// A database whose data do not compress is more than one part of an upload.
+#[test]
+fn an_upload_of_several_parts_that_ends_at_any_of_its_requests_is_no_backup() {
+    let server = S3::start();
+    let demo = Start::new(16).with(&["--replicas", "1"]).run();
+    demo.wait_streaming(0);
+    demo.sql(
+        &[],
+        "CREATE TABLE bulk AS SELECT string_agg(uuid_send(gen_random_uuid()), '') content FROM generate_series(1, 1500000) i \
+         GROUP BY i % 1500",
+    );
+    let uploads = |line: &str| line.contains("uploads") || line.contains("uploadId=");
+    let parts = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&parts);
+    server.set_fates(move |line| {
+        counted.fetch_add(u32::from(line.contains("partNumber=")), Ordering::Relaxed);
+        Fate::Pass
+    });
+    answer(&backup(&server, &demo, &[]).output().expect("backup"));
+    let parts = parts.load(Ordering::Relaxed);
+    assert!(parts >= 3, "{parts} parts");
+    let known = whole(&server);
+    // Its beginning, the first part, the last one, and its completion.
+    for number in [0, 1, parts, parts + 1] {
+        let requests = AtomicU32::new(0);
+        let held =
+            server.hold(move |line| uploads(line) && requests.fetch_add(1, Ordering::Relaxed) == number);
+        let mut run = backup(&server, &demo, &[]).spawn().expect("backup");
+        assert!(comes(&held, &mut run), "there is no request {number}");
+        run.kill().expect("kill");
+        held.go_on(if number % 2 == 0 { Fate::Cut } else { Fate::Deaf });
+        run.wait().expect("wait");
+        server.set(LOCK, None);
+        assert_eq!(whole(&server), known, "after request {number}");
+    }
+    server.set_fates(|_| Fate::Pass);
+    answer(&backup(&server, &demo, &["--keep", "1"]).output().expect("backup"));
+    let words = ["verify", "--from", BUCKET];
+    answer(&at(&server, &words).output().expect("verify"));
 }
 
 /// Another run has the lock, and has deleted what looked torn: whether that happens before the record is written or while.

@@ -77,6 +77,18 @@ fn a_bucket_that_fails_now_and_then_gets_whole_backups() {
     a_dead_holder_of_the_lock(&server, &backup);
 }
 
+#[test]
+fn a_bucket_that_ignores_conditional_writes_was_taken_for_locked() {
+    let (server, demo) = (S3::start(), shared());
+    server.ignore_conditions();
+    let words = ["backup", "--dir", text(&demo.directory), "--to", BUCKET];
+    let output = at(&server, &words).output().expect("backup");
+    assert_eq!(output.status.code(), Some(64), "{}", told(&output));
+    let expected = "it ignores conditional writes";
+    assert!(told(&output).contains(expected), "{}", told(&output));
+    assert_eq!(records(&server), 0);
+}
+
 /// As PostgreSQL's archiver and recovery do it, on a bucket that fails now and then; what follows comes ahead of its time.
 #[test]
 fn wal_goes_to_a_bucket_and_comes_back_ahead_of_its_time() {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -53,6 +53,8 @@ struct State {
     objects: Mutex<BTreeMap<String, Object>>,
     uploads: Mutex<BTreeMap<String, BTreeMap<u32, Vec<u8>>>>,
     fates: Mutex<Fates>,
+    /// Whether an object must or must not be there does not matter to it, as to some stores.
+    unconditional: AtomicBool,
     counter: AtomicU64,
 }
 
@@ -89,6 +91,7 @@ impl S3 {
             objects: Mutex::default(),
             uploads: Mutex::default(),
             fates: Mutex::new(Box::new(|_| Fate::Pass)),
+            unconditional: AtomicBool::new(false),
             counter: AtomicU64::new(1),
         });
         let served = Arc::clone(&state);
@@ -105,6 +108,11 @@ impl S3 {
     /// From now on requests end so; told are method and path with the query.
     pub(crate) fn set_fates(&self, fates: impl FnMut(&str) -> Fate + Send + 'static) {
         *self.state.fates.lock().expect("lock") = Box::new(fates);
+    }
+
+    /// From now on `If-None-Match` and `If-Match` are ignored.
+    pub(crate) fn ignore_conditions(&self) {
+        self.state.unconditional.store(true, Ordering::Relaxed);
     }
 
     /// The request that `asked` wants is held, and all that come after it, until [`Held::go_on`].
@@ -321,7 +329,7 @@ impl State {
                 .headers
                 .get("if-match")
                 .is_some_and(|wanted| known.is_none_or(|known| known.etag != *wanted));
-        if unmet {
+        if unmet && !self.unconditional.load(Ordering::Relaxed) {
             return Answer::empty(412);
         }
         let etag = self.etag();

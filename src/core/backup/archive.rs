@@ -95,6 +95,21 @@ fn segment(history: &TimelineHistory, start: Lsn, segment_bytes: u64) -> WalFile
     WalFile::segment(timeline.unwrap_or(history.timeline), start, segment_bytes)
 }
 
+/// The file that begins with a copy of what `file` has, if `file`'s timeline ended in the middle of it for `history`.
+#[must_use]
+pub fn continued_in(file: WalFile, history: &TimelineHistory, segment_bytes: u64) -> Option<WalFile> {
+    let WalFile::Segment { partial: false, .. } = file else {
+        return None;
+    };
+    let end = file.end(segment_bytes)?;
+    let start = Lsn(end.0.checked_sub(segment_bytes)?);
+    let ended = |ancestor: &WalPosition| {
+        ancestor.timeline == file.timeline() && start <= ancestor.lsn && ancestor.lsn < end
+    };
+    let ended = history.ancestors.iter().any(ended);
+    ended.then(|| segment(history, start, segment_bytes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,6 +171,34 @@ mod tests {
         ];
         for (names, expected) in cases {
             assert_eq!(told(names, 3, history), expected, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_segment_of_a_timeline_goes_on_in_the_one_that_recovery_reads() {
+        let text = "1\t0/4000100\tx\n2\t0/4000200\tx\n3\t0/6000000\tx";
+        let history = TimelineHistory::parse(TimelineId(4), text).expect("a history");
+        let one = |name: &str| files(&[name]).pop_first().expect("a file");
+        for (name, expected) in [
+            ("1/4", Some("3/4")),
+            ("2/4", Some("3/4")),
+            // Whole, or of nobody's history.
+            ("1/3", None),
+            ("3/5", None),
+            ("1/5", None),
+            ("3/4", None),
+            ("4/6", None),
+            ("5/4", None),
+        ] {
+            assert_eq!(
+                continued_in(one(name), &history, SEGMENT),
+                expected.map(one),
+                "{name}"
+            );
+        }
+        for name in ["00000002.history", "000000010000000000000004.partial"] {
+            let file = name.parse().expect(name);
+            assert_eq!(continued_in(file, &history, SEGMENT), None, "{name}");
         }
     }
 
