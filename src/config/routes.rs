@@ -133,6 +133,7 @@ impl RouteArguments {
             on_primary_loss: self.on_primary_loss,
             degrade: mode == RouteMode::ReadWrite && self.degrade == DegradeArgument::ReadOnly,
             monotonic: self.monotonic == Switch::On,
+            own_max_lag: false,
             affinity: match self.affinity {
                 AffinityArgument::Client => Affinity::Client,
                 AffinityArgument::None => Affinity::None,
