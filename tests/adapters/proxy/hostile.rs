@@ -249,8 +249,9 @@ async fn a_client_that_has_said_its_last_word_still_gets_the_whole_answer() {
     stream.write_all(&query).await.expect("write");
     stream.shutdown().await.expect("shutdown");
     let answer = read_to_end(&mut stream).await;
-    let rows = answer.iter().filter(|byte| **byte == b'x').count();
-    assert_eq!(rows, ROWS * 1000);
+    let row = "x".repeat(1_000);
+    let rows = String::from_utf8_lossy(&answer).matches(&row).count();
+    assert_eq!(rows, ROWS);
     let complete = format!("SELECT {ROWS}\0Z\0\0\0\x05I");
     assert!(answer.ends_with(complete.as_bytes()), "the end is missing");
 }

@@ -17,7 +17,7 @@ use super::routes::{PATIENCE, Route, table, until};
 use super::traffic::{WELCOME, begin, read_startup};
 
 /// Shorter than what a client was waited for, and than its time to begin.
-const SOON: Duration = Duration::from_millis(1_000);
+const SOON: Duration = Duration::from_secs(1);
 
 fn leaving(server: Server) -> Server {
     Server {
