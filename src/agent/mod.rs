@@ -22,6 +22,7 @@ mod publish;
 mod run;
 mod supervisor;
 mod switch;
+mod turn;
 mod upstream;
 mod visitors;
 

@@ -13,13 +13,13 @@ use crate::clock::boottime_ms;
 use crate::core::cluster::ClusterView;
 use crate::core::cluster::impossible::Impossible;
 use crate::core::cluster::moves;
-use crate::core::lease::{LeaseRecord, MoveRequest, ReadOnlySwitch, StoredLease};
+use crate::core::lease::{LeaseRecord, MoveRequest, StoredLease};
 use crate::core::member::MemberName;
 use crate::core::observation::MemberRequest;
 use crate::core::operate::{Answer, Order, Outcome};
 use crate::core::signature::MemberKey;
 use crate::core::status::{MemberState, MemberStatus};
-use crate::kube::{LeaseError, LeaseStore, time_of_day};
+use crate::kube::{LeaseError, LeaseStore};
 use crate::peers::{Way, send_signed_order};
 use crate::postgres::ReadLogins;
 use crate::postgres::routed::RoutedServer;
@@ -36,7 +36,7 @@ const RESTART_LIMIT: Duration = Duration::from_mins(1);
 const REINIT_LIMIT: Duration = Duration::from_secs(30);
 /// For an earlier order to be through.
 const SETTLE_LIMIT: Duration = Duration::from_secs(15);
-const PAUSE_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const PAUSE_LIMIT: Duration = Duration::from_secs(5);
 /// The view changes without anybody being told where only other members are concerned.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -107,7 +107,7 @@ impl Operator {
         }
     }
 
-    fn seen(&self) -> Arc<ClusterView> {
+    pub(super) fn seen(&self) -> Arc<ClusterView> {
         self.view.borrow().clone()
     }
 
@@ -280,30 +280,6 @@ impl Operator {
         Ok(Answer::new(Outcome::Done, message))
     }
 
-    /// Turns the read-only switch, and waits until this member knows.
-    async fn read_only(&self, on: bool, reason: String, by: String) -> Result<Answer, Answer> {
-        let switch = on.then(|| ReadOnlySwitch {
-            by,
-            at: time_of_day(),
-            reason,
-        });
-        match &self.lease {
-            Some(store) => {
-                let written = store.update(|record| record.read_only.clone_from(&switch)).await;
-                written.map_err(|error| unwritten(&error))?;
-            }
-            None => self.switch.turn(switch),
-        }
-        let deadline = Instant::now() + PAUSE_LIMIT;
-        self.comes(deadline, |view| view.read_only == on).await;
-        let message = if on {
-            "the cluster is read-only: every routing endpoint serves standbys"
-        } else {
-            "the cluster takes writes again"
-        };
-        Ok(Answer::new(Outcome::Done, message))
-    }
-
     async fn restart(&self) -> Result<Answer, Answer> {
         let own = self.member.to_string();
         self.possible(|seen| moves::restart(seen, &own)).await?;
@@ -406,7 +382,7 @@ impl Operator {
     }
 
     /// Waits until the view fulfils a condition; false if it does not in time.
-    async fn comes(&self, deadline: Instant, condition: impl Fn(&ClusterView) -> bool) -> bool {
+    pub(super) async fn comes(&self, deadline: Instant, condition: impl Fn(&ClusterView) -> bool) -> bool {
         let mut view = self.view.clone();
         loop {
             if condition(&view.borrow_and_update()) {
@@ -434,7 +410,7 @@ fn holder(record: &LeaseRecord) -> Option<String> {
     record.holder.as_ref().map(|holder| holder.pod.clone())
 }
 
-fn unwritten(error: &LeaseError) -> Answer {
+pub(super) fn unwritten(error: &LeaseError) -> Answer {
     let answer = Answer::new(Outcome::Failed, error.to_string());
     match error.hint() {
         Some(hint) => answer.hint(hint),

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::core::cluster::{ClusterView, PeerEntry};
 use crate::core::member::Topology;
-use crate::core::route_table::route_table_of_peers;
+use crate::core::route_table::{route_table_of_peers, with_unseen};
 use crate::core::routing::RouteTable;
 use crate::core::status::{MemberStatus, Role};
 use crate::dns::Resolver;
@@ -82,7 +82,7 @@ async fn follow(
         let all_heard = !entries.is_empty() && entries.iter().all(PeerEntry::connected);
         settled.send_if_modified(|known| std::mem::replace(known, all_heard) != all_heard);
         let next = seen(&settings, entries);
-        let table = route_table_of_peers(&next);
+        let table = with_unseen(route_table_of_peers(&next), &routes.borrow(), &next);
         view.send_replace(Arc::new(next));
         routes.send_if_modified(|known| {
             let changed = **known != table;

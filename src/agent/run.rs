@@ -14,7 +14,7 @@ use crate::core::decision::{Decision, Memory, PostgresAction};
 use crate::core::member::Ordinal;
 use crate::core::observation::{FailedAction, Observation, UpstreamView};
 use crate::core::policy::Leadership;
-use crate::core::route_table::route_table;
+use crate::core::route_table::{route_table, with_unseen};
 use crate::core::situation::{Outlook, Situation};
 use crate::core::status::ServerStatus;
 use crate::core::supervision::SupervisorStatus;
@@ -295,6 +295,7 @@ impl Agent {
             .send_if_modified(|known| std::mem::replace(known, settled) != settled);
         let table = route_table(&view);
         self.outlets.routes.send_if_modified(|known| {
+            let table = with_unseen(table, known, &view);
             let changed = **known != table;
             if changed {
                 *known = Arc::new(table);

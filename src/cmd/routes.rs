@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::agent::{Published, follow_freshness, member_key};
+use crate::config::limits::sessions_within;
 use crate::config::pod::Pod;
 use crate::config::routes::{RouteArguments, TlsArgument};
 use crate::core::member::Topology;
@@ -26,6 +27,7 @@ use crate::proxy::{
     Reads, RouteStats, SessionCounts, WaitForReplay, Workers,
 };
 
+use super::open_files;
 use super::serve::Route;
 use super::settling::settled_term;
 use super::{ExitStatus, Failure, status_of, wiring};
@@ -58,6 +60,7 @@ impl Endpoints {
         encryption: Option<Encryption>,
         address: impl Fn(u16) -> SocketAddr,
     ) -> Result<Self, Failure> {
+        let most = open_files::raise().map_or(usize::MAX, |files| sessions_within(files, listens.len()));
         let mut bound = Vec::new();
         for listen in listens {
             let address = address(listen.port);
@@ -66,7 +69,17 @@ impl Endpoints {
                 let text = format!("could not listen on \"{address}\" for the {name} route: {error}");
                 Failure::new(status_of(&error), text)
             })?;
-            let limits = arguments.limits(&listen);
+            let mut limits = arguments.limits(&listen);
+            if limits.max_connections > most {
+                let (route, given) = (&listen.name, limits.max_connections);
+                tracing::warn!(
+                    route,
+                    given,
+                    most,
+                    "the limit of open files allows fewer connections"
+                );
+                limits.max_connections = most;
+            }
             bound.push((listen, limits, socket, Arc::default()));
         }
         let trusted_proxies = arguments.trusted_proxies.clone();

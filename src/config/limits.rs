@@ -14,6 +14,17 @@ pub(super) const LEAST_STALENESS: Duration = Duration::from_millis(100);
 /// RFC 1035: a label of a name in DNS.
 const LONGEST_LABEL: usize = 63;
 
+/// Open files of a process that routes which are not its sessions': peers, HTTP, PostgreSQL, the API server, pipes.
+const OTHER_FILES: u64 = 400;
+
+/// How many sessions each of so many endpoints can have at once: a session has a socket to its client and one to its server.
+#[must_use]
+pub fn sessions_within(open_files: u64, endpoints: usize) -> usize {
+    let sessions = open_files.saturating_sub(OTHER_FILES) / 2;
+    let each = usize::try_from(sessions).unwrap_or(usize::MAX) / endpoints.max(1);
+    each.max(1)
+}
+
 /// A silent peer is to be noticed while there is still something to do about it. `renew_deadline`: with a Lease.
 pub fn check_peer_timeout(given: Duration, renew_deadline: Option<Duration>) -> Result<(), InvalidSetting> {
     let (longest, name) = match renew_deadline {
@@ -65,6 +76,23 @@ pub fn check_domain(key: &str, given: &str) -> Result<(), InvalidSetting> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sessions_took_the_open_files_of_all_else() {
+        for (open_files, endpoints, expected) in [
+            (1_024, 2, 156),
+            (1_048_576, 2, 262_044),
+            (1_048_576, 5, 104_817),
+            (256, 2, 1),
+            (u64::MAX, 0, usize::MAX / 2 - 200),
+        ] {
+            assert_eq!(
+                sessions_within(open_files, endpoints),
+                expected,
+                "{open_files} {endpoints}"
+            );
+        }
+    }
 
     #[test]
     fn a_peer_timeout_that_nobody_could_keep_is_refused_with_its_value() {

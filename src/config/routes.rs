@@ -118,6 +118,22 @@ fn can_be_met(listen: &Listen) -> Result<(), InvalidSetting> {
     Err(InvalidSetting::new("PODGRES_MAX_STALENESS", problem, hint))
 }
 
+/// One of the two that every pod has may be told what to promise; its name and what it is for are known to others.
+fn overrule(standard: &mut Listen, said: Listen, text: &str) -> Result<(), InvalidSetting> {
+    let named = said.name != format!("port_{}", said.port);
+    if named || said.policy.mode != standard.policy.mode {
+        let (port, name) = (said.port, &standard.name);
+        let why = format!("\"{text}\": port {port} is the {name} route's");
+        let hint = "leave out its name and its mode, or give the endpoint a port of its own";
+        return Err(InvalidSetting::new("PODGRES_LISTEN", why, hint));
+    }
+    *standard = Listen {
+        name: std::mem::take(&mut standard.name),
+        ..said
+    };
+    Ok(())
+}
+
 impl RouteArguments {
     /// What an endpoint promises unless it says otherwise.
     #[must_use]
@@ -133,6 +149,7 @@ impl RouteArguments {
             on_primary_loss: self.on_primary_loss,
             degrade: mode == RouteMode::ReadWrite && self.degrade == DegradeArgument::ReadOnly,
             monotonic: self.monotonic == Switch::On,
+            own_max_lag: false,
             affinity: match self.affinity {
                 AffinityArgument::Client => Affinity::Client,
                 AffinityArgument::None => Affinity::None,
@@ -161,10 +178,18 @@ impl RouteArguments {
             standard(read_only_port, "read_only", RouteMode::ReadOnly),
         ];
         for text in &self.listen {
-            let listen = Listen::read(text, &self.policy(RouteMode::ReadOnly)).map_err(|why| {
-                let hint = "write e.g. 6434,mode=read-only,max_staleness=1s,fallback=none";
-                InvalidSetting::new("PODGRES_LISTEN", format!("\"{text}\": {why}"), hint)
-            })?;
+            let read = |defaults: &RoutePolicy| {
+                Listen::read(text, defaults).map_err(|why| {
+                    let hint = "write e.g. 6434,mode=read-only,max_staleness=1s,fallback=none";
+                    InvalidSetting::new("PODGRES_LISTEN", format!("\"{text}\": {why}"), hint)
+                })
+            };
+            let listen = read(&self.policy(RouteMode::ReadOnly))?;
+            if let Some(standard) = listeners[..2].iter_mut().find(|known| known.port == listen.port) {
+                let said = read(&standard.policy)?;
+                overrule(standard, said, text)?;
+                continue;
+            }
             let taken = |known: &Listen| known.port == listen.port || known.name == listen.name;
             if listeners.iter().any(taken) {
                 let (port, name) = (listen.port, &listen.name);
@@ -248,10 +273,38 @@ mod tests {
         assert!(listeners(&writes).is_ok(), "a primary is never stale");
     }
 
+    /// The line that the two endpoints' own port is most often given with was refused: "given twice".
+    #[test]
+    fn an_endpoint_that_every_pod_has_could_not_be_told_what_to_promise() {
+        let words = [
+            "--listen",
+            "6433,mode=read-only,max_staleness=1s,fallback=none,max_connections=7",
+        ];
+        let found = listeners(&words).expect("valid");
+        let ports: Vec<u16> = found.iter().map(|listen| listen.port).collect();
+        assert_eq!(ports, [6432, 6433]);
+        assert_eq!(found[1].name, "read_only");
+        assert_eq!(
+            (found[1].policy.max_staleness_ms, found[1].max_connections),
+            (1_000, Some(7))
+        );
+        assert_eq!(found[1].policy.fallback, ReadOnlyFallback::None);
+        let writes = listeners(&["--listen", "6432,mode=read-write,degrade=read-only"]).expect("valid");
+        assert!(writes[0].policy.degrade);
+        let kept = listeners(&["--listen", "6432,max_connections=7"]).expect("valid");
+        assert_eq!(
+            kept[0].policy.mode,
+            RouteMode::ReadWrite,
+            "what is not said stays"
+        );
+    }
+
     #[test]
     fn ports_and_names_are_given_once() {
         for words in [
-            vec!["--listen", "6432"],
+            vec!["--listen", "6432,mode=read-only"],
+            vec!["--listen", "6433,name=reads"],
+            vec!["--listen", "7000", "--listen", "7000"],
             vec!["--listen", "7000,name=a", "--listen", "7001,name=a"],
             vec!["--listen", "7000,mode=fast"],
             vec!["--on-primary-loss", "pray"],

@@ -154,6 +154,13 @@ impl ClusterView {
             && (status.system_identifier.is_none() || status.system_identifier == known)
     }
 
+    /// Members whose word counts and whose routes do not follow the read-only switch to this position yet.
+    #[must_use]
+    pub fn not_switched(&self, read_only: bool) -> Vec<&str> {
+        let behind = self.live_members().filter(|member| member.read_only != read_only);
+        behind.map(|member| member.name.as_str()).collect()
+    }
+
     /// Members that accept writes now. More than one is a split brain.
     #[must_use]
     pub fn writable_members(&self) -> usize {
@@ -265,6 +272,23 @@ mod tests {
             None,
             "a primary of the past has no lag"
         );
+    }
+
+    /// Its routes went on serving the primary, and the operator was told that every endpoint served standbys.
+    #[test]
+    fn a_member_that_had_not_heard_of_the_switch_was_taken_for_switched() {
+        let told = |mut status: MemberStatus, read_only| {
+            status.read_only = read_only;
+            status
+        };
+        let away = PeerEntry {
+            contact: PeerContact::TimedOut,
+            ..peer(told(standby(3), false))
+        };
+        let others = vec![peer(told(primary(0), true)), peer(told(standby(2), false)), away];
+        let seen = view(told(standby(1), true), others);
+        assert_eq!(seen.not_switched(true), ["pg-2"]);
+        assert_eq!(seen.not_switched(false), ["pg-1", "pg-0"]);
     }
 
     #[test]

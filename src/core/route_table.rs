@@ -10,8 +10,8 @@ use super::status::{MemberState, MemberStatus, Role};
 /// Every server that runs as far as this member knows, and everybody's address.
 ///
 /// A peer whose podgres does not listen any more (refused, closed) may well have a running PostgreSQL: what
-/// it said last stands, and a connection attempt tells. A silent one is taken out: its kernel might accept
-/// a connection that nobody ever answers.
+/// it said last stands. For a primary a connection attempt tells; a standby keeps the sessions that it has, and gets no new ones
+/// while nobody says how far it is. A silent one is taken out: its kernel might accept a connection that nobody ever answers.
 #[must_use]
 pub fn route_table(view: &ClusterView) -> RouteTable {
     table(view, Some(&view.me))
@@ -58,6 +58,23 @@ fn table(view: &ClusterView, me: Option<&MemberStatus>) -> RouteTable {
     }
 }
 
+/// A member whose podgres has just begun says nothing of its server at first. A standby that was known `before` keeps its sessions
+/// until it does, and gets no new ones; if its server has ended, so have they.
+#[must_use]
+pub fn with_unseen(mut table: RouteTable, before: &RouteTable, view: &ClusterView) -> RouteTable {
+    let live = view.peers.iter().filter_map(PeerEntry::live_status);
+    for member in live.filter(|member| member.server.is_none()) {
+        let same = |server: &&Server| server.name == member.name && server.address == address(member);
+        let known = before.servers.iter().find(same);
+        let known = known.filter(|server| server.role == Role::Standby);
+        table.servers.extend(known.map(|server| Server {
+            answering: false,
+            ..server.clone()
+        }));
+    }
+    table
+}
+
 /// The term of a holder that is not in office yet, or is not heard here. With its claim the right of every earlier primary was over.
 fn claimed_term(view: &ClusterView, members: &[&MemberStatus]) -> Option<u64> {
     let record = view.lease.as_ref()?;
@@ -77,7 +94,9 @@ fn believed(peer: &PeerEntry) -> Option<&MemberStatus> {
     let status = peer.status.as_ref()?;
     match peer.contact {
         PeerContact::Connected => Some(status),
-        PeerContact::Refused | PeerContact::Closed => Some(status).filter(|status| status.writable),
+        PeerContact::Refused | PeerContact::Closed => {
+            Some(status).filter(|status| status.writable || clear_role(status) == Some(Role::Standby))
+        }
         PeerContact::Unknown | PeerContact::Unreachable | PeerContact::TimedOut | PeerContact::Invalid => {
             None
         }
@@ -101,13 +120,19 @@ fn server(view: &ClusterView, member: &MemberStatus, unheard: bool) -> Option<Se
         address: address(member),
         http_address: SocketAddr::new(member.host, member.http_port),
         role,
-        answering: member.accepting,
+        answering: member.accepting && (role == Role::Primary || is_heard(view, member)),
         streaming,
         lag_bytes,
         staleness_ms: None,
         leaving: member.leaving,
         incarnation: incarnation(member),
     })
+}
+
+fn is_heard(view: &ClusterView, member: &MemberStatus) -> bool {
+    let mut peers = view.peers.iter();
+    let entry = peers.find(|peer| peer.name == member.name);
+    entry.is_none_or(|peer| peer.live_status().is_some())
 }
 
 /// A standby that was promoted and is not in office is neither: not the primary by right, and no copy any more.
@@ -148,6 +173,7 @@ mod tests {
     use super::*;
     use crate::core::cluster::fixtures::{cut_off, down, peer, primary, standby, view};
     use crate::core::lease::{Identity, LeadershipReport, LeaseRecord, Office};
+    use crate::core::routing::{Opened, RouteMode, RoutePolicy, Stay, candidates, stay};
 
     fn in_office(mut member: MemberStatus, term: u64) -> MemberStatus {
         let office = Some(Office { term, beat: 0 });
@@ -177,6 +203,52 @@ mod tests {
         assert_eq!(told(with(PeerContact::Unreachable)), (true, false, 2));
         assert_eq!(told(with(PeerContact::Refused)), (true, true, 2));
         assert_eq!(told(peer(down(primary(0)))), (true, true, 2));
+    }
+
+    /// The routes cut its sessions, though its PostgreSQL did not notice.
+    #[test]
+    fn a_standby_whose_sidecar_restarted_lost_its_sessions() {
+        let opened = route_table(&view(primary(0), vec![peer(standby(1))]));
+        let opened = opened.servers.iter().find(|server| server.name == "pg-1");
+        let incarnation = opened.expect("a standby").incarnation;
+        let told = |contact: PeerContact| {
+            let entry = PeerEntry {
+                contact,
+                ..peer(standby(1))
+            };
+            let table = route_table(&view(primary(0), vec![entry]));
+            let policy = RoutePolicy::new(RouteMode::ReadOnly);
+            let opened = Opened {
+                server: "pg-1",
+                incarnation,
+                role: Role::Standby,
+            };
+            let fresh = candidates(&policy, &table)
+                .iter()
+                .any(|server| server.name == "pg-1");
+            (stay(&policy, &table, opened), fresh)
+        };
+        for contact in [PeerContact::Refused, PeerContact::Closed] {
+            assert_eq!(told(contact), (Stay::Keep, false), "{contact:?}");
+        }
+        assert_eq!(told(PeerContact::TimedOut), (Stay::Cut, false));
+
+        let begun = MemberStatus {
+            server: None,
+            ..standby(1)
+        };
+        let seen = view(primary(0), vec![peer(begun)]);
+        let before = route_table(&view(primary(0), vec![peer(standby(1))]));
+        let kept = with_unseen(route_table(&seen), &before, &seen);
+        let again = with_unseen(route_table(&seen), &kept, &seen);
+        assert_eq!(kept, again, "for as long as it says nothing");
+        let of = |table: &RouteTable| {
+            let found = table.servers.iter().find(|server| server.name == "pg-1");
+            found.map(|server| (server.incarnation, server.answering))
+        };
+        assert_eq!(of(&kept), Some((incarnation, false)));
+        let elsewhere = RouteTable::default();
+        assert_eq!(of(&with_unseen(route_table(&seen), &elsewhere, &seen)), None);
     }
 
     fn routes_of(mut member: MemberStatus, term: u64) -> MemberStatus {

@@ -141,6 +141,8 @@ pub struct RoutePolicy {
     pub affinity: Affinity,
     /// No session sees older data than an earlier one of the same client address: see [`monotonic`].
     pub monotonic: bool,
+    /// The client has set `max_lag_bytes` itself: it holds without a primary too.
+    pub own_max_lag: bool,
 }
 
 impl RoutePolicy {
@@ -156,6 +158,7 @@ impl RoutePolicy {
             degrade: false,
             affinity: Affinity::Client,
             monotonic: false,
+            own_max_lag: false,
         }
     }
 
@@ -262,27 +265,53 @@ fn unfit_standby(policy: &RoutePolicy, table: &RouteTable, server: &Server) -> O
     if !server.streaming {
         return Some(Unfit::NotStreaming);
     }
-    let (staleness_ms, max_staleness_ms) = (server.staleness_ms, policy.max_staleness_ms);
-    let (lag_bytes, max_lag_bytes) = (server.lag_bytes, policy.max_lag_bytes);
     if policy.is_orphaned(table) {
-        return match policy.on_primary_loss {
-            OnPrimaryLoss::Serve => None,
-            OnPrimaryLoss::ServeFor { ms } if staleness_ms.is_some_and(|stale| stale <= ms) => None,
-            OnPrimaryLoss::ServeFor { .. } | OnPrimaryLoss::Refuse => Some(Unfit::PrimaryLost),
-        };
+        return unfit_orphan(policy, table, server);
     }
-    match (staleness_ms, lag_bytes) {
-        (_, None) => Some(Unfit::LagUnknown),
-        (_, Some(lag_bytes)) if lag_bytes > max_lag_bytes => Some(Unfit::LagTooLarge {
-            lag_bytes,
-            max_lag_bytes,
-        }),
-        (None, _) => Some(Unfit::StalenessUnknown),
-        (Some(staleness_ms), _) if staleness_ms > max_staleness_ms => Some(Unfit::TooStale {
+    let max_staleness_ms = policy.max_staleness_ms;
+    too_far_behind(policy, server.lag_bytes).or(match server.staleness_ms {
+        None => Some(Unfit::StalenessUnknown),
+        Some(staleness_ms) if staleness_ms > max_staleness_ms => Some(Unfit::TooStale {
             staleness_ms,
             max_staleness_ms,
         }),
-        (Some(_), Some(_)) => None,
+        Some(_) => None,
+    })
+}
+
+/// With the primary gone nothing newer exists than what its standbys have, but one of them may have more than another.
+fn unfit_orphan(policy: &RoutePolicy, table: &RouteTable, server: &Server) -> Option<Unfit> {
+    let serves = match policy.on_primary_loss {
+        OnPrimaryLoss::Serve => true,
+        OnPrimaryLoss::ServeFor { ms } => server.staleness_ms.is_some_and(|stale| stale <= ms),
+        OnPrimaryLoss::Refuse => false,
+    };
+    if !serves {
+        return Some(Unfit::PrimaryLost);
+    }
+    if policy.own_max_lag {
+        return too_far_behind(policy, server.lag_bytes);
+    }
+    let standbys = table.servers.iter().filter(|server| server.role == Role::Standby);
+    let most_advanced = standbys.filter_map(|standby| standby.lag_bytes).min();
+    match (policy.mode, most_advanced) {
+        (RouteMode::ReadWrite, _) | (_, None) => None,
+        (RouteMode::ReadOnly, Some(least)) => {
+            let behind_it = server.lag_bytes.map(|lag_bytes| lag_bytes.saturating_sub(least));
+            too_far_behind(policy, behind_it)
+        }
+    }
+}
+
+fn too_far_behind(policy: &RoutePolicy, lag_bytes: Option<u64>) -> Option<Unfit> {
+    let max_lag_bytes = policy.max_lag_bytes;
+    match lag_bytes {
+        None => Some(Unfit::LagUnknown),
+        Some(lag_bytes) if lag_bytes > max_lag_bytes => Some(Unfit::LagTooLarge {
+            lag_bytes,
+            max_lag_bytes,
+        }),
+        Some(_) => None,
     }
 }
 

@@ -43,7 +43,7 @@ use axum::routing::{MethodRouter, get, post};
 use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::core::cluster::ClusterView;
 use crate::core::cluster::check::CHECK_PATHS;
@@ -123,6 +123,8 @@ pub struct HttpState {
     pub operator: Operator,
     /// How far this member's server is.
     pub positions: PositionSource,
+    /// Places of those who wait for replay.
+    waits: Arc<Semaphore>,
 }
 
 impl HttpState {
@@ -148,6 +150,7 @@ impl HttpState {
                 position: Arc::new(|| Box::pin(std::future::ready(None))),
                 wait: Arc::new(|_, _| Box::pin(std::future::ready(false))),
             },
+            waits: Arc::new(Semaphore::new(position::MAX_WAITS)),
         }
     }
 }

@@ -18,6 +18,8 @@ use crate::core::wal::Lsn;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_TIMEOUT: Duration = Duration::from_mins(1);
+/// Each holds a connection for seconds. The rest of them is for probes, orders and peers.
+pub(super) const MAX_WAITS: usize = 64;
 
 /// What can be asked of the local server's position.
 #[derive(Clone)]
@@ -47,6 +49,14 @@ pub(super) async fn wait(State(state): State<HttpState>, query: Pairs) -> Respon
                 "Ask e.g. /wait?lsn=0/3000060&timeout=2s, with what pg_current_wal_insert_lsn() returned.";
             return refusal(StatusCode::BAD_REQUEST, &error, hint);
         }
+    };
+    let Ok(_place) = state.waits.try_acquire() else {
+        let hint = "Ask again in a moment.";
+        return refusal(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many clients wait for replay already",
+            hint,
+        );
     };
     let reached = (state.positions.wait)(written_end(lsn), timeout).await;
     let status = if reached {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::client::{Connection, RequestError};
 use super::way::Reach;
@@ -13,6 +13,8 @@ use crate::core::wal::Lsn;
 
 /// Beyond the time that the member waits.
 const GRACE: Duration = Duration::from_millis(500);
+/// A member at which too many wait is asked again after this.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// One member, asked again and again.
 pub struct PositionAsker {
@@ -70,18 +72,33 @@ async fn ask(
 /// # Errors
 /// It is not heard.
 pub async fn wait_for_replay(member: &Reach, lsn: Lsn, wait: Duration) -> Result<bool, RequestError> {
-    let target = member.target();
-    let path = format!("/wait?lsn={lsn}&timeout={}ms", wait.as_millis());
-    let asked = async {
-        let mut connection = member.connect().await?;
-        let response = connection.get(&path, &target).await?;
-        let (status, _body): (StatusCode, Value) = connection.json(response).await?;
-        Ok(status == StatusCode::OK)
-    };
+    let begun = Instant::now();
     let limit = wait + GRACE;
-    let late = RequestError::TimedOut {
-        target: target.clone(),
+    let late = |_| RequestError::TimedOut {
+        target: member.target(),
         limit,
     };
-    timeout(limit, asked).await.unwrap_or(Err(late))
+    let asked = async {
+        loop {
+            let left = wait.saturating_sub(begun.elapsed());
+            if let Some(reached) = wait_once(member, lsn, left).await? {
+                return Ok(reached);
+            }
+            if left.is_zero() {
+                return Ok(false);
+            }
+            sleep(BUSY_PAUSE.min(left)).await;
+        }
+    };
+    timeout(limit, asked).await.map_err(late)?
+}
+
+/// `None`: too many wait there already.
+async fn wait_once(member: &Reach, lsn: Lsn, wait: Duration) -> Result<Option<bool>, RequestError> {
+    let path = format!("/wait?lsn={lsn}&timeout={}ms", wait.as_millis());
+    let mut connection = member.connect().await?;
+    let response = connection.get(&path, &member.target()).await?;
+    let (status, body): (StatusCode, Value) = connection.json(response).await?;
+    let busy = status == StatusCode::SERVICE_UNAVAILABLE && body["reached"].is_null();
+    Ok((!busy).then_some(status == StatusCode::OK))
 }

@@ -90,16 +90,21 @@ enum Outcome {
     Encrypted(Came, Arc<Encryption>),
 }
 
-/// What a relayed session occupies until it ends.
+/// What a relayed session occupies until its client is gone.
 #[derive(Debug)]
 pub(super) struct Occupied {
-    stats: Arc<RouteStats>,
-    _entered: Entered,
-    _slot: Slot,
-    _open: OwnedSemaphorePermit,
+    pub(super) listed: Listed,
+    pub(super) places: (Slot, OwnedSemaphorePermit),
 }
 
-impl Drop for Occupied {
+/// A session among the others, until it ends.
+#[derive(Debug)]
+pub(super) struct Listed {
+    stats: Arc<RouteStats>,
+    _entered: Entered,
+}
+
+impl Drop for Listed {
     fn drop(&mut self) {
         self.stats
             .sessions
@@ -155,32 +160,29 @@ impl Endpoint {
         let (session, occupied) = self.begin_session(session, places);
         let (up, down) = (Direction::default(), Direction::default());
         let relay = Relay::new((client, up), (server, down), session, Arc::clone(&self.stats));
-        tokio::spawn(async move {
-            relay.run().await;
-            drop(occupied);
-        });
+        tokio::spawn(relay.run(occupied));
     }
 
     /// Enters a session among the others. What comes back with it lasts as long as the relay.
     pub(super) fn begin_session(
         &self,
         session: Session,
-        (slot, open): (Slot, OwnedSemaphorePermit),
+        places: (Slot, OwnedSemaphorePermit),
     ) -> (Arc<Session>, Occupied) {
         let session = Arc::new(session);
         count_one(&self.stats.sessions);
         count_one(&self.stats.sessions_total);
-        let occupied = Occupied {
+        let listed = Listed {
             stats: Arc::clone(&self.stats),
             _entered: self.relayed.enter(Arc::clone(&session)),
-            _slot: slot,
-            _open: open,
         };
         // The table may have changed since the server was chosen, and the warden looked before this was entered.
-        if self.verdict(&session) == Stay::Cut || *self.stopping.borrow() {
-            self.cut(&session);
+        match self.verdict(&session) {
+            Stay::Keep if !*self.stopping.borrow() => {}
+            Stay::Drain if !*self.stopping.borrow() => self.relayed.come_late.notify_one(),
+            _ => self.cut(&session),
         }
-        (session, occupied)
+        (session, Occupied { listed, places })
     }
 
     async fn negotiate(&self, client: &mut Client) -> Result<Outcome, End> {
@@ -198,7 +200,10 @@ impl Endpoint {
             return Ok(Outcome::Encrypted(Came::Direct, Arc::clone(by)));
         }
         loop {
-            let (startup, bytes) = client.read_startup().await?;
+            let reading = client.read_startup();
+            let (startup, bytes) = self
+                .while_it_fits(&mut talk.plain, |(plain, _)| plain, reading)
+                .await?;
             match startup {
                 Startup::Cancel(packet) => return Ok(Outcome::Cancel(packet)),
                 Startup::Session(session) => return self.session(client, talk, &session).await,
@@ -307,29 +312,32 @@ impl Endpoint {
     }
 
     /// The client has been promised TLS: its hello may name another policy, and goes to that one's server.
-    async fn begin_tls(
-        &self,
-        client: &mut Client,
-        mut upstream: Upstream,
-        slot: Slot,
-    ) -> Result<Outcome, End> {
-        let (hello, name) = client.read_hello(Vec::new()).await?;
+    async fn begin_tls(&self, client: &mut Client, upstream: Upstream, slot: Slot) -> Result<Outcome, End> {
+        let mut asked = Some(upstream);
+        let reading = client.read_hello(Vec::new());
+        let (hello, name) = self.while_it_fits(&mut asked, |asked| asked, reading).await?;
         let policy = self.policy_of(name.as_deref());
         let wish = Wish::of_policy(&policy, client.address);
-        if policy != self.policy && !self.still_serves(&wish, &upstream) {
-            drop(upstream);
-            upstream = match self.find_for(client, &wish, Opening::AskForTls).await {
-                Ok(upstream) if upstream.tls_answer == Some(b'S') => upstream,
-                Ok(_) => return Err(End::RefusedInTls(Refusal::ServerWithoutTls)),
-                Err(End::Refused(refusal)) => return Err(End::RefusedInTls(refusal)),
-                Err(end) => return Err(end),
-            };
-        }
+        let fits = |asked: &Upstream| policy == self.policy || self.still_serves(&wish, asked);
+        let mut upstream = match asked.filter(fits) {
+            Some(asked) => asked,
+            None => self.find_with_tls(client, &wish).await?,
+        };
         if self.passes_on(&mut upstream, &hello).await {
             upstream.unreadable = Some(client.address);
             Ok(Outcome::Session(Box::new(upstream), slot, policy))
         } else {
             Err(End::Gone)
+        }
+    }
+
+    /// Another server for a client that has been promised TLS.
+    async fn find_with_tls(&self, client: &Client, wish: &Wish<'_>) -> Result<Upstream, End> {
+        match self.find_for(client, wish, Opening::AskForTls).await {
+            Ok(upstream) if upstream.tls_answer == Some(b'S') => Ok(upstream),
+            Ok(_) => Err(End::RefusedInTls(Refusal::ServerWithoutTls)),
+            Err(End::Refused(refusal)) => Err(End::RefusedInTls(refusal)),
+            Err(end) => Err(end),
         }
     }
 

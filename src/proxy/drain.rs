@@ -30,24 +30,26 @@ const ROUND_PAUSE: Duration = Duration::from_millis(25);
 /// Which sessions are still to end; asked again in each round.
 pub(super) type Leaving<'a> = Arc<dyn Fn(&Session) -> bool + Send + Sync + 'a>;
 
-/// Ends the sessions for which `leaving` is true, until there are none; cuts the rest at the drain timeout.
+/// Ends the sessions for which `leaving` is true, until there are none; cuts each that has been so for the drain timeout.
 pub(super) async fn drain(endpoint: &Endpoint, leaving: Leaving<'_>) {
-    let deadline = Instant::now() + endpoint.limits.drain_timeout;
-    let mut frozen = Frozen::default();
+    let (mut since, mut frozen) = (Since::default(), Frozen::default());
     loop {
-        let sessions = all(endpoint, &leaving);
-        frozen.hold(&sessions);
+        let mut sessions = all(endpoint, &leaving);
         if sessions.is_empty() {
             return;
         }
-        if Instant::now() >= deadline || endpoint.knowledge.end_sessions.is_none() {
-            end_busy(endpoint, &sessions).await;
-            for session in &sessions {
-                endpoint.cut(session);
-            }
-            let _ended = timeout(GONE_TIMEOUT, gone(endpoint, &sessions)).await;
-            return;
+        since.note(&sessions);
+        let nobody_to_ask = endpoint.knowledge.end_sessions.is_none();
+        let overdue = |session: &Arc<Session>| since.of(session) >= endpoint.limits.drain_timeout;
+        let overdue: Vec<_> = sessions
+            .extract_if(.., |session| nobody_to_ask || overdue(session))
+            .collect();
+        if !overdue.is_empty() {
+            frozen.hold(&overdue);
+            cut(endpoint, &overdue).await;
+            continue;
         }
+        frozen.hold(&sessions);
         let working = round(endpoint, &sessions).await;
         frozen.release(|session| !working.iter().any(|working| Arc::ptr_eq(working, session)));
         sleep(ROUND_PAUSE).await;
@@ -56,8 +58,38 @@ pub(super) async fn drain(endpoint: &Endpoint, leaving: Leaving<'_>) {
 
 fn all(endpoint: &Endpoint, leaving: &Leaving<'_>) -> Vec<Arc<Session>> {
     let mut sessions = endpoint.relayed.all();
-    sessions.retain(|session| leaving(session));
+    sessions.retain(|session| !session.is_cut() && leaving(session));
     sessions
+}
+
+async fn cut(endpoint: &Endpoint, sessions: &[Arc<Session>]) {
+    end_busy(endpoint, sessions).await;
+    for session in sessions {
+        endpoint.cut(session);
+    }
+    let _ended = timeout(GONE_TIMEOUT, gone(endpoint, sessions)).await;
+}
+
+/// Since when each session has had to leave, by the place of its memory.
+#[derive(Default)]
+struct Since(BTreeMap<usize, (Arc<Session>, Instant)>);
+
+impl Since {
+    /// These have to, and no others any more.
+    fn note(&mut self, sessions: &[Arc<Session>]) {
+        let (now, mut known) = (Instant::now(), std::mem::take(&mut self.0));
+        let noted = sessions.iter().map(|session| {
+            let place = Arc::as_ptr(session).addr();
+            let before = known.remove(&place);
+            (place, before.unwrap_or_else(|| (Arc::clone(session), now)))
+        });
+        self.0 = noted.collect();
+    }
+
+    fn of(&self, session: &Arc<Session>) -> Duration {
+        let found = self.0.get(&Arc::as_ptr(session).addr());
+        found.map_or(Duration::ZERO, |(_, since)| since.elapsed())
+    }
 }
 
 /// The server is told of those that are cut now: it would finish what it has begun for them.

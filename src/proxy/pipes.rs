@@ -10,8 +10,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
+use super::workers::MAX_THREADS;
+
 /// In the whole process.
 const MAX_PIPES: usize = 32;
+/// That a thread keeps for later: all threads together leave some for one that has none.
+const MAX_IDLE: usize = MAX_PIPES / MAX_THREADS;
 /// What one pipe is asked to hold; the kernel may give less.
 const PIPE_BYTES: usize = 256 * 1024;
 /// What one call moves at most.
@@ -53,10 +57,14 @@ impl Pipe {
         })
     }
 
-    /// Gives an empty pipe back; one with bytes in it is closed.
+    /// Gives an empty pipe back; one with bytes in it is closed, and one that is too many.
     pub(super) fn give_back(self) {
         if self.is_empty() {
-            IDLE.with_borrow_mut(|idle| idle.push(self));
+            IDLE.with_borrow_mut(|idle| {
+                if idle.len() < MAX_IDLE {
+                    idle.push(self);
+                }
+            });
         }
     }
 
@@ -93,11 +101,51 @@ fn flags() -> SpliceFlags {
 mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
+    use std::sync::{Mutex, PoisonError};
 
     use super::*;
 
+    /// The bound is the whole process'.
+    static ALONE: Mutex<()> = Mutex::new(());
+
+    fn all() -> Vec<Pipe> {
+        std::iter::from_fn(Pipe::take).take(MAX_PIPES * 2).collect()
+    }
+
+    /// Those that came back stayed with the thread, however many: the others copied from then on.
+    #[test]
+    fn the_thread_that_once_had_all_pipes_kept_them_for_good() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let busy = || all().into_iter().for_each(Pipe::give_back);
+        let (keep, kept) = std::sync::mpsc::channel::<()>();
+        let (done, busied) = std::sync::mpsc::channel();
+        let others: Vec<_> = (1..MAX_THREADS)
+            .map(|_| {
+                let (done, keep) = (done.clone(), keep.clone());
+                std::thread::spawn(move || {
+                    busy();
+                    done.send(()).expect("the test waits");
+                    // The idle ones go with their thread.
+                    while keep.send(()).is_ok() {
+                        std::thread::sleep(std::time::Duration::from_millis(5));
+                    }
+                })
+            })
+            .collect();
+        for _ in &others {
+            busied.recv().expect("busied");
+        }
+        let pipe = std::thread::spawn(|| Pipe::take().is_some());
+        assert!(pipe.join().expect("no panic"), "nothing is left");
+        drop(kept);
+        for other in others {
+            other.join().expect("no panic");
+        }
+    }
+
     #[test]
     fn what_goes_in_comes_out_and_the_number_is_bounded() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut client, from) = UnixStream::pair().expect("pair");
         let (to, mut server) = UnixStream::pair().expect("pair");
         client.write_all(b"some rows").expect("write");
@@ -110,7 +158,7 @@ mod tests {
         server.read_exact(&mut got).expect("read");
         assert_eq!(&got, b"some rows");
 
-        let all: Vec<Pipe> = std::iter::from_fn(Pipe::take).take(MAX_PIPES * 2).collect();
+        let all = all();
         assert!(all.len() <= MAX_PIPES && Pipe::take().is_none(), "{}", all.len());
         all.into_iter().for_each(Pipe::give_back);
         assert!(Pipe::take().is_some());

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{client, server};
 
+use super::connection::Occupied;
 use super::session::{Order, Session, Side};
 use super::stats::RouteStats;
 
@@ -160,15 +161,26 @@ where
     }
 
     /// Runs to the end and closes both sides as it is due.
-    pub(super) async fn run(mut self) -> Ended {
-        let ended = (&mut self).await;
-        match ended {
+    pub(super) async fn run(mut self, occupied: Occupied) {
+        match (&mut self).await {
             // What is still on its way to a server that must not be written to is thrown away.
             Ended::Cut => drop(self.server.socket().set_zero_linger()),
-            Ended::Server => Box::pin(linger(self.client)).await,
+            Ended::Server => Box::pin(self.leave(occupied)).await,
             Ended::Client => {}
         }
-        ended
+    }
+
+    /// The session is over, and nobody has to wait for a client that does not look.
+    async fn leave(self, occupied: Occupied) {
+        let Self {
+            client,
+            server,
+            session,
+            ..
+        } = self;
+        drop((server, session, occupied.listed));
+        linger(client).await;
+        drop(occupied.places);
     }
 
     fn count_bytes(&mut self) {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
+use tokio::sync::Notify;
 
 use crate::core::routing::{Opened, RoutePolicy};
 use crate::core::status::Role;
@@ -124,8 +125,8 @@ impl Session {
         }
     }
 
-    /// A cut is for good.
-    pub(super) fn command(&self, order: Order) {
+    /// Whether it changes anything: a cut is for good.
+    pub(super) fn command(&self, order: Order) -> bool {
         let changed = self.order.try_update(Ordering::AcqRel, Ordering::Acquire, |now| {
             (now != Order::Cut as u8).then_some(order as u8)
         });
@@ -133,6 +134,11 @@ impl Session {
             self.report.fetch_and(!FROZEN, Ordering::AcqRel);
             self.waker.wake();
         }
+        changed.is_ok()
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.order.load(Ordering::Acquire) == Order::Cut as u8
     }
 
     /// Nothing moves, and whatever the client sent before has been answered, at least in part.
@@ -146,6 +152,8 @@ impl Session {
 pub(super) struct Sessions {
     by_number: Mutex<BTreeMap<u64, Arc<Session>>>,
     next: AtomicU64,
+    /// Told when one has to leave that the warden has not seen yet.
+    pub(super) come_late: Notify,
 }
 
 impl Sessions {

@@ -151,9 +151,6 @@ impl Endpoint {
             session,
             Arc::clone(&self.stats),
         );
-        tokio::spawn(async move {
-            relay.run().await;
-            drop(occupied);
-        });
+        tokio::spawn(relay.run(occupied));
     }
 }

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -120,6 +121,14 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
+    pub(super) fn opened(&self) -> Opened<'_> {
+        Opened {
+            server: &self.server,
+            incarnation: self.incarnation,
+            role: self.role,
+        }
+    }
+
     /// What the warden needs of it, and its connection.
     pub(super) fn into_session(self, policy: Arc<RoutePolicy>) -> (Session, Link) {
         let ends = Ends {
@@ -265,12 +274,17 @@ impl Endpoint {
         let mut failures = Vec::new();
         for server in order {
             let begun = Instant::now();
+            let as_now = Opened {
+                server: &server.name,
+                incarnation: server.incarnation,
+                role: server.role,
+            };
             let opened = tokio::select! {
                 opened = self.open(server, opening) => opened.map(Some),
-                () = self.stops_fitting(policy, server) => Ok(None),
+                () = self.stops_fitting(policy, as_now) => Ok(None),
             };
             let (cause, other_certificate) = match opened {
-                Ok(Some(upstream)) if self.keeps(policy, server) => {
+                Ok(Some(upstream)) if self.keeps(policy, as_now) => {
                     self.stats
                         .count_opened(&server.name, begun.elapsed(), server.staleness_ms);
                     return Ok(upstream);
@@ -296,26 +310,41 @@ impl Endpoint {
         wish.unreadable.filter(|_| wanted)
     }
 
-    fn keeps(&self, policy: &RoutePolicy, server: &Server) -> bool {
+    fn keeps(&self, policy: &RoutePolicy, opened: Opened<'_>) -> bool {
         let table = self.knowledge.table.borrow();
-        let opened = Opened {
-            server: &server.name,
-            incarnation: server.incarnation,
-            role: server.role,
-        };
         stay(policy, &table, opened) == Stay::Keep
     }
 
     /// Returns when the server has left the table, restarted, or changed its role.
-    async fn stops_fitting(&self, policy: &RoutePolicy, server: &Server) {
+    async fn stops_fitting(&self, policy: &RoutePolicy, opened: Opened<'_>) {
         let mut knowledge = self.knowledge.clone();
         loop {
             knowledge.mark_seen();
-            if !self.keeps(policy, server) {
+            if !self.keeps(policy, opened) {
                 return;
             }
             knowledge.changed().await;
         }
+    }
+
+    /// Reads what the client says next. A server that stops fitting meanwhile is given up: it would wait for a client that
+    /// may take its time, or never begin.
+    pub(super) async fn while_it_fits<H, T>(
+        &self,
+        held: &mut Option<H>,
+        upstream: impl Fn(&H) -> &Upstream,
+        reading: impl Future<Output = T>,
+    ) -> T {
+        let mut reading = pin!(reading);
+        if let Some(its) = held.as_ref() {
+            tokio::select! {
+                biased;
+                read = &mut reading => return read,
+                () = self.stops_fitting(&self.policy, upstream(its).opened()) => {}
+            }
+        }
+        *held = None;
+        reading.await
     }
 
     async fn open(&self, server: &Server, opening: Opening<'_>) -> io::Result<Upstream> {

@@ -46,6 +46,7 @@ impl Endpoint {
                 }
                 () = drained => draining = None,
                 () = knowledge.changed() => {}
+                () = self.relayed.come_late.notified() => {}
             }
         }
         drop(draining);
@@ -72,9 +73,10 @@ impl Endpoint {
     }
 
     pub(super) fn cut(&self, session: &Session) {
-        count_one(&self.stats.cut_total);
-        tracing::debug!(server = session.server, "cut a routed session");
-        session.command(Order::Cut);
+        if session.command(Order::Cut) {
+            count_one(&self.stats.cut_total);
+            tracing::debug!(server = session.server, "cut a routed session");
+        }
     }
 
     fn look_at_members(&self, table: &RouteTable) {

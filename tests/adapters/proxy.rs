@@ -10,6 +10,7 @@ mod drivers;
 mod encrypted;
 mod ends;
 mod hostile;
+mod leaving;
 mod newer;
 mod policies;
 mod protocol;

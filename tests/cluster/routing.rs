@@ -1,6 +1,7 @@
 //! The routing endpoints of whole clusters: planned moves, the read-only switch, freshness, causal reads.
 
 mod beside;
+mod chosen;
 mod clients;
 mod encrypted;
 mod fresh;

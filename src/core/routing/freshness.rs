@@ -13,11 +13,10 @@ use crate::core::wal::{Lsn, TimelineId};
 
 /// Marks that are kept; beyond that the grid becomes coarser in the middle, which only makes standbys look older.
 const MAX_MARKS: usize = 256;
-/// What the insert position may be ahead of all WAL that will ever be written: the header of the next page.
-const PAGE_HEADER_BYTES: u64 = 40;
+/// The header of a segment's first page; those of the others are shorter, and no record ends within so many bytes of a page's
+/// start but one that began before.
+const LONGEST_HEADER_BYTES: u64 = 40;
 const PAGE_BYTES: u64 = 8192;
-const SHORT_HEADER_BYTES: u64 = 24;
-const SEGMENT_BYTES: u64 = 16 << 20;
 
 /// What a member says of its server's position, asked just now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,10 +37,9 @@ impl Position {
     /// position; the latter may stand behind the header of a page that nothing is written to yet.
     #[must_use]
     pub fn of_primary(timeline: TimelineId, flush_lsn: Lsn, insert_lsn: Lsn) -> Self {
-        let idle = insert_lsn.bytes_since(flush_lsn) <= PAGE_HEADER_BYTES;
         Self {
             timeline,
-            lsn: if idle { flush_lsn } else { insert_lsn },
+            lsn: written_end(insert_lsn).max(flush_lsn),
             primary: true,
             streaming: false,
         }
@@ -174,19 +172,17 @@ impl Freshness {
 
 /// Where the WAL of a commit ends whose client read `pg_current_wal_insert_lsn()`: just behind a page's header
 /// nothing was written yet, and replay ends at the page's start.
+///
+/// The tail of a record that began on the page before may end there too. Who has replayed up to the page's start has replayed
+/// that record: no other ends between the two.
 #[must_use]
 pub fn written_end(token: Lsn) -> Lsn {
-    let start = Lsn(token.0 - token.0 % PAGE_BYTES);
-    let header = if start.0.is_multiple_of(SEGMENT_BYTES) {
-        PAGE_HEADER_BYTES
+    let into_page = token.0 % PAGE_BYTES;
+    Lsn(if into_page <= LONGEST_HEADER_BYTES {
+        token.0 - into_page
     } else {
-        SHORT_HEADER_BYTES
-    };
-    if token.bytes_since(start) == header {
-        start
-    } else {
-        token
-    }
+        token.0
+    })
 }
 
 #[cfg(test)]

@@ -93,15 +93,28 @@ fn tokens_at_the_start_of_a_page_are_met() {
     for (token, end) in [
         (0x300_0060, 0x300_0060),
         (0x300_2018, 0x300_2000),
-        (0x300_2028, 0x300_2028),
+        (0x300_2030, 0x300_2030),
         (0x300_0028, 0x300_0000),
-        (0x300_0018, 0x300_0018),
+        // The first page of a segment of 1 MB.
+        (0x310_0028, 0x310_0000),
+        (0x310_0040, 0x310_0040),
     ] {
         assert_eq!(written_end(Lsn(token)), Lsn(end), "{token:x}");
     }
     let of = |flush, insert| Position::of_primary(TimelineId(1), Lsn(flush), Lsn(insert)).lsn;
     assert_eq!(of(0x300_2000, 0x300_2018), Lsn(0x300_2000));
+    assert_eq!(of(0x400_0000, 0x400_0028), Lsn(0x400_0000));
     assert_eq!(of(0x300_2000, 0x300_2100), Lsn(0x300_2100));
+    assert_eq!(of(0x300_2200, 0x300_2100), Lsn(0x300_2200));
+}
+
+/// Its record takes 40 bytes, as the header of a segment's first page does.
+#[test]
+fn a_commit_alone_behind_the_flush_position_was_taken_for_none() {
+    let of = |flush, insert| Position::of_primary(TimelineId(1), Lsn(flush), Lsn(insert)).lsn;
+    assert_eq!(of(0x300_0100, 0x300_0128), Lsn(0x300_0128));
+    // It ends with its page: the insert position is behind the next one's header.
+    assert_eq!(of(0x300_1fd8, 0x300_2018), Lsn(0x300_2000));
 }
 
 #[test]

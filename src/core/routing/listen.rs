@@ -174,6 +174,7 @@ mod tests {
             degrade: false,
             affinity: Affinity::None,
             monotonic: true,
+            own_max_lag: false,
         };
         let expected = Listen {
             port: 6434,

@@ -66,6 +66,7 @@ impl SessionOptions {
             fallback: self.fallback.unwrap_or(policy.fallback),
             on_primary_loss: self.on_primary_loss(policy),
             monotonic: self.monotonic.unwrap_or(policy.monotonic),
+            own_max_lag: self.max_lag_bytes.is_some(),
             ..policy.clone()
         }
     }

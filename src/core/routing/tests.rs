@@ -1,3 +1,4 @@
+use super::options::SessionOptions;
 use super::*;
 
 pub(super) fn server(name: &str, role: Role, lag_bytes: Option<u64>) -> Server {
@@ -237,6 +238,37 @@ fn bounds_while_the_primary_is_gone_are_the_policys_choice() {
         unfit(&policy, &there, &there.servers[1]),
         Some(Unfit::LagTooLarge { .. })
     ));
+}
+
+/// Beside one that had nearly everything, a standby of any age served: whichever a client got by chance.
+#[test]
+fn without_a_primary_a_standby_far_behind_another_served_too() {
+    let servers = vec![standby("near", 50), standby("far", 151), standby("as_far", 150)];
+    let unknown = server("unknown", Role::Standby, None);
+    let gone = |mut servers: Vec<Server>| {
+        servers.push(unknown.clone());
+        RouteTable {
+            orphaned: true,
+            ..table(servers)
+        }
+    };
+    let reads = read_only(ReadOnlyFallback::Primary);
+    assert_eq!(names(&candidates(&reads, &gone(servers.clone()))), "near as_far");
+    let rest = gone(vec![standby("far", 1 << 40)]);
+    assert_eq!(
+        names(&candidates(&reads, &rest)),
+        "far",
+        "it has the newest that exists"
+    );
+    assert_eq!(names(&candidates(&reads, &gone(vec![]))), "unknown");
+    // A client's own limit counts from the primary's last word, as everywhere.
+    let own = SessionOptions {
+        max_lag_bytes: Some(100),
+        ..SessionOptions::default()
+    };
+    let own = own.applied_to(&reads);
+    assert_eq!(names(&candidates(&own, &gone(servers))), "near");
+    assert_eq!(names(&candidates(&own, &rest)), "");
 }
 
 /// It may acknowledge commits elsewhere: a read-only endpoint served standbys of any age.

@@ -1,7 +1,9 @@
 //! Sockets that somebody else holds, hostile bytes, slow and many clients.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use podgres::http::HttpState;
 use podgres::http::serve::{Limits, ListenError, Listener};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -121,6 +123,43 @@ async fn idle_clients_hold_their_places_only_for_a_while_and_never_those_of_the_
         started.elapsed() >= Duration::from_millis(300),
         "there was no place before"
     );
+}
+
+/// A causal read, or a pooled client, waits for seconds: so long nobody else was heard, the kubelet and other members included.
+#[tokio::test]
+async fn those_who_wait_for_replay_took_every_place() {
+    let limits = Limits {
+        connections: 96,
+        ..Limits::default()
+    };
+    let never = |state: &mut HttpState| {
+        state.positions.wait = Arc::new(|_, limit| {
+            Box::pin(async move {
+                tokio::time::sleep(limit).await;
+                false
+            })
+        });
+    };
+    let server = Server::start_with(primary(0), limits, Duration::from_mins(1), never, vec![]).await;
+    let mut waiting = Vec::new();
+    let mut refused = 0;
+    for _ in 0..96 {
+        let mut socket = TcpStream::connect(server.address).await.expect("connect");
+        let request = b"GET /wait?lsn=0/1&timeout=30s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        socket.write_all(request).await.expect("write");
+        let mut start = [0; 12];
+        match timeout(Duration::from_millis(100), socket.read_exact(&mut start)).await {
+            Ok(read) => {
+                read.expect("an answer");
+                assert_eq!(&start, b"HTTP/1.1 503");
+                refused += 1;
+            }
+            Err(_waits) => waiting.push(socket),
+        }
+    }
+    let alive = timeout(Duration::from_secs(5), server.ask("GET /liveness")).await;
+    assert_eq!(alive.expect("there is room for others").status, 200);
+    assert!(waiting.len() >= 32 && refused > 0, "{} wait", waiting.len());
 }
 
 #[tokio::test]

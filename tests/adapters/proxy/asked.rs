@@ -29,7 +29,7 @@ fn server(http: SocketAddr) -> RoutedServer {
     RoutedServer::new(SocketAddr::new(http.ip(), 5432), logins)
 }
 
-fn knowledge(table: watch::Receiver<Arc<RouteTable>>) -> Knowledge {
+pub(super) fn knowledge(table: watch::Receiver<Arc<RouteTable>>) -> Knowledge {
     let servers: Vec<_> = (0..3)
         .map(|n| (member(n).http_address, Arc::new(server(member(n).http_address))))
         .collect();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use podgres::core::routing::RouteMode;
 use podgres::proxy::{Limits, RefusalReason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -12,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::{cluster, loopback, member};
+use super::encrypted;
 use super::routes::{PATIENCE, Route, answer, long_hold, read_to_end, sqlstate, until};
 
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
@@ -225,6 +227,87 @@ async fn a_half_closed_client_ends_its_session() {
     stream.shutdown().await.expect("shutdown");
     read_to_end(&mut stream).await;
     until("it is over", || write.stats.sessions.load(Ordering::Relaxed) == 0).await;
+}
+
+/// The way to the server ends with the client's last word; the way back does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_has_said_its_last_word_still_gets_the_whole_answer() {
+    const ROWS: usize = 5_000;
+    let _cluster = cluster();
+    let write = Route::read_write(Limits::default(), vec![member(0)]).await;
+    let mut stream = TcpStream::connect(write.address).await.expect("connect");
+    let session = startup([0, 3, 0, 0], "user\0quick\0database\0postgres\0\0");
+    stream.write_all(&session).await.expect("write");
+    let mut said = Vec::new();
+    while !said.ends_with(b"Z\0\0\0\x05I") {
+        let read = timeout(PATIENCE, stream.read_buf(&mut said)).await;
+        assert!(read.expect("in time").expect("read") > 0, "{said:?}");
+    }
+    let sql = format!("SELECT repeat('x', 1000) FROM generate_series(1, {ROWS})\0");
+    let length = u32::try_from(4 + sql.len()).expect("short").to_be_bytes();
+    let query = [b"Q", &length[..], sql.as_bytes()].concat();
+    stream.write_all(&query).await.expect("write");
+    stream.shutdown().await.expect("shutdown");
+    let answer = read_to_end(&mut stream).await;
+    let row = "x".repeat(1_000);
+    let rows = String::from_utf8_lossy(&answer).matches(&row).count();
+    assert_eq!(rows, ROWS);
+    let complete = format!("SELECT {ROWS}\0Z\0\0\0\x05I");
+    assert!(answer.ends_with(complete.as_bytes()), "the end is missing");
+}
+
+/// Whether it ends in time, and nothing of it stays.
+async fn ends(route: &Route, stream: &mut TcpStream, what: &str) {
+    let begun = Instant::now();
+    read_to_end(stream).await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(3),
+        "{what}: {:?}",
+        begun.elapsed()
+    );
+    until(what, || route.sessions.of("pg-0") == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_stop_half_way_to_tls_or_in_a_header_are_closed_in_time() {
+    /// The beginning of a ClientHello of 512 bytes.
+    const HALF_HELLO: [u8; 9] = [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc];
+    let cluster = cluster();
+    let pass = Route::read_write(impatient(), vec![member(0)]).await;
+    let end = encrypted::route(&cluster, RouteMode::ReadWrite, impatient(), vec![member(0)]).await;
+    for (route, what) in [(&pass, "passed through"), (&end, "ended")] {
+        for asks in [true, false] {
+            let mut stream = TcpStream::connect(route.address).await.expect("connect");
+            if asks {
+                stream.write_all(&SSL_REQUEST).await.expect("write");
+                assert_eq!(stream.read_u8().await.expect("answer"), b'S');
+            }
+            stream.write_all(&HALF_HELLO).await.expect("write");
+            ends(route, &mut stream, what).await;
+        }
+    }
+    let mut stream = TcpStream::connect(pass.address).await.expect("connect");
+    stream.write_all(b"\r\n\r\n\0\r\nQUI").await.expect("a beginning");
+    ends(&pass, &mut stream, "10 bytes of a header").await;
+    assert_eq!(answer(&pass.psql("", "SELECT 1").await), "1");
+}
+
+/// What a stranger says of the address that it comes from is no startup packet, and is not believed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_from_whom_nobody_trusts_is_refused() {
+    let _cluster = cluster();
+    let write = Route::without_proxies(vec![member(0)]).await;
+    let session = startup([0, 3, 0, 0], "user\0quick\0database\0postgres\0\0");
+    let version_2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc0\0\x02\x09\x0f\xa0\x15\x38";
+    for header in [
+        &b"PROXY TCP4 192.0.2.1 192.0.2.9 4000 5432\r\n"[..],
+        &version_2[..],
+    ] {
+        let said = write.exchange(&[header, &session].concat()).await;
+        assert_eq!(sqlstate(&said), "08P01");
+    }
+    assert_eq!(write.refused(RefusalReason::ProtocolViolation), 2);
+    assert_eq!(write.stats.sessions_total.load(Ordering::Relaxed), 0);
 }
 
 /// Bytes that are often nearly right.

@@ -120,6 +120,23 @@ impl Route {
         encryption: Option<Encryption>,
         knowledge: impl FnOnce(watch::Receiver<Arc<RouteTable>>) -> Knowledge,
     ) -> Self {
+        Self::run(policy, limits, table, encryption, knowledge, Some("127.0.0.0/8")).await
+    }
+
+    /// A read-write route that believes no balancer.
+    pub(super) async fn without_proxies(servers: Vec<Server>) -> Self {
+        let (policy, limits) = (RoutePolicy::new(RouteMode::ReadWrite), Limits::default());
+        Self::run(policy, limits, table(servers), None, Knowledge::of_table, None).await
+    }
+
+    async fn run(
+        policy: RoutePolicy,
+        limits: Limits,
+        table: RouteTable,
+        encryption: Option<Encryption>,
+        knowledge: impl FnOnce(watch::Receiver<Arc<RouteTable>>) -> Knowledge,
+        proxies: Option<&str>,
+    ) -> Self {
         let socket = TcpListener::bind((loopback(ROUTES), 0)).await.expect("port");
         let address = socket.local_addr().expect("address");
         let (sender, receiver) = watch::channel(Arc::new(table));
@@ -129,7 +146,10 @@ impl Route {
             policy,
             named_policies: named_policies(),
             limits,
-            trusted_proxies: vec!["127.0.0.0/8".parse().expect("network")],
+            trusted_proxies: proxies
+                .map(|network| network.parse().expect("network"))
+                .into_iter()
+                .collect(),
             encryption,
             show_clients: true,
             knowledge: knowledge(receiver),

@@ -21,7 +21,7 @@ use super::routes::{PATIENCE, Route, until};
 
 const IDLE_SESSIONS: u64 = 2_000;
 /// `AuthenticationOk`, `ReadyForQuery`.
-const WELCOME: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+pub(super) const WELCOME: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipeline_keeps_its_order() {
@@ -121,7 +121,7 @@ fn more_files() {
     setrlimit(Resource::Nofile, raised).expect("more open files");
 }
 
-async fn begin(address: SocketAddr) -> TcpStream {
+pub(super) async fn begin(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.expect("connect");
     stream
         .write_all(b"\0\0\0\x12\0\x03\0\0user\0app\0\0")
@@ -153,7 +153,7 @@ async fn idle_server(sessions: Arc<AtomicU64>) -> SocketAddr {
     address
 }
 
-async fn read_startup(stream: &mut TcpStream) -> std::io::Result<()> {
+pub(super) async fn read_startup(stream: &mut TcpStream) -> std::io::Result<()> {
     let length = stream.read_u32().await?;
     let mut rest = vec![0; usize::try_from(length).expect("a length") - 4];
     stream.read_exact(&mut rest).await.map(drop)

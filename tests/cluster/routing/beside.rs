@@ -1,7 +1,8 @@
 //! `podgres route`: the endpoints of a process that is no member, which finds the members by DNS.
 
+use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use podgres::demo::Target;
@@ -100,6 +101,41 @@ impl Drop for Beside {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// Runtimes leave the soft limit at 1024 for programs of another age; a few hundred sessions then took the files of all else.
+#[test]
+fn a_route_kept_the_soft_limit_of_open_files() {
+    let status = SocketAddr::from(([127, 213, 7, 1], STATUS));
+    let mut child = Command::new("prlimit")
+        .arg("--nofile=256:1000")
+        .arg(env!("CARGO_BIN_EXE_podgres"))
+        .args(["route", "--cluster", "nobody", "--dns-server", "127.213.7.2:53"])
+        .args(["--listen-address", "127.213.7.1", "--status-address"])
+        .arg(status.to_string())
+        .env_clear()
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("prlimit");
+    let up = wait_for(PATIENCE, || {
+        http_get(status, "/liveness").is_some_and(|(code, _)| code == 200)
+    });
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id()));
+    kill_process(Pid::from_child(&child), Signal::TERM).expect("TERM");
+    let mut told = String::new();
+    let mut stderr = child.stderr.take().expect("a pipe");
+    stderr.read_to_string(&mut told).expect("text");
+    child.wait().expect("wait");
+    assert!(up, "{told}");
+    let limits = limits.expect("limits");
+    let files = limits.lines().find(|line| line.starts_with("Max open files"));
+    let files: Vec<&str> = files.expect("a line").split_whitespace().collect();
+    assert_eq!(files[3..5], ["1000", "1000"]);
+    assert!(
+        told.contains("the limit of open files allows fewer connections") && told.contains("\"most\":150"),
+        "{told}"
+    );
 }
 
 #[test]

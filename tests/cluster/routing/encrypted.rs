@@ -7,17 +7,18 @@ use podgres::postgres::tls::ClientTls;
 use tokio_postgres::Config;
 use tokio_postgres::config::{LoadBalanceHosts, SslMode};
 
-use super::clients::{Clients, Counts, Work};
+use super::clients::{Clients, Counts, Work, drained_and_cut};
 use super::{primary, verb};
 use crate::authority::Authority;
 use crate::harness::{Demo, LIMIT, Start, members, wait_for};
 use crate::kit::count;
 use crate::mounted::Mounted;
 
-fn demo_that_terminates(mounted: &Mounted) -> Demo {
+/// Under a Lease, with TLS from the folder that is mounted.
+fn demo_with_tls(mounted: &Mounted, more: &[&str]) -> Demo {
     let set = |key: &str| format!("{key}={}", mounted.path().display());
     let demo = Start::lease(15)
-        .with(&["--set", "PODGRES_TLS=terminate"])
+        .with(more)
         .with(&["--set", &set("PODGRES_TLS_DIR")])
         .with(&["--set", &set("PODGRES_CONFIGURATION_DIR")])
         .run();
@@ -72,7 +73,7 @@ fn a_switchover_and_a_changed_certificate_break_no_encrypted_transaction() {
     let (before, after) = (Authority::new("before"), Authority::new("after"));
     let mounted = Mounted::new();
     mounted.put_tls(&before, &before);
-    let demo = demo_that_terminates(&mounted);
+    let demo = demo_with_tls(&mounted, &["--set", "PODGRES_TLS=terminate"]);
     assert!(wait_for(LIMIT, || verified(&demo, &before)));
     demo.sql(&[], "CREATE TABLE work (n int)");
 
@@ -113,4 +114,37 @@ fn a_switchover_and_a_changed_certificate_break_no_encrypted_transaction() {
         count(&demo.log("demo-0", "sidecar"), "keeping the previous certificate"),
         0
     );
+}
+
+/// The routes read no byte of what they drain.
+#[test]
+fn switchovers_break_no_transaction_whose_encryption_passes_through() {
+    let authority = Authority::new("through");
+    let mounted = Mounted::new();
+    mounted.put_tls(&authority, &authority);
+    let demo = demo_with_tls(&mounted, &[]);
+    demo.sql(&[], "CREATE TABLE work (n int)");
+    let folder = ClientTls::open(authority.directory.path()).expect("authority");
+    let start = |target, work, number| {
+        Clients::start_as(&config(&demo, target), &folder.postgres_connector(), work, number)
+    };
+    let writers = start(Target::ReadWrite, Work::Write, 6);
+    let ahead = start(Target::ReadWrite, Work::WriteAhead, 2);
+    let readers = start(Target::ReadOnly, Work::Read, 2);
+    for _ in 0..3 {
+        writers.wait_for_more(50);
+        let before = primary(&demo.status().expect("status"));
+        verb(&demo, &["switchover"]);
+        writers.wait_for_more(50);
+        assert_ne!(before, primary(&demo.wait_streaming(2)));
+    }
+    let counts = [writers.stop(), ahead.stop(), readers.stop()];
+    for counts in &counts {
+        counts.assert_moved();
+    }
+    let (drained, cut) = drained_and_cut(&demo);
+    assert!(drained > 0 && cut == 0, "{drained} drained, {cut} cut");
+    let there = demo.sql(&[], "SELECT count(*) FROM work");
+    let acknowledged = Counts::get(&counts[0].done) + Counts::get(&counts[1].done);
+    assert_eq!(there, acknowledged.to_string());
 }

@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use podgres::demo::Target;
+use rustix::process::Signal;
+use tokio::runtime::Runtime;
+use tokio_postgres::{Client, NoTls};
 
-use super::clients::{Clients, Counts, Work, drained_and_cut};
+use super::clients::{Clients, Counts, Work, config_of, drained_and_cut};
 use super::{found_primary, leased, ordinal_of, primary, verb};
-use crate::harness::wait_for;
+use crate::harness::{Demo, member, wait_for};
+use crate::kit::signal;
 
 #[test]
 fn a_switchover_breaks_no_transaction() {
@@ -56,6 +60,11 @@ fn clients_of_a_lost_primary_hear_at_once_and_find_the_next_one() {
     });
     assert!(moved, "{lost} is still the primary");
     let counts = writers.stop();
+    assert_eq!(
+        Counts::get(&counts.refused),
+        0,
+        "held, and not refused: {counts:?}"
+    );
     let there: u64 = demo
         .sql(&[], "SELECT count(*) FROM work")
         .parse()
@@ -63,4 +72,71 @@ fn clients_of_a_lost_primary_hear_at_once_and_find_the_next_one() {
     // A commit whose answer was lost may be there too.
     let done = Counts::get(&counts.done);
     assert!((done..=done + 4).contains(&there), "{there} of {counts:?}");
+}
+
+/// A pod that is deleted with some notice ends the sessions through its endpoint between transactions.
+#[test]
+fn sessions_through_the_endpoint_of_a_pod_that_stops_end_between_transactions() {
+    let demo = leased(&[]);
+    demo.sql(&[], "CREATE TABLE work (n int)");
+    let first = primary(&demo.status().expect("status"));
+    let other = (0..3).find(|ordinal| ordinal_of(&first) != ordinal.to_string());
+    let other = other.expect("a standby");
+    let config = config_of(&demo, other, Target::ReadWrite);
+    let writers = Clients::start_as(&config, &NoTls, Work::Write, 6);
+    writers.wait_for_more(50);
+    demo.ask(&["delete-pod", &other.to_string()]);
+    writers.wait_for_more(50);
+    let counts = writers.stop();
+    // Where there is no pod nobody is held: only what was refused is not asserted.
+    for count in [&counts.broken, &counts.closed] {
+        assert_eq!(Counts::get(count), 0, "{counts:?}");
+    }
+    assert!(Counts::get(&counts.between) >= 6, "{counts:?}");
+    let there = demo.sql(&[], "SELECT count(*) FROM work");
+    assert_eq!(there, Counts::get(&counts.done).to_string());
+}
+
+/// A session through the primary's endpoint, on that standby.
+fn session_on(demo: &Demo, runtime: &Runtime, first: u32, standby: &str) -> Client {
+    let through = config_of(demo, first, Target::ReadOnly);
+    let address = demo.sql(&["--member", standby], "SELECT inet_server_addr()");
+    let mut found = None;
+    let came = wait_for(Duration::from_secs(20), || {
+        found = runtime.block_on(async {
+            let (client, connection) = through.connect(NoTls).await.ok()?;
+            tokio::spawn(connection);
+            let row = client
+                .query_one("SELECT inet_server_addr()::text", &[])
+                .await
+                .ok()?;
+            row.get::<_, String>(0).starts_with(&address).then_some(client)
+        });
+        found.is_some()
+    });
+    assert!(came, "no session came to {standby}");
+    found.expect("a session")
+}
+
+/// PostgreSQL does not notice: the other pods' routes cut the sessions on it.
+#[test]
+fn sessions_were_cut_when_the_sidecar_beside_their_standby_restarted() {
+    let demo = leased(&[]);
+    let status = demo.wait_streaming(2);
+    let first: u32 = ordinal_of(&primary(&status)).parse().expect("an ordinal");
+    let standby = ((first + 1) % 3).to_string();
+    let runtime = Runtime::new().expect("runtime");
+    let session = session_on(&demo, &runtime, first, &standby);
+    let name = format!("demo-{standby}");
+    for _ in 0..3 {
+        let killed = demo.pid(&name, "sidecar");
+        signal(killed, Signal::KILL);
+        demo.wait("another sidecar", |status| {
+            let pid = member(status, &name)["pids"]["sidecar"].as_u64();
+            pid.is_some_and(|pid| pid != u64::from(killed))
+        });
+        demo.wait_streaming(2);
+        let answered = runtime.block_on(session.simple_query("SELECT 1"));
+        assert!(answered.is_ok(), "{answered:?}");
+    }
 }
