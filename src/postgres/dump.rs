@@ -167,6 +167,9 @@ impl Client {
             || "sslmode=prefer".to_owned(),
             |authority| format!("sslmode=verify-full sslrootcert={}", path(authority)),
         ));
+        // As for the standbys' connections: libpq fails where it may not look into the home directory.
+        let none = self.program_directory.join("no-client-certificate");
+        words.push(format!("sslcert={}", path(&none)));
         words.join(" ")
     }
 }

@@ -1,5 +1,7 @@
 //! `components/backup` and `k8s/examples/backup`: CronJobs, their Jobs, and what they leave on the volume.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, SELECTOR};
@@ -14,6 +16,15 @@ use crate::world::image;
 const EVERY_MINUTE: &str = "  - target: {kind: CronJob, name: pg-backup}
     patch: |-
       - {op: replace, path: /spec/schedule, value: \"*/1 * * * *\"}
+  - target: {kind: PersistentVolumeClaim, name: pg-backup}
+    patch: |-
+      - {op: replace, path: /spec/resources/requests/storage, value: 1Gi}
+";
+
+/// No runs but those that a test begins.
+pub(crate) const NEVER: &str = "  - target: {kind: CronJob}
+    patch: |-
+      - {op: replace, path: /spec/schedule, value: \"0 0 1 1 *\"}
   - target: {kind: PersistentVolumeClaim, name: pg-backup}
     patch: |-
       - {op: replace, path: /spec/resources/requests/storage, value: 1Gi}
@@ -121,7 +132,7 @@ fn row_47(cluster: &Cluster) {
     }
 }
 
-/// As `podgres backups -o json` prints them, by a pod that has nothing but the volume.
+/// As `podgres backups -o json` prints them, by the example's Job.
 fn listed(cluster: &Cluster) -> Vec<Value> {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/k8s/examples/backup/list.yaml");
     let manifest = std::fs::read_to_string(file).expect("the example");
@@ -130,20 +141,47 @@ fn listed(cluster: &Cluster) -> Vec<Value> {
         .replace("image: podgres", &wanted)
         .replace("/backup/pg]", "/backup/pg, -o, json]");
     apply(cluster, &manifest);
-    let phase = || cluster.kubectl(&["get", "pod", "pg-backups", "-o", "jsonpath={.status.phase}"]);
-    until("the list", phase, |phase| phase == "Succeeded");
-    let text = cluster.kubectl(&["logs", "pg-backups"]);
-    cluster.kubectl(&["delete", "pod", "pg-backups", "--wait"]);
+    let wait = [
+        "wait",
+        "--for=condition=Complete",
+        "--timeout=60s",
+        "job/pg-backups",
+    ];
+    cluster.kubectl(&wait);
+    let text = cluster.kubectl(&["logs", "job/pg-backups"]);
+    cluster.kubectl(&["delete", "job", "pg-backups"]);
     let list: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
-    list.as_array()
-        .or_else(|| list["backups"].as_array())
-        .expect("a list")
-        .clone()
+    list["backups"].as_array().expect("a list").clone()
+}
+
+/// The backups' names by the commands of the example's page, word by word but for the image.
+fn listed_as_the_page_says(cluster: &Cluster) -> Vec<String> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/k8s/examples/backup");
+    let page = std::fs::read_to_string(format!("{folder}/README.md")).expect("the page");
+    let block = page
+        .split("```console\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next());
+    let commands = block
+        .expect("a block")
+        .lines()
+        .filter_map(|line| line.strip_prefix("$ "));
+    let commands: Vec<&str> = commands.collect();
+    let shown = "registry.example/podgres:0.1.0";
+    let script = commands
+        .join("\n")
+        .replace(shown, &image(PODGRES_IMAGE.0, PODGRES_IMAGE.1));
+    let said = kubectl::script(&cluster.namespace, &script, Path::new(folder));
+    let names = said.lines().filter_map(|line| line.split(' ').next());
+    names
+        .filter(|name| name.ends_with("-physical"))
+        .map(str::to_owned)
+        .collect()
 }
 
 fn row_51(cluster: &Cluster) {
     let before = succeeded(&runs(cluster)).len();
-    let backups = listed(cluster).len();
+    let backups = listed_as_the_page_says(cluster).len();
     let after = runs(cluster).len();
     assert!(
         (before..=after).contains(&backups),
