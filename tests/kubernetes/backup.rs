@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, SELECTOR};
@@ -47,7 +48,8 @@ pub(crate) const GROUP: Group = Group {
         );
     },
     tests: &[
-        ("row_50_the_servers_secret_is_used", row_50),
+        ("row_50_the_servers_secret_and_settings_are_used", row_50),
+        ("row_48_no_run_begins_while_another_is_at_work", row_48),
         ("row_47_and_54_each_run_leaves_one_backup_and_a_log", row_47),
         ("row_51_another_pod_lists_the_backups", row_51),
         ("row_55_a_failing_run_is_tried_again_up_to_the_limit", row_55),
@@ -101,17 +103,55 @@ fn row_50(cluster: &Cluster) {
         let volumes = volumes.as_array().expect("volumes");
         volumes
             .iter()
-            .map(|volume| volume["secret"]["secretName"].clone())
-            .filter(Value::is_string)
+            .map(|volume| &volume["secret"])
+            // The certificates', which are not there.
+            .filter(|secret| secret["secretName"].is_string() && secret["optional"] != true)
+            .map(|secret| secret["secretName"].clone())
             .collect()
     };
-    let servers = object(cluster, "statefulset", "pg");
-    let backup = object(cluster, "cronjob", "pg-backup");
+    let servers = &object(cluster, "statefulset", "pg")["spec"]["template"]["spec"];
+    let run = &object(cluster, "cronjob", "pg-backup")["spec"]["jobTemplate"]["spec"]["template"]["spec"];
+    assert_eq!(secret(&run["volumes"]), secret(&servers["volumes"]));
     assert_eq!(
-        secret(&backup["spec"]["jobTemplate"]["spec"]["template"]["spec"]["volumes"]),
-        secret(&servers["spec"]["template"]["spec"]["volumes"])
+        run["containers"][0]["envFrom"],
+        servers["containers"][0]["envFrom"]
     );
-    assert_eq!(backup["spec"]["concurrencyPolicy"], "Forbid");
+}
+
+/// A run that is longer than the time between two: the next one waits for its end.
+fn row_48(cluster: &Cluster) {
+    let command = |words: Value| {
+        let path = "/spec/jobTemplate/spec/template/spec/containers/0/command";
+        let patch = json!([{"op": "replace", "path": path, "value": words}]).to_string();
+        cluster.kubectl(&["patch", "cronjob", "pg-backup", "--type=json", "-p", &patch]);
+    };
+    command(json!(["sh", "-c", "sleep 70 && exec /podgres/podgres backup"]));
+    within(
+        RUN_LIMIT + RUN_LIMIT,
+        "a run begins after one that has taken more than a minute",
+        || times(&runs(cluster)),
+        |times| {
+            let at_work = times.iter().filter(|(_, end)| end.is_none()).count();
+            assert!(at_work <= 1, "{times:?}");
+            times.windows(2).any(|pair| {
+                let ((begin, end), (next, _)) = (pair[0], pair[1]);
+                end.is_some_and(|end| {
+                    assert!(next >= end, "{times:?}");
+                    end.duration_since(begin) > SignedDuration::from_mins(1)
+                })
+            })
+        },
+    );
+    command(json!(["/podgres/podgres", "backup"]));
+}
+
+/// When each run began and when it was done, in order.
+fn times(jobs: &[Value]) -> Vec<(Timestamp, Option<Timestamp>)> {
+    let time = |job: &Value, key: &str| -> Option<Timestamp> { job["status"][key].as_str()?.parse().ok() };
+    let both = |job: &Value| Some((time(job, "startTime")?, time(job, "completionTime")));
+    let mut times: Vec<_> = jobs.iter().filter_map(both).collect();
+    times.sort_unstable();
+    times
 }
 
 fn row_47(cluster: &Cluster) {

@@ -12,7 +12,9 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use podgres::cmd::CommandLine;
 use podgres::core::cluster::check::CHECK_PATHS;
-use podgres::core::manifests::{LEASE_GROUP, LEASE_VERBS, SLICE_GROUP, SLICE_VERBS, check};
+use podgres::core::manifests::{
+    DEFAULT_STOP_TIMEOUT_SECONDS, LEASE_GROUP, LEASE_VERBS, SLICE_GROUP, SLICE_VERBS, check,
+};
 use podgres::core::routing::slice::slice_name;
 use podgres::kube::PREFIX;
 use serde::Serialize;
@@ -386,6 +388,58 @@ fn probes_ask_paths_that_exist() {
             container(&objects, "postgres")[probe],
             Value::Null,
             "PostgreSQL may take its time"
+        );
+    }
+}
+
+/// By which `podgres check` judges the time that pods have to stop.
+#[test]
+fn the_stop_timeout_that_is_reckoned_with_is_the_flags_default() {
+    assert_eq!(
+        default_of("stop-timeout"),
+        format!("{DEFAULT_STOP_TIMEOUT_SECONDS}s")
+    );
+}
+
+/// What no fault would show at once where it were missing.
+#[test]
+fn pods_are_spread_and_volumes_kept_and_files_not_changed_at_each_start() {
+    let objects = build("overlays/lease", &["tls", "backup"]);
+    let set = &one(&objects, "StatefulSet", "pg")["spec"];
+    let kept = json!({"whenDeleted": "Retain", "whenScaled": "Retain"});
+    assert_eq!(set["persistentVolumeClaimRetentionPolicy"], kept);
+    let pod = &set["template"]["spec"];
+    let spread = pod["topologySpreadConstraints"].as_array().expect("constraints");
+    let keys: Vec<&Value> = spread.iter().map(|rule| &rule["topologyKey"]).collect();
+    assert_eq!(keys, ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]);
+    for rule in spread {
+        assert_eq!(rule["labelSelector"], set["selector"]);
+        assert_eq!(rule["whenUnsatisfiable"], "ScheduleAnyway", "one node is enough");
+    }
+    let volumes = pod["volumes"].as_array().expect("volumes");
+    let volume = |name: &str| {
+        volumes
+            .iter()
+            .find(|volume| volume["name"] == name)
+            .expect("a volume")
+    };
+    for name in ["shm", "run", "sockets"] {
+        assert_eq!(volume(name)["emptyDir"]["medium"], "Memory", "{name}");
+    }
+    for job in ["pg-backup", "pg-verify"] {
+        let of_job = &one(&objects, "CronJob", job)["spec"]["jobTemplate"]["spec"]["template"]["spec"];
+        assert_eq!(of_job["securityContext"], pod["securityContext"], "{job}");
+    }
+    assert_eq!(pod["securityContext"]["fsGroupChangePolicy"], "OnRootMismatch");
+    let ports = &one(&objects, "Service", "pg")["spec"]["ports"];
+    for (index, (name, flag)) in [("postgresql", "postgres-port"), ("http", "http-port")]
+        .iter()
+        .enumerate()
+    {
+        let port: u16 = default_of(flag).parse().expect("a number");
+        assert_eq!(
+            ports[index],
+            json!({"name": name, "port": port, "targetPort": name})
         );
     }
 }

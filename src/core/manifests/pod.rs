@@ -11,9 +11,9 @@ use crate::core::units;
 /// A fast stop ends with a checkpoint, and takes what that takes: what Kubernetes gives by itself is little enough.
 const STOP_SECONDS: u64 = 30;
 /// What a sidecar that holds the Lease may take to hand over.
-const HAND_OVER_SECONDS: u64 = 15;
-/// `--stop-timeout`
-const DEFAULT_STOP_TIMEOUT_SECONDS: u64 = 3;
+pub const HAND_OVER_SECONDS: u64 = 15;
+/// Of `--stop-timeout`, where it is not set.
+pub const DEFAULT_STOP_TIMEOUT_SECONDS: u64 = 3;
 
 pub(super) fn check(workload: &Workload<'_>, settings: &[&str], note: &mut Note<'_>) {
     check_parts(workload, note);
