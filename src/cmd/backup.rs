@@ -14,6 +14,7 @@ use crate::config::{Environment as _, ProcessEnvironment, units};
 use crate::core::backup::retention::Keep;
 use crate::core::backup::source::{self, Candidate, From};
 use crate::core::cluster::table::size_text;
+use crate::core::member::{Ordinal, Topology};
 use crate::postgres::tls::{AUTHORITY_FILE, ClientTls};
 
 use super::backing::{self, RunDirectory};
@@ -87,6 +88,37 @@ pub struct Arguments {
     /// Mounted folder with ca.crt, where the servers have TLS
     #[arg(long, env = "PODGRES_TLS_DIR")]
     pub tls_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub names: Names,
+}
+
+/// Of which name each member's certificate must be.
+#[derive(Args, Debug)]
+pub struct Names {
+    /// Namespace of the members
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    pub namespace: String,
+    /// Headless Service of the members [default: the cluster's name]
+    #[arg(long, env = "PODGRES_SERVICE")]
+    pub service: Option<String>,
+    /// DNS domain of the Kubernetes cluster
+    #[arg(long, env = "PODGRES_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+}
+
+impl Names {
+    /// The Service's full name, which a pod's name comes before.
+    fn service_host(&self, cluster: &Value) -> String {
+        let cluster = cluster["cluster"].as_str().unwrap_or_default();
+        Topology {
+            cluster: cluster.to_owned(),
+            service: self.service.clone().unwrap_or_else(|| cluster.to_owned()),
+            namespace: self.namespace.clone(),
+            cluster_domain: self.cluster_domain.clone(),
+            first_ordinal: Ordinal(0),
+        }
+        .service_host()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -179,10 +211,11 @@ fn choose(arguments: &Arguments, cluster: &Value, logins: &Logins, tried: usize)
         }
         None => None,
     };
+    let service_host = arguments.names.service_host(cluster);
     let server = |candidate: &Candidate| Server {
         name: candidate.name.clone(),
         role: candidate.role.clone(),
-        host: candidate.address.to_string(),
+        host: format!("{}.{service_host}", candidate.name),
         address: candidate.address,
         port: candidate.port,
         superuser: logins.superuser.clone(),

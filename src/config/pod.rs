@@ -36,7 +36,7 @@ pub struct PodArguments {
     #[arg(long, env = "POD_NAME")]
     pub pod_name: Option<String>,
     /// Namespace [default: the service account's, or "default"]
-    #[arg(long, env = "POD_NAMESPACE")]
+    #[arg(short, long, env = "POD_NAMESPACE")]
     pub namespace: Option<String>,
     /// The pod's UID, as Kubernetes gave it
     #[arg(long, env = "POD_UID", hide = true)]

@@ -56,6 +56,14 @@ impl ApiClient {
         }
     }
 
+    /// The namespace that the settings name, e.g. the context of a kubeconfig file; else `default`.
+    ///
+    /// # Errors
+    /// The settings cannot be used.
+    pub async fn namespace(&self) -> Result<String, Failure> {
+        Ok(self.client().await?.default_namespace().to_owned())
+    }
+
     /// Sends a request and reads the whole answer.
     ///
     /// # Errors

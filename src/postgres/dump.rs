@@ -167,6 +167,9 @@ impl Client {
             || "sslmode=prefer".to_owned(),
             |authority| format!("sslmode=verify-full sslrootcert={}", path(authority)),
         ));
+        // As for the standbys' connections: libpq fails where it may not look into the home directory.
+        let none = self.program_directory.join("no-client-certificate");
+        words.push(format!("sslcert={}", path(&none)));
         words.join(" ")
     }
 }
@@ -200,7 +203,7 @@ mod tests {
     #[test]
     fn names_cannot_leave_their_quotes() {
         let client = Client {
-            program_directory: PathBuf::new(),
+            program_directory: PathBuf::from("/programs"),
             address: Address::Socket {
                 folder: PathBuf::from("/run/a b"),
                 port: 5432,
@@ -213,7 +216,7 @@ mod tests {
         assert_eq!(
             client.conninfo("a' host='x"),
             "host='/run/a b' port=5432 dbname='a\\' host=\\'x' user='o\\'b\\\\' application_name='podgres_backup' \
-             gssencmode=disable passfile='/run/pass' sslmode=prefer"
+             gssencmode=disable passfile='/run/pass' sslmode=prefer sslcert='/programs/no-client-certificate'"
         );
     }
 }

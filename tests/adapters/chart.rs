@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::kustomize::{build, top};
 
 /// An overlay with components, and the chart's values that say the same. "kube" is the version that Helm finds.
-const SAME: [(&str, &[&str], &[&str]); 21] = [
+const SAME: [(&str, &[&str], &[&str]); 24] = [
     ("overlays/lease", &[], &[]),
     ("overlays/fixed", &[], &["leadership=fixed"]),
     (
@@ -25,6 +25,11 @@ const SAME: [(&str, &[&str], &[&str]); 21] = [
     ("overlays/lease", &["events"], &["events=true"]),
     ("overlays/lease", &["monitoring"], &["monitoring=true"]),
     ("overlays/lease", &["backup"], &["backup.enabled=true"]),
+    (
+        "overlays/fixed",
+        &["tls", "backup"],
+        &["leadership=fixed", "tls.enabled=true", "backup.enabled=true"],
+    ),
     (
         "overlays/lease",
         &["backup", "backup-s3"],
@@ -60,8 +65,18 @@ const SAME: [(&str, &[&str], &[&str]); 21] = [
     ),
     (
         "overlays/lease",
-        &["backup", "classic-sidecar", "older-apis"],
+        &["backup", "classic-sidecar", "older-jobs"],
+        &["backup.enabled=true", "kube=1.25.0"],
+    ),
+    (
+        "overlays/lease",
+        &["backup", "classic-sidecar", "older-jobs", "older-apis"],
         &["backup.enabled=true", "kube=1.20.0"],
+    ),
+    (
+        "overlays/lease",
+        &["backup", "backup-s3", "one-image"],
+        &["backup.enabled=true", BUCKET, REGION, "oneImage=true"],
     ),
     (
         "overlays/lease",
@@ -259,6 +274,7 @@ fn nonsense_is_refused_and_named() {
         ("leadership=fixed,roleLabel.enabled=true", "roleLabel"),
         ("settings.PGDATA=/x", "PGDATA"),
         ("settings.PODGRES_LEADERSHIP=fixed", "PODGRES_LEADERSHIP"),
+        ("settings.PODGRES_TLS_DIR=/x", "PODGRES_TLS_DIR"),
         ("configuration.server=x", "configuration"),
         ("backup.s3.destination=my-bucket", "destination"),
     ] {

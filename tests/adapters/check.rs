@@ -1,6 +1,7 @@
-//! `podgres check -f`: manifests from files and pipes, as a user gives them.
+//! `podgres check`: manifests from files and pipes, as a user gives them, and where live objects are looked for.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -83,4 +84,52 @@ fn what_is_no_manifest_is_named() {
         code == Some(64) && said.contains("no StatefulSet runs podgres"),
         "{code:?} {said}"
     );
+}
+
+/// Says of any list that nothing is in it; where it is asked.
+fn empty_cluster() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut asked = [0; 4096];
+            drop(stream.read(&mut asked));
+            let answer = "HTTP/1.1 200 OK\r\ncontent-length: 12\r\nconnection: close\r\n\r\n{\"items\":[]}";
+            stream.write_all(answer.as_bytes()).expect("an answer");
+        }
+    });
+    address
+}
+
+#[test]
+fn live_objects_were_looked_for_in_default_whatever_the_context_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let kubeconfig = folder.path().join("config");
+    let context = |name: &str, more: &str| {
+        format!("  - name: {name}\n    context: {{cluster: here, user: me{more}}}\n")
+    };
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: shop\nclusters:\n  - {{name: here, cluster: {{server: \"http://{}\"}}}}\nusers:\n  - {{name: me, user: {{}}}}\ncontexts:\n{}{}",
+        empty_cluster(),
+        context("shop", ", namespace: shop"),
+        context("plain", ""),
+    );
+    std::fs::write(&kubeconfig, text).expect("written");
+    for (more, namespace) in [
+        (&[][..], "shop"),
+        (&["-n", "other"], "other"),
+        (&["--context", "plain"], "default"),
+    ] {
+        let mut check = Command::new(env!("CARGO_BIN_EXE_podgres"));
+        check
+            .args(["check", "--live", "pg", "--kubeconfig"])
+            .arg(&kubeconfig)
+            .args(more);
+        check.env_remove("POD_NAMESPACE");
+        let output = check.output().expect("podgres runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let wanted = format!("there is no StatefulSet \"pg\" in namespace \"{namespace}\"");
+        assert!(said.contains(&wanted), "{more:?}: {said}");
+    }
 }

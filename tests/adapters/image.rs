@@ -87,6 +87,39 @@ fn an_image_of_two_architectures_is_the_same_each_time() {
     }
 }
 
+/// Its builder writes the time of building into the layer.
+#[test]
+fn docker_was_asked_to_build_and_gave_another_digest_each_time() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("a mode");
+        path
+    };
+    program(
+        "docker",
+        "#!/bin/sh\ncase $1 in\nload) cat >\"$0.loaded\" ;;\n*) exit 1 ;;\nesac\n",
+    );
+    let binary = program("amd64", "a program for amd64");
+    let path = std::env::var("PATH").expect("PATH");
+    let mut build = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("images/build"));
+    build.env("PATH", format!("{}:{path}", folder.path().display()));
+    build
+        .args(["-b", "docker", "-n", "registry.example/podgres:1", "-o"])
+        .arg(folder.path());
+    let output = build.arg(format!("amd64={}", binary.display())).output();
+    let output = output.expect("images/build runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let expected = bytes(&archive(&["amd64"]), "podgres.tar");
+    assert!(bytes(&folder, "podgres.tar") == expected);
+    assert!(bytes(&folder, "docker.loaded") == expected);
+}
+
 #[test]
 fn an_image_of_one_architecture_is_a_docker_archive_too() {
     let image = archive(&["arm64"]);

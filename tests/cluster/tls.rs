@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 use crate::authority::Authority;
+use crate::backup::{Lab, text};
 use crate::harness::{Demo, LIMIT, Start, member, wait_for};
 use crate::kit::{answer, open_folder};
 use crate::mounted::Mounted;
@@ -126,6 +127,30 @@ fn members_and_clients_verify_each_other_from_end_to_end() {
                 "{misnamed:?}"
             );
         }
+    }
+}
+
+/// Certificates have the pods' names, and where TLS is on a server refuses replication without it. The dump's programs are another user's, whose home
+/// directory this one's is not.
+#[test]
+fn a_backup_wanted_the_servers_addresses_in_their_certificates() {
+    let (ours, stranger) = (Authority::new("ours"), Authority::new("stranger"));
+    let (mounted, mistrusting) = (Mounted::new(), Mounted::new());
+    mounted.put_tls(&ours, &ours);
+    mistrusting.put_tls(&ours, &stranger);
+    let set = format!("PODGRES_TLS_DIR={}", mounted.path().display());
+    let lab = Lab::with_standbys(Start::new(15).with(&["--set", &set]), 1);
+    let backup = |folder: &Mounted, more: &[&str]| {
+        let folder = ["--tls-dir", text(folder.path())];
+        let mut command = lab.backup_command(&[&folder, more].concat());
+        command.output().expect("podgres backup")
+    };
+    assert!(answer(&backup(&mounted, &[])).contains("-physical: physical of demo-1"));
+    assert!(answer(&backup(&mounted, &["--kind", "logical"])).contains("-logical: logical of demo-1"));
+    for (folder, more) in [(&mistrusting, &[][..]), (&mounted, &["--namespace", "other"][..])] {
+        let refused = backup(folder, &[&["--from", "standby"], more].concat());
+        let said = complaint(&refused);
+        assert!(said.contains("invalid peer certificate"), "{said}");
     }
 }
 

@@ -1,5 +1,8 @@
 //! `components/backup` and `k8s/examples/backup`: CronJobs, their Jobs, and what they leave on the volume.
 
+use std::path::Path;
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, SELECTOR};
@@ -14,6 +17,15 @@ use crate::world::image;
 const EVERY_MINUTE: &str = "  - target: {kind: CronJob, name: pg-backup}
     patch: |-
       - {op: replace, path: /spec/schedule, value: \"*/1 * * * *\"}
+  - target: {kind: PersistentVolumeClaim, name: pg-backup}
+    patch: |-
+      - {op: replace, path: /spec/resources/requests/storage, value: 1Gi}
+";
+
+/// No runs but those that a test begins.
+pub(crate) const NEVER: &str = "  - target: {kind: CronJob}
+    patch: |-
+      - {op: replace, path: /spec/schedule, value: \"0 0 1 1 *\"}
   - target: {kind: PersistentVolumeClaim, name: pg-backup}
     patch: |-
       - {op: replace, path: /spec/resources/requests/storage, value: 1Gi}
@@ -36,7 +48,8 @@ pub(crate) const GROUP: Group = Group {
         );
     },
     tests: &[
-        ("row_50_the_servers_secret_is_used", row_50),
+        ("row_50_the_servers_secret_and_settings_are_used", row_50),
+        ("row_48_no_run_begins_while_another_is_at_work", row_48),
         ("row_47_and_54_each_run_leaves_one_backup_and_a_log", row_47),
         ("row_51_another_pod_lists_the_backups", row_51),
         ("row_55_a_failing_run_is_tried_again_up_to_the_limit", row_55),
@@ -90,17 +103,55 @@ fn row_50(cluster: &Cluster) {
         let volumes = volumes.as_array().expect("volumes");
         volumes
             .iter()
-            .map(|volume| volume["secret"]["secretName"].clone())
-            .filter(Value::is_string)
+            .map(|volume| &volume["secret"])
+            // The certificates', which are not there.
+            .filter(|secret| secret["secretName"].is_string() && secret["optional"] != true)
+            .map(|secret| secret["secretName"].clone())
             .collect()
     };
-    let servers = object(cluster, "statefulset", "pg");
-    let backup = object(cluster, "cronjob", "pg-backup");
+    let servers = &object(cluster, "statefulset", "pg")["spec"]["template"]["spec"];
+    let run = &object(cluster, "cronjob", "pg-backup")["spec"]["jobTemplate"]["spec"]["template"]["spec"];
+    assert_eq!(secret(&run["volumes"]), secret(&servers["volumes"]));
     assert_eq!(
-        secret(&backup["spec"]["jobTemplate"]["spec"]["template"]["spec"]["volumes"]),
-        secret(&servers["spec"]["template"]["spec"]["volumes"])
+        run["containers"][0]["envFrom"],
+        servers["containers"][0]["envFrom"]
     );
-    assert_eq!(backup["spec"]["concurrencyPolicy"], "Forbid");
+}
+
+/// A run that is longer than the time between two: the next one waits for its end.
+fn row_48(cluster: &Cluster) {
+    let command = |words: Value| {
+        let path = "/spec/jobTemplate/spec/template/spec/containers/0/command";
+        let patch = json!([{"op": "replace", "path": path, "value": words}]).to_string();
+        cluster.kubectl(&["patch", "cronjob", "pg-backup", "--type=json", "-p", &patch]);
+    };
+    command(json!(["sh", "-c", "sleep 70 && exec /podgres/podgres backup"]));
+    within(
+        RUN_LIMIT + RUN_LIMIT,
+        "a run begins after one that has taken more than a minute",
+        || times(&runs(cluster)),
+        |times| {
+            let at_work = times.iter().filter(|(_, end)| end.is_none()).count();
+            assert!(at_work <= 1, "{times:?}");
+            times.windows(2).any(|pair| {
+                let ((begin, end), (next, _)) = (pair[0], pair[1]);
+                end.is_some_and(|end| {
+                    assert!(next >= end, "{times:?}");
+                    end.duration_since(begin) > SignedDuration::from_mins(1)
+                })
+            })
+        },
+    );
+    command(json!(["/podgres/podgres", "backup"]));
+}
+
+/// When each run began and when it was done, in order.
+fn times(jobs: &[Value]) -> Vec<(Timestamp, Option<Timestamp>)> {
+    let time = |job: &Value, key: &str| -> Option<Timestamp> { job["status"][key].as_str()?.parse().ok() };
+    let both = |job: &Value| Some((time(job, "startTime")?, time(job, "completionTime")));
+    let mut times: Vec<_> = jobs.iter().filter_map(both).collect();
+    times.sort_unstable();
+    times
 }
 
 fn row_47(cluster: &Cluster) {
@@ -121,7 +172,7 @@ fn row_47(cluster: &Cluster) {
     }
 }
 
-/// As `podgres backups -o json` prints them, by a pod that has nothing but the volume.
+/// As `podgres backups -o json` prints them, by the example's Job.
 fn listed(cluster: &Cluster) -> Vec<Value> {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/k8s/examples/backup/list.yaml");
     let manifest = std::fs::read_to_string(file).expect("the example");
@@ -130,20 +181,47 @@ fn listed(cluster: &Cluster) -> Vec<Value> {
         .replace("image: podgres", &wanted)
         .replace("/backup/pg]", "/backup/pg, -o, json]");
     apply(cluster, &manifest);
-    let phase = || cluster.kubectl(&["get", "pod", "pg-backups", "-o", "jsonpath={.status.phase}"]);
-    until("the list", phase, |phase| phase == "Succeeded");
-    let text = cluster.kubectl(&["logs", "pg-backups"]);
-    cluster.kubectl(&["delete", "pod", "pg-backups", "--wait"]);
+    let wait = [
+        "wait",
+        "--for=condition=Complete",
+        "--timeout=60s",
+        "job/pg-backups",
+    ];
+    cluster.kubectl(&wait);
+    let text = cluster.kubectl(&["logs", "job/pg-backups"]);
+    cluster.kubectl(&["delete", "job", "pg-backups"]);
     let list: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
-    list.as_array()
-        .or_else(|| list["backups"].as_array())
-        .expect("a list")
-        .clone()
+    list["backups"].as_array().expect("a list").clone()
+}
+
+/// The backups' names by the commands of the example's page, word by word but for the image.
+fn listed_as_the_page_says(cluster: &Cluster) -> Vec<String> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/k8s/examples/backup");
+    let page = std::fs::read_to_string(format!("{folder}/README.md")).expect("the page");
+    let block = page
+        .split("```console\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next());
+    let commands = block
+        .expect("a block")
+        .lines()
+        .filter_map(|line| line.strip_prefix("$ "));
+    let commands: Vec<&str> = commands.collect();
+    let shown = "registry.example/podgres:0.1.0";
+    let script = commands
+        .join("\n")
+        .replace(shown, &image(PODGRES_IMAGE.0, PODGRES_IMAGE.1));
+    let said = kubectl::script(&cluster.namespace, &script, Path::new(folder));
+    let names = said.lines().filter_map(|line| line.split(' ').next());
+    names
+        .filter(|name| name.ends_with("-physical"))
+        .map(str::to_owned)
+        .collect()
 }
 
 fn row_51(cluster: &Cluster) {
     let before = succeeded(&runs(cluster)).len();
-    let backups = listed(cluster).len();
+    let backups = listed_as_the_page_says(cluster).len();
     let after = runs(cluster).len();
     assert!(
         (before..=after).contains(&backups),

@@ -20,9 +20,6 @@ const ENDPOINT: &str = "  - target: {kind: ConfigMap, name: pg-settings}
   - target: {kind: CronJob}
     patch: |-
       - {op: replace, path: /spec/schedule, value: \"0 0 1 1 *\"}
-      - op: add
-        path: /spec/jobTemplate/spec/template/spec/containers/0/env/-
-        value: {name: AWS_ENDPOINT_URL, value: \"http://bucket:9000\"}
 ";
 const CREDENTIALS: &str = "--from-literal=credentials=[default]
 aws_access_key_id = key

@@ -1,6 +1,7 @@
 //! kubectl as a user runs it, with a limit on its time.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 const LIMIT_SECONDS: &str = "120";
@@ -14,6 +15,19 @@ pub(crate) fn kubectl() -> Command {
     let mut command = Command::new("timeout");
     command.arg(LIMIT_SECONDS).arg(program()).stdin(Stdio::null());
     command
+}
+
+/// Runs a page's commands in a folder, their `kubectl` in a namespace; what they wrote, or a panic.
+pub(crate) fn script(namespace: &str, script: &str, folder: &Path) -> String {
+    /// Longer than any page's command takes here.
+    const LIMIT_SECONDS: u32 = 300;
+    let program = program();
+    let kubectl = format!("kubectl() {{ timeout {LIMIT_SECONDS} {program} -n {namespace} \"$@\"; }}\n");
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-euc", &format!("{kubectl}{script}")])
+        .current_dir(folder);
+    text(&mut shell)
 }
 
 /// What it wrote, or a panic with what it complained about.

@@ -190,16 +190,10 @@ fn labels(cluster: &Cluster) {
 }
 
 fn token(cluster: &Cluster) {
-    let found = cluster.try_kubectl(&[
-        "exec",
-        "pg-0",
-        "-c",
-        "postgres",
-        "--",
-        "ls",
-        "/var/run/secrets/kubernetes.io",
-    ]);
-    found.expect_err("no token in the PostgreSQL container");
+    let list = |folder: &str| cluster.try_kubectl(&["exec", "pg-0", "-c", "postgres", "--", "ls", folder]);
+    list("/etc/podgres/secret").expect("what is mounted is seen");
+    let refused = list("/var/run/secrets/kubernetes.io").expect_err("no token in the PostgreSQL container");
+    assert!(refused.contains("No such file"), "{refused}");
 }
 
 fn forced(cluster: &Cluster) {

@@ -2,7 +2,8 @@
 //!
 //! The shipped manifests are applied as a user applies them, with `kubectl apply -k` and a kustomization.yaml of one's own; what then
 //! happens is read through the API. Tests of a group share one StatefulSet in a namespace of its own and run in order, since starting one takes
-//! half a minute. Without a cluster this fails. `cargo test --test kubernetes -- WORD…` runs tests whose names contain one of the words.
+//! half a minute. Without a cluster this fails. `cargo test --test kubernetes -- WORD…` runs the groups of these names, and tests whose names
+//! contain one of the other words.
 
 #![allow(
     clippy::expect_used,
@@ -30,6 +31,8 @@ mod runner;
 #[path = "../support/s3_server.rs"]
 #[expect(dead_code, reason = "its faults are for tests/cluster")]
 mod s3_server;
+#[path = "../support/selection.rs"]
+mod selection;
 mod switch;
 mod tls;
 mod upkeep;

@@ -36,7 +36,7 @@ impl Overlay {
     pub(crate) fn write(&self, world: &World, namespace: &str) -> TempDir {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
         let k8s = relative(folder.path(), &Path::new(env!("CARGO_MANIFEST_DIR")).join("k8s"));
-        let older = [("classic-sidecar", 29), ("older-apis", 21)];
+        let older = [("classic-sidecar", 29), ("older-jobs", 26), ("older-apis", 21)];
         let needed = older
             .iter()
             .filter(|(_, from)| world.minor < *from)

@@ -1,7 +1,5 @@
 //! A cluster that is lost with all its volumes is made anew from its backups, by the commands of docs/backup.md as they stand there.
 
-use std::process::Command;
-
 use tempfile::TempDir;
 
 use crate::backup::{run_now, suspend};
@@ -9,9 +7,6 @@ use crate::cluster::Cluster;
 use crate::kubectl;
 use crate::overlay::{PODGRES_IMAGE, POSTGRES_IMAGE};
 use crate::world::image;
-
-/// Longer than any of the page's commands takes here.
-const LIMIT_SECONDS: u32 = 300;
 
 /// The page's `bash` blocks.
 pub(crate) struct Page {
@@ -50,14 +45,7 @@ impl Page {
 fn run(cluster: &Cluster, script: &str) {
     let folder = TempDir::new().expect("a folder");
     std::fs::write(folder.path().join("restore.yaml"), manifest(cluster)).expect("written");
-    let program = kubectl::program();
-    let namespace = &cluster.namespace;
-    let kubectl = format!("kubectl() {{ timeout {LIMIT_SECONDS} {program} -n {namespace} \"$@\"; }}\n");
-    let mut shell = Command::new("sh");
-    shell
-        .args(["-euc", &format!("{kubectl}{script}")])
-        .current_dir(&folder);
-    print!("{}", kubectl::text(&mut shell));
+    print!("{}", kubectl::script(&cluster.namespace, script, folder.path()));
 }
 
 fn manifest(cluster: &Cluster) -> String {

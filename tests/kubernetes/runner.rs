@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use crate::cluster::Cluster;
 use crate::overlay::Overlay;
+use crate::selection::selects;
 use crate::world::World;
 
 /// Tests that share a StatefulSet.
 pub(crate) struct Group {
-    /// Part of the namespace's name; as an argument it selects all its tests.
+    /// Part of the namespace's name; as an argument it selects this group.
     pub(crate) name: &'static str,
     pub(crate) overlay: fn() -> Overlay,
     /// What is done before the first test: usually the overlay is applied, and all members wait to be ready.
@@ -40,17 +41,13 @@ pub(crate) fn run(groups: &'static [Group]) -> ExitCode {
         .skip(1)
         .filter(|word| !word.starts_with("--"))
         .collect();
-    let selected = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
+    let names: Vec<&str> = groups.iter().map(|group| group.name).collect();
     let world = World::open();
     let tally = Mutex::new(Tally::default());
     let begun = Instant::now();
     let chosen = |group: &'static Group| -> Option<(&Group, Vec<&Test>)> {
-        let named = words.iter().any(|word| word == group.name);
-        let tests: Vec<&Test> = group
-            .tests
-            .iter()
-            .filter(|(name, _)| named || selected(name))
-            .collect();
+        let selected = |(test, _): &&Test| selects(&words, &names, (group.name, test));
+        let tests: Vec<&Test> = group.tests.iter().filter(selected).collect();
         (!tests.is_empty()).then_some((group, tests))
     };
     for (alone, at_once) in [(false, GROUPS_AT_ONCE), (true, 1)] {

@@ -1,8 +1,10 @@
-//! `components/tls`: certificates from a Secret, verified among the members, replaced while all runs.
+//! `components/tls`: certificates from a Secret, verified among the members and by backups, replaced while all runs.
 
+use k8s_openapi::api::core::v1::Pod;
 use tempfile::TempDir;
 
 use crate::authority::Authority;
+use crate::backup;
 use crate::cluster::{Cluster, SELECTOR};
 use crate::kubectl;
 use crate::overlay::Overlay;
@@ -12,15 +14,26 @@ use crate::wait::until;
 pub(crate) const GROUP: Group = Group {
     name: "tls",
     alone: false,
-    overlay: || Overlay::new("lease").with("tls"),
+    overlay: || {
+        let mut overlay = Overlay::new("lease")
+            .with("tls")
+            .with("monitoring")
+            .with("backup");
+        overlay.patches.push(backup::NEVER.to_owned());
+        overlay
+    },
     begin: |cluster| {
         secret(cluster, &Authority::new("first"), false);
         cluster.start();
     },
-    tests: &[(
-        "replication_is_verified_and_a_new_certificate_is_taken_up",
-        certificates,
-    )],
+    tests: &[
+        (
+            "replication_is_verified_and_a_new_certificate_is_taken_up",
+            certificates,
+        ),
+        ("servers_with_tls_refused_the_backups", backed_up),
+        ("metrics_are_where_the_annotations_say", metrics),
+    ],
 };
 
 /// Puts a certificate for all members into the Secret `pg-tls`.
@@ -109,4 +122,22 @@ fn certificates(cluster: &Cluster) {
     cluster.replace_standby(&before);
     replication_is_verified(cluster);
     assert_eq!(cluster.sql(&primary, encrypted), "t");
+}
+
+/// A run reaches the servers from another pod, without a way around TLS.
+fn backed_up(cluster: &Cluster) {
+    let log = backup::run_now(cluster, "backup");
+    assert!(log.contains("-physical: physical of pg-"), "{log}");
+    let log = backup::run_now(cluster, "verify");
+    assert!(log.contains("-physical: verified"), "{log}");
+}
+
+fn metrics(cluster: &Cluster) {
+    let pod: Pod = cluster.get("pg-1").expect("the pod");
+    let marks = pod.metadata.annotations.expect("annotations");
+    assert_eq!(marks["prometheus.io/scrape"], "true");
+    let port = marks["prometheus.io/port"].parse().expect("a port");
+    let text = cluster.http("GET", "pg-1", port, &marks["prometheus.io/path"]);
+    let text = text.expect("an answer");
+    assert!(text.lines().any(|line| line.starts_with("podgres_")), "{text}");
 }

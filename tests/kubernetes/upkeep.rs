@@ -155,18 +155,15 @@ pub(crate) fn password(cluster: &Cluster) {
 }
 
 pub(crate) fn check_live(cluster: &Cluster) {
+    // However kubectl finds it, and of however many files.
+    let mut whole = kubectl::kubectl();
+    let whole = kubectl::text(whole.args(["config", "view", "--raw", "--flatten"]));
+    let kubeconfig = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(kubeconfig.path(), whole).expect("written");
     let check = || {
-        let kubeconfig = std::env::var("KUBECONFIG").expect("KUBECONFIG");
         let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_podgres"));
-        check.args([
-            "check",
-            "--live",
-            "pg",
-            "--namespace",
-            &cluster.namespace,
-            "--kubeconfig",
-            &kubeconfig,
-        ]);
+        check.args(["check", "--live", "pg", "-n", &cluster.namespace, "--kubeconfig"]);
+        check.arg(kubeconfig.path());
         let output = check.output().expect("podgres runs");
         (output.status.code(), kubectl::complaint(&output))
     };

@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use serde_json::json;
 
+use crate::backup::apply;
 use crate::cluster::{Cluster, SELECTOR};
+use crate::overlay::POSTGRES_IMAGE;
 use crate::wait::until;
+use crate::world::image;
 use crate::writer::Writer;
 
 const FIRST: &str = "pg-0";
@@ -27,7 +31,9 @@ pub(crate) fn row_30(cluster: &Cluster) {
         cluster.try_kubectl(&[&["exec", pod, "-c", "postgres", "--"], command].concat())
     };
     run(FIRST, &["touch", "/var/lib/postgresql/mine"]).expect("written");
-    run("pg-1", &["ls", "/var/lib/postgresql/mine"]).expect_err("another volume");
+    run(FIRST, &["ls", "/var/lib/postgresql/mine"]).expect("there");
+    let refused = run("pg-1", &["ls", "/var/lib/postgresql/mine"]).expect_err("another volume");
+    assert!(refused.contains("No such file"), "{refused}");
 }
 
 pub(crate) fn row_35(cluster: &Cluster) {
@@ -50,6 +56,30 @@ pub(crate) fn row_34(cluster: &Cluster) {
     assert_eq!(cluster.sql(FIRST, "SELECT number FROM outlived"), "3");
 }
 
+/// What is on a member's volume, as a pod of its own sees it.
+fn on_volume(cluster: &Cluster, member: &str) -> String {
+    let name = format!("looks-at-{member}");
+    let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": false,
+        "securityContext": {"runAsNonRoot": true, "runAsUser": 999, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [{
+            "name": "look",
+            "image": image(POSTGRES_IMAGE.0, POSTGRES_IMAGE.1),
+            "command": ["ls", "-A", "/data"],
+            "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+            "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+        }],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": format!("data-{member}")}}],
+    }});
+    apply(cluster, &object.to_string());
+    let phase = || cluster.kubectl(&["get", "pod", &name, "-o", "jsonpath={.status.phase}"]);
+    until("it has looked", phase, |phase| phase == "Succeeded");
+    let found = cluster.kubectl(&["logs", &name]);
+    cluster.kubectl(&["delete", "pod", &name]);
+    found
+}
+
 /// The fault that gives hand-written set-ups an empty primary. Nobody takes over with fixed leadership, so this is the last test.
 pub(crate) fn first_lost(cluster: &Cluster) {
     let identifier = cluster.status()["system_identifier"].clone();
@@ -70,9 +100,10 @@ pub(crate) fn first_lost(cluster: &Cluster) {
         assert_eq!(cluster.sql(pod, "SELECT pg_is_in_recovery()"), "t");
     }
     assert!(!cluster.pod(FIRST).ready);
-    let made = "ls /var/lib/postgresql/pgdata";
-    let found = cluster.try_kubectl(&["exec", FIRST, "-c", "bootstrap", "--", "sh", "-c", made]);
-    found.expect_err("no directory was made");
+    // Its container ends again and again: another pod looks.
+    assert!(on_volume(cluster, "pg-1").contains("pgdata"));
+    let made = on_volume(cluster, FIRST);
+    assert!(!made.contains("pgdata"), "a directory was made: {made}");
     // Volumes go when somebody says so, and not before.
     cluster.kubectl(&["delete", "all", "-l", SELECTOR, "--timeout=90s"]);
     until("no pod", || cluster.pods(), BTreeMap::is_empty);

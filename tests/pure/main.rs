@@ -11,4 +11,5 @@ mod layers;
 mod links;
 mod manifests;
 mod mutants;
+mod selection;
 mod source;

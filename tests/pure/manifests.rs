@@ -5,14 +5,16 @@ use std::collections::BTreeSet;
 use clap::CommandFactory as _;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use podgres::cmd::CommandLine;
 use podgres::core::cluster::check::CHECK_PATHS;
-use podgres::core::manifests::{LEASE_GROUP, LEASE_VERBS, SLICE_GROUP, SLICE_VERBS, check};
+use podgres::core::manifests::{
+    DEFAULT_STOP_TIMEOUT_SECONDS, LEASE_GROUP, LEASE_VERBS, SLICE_GROUP, SLICE_VERBS, check,
+};
 use podgres::core::routing::slice::slice_name;
 use podgres::kube::PREFIX;
 use serde::Serialize;
@@ -23,7 +25,7 @@ use crate::kustomize::{build, documents, top};
 use crate::source::files_below;
 
 /// All components, in an order that fits all, and what each needs: another one, or the Lease.
-const COMPONENTS: [(&str, &str); 13] = [
+const COMPONENTS: [(&str, &str); 14] = [
     ("parallel", ""),
     ("tls", ""),
     ("role-label", LEASE),
@@ -36,6 +38,7 @@ const COMPONENTS: [(&str, &str); 13] = [
     ("one-writer-volumes", ""),
     ("one-image", ""),
     ("classic-sidecar", ""),
+    ("older-jobs", ""),
     ("older-apis", "classic-sidecar"),
 ];
 const LEASE: &str = "overlays/lease";
@@ -100,7 +103,6 @@ fn round_trip(object: &Value) {
     let text = |key: &str| object[key].as_str().unwrap_or_default();
     let read = match (text("apiVersion"), text("kind")) {
         ("v1", "Service") => typed::<Service>(object),
-        ("v1", "Pod") => typed::<Pod>(object),
         ("discovery.k8s.io/v1", "EndpointSlice") => typed::<EndpointSlice>(object),
         ("v1", "PersistentVolumeClaim") => typed::<PersistentVolumeClaim>(object),
         ("batch/v1", "CronJob") => typed::<CronJob>(object),
@@ -256,6 +258,100 @@ fn backups_pass_the_network_policy() {
     assert!(rules("egress").iter().any(|rule| ports(rule) == [Some(443)]));
 }
 
+/// kubectl refuses the whole CronJob for a field that the cluster does not know.
+#[test]
+fn a_cronjob_had_a_field_that_clusters_before_1_26_do_not_know() {
+    for (components, there) in [
+        (&["backup", "classic-sidecar"][..], true),
+        (&["backup", "classic-sidecar", "older-jobs"], false),
+        (&["backup", "classic-sidecar", "older-jobs", "older-apis"], false),
+    ] {
+        for object in build("overlays/fixed", components) {
+            let policy = &object["spec"]["jobTemplate"]["spec"]["podFailurePolicy"];
+            assert_eq!(
+                !policy.is_null(),
+                there && object["kind"] == "CronJob",
+                "{components:?}"
+            );
+        }
+    }
+}
+
+/// Who has one image with both has none that is called "podgres".
+#[test]
+fn with_one_image_jobs_still_wanted_the_other() {
+    let objects = build("overlays/lease", &["tls", "backup", "one-image"]);
+    for object in objects.iter().filter(|object| object["kind"] != "ConfigMap") {
+        let text = object.to_string();
+        assert!(!text.contains("\"image\":\"podgres\""), "{object:#}");
+        assert!(
+            !text.contains("/podgres/podgres") && !text.contains("\"/podgres\""),
+            "{object:#}"
+        );
+    }
+}
+
+/// `podgres route` beside an application asks members for their state, and leads to PostgreSQL itself.
+#[test]
+fn a_route_beside_an_application_was_kept_from_the_members() {
+    let objects = build("overlays/lease", &[]);
+    let rules = one(&objects, "NetworkPolicy", "pg")["spec"]["ingress"]
+        .as_array()
+        .expect("rules");
+    let pods = json!({"matchLabels": {format!("{PREFIX}route"): "pg"}});
+    let rule = rules
+        .iter()
+        .find(|rule| rule["from"][0] == json!({"podSelector": pods}));
+    let rule = rule.expect("a rule for routes");
+    assert_eq!(rule["from"][1]["podSelector"], pods, "in other namespaces too");
+    assert_eq!(
+        rule["from"][1]["namespaceSelector"],
+        rules[1]["from"][1]["namespaceSelector"]
+    );
+    let ports = ["postgres-port", "http-port"].map(|flag| {
+        let port: u16 = default_of(flag).parse().expect("a number");
+        json!({"protocol": "TCP", "port": port})
+    });
+    assert_eq!(rule["ports"], json!(ports));
+}
+
+/// A run without what the servers log in by and are encrypted with was refused by them.
+#[test]
+fn backup_jobs_lacked_the_servers_settings_and_certificates() {
+    // Whichever of the two is listed first.
+    for components in [["tls", "backup"], ["backup", "tls"]] {
+        let objects = build("overlays/lease", &components);
+        let server = container(&objects, "postgres");
+        let folder = &one(&objects, "ConfigMap", "pg-settings")["data"]["PODGRES_TLS_DIR"];
+        assert_eq!(*folder, *default_of("tls-dir"));
+        for verb in ["backup", "verify"] {
+            let job = one(&objects, "CronJob", &format!("pg-{verb}"));
+            let run = &job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0];
+            assert_eq!(run["envFrom"], server["envFrom"], "{verb}");
+            let mounts = |container: &Value| -> Vec<Value> {
+                let mounts = container["volumeMounts"].as_array().expect("mounts");
+                let shared = |mount: &&Value| mount["name"] == "secret" || mount["name"] == "tls";
+                mounts.iter().filter(shared).cloned().collect()
+            };
+            let shared = mounts(server);
+            let reads_servers = verb == "backup";
+            assert_eq!(mounts(run), shared[..if reads_servers { 2 } else { 1 }], "{verb}");
+            let names = ["POD_NAMESPACE", "POSTGRES_PASSWORD_FILE"];
+            for name in names.iter().filter(|_| reads_servers) {
+                let of = |container: &Value| {
+                    let variables = container["env"].as_array().expect("variables");
+                    variables
+                        .iter()
+                        .find(|variable| variable["name"] == **name)
+                        .cloned()
+                };
+                assert_eq!(of(run), of(server), "{name}");
+                assert!(of(run).is_some(), "{name}");
+            }
+        }
+    }
+}
+
 #[test]
 fn folders_are_where_the_code_looks() {
     let objects = build("overlays/lease", &["tls"]);
@@ -292,6 +388,58 @@ fn probes_ask_paths_that_exist() {
             container(&objects, "postgres")[probe],
             Value::Null,
             "PostgreSQL may take its time"
+        );
+    }
+}
+
+/// By which `podgres check` judges the time that pods have to stop.
+#[test]
+fn the_stop_timeout_that_is_reckoned_with_is_the_flags_default() {
+    assert_eq!(
+        default_of("stop-timeout"),
+        format!("{DEFAULT_STOP_TIMEOUT_SECONDS}s")
+    );
+}
+
+/// What no fault would show at once where it were missing.
+#[test]
+fn pods_are_spread_and_volumes_kept_and_files_not_changed_at_each_start() {
+    let objects = build("overlays/lease", &["tls", "backup"]);
+    let set = &one(&objects, "StatefulSet", "pg")["spec"];
+    let kept = json!({"whenDeleted": "Retain", "whenScaled": "Retain"});
+    assert_eq!(set["persistentVolumeClaimRetentionPolicy"], kept);
+    let pod = &set["template"]["spec"];
+    let spread = pod["topologySpreadConstraints"].as_array().expect("constraints");
+    let keys: Vec<&Value> = spread.iter().map(|rule| &rule["topologyKey"]).collect();
+    assert_eq!(keys, ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]);
+    for rule in spread {
+        assert_eq!(rule["labelSelector"], set["selector"]);
+        assert_eq!(rule["whenUnsatisfiable"], "ScheduleAnyway", "one node is enough");
+    }
+    let volumes = pod["volumes"].as_array().expect("volumes");
+    let volume = |name: &str| {
+        volumes
+            .iter()
+            .find(|volume| volume["name"] == name)
+            .expect("a volume")
+    };
+    for name in ["shm", "run", "sockets"] {
+        assert_eq!(volume(name)["emptyDir"]["medium"], "Memory", "{name}");
+    }
+    for job in ["pg-backup", "pg-verify"] {
+        let of_job = &one(&objects, "CronJob", job)["spec"]["jobTemplate"]["spec"]["template"]["spec"];
+        assert_eq!(of_job["securityContext"], pod["securityContext"], "{job}");
+    }
+    assert_eq!(pod["securityContext"]["fsGroupChangePolicy"], "OnRootMismatch");
+    let ports = &one(&objects, "Service", "pg")["spec"]["ports"];
+    for (index, (name, flag)) in [("postgresql", "postgres-port"), ("http", "http-port")]
+        .iter()
+        .enumerate()
+    {
+        let port: u16 = default_of(flag).parse().expect("a number");
+        assert_eq!(
+            ports[index],
+            json!({"name": name, "port": port, "targetPort": name})
         );
     }
 }
@@ -487,7 +635,6 @@ fn pods_are_restricted() {
     {
         let kind = object["kind"].as_str().expect("a kind");
         let pod = match kind {
-            "Pod" => &object["spec"],
             "CronJob" => &object["spec"]["jobTemplate"]["spec"]["template"]["spec"],
             _ => &object["spec"]["template"]["spec"],
         };
@@ -516,8 +663,30 @@ fn pods_are_restricted() {
             );
         }
     }
-    let kinds = ["CronJob", "Deployment", "Job", "Pod", "StatefulSet"];
+    let kinds = ["CronJob", "Deployment", "Job", "StatefulSet"];
     assert_eq!(seen, kinds.map(str::to_owned).into());
+}
+
+/// From Kubernetes 1.23 on such a namespace makes no pod of theirs otherwise; a root file system that may be written to is let through.
+#[test]
+fn what_a_move_begins_with_was_refused_where_pods_must_be_restricted() {
+    for example in ["from-one-server", "from-scripts"] {
+        let objects = documents(&top().join("examples").join(example).join("before.yaml"));
+        let pod = &one(&objects, "StatefulSet", "pg")["spec"]["template"]["spec"];
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        let restricted = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+        for container in ["initContainers", "containers"]
+            .iter()
+            .flat_map(|key| pod[*key].as_array().into_iter().flatten())
+        {
+            assert_eq!(
+                container["securityContext"], restricted,
+                "{example} {}",
+                container["name"]
+            );
+        }
+    }
 }
 
 /// The kustomization.yaml that k8s/README.md shows names what is there; tests/kubernetes applies it.

@@ -90,7 +90,13 @@ fn items(mut document: Value) -> Vec<Value> {
 /// The StatefulSet, whatever in its namespace it may refer to, and what is granted in all namespaces as far as one may see that.
 pub(super) async fn live(set: &str, arguments: &Arguments) -> Result<(Vec<Value>, Vec<Unseen>), Failure> {
     let client = ApiClient::new(reach(arguments)?, API_LIMIT);
-    let namespace = arguments.pod.namespace.as_deref().unwrap_or("default");
+    let namespace = match &arguments.pod.namespace {
+        Some(given) => given.clone(),
+        None => client
+            .namespace()
+            .await
+            .map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?,
+    };
     let core = format!("/api/v1/namespaces/{namespace}");
     let rights = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}");
     let sets = format!("/apis/apps/v1/namespaces/{namespace}/statefulsets");
@@ -102,6 +108,7 @@ pub(super) async fn live(set: &str, arguments: &Arguments) -> Result<(Vec<Value>
         ),
         ("Service", format!("{core}/services")),
         ("ConfigMap", format!("{core}/configmaps")),
+        ("ServiceAccount", format!("{core}/serviceaccounts")),
         ("Role", format!("{rights}/roles")),
         ("RoleBinding", format!("{rights}/rolebindings")),
     ] {

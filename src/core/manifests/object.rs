@@ -68,7 +68,16 @@ pub(super) struct Container<'a> {
     /// An init container with `restartPolicy: Always`.
     pub(super) native_sidecar: bool,
     /// Variables with their values, where these are known; a flag counts as the variable that it overrules.
-    pub(super) variables: BTreeMap<String, Option<&'a str>>,
+    pub(super) variables: Variables<'a>,
+    /// Whose variables it has too, whatever they are.
+    pub(super) unseen: Vec<Unseen<'a>>,
+}
+
+/// A ConfigMap or Secret that a container takes variables from, and which is not among the objects.
+pub(super) struct Unseen<'a> {
+    pub(super) kind: &'static str,
+    pub(super) name: &'a str,
+    pub(super) optional: bool,
 }
 
 /// A StatefulSet with its template.
@@ -85,12 +94,17 @@ impl<'a> Workload<'a> {
         let pod = &spec["template"]["spec"];
         let init = list(pod, "initContainers").map(|value| (value, value["restartPolicy"] == "Always", true));
         let main = list(pod, "containers").map(|value| (value, false, false));
-        let containers = init.chain(main).map(|(value, native_sidecar, init)| Container {
-            name: value["name"].as_str().unwrap_or_default(),
-            value,
-            part: part(value).filter(|part| *part != Part::Init || init),
-            native_sidecar,
-            variables: variables(value, object, objects, settings),
+        let containers = init.chain(main).map(|(value, native_sidecar, init)| {
+            let (mut variables, unseen) = variables(value, object, objects);
+            variables.extend(flags(value).filter(|(name, _)| settings.contains(&name.as_str())));
+            Container {
+                name: value["name"].as_str().unwrap_or_default(),
+                value,
+                part: part(value).filter(|part| *part != Part::Init || init),
+                native_sidecar,
+                variables,
+                unseen,
+            }
         });
         Self {
             object: *object,
@@ -149,20 +163,31 @@ fn part(container: &Value) -> Option<Part> {
     }
 }
 
+type Variables<'a> = BTreeMap<String, Option<&'a str>>;
+
+/// From `envFrom` and `env`, and what of the former is not among the objects.
 fn variables<'a>(
     container: &'a Value,
     near: &Object<'_>,
     objects: &[Object<'a>],
-    settings: &[&str],
-) -> BTreeMap<String, Option<&'a str>> {
-    let mut variables = BTreeMap::new();
+) -> (Variables<'a>, Vec<Unseen<'a>>) {
+    let (mut variables, mut unseen) = (Variables::new(), Vec::new());
     for source in list(container, "envFrom") {
-        let map = source["configMapRef"]["name"].as_str();
-        let Some(map) = map.and_then(|name| find(objects, near, "ConfigMap", name)) else {
-            continue;
-        };
-        for (key, value) in map.value["data"].as_object().into_iter().flatten() {
-            variables.insert(key.clone(), value.as_str());
+        let prefix = source["prefix"].as_str().unwrap_or_default();
+        for (kind, key) in [("ConfigMap", "configMapRef"), ("Secret", "secretRef")] {
+            let reference = &source[key];
+            let Some(name) = reference["name"].as_str() else {
+                continue;
+            };
+            let Some(found) = find(objects, near, kind, name) else {
+                let optional = reference["optional"] == true;
+                unseen.push(Unseen { kind, name, optional });
+                continue;
+            };
+            for (key, value) in pairs(found.value) {
+                let value = value.as_str().filter(|_| kind == "ConfigMap");
+                variables.insert(format!("{prefix}{key}"), value);
+            }
         }
     }
     for variable in list(container, "env") {
@@ -170,8 +195,13 @@ fn variables<'a>(
             variables.insert(name.to_owned(), variable["value"].as_str());
         }
     }
-    variables.extend(flags(container).filter(|(name, _)| settings.contains(&name.as_str())));
-    variables
+    (variables, unseen)
+}
+
+/// What a ConfigMap or a Secret holds; a Secret's values are encoded.
+fn pairs(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    let maps = ["data", "stringData"].map(|key| object[key].as_object());
+    maps.into_iter().flatten().flatten()
 }
 
 /// `--max-lag=1MB` or `--max-lag 1MB` as `PODGRES_MAX_LAG`.
@@ -194,7 +224,7 @@ fn flags(container: &Value) -> impl Iterator<Item = (String, Option<&str>)> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::super::check;
     use super::super::fixtures::{SETTINGS, put, working};
@@ -217,5 +247,58 @@ mod tests {
                 "{found:#?}"
             );
         }
+    }
+
+    /// Its containers with other variables.
+    fn with(source: &Value, variables: &Value) -> Vec<Value> {
+        let mut objects = working();
+        for (list, index) in [("initContainers", 0), ("initContainers", 1), ("containers", 0)] {
+            let container = format!("/spec/template/spec/{list}/{index}");
+            put(&mut objects[0], &format!("{container}/envFrom/1"), source.clone());
+            put(&mut objects[0], &format!("{container}/env/2"), variables.clone());
+        }
+        objects
+    }
+
+    #[test]
+    fn a_password_from_a_secret_or_with_a_prefix_was_taken_for_none() {
+        let nothing = json!({"name": "OTHER", "value": "x"});
+        let secret = json!({"secretRef": {"name": "logins"}});
+        // Whoever looks at a cluster may not read Secrets; no file has one.
+        assert_eq!(check(&with(&secret, &nothing), &SETTINGS), []);
+        let given = |key: &str, source: &Value, data: &Value| {
+            let mut objects = with(source, &nothing);
+            objects.push(json!({"kind": "Secret", "metadata": {"name": "logins"}, key: data}));
+            check(&objects, &SETTINGS)
+        };
+        assert_eq!(given("data", &secret, &json!({"POSTGRES_PASSWORD": "eA=="})), []);
+        assert_eq!(
+            given("stringData", &secret, &json!({"POSTGRES_PASSWORD": "x"})),
+            []
+        );
+        let prefixed = json!({"prefix": "POSTGRES_", "secretRef": {"name": "logins"}});
+        assert_eq!(given("data", &prefixed, &json!({"PASSWORD": "eA=="})), []);
+        for (source, data) in [
+            (&secret, json!({"PASSWORD": "eA=="})),
+            (&prefixed, json!({"POSTGRES_PASSWORD": "eA=="})),
+        ] {
+            let found = given("data", source, &data);
+            assert_eq!(found.len(), 3, "{found:#?}");
+            assert!(found[0].problem.contains("has no POSTGRES_PASSWORD_FILE"));
+        }
+    }
+
+    #[test]
+    fn a_config_map_that_is_not_there_was_taken_for_fixed_leadership() {
+        let mut objects = working();
+        objects.truncate(2);
+        let found = check(&objects, &SETTINGS);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(found[0].problem.contains("there is no ConfigMap \"settings\""));
+        for (list, index) in [("initContainers", 0), ("initContainers", 1), ("containers", 0)] {
+            let optional = format!("/spec/template/spec/{list}/{index}/envFrom/0/configMapRef/optional");
+            put(&mut objects[0], &optional, json!(true));
+        }
+        assert_eq!(check(&objects, &SETTINGS), []);
     }
 }

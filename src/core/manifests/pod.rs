@@ -11,15 +11,16 @@ use crate::core::units;
 /// A fast stop ends with a checkpoint, and takes what that takes: what Kubernetes gives by itself is little enough.
 const STOP_SECONDS: u64 = 30;
 /// What a sidecar that holds the Lease may take to hand over.
-const HAND_OVER_SECONDS: u64 = 15;
-/// `--stop-timeout`
-const DEFAULT_STOP_TIMEOUT_SECONDS: u64 = 3;
+pub const HAND_OVER_SECONDS: u64 = 15;
+/// Of `--stop-timeout`, where it is not set.
+pub const DEFAULT_STOP_TIMEOUT_SECONDS: u64 = 3;
 
 pub(super) fn check(workload: &Workload<'_>, settings: &[&str], note: &mut Note<'_>) {
     check_parts(workload, note);
     check_order(workload, note);
     check_grace(workload, note);
     check_users(workload, note);
+    check_sources(workload, note);
     check_variables(workload, settings, note);
 }
 
@@ -140,6 +141,21 @@ fn check_users(workload: &Workload<'_>, note: &mut Note<'_>) {
     }
 }
 
+/// The pod would not start, and what is said of its settings here would be of others. Secrets are in no file as a rule, nor to be read by everybody.
+fn check_sources(workload: &Workload<'_>, note: &mut Note<'_>) {
+    let unseen = workload.parts().flat_map(|container| &container.unseen);
+    let missing: BTreeSet<&str> = unseen
+        .filter(|source| source.kind == "ConfigMap" && !source.optional)
+        .map(|source| source.name)
+        .collect();
+    for name in missing {
+        note(
+            format!("there is no ConfigMap \"{name}\", which podgres' settings come from"),
+            "Apply it, or give its file too: whose settings are not known is not looked at as a whole.",
+        );
+    }
+}
+
 fn check_variables(workload: &Workload<'_>, settings: &[&str], note: &mut Note<'_>) {
     let unknown: BTreeSet<&str> = workload
         .parts()
@@ -154,13 +170,14 @@ fn check_variables(workload: &Workload<'_>, settings: &[&str], note: &mut Note<'
     }
     for container in workload.parts() {
         let has = |name: &str| container.variables.contains_key(name);
-        if workload.led_by_lease() && !has("POD_UID") {
+        let lacks = |name: &str| !has(name) && container.unseen.is_empty();
+        if workload.led_by_lease() && lacks("POD_UID") {
             note(
                 format!("container \"{}\" has no POD_UID", container.name),
                 "Give it by the downward API, fieldRef metadata.uid: under a Lease a pod must be told from an earlier one of the same name.",
             );
         }
-        if !has("POSTGRES_PASSWORD") && !has("POSTGRES_PASSWORD_FILE") {
+        if lacks("POSTGRES_PASSWORD") && lacks("POSTGRES_PASSWORD_FILE") {
             note(
                 format!("container \"{}\" has no POSTGRES_PASSWORD_FILE", container.name),
                 "Mount a Secret and give the path of the superuser's password.",

@@ -34,7 +34,7 @@ pub(super) fn check(workload: &Workload<'_>, objects: &[Object<'_>], note: &mut 
             "Set PODGRES_LEADERSHIP=lease, or take PODGRES_ENDPOINT_SLICES away.",
         );
     }
-    check_token(workload, note);
+    check_token(workload, objects, note);
     for name in slice_names(workload) {
         if find(objects, &workload.object, "Service", &name).is_none() {
             note(
@@ -153,7 +153,17 @@ fn account<'a>(workload: &Workload<'a>) -> &'a str {
     workload.pod["serviceAccountName"].as_str().unwrap_or("default")
 }
 
-fn check_token(workload: &Workload<'_>, note: &mut Note<'_>) {
+/// The pod says it, or its service account for all its pods.
+fn mounted_by_itself(workload: &Workload<'_>, objects: &[Object<'_>]) -> bool {
+    const KEY: &str = "automountServiceAccountToken";
+    let of_account = || {
+        let account = find(objects, &workload.object, "ServiceAccount", account(workload))?;
+        account.value[KEY].as_bool()
+    };
+    workload.pod[KEY].as_bool().or_else(of_account).unwrap_or(true)
+}
+
+fn check_token(workload: &Workload<'_>, objects: &[Object<'_>], note: &mut Note<'_>) {
     let reports = ["PODGRES_LABEL_POD", "PODGRES_EMIT_EVENTS"]
         .iter()
         .any(|setting| asked_for(workload, setting));
@@ -164,7 +174,7 @@ fn check_token(workload: &Workload<'_>, note: &mut Note<'_>) {
     } else {
         return;
     };
-    let automatic = workload.pod["automountServiceAccountToken"] != false;
+    let automatic = mounted_by_itself(workload, objects);
     for container in parts.iter().filter_map(|part| workload.part(*part)) {
         let mounted = list(container.value, "volumeMounts").any(|mount| {
             mount["mountPath"]
@@ -177,7 +187,7 @@ fn check_token(workload: &Workload<'_>, note: &mut Note<'_>) {
                     "container \"{}\" has no token for the Kubernetes API, and {why}",
                     container.name
                 ),
-                "Mount a projected service account token, or remove automountServiceAccountToken: false.",
+                "Mount a projected service account token, or remove automountServiceAccountToken: false, of the pod and of its service account.",
             );
         }
     }
@@ -258,6 +268,21 @@ mod tests {
 
     use super::super::fixtures::{SETTINGS, working};
     use super::super::{check, cluster_roles};
+
+    #[test]
+    fn a_service_account_without_a_token_was_not_seen() {
+        let mut objects = working();
+        objects.push(json!({"kind": "ServiceAccount", "metadata": {"name": "pg"}, "automountServiceAccountToken": false}));
+        let found = check(&objects, &SETTINGS);
+        assert_eq!(found.len(), 2, "{found:#?}");
+        assert!(
+            found
+                .iter()
+                .all(|finding| finding.problem.contains("has no token"))
+        );
+        objects[0]["spec"]["template"]["spec"]["automountServiceAccountToken"] = json!(true);
+        assert_eq!(check(&objects, &SETTINGS), [], "the pod's own word counts");
+    }
 
     #[test]
     fn what_is_granted_in_all_namespaces_counts() {

@@ -10,6 +10,7 @@ use podgres::kube::{ApiClient, Reach};
 use serde_json::{Value, json};
 
 use super::harness::demo;
+use super::relay::{Fault, Relay};
 
 const PATH: &str = "/apis/discovery.k8s.io/v1/namespaces/prod/endpointslices";
 
@@ -82,6 +83,30 @@ async fn a_slice_is_changed_by_compare_and_swap_and_nothing_else_in_it_is() {
         .patch("pg-direct-read-only", &second.version, &slice(4, &[]))
         .await;
     assert_eq!(empty.expect("written").slice, slice(4, &[]));
+}
+
+#[tokio::test]
+async fn a_missing_right_is_named_with_its_verb_and_what_to_grant() {
+    let place = demo().await;
+    let relay = Relay::start(place.server.as_ref().expect("a server").address()).await;
+    let api = SliceApi::new(relay.reach(), "prod");
+    let forbidden = Fault::Answer("403 Forbidden", String::new());
+    relay.fault(None, forbidden, 2);
+    let slice = slice(1, &[]);
+    for (verb, refused) in [
+        ("get", api.get("pg-direct-read-only").await),
+        ("patch", api.patch("pg-direct-read-only", "1", &slice).await),
+    ] {
+        let refused = refused.expect_err("forbidden");
+        let told = refused.to_string();
+        let wanted = format!("could not {verb} endpointslice \"pg-direct-read-only\" (403)");
+        assert!(told.contains(&wanted), "{told}");
+        let hint = refused.hint().expect("a hint");
+        assert!(
+            hint.contains(&format!("\"{verb}\"")) && hint.contains("endpointslices"),
+            "{hint}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -60,6 +60,9 @@ spec:
               # PostgreSQL's own image, of the servers' version: pg_dump and the scratch server are in it.
               image: {{ .Values.images.postgres }}
               command: [{{ include "podgres.program" . }}, {{ $verb }}]
+              # The servers' own: who logs in, where keys and credentials are.
+              envFrom:
+                - configMapRef: {name: {{ $name }}-settings}
               env:
                 - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
                 - {name: PODGRES_BACKUP_DESTINATION, value: {{ .Values.backup.s3.destination | default (printf "/backup/%s" $name) | quote }}}
@@ -68,18 +71,11 @@ spec:
                 - {name: PODGRES_BACKUP_KEEP, value: {{ .Values.backup.keep | quote }}}
                 # Any member tells who is there; the freshest standby is read.
                 - {name: PODGRES_URL, value: "http://{{ $name }}:8008"}
-                - {name: POSTGRES_PASSWORD_FILE, value: /secret/password}
+                - {name: POSTGRES_PASSWORD_FILE, value: /etc/podgres/secret/password}
+                # The servers' certificates have their names.
+                - {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
                 {{- else }}
                 - {name: PODGRES_SCRATCH_DIR, value: /tmp}
-                {{- end }}
-                {{- if include "podgres.toBucket" . }}
-                - {name: PODGRES_S3_CREDENTIALS_FILE, value: /backup-s3/credentials}
-                {{- with .Values.backup.s3.region }}
-                - {name: AWS_REGION, value: {{ . | quote }}}
-                {{- end }}
-                {{- with .Values.backup.s3.endpoint }}
-                - {name: AWS_ENDPOINT_URL, value: {{ . | quote }}}
-                {{- end }}
                 {{- end }}
               securityContext: {{- include "podgres.restricted" . | nindent 16 }}
               resources:
@@ -93,8 +89,11 @@ spec:
                 {{- else }}
                 - {name: backup, mountPath: /backup}
                 {{- end }}
-                - {name: secret, mountPath: /secret, readOnly: true}
+                - {name: secret, mountPath: /etc/podgres/secret, readOnly: true}
                 - {name: tmp, mountPath: /tmp}
+                {{- if eq $verb "backup" }}
+                - {name: tls, mountPath: /etc/podgres/tls, readOnly: true}
+                {{- end }}
           volumes:
             {{- if not .Values.oneImage }}
             - {name: program, emptyDir: {}}
@@ -108,5 +107,9 @@ spec:
             {{- end }}
             - name: secret
               secret: {secretName: {{ include "podgres.secret" . }}, defaultMode: 288}
+            {{- if eq $verb "backup" }}
+            - name: tls
+              secret: {secretName: {{ include "podgres.tlsSecret" . }}, defaultMode: 288, optional: true}
+            {{- end }}
 {{- end }}
 {{- end }}

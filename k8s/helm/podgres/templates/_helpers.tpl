@@ -14,6 +14,10 @@ app.kubernetes.io/instance: {{ include "podgres.name" . }}
 {{ .Values.existingSecret | default (include "podgres.name" .) }}
 {{- end }}
 
+{{- define "podgres.tlsSecret" -}}
+{{ .Values.tls.existingSecret | default (printf "%s-tls" (include "podgres.name" .)) }}
+{{- end }}
+
 {{- define "podgres.user" -}}
 {{ if .Values.alpine }}70{{ else }}999{{ end }}
 {{- end }}
@@ -100,6 +104,9 @@ env:
 {{- define "podgres.settings" -}}
 PODGRES_SERVICE: {{ include "podgres.name" . }}
 PODGRES_LEADERSHIP: {{ .Values.leadership }}
+{{- if .Values.tls.enabled }}
+PODGRES_TLS_DIR: /etc/podgres/tls
+{{- end }}
 {{- if .Values.roleLabel.enabled }}
 PODGRES_LABEL_POD: "true"
 {{- end }}
