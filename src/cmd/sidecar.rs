@@ -14,7 +14,7 @@ use crate::config::report::ReportArguments;
 use crate::config::routes::RouteArguments;
 use crate::config::server::ServerArguments;
 use crate::core::cluster::ClusterView;
-use crate::core::manifests::HAND_OVER_SECONDS;
+use crate::core::manifests::{HAND_OVER_SECONDS, STOP_SECONDS};
 use crate::core::situation::Situation;
 use crate::http::serve::{ListenError, Listener, ServerTls};
 
@@ -137,7 +137,7 @@ fn milliseconds(duration: Duration) -> u64 {
 }
 
 /// After TERM, how long a holder of the Lease may take to hand over; a pod's grace period is longer.
-const HAND_OVER_LIMIT: Duration = Duration::from_secs(HAND_OVER_SECONDS);
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(STOP_SECONDS + HAND_OVER_SECONDS);
 /// Containers of a pod are told to end at about the same time.
 const TOLD_TOGETHER: Duration = Duration::from_millis(700);
 

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use object::{Object, Workload};
 
-pub use pod::{DEFAULT_STOP_TIMEOUT_SECONDS, HAND_OVER_SECONDS};
+pub use pod::{DEFAULT_STOP_TIMEOUT_SECONDS, HAND_OVER_SECONDS, STOP_SECONDS};
 pub use rights::{EVENT_GROUP, LEASE_GROUP, LEASE_VERBS, SLICE_GROUP, SLICE_VERBS, cluster_roles};
 
 /// One thing that cannot work.

@@ -9,8 +9,8 @@ use super::object::{Container, Part, Workload, list};
 use crate::core::units;
 
 /// A fast stop ends with a checkpoint, and takes what that takes: what Kubernetes gives by itself is little enough.
-const STOP_SECONDS: u64 = 30;
-/// What a sidecar that holds the Lease may take to hand over.
+pub const STOP_SECONDS: u64 = 30;
+/// What a sidecar that holds the Lease may take besides: for the checkpoint before the stop, and to hand over after it.
 pub const HAND_OVER_SECONDS: u64 = 15;
 /// Of `--stop-timeout`, where it is not set.
 pub const DEFAULT_STOP_TIMEOUT_SECONDS: u64 = 3;
