@@ -173,6 +173,12 @@ impl BackupError {
             Self::Choose(ChooseError::Chain(_)) => {
                 "Restore another one, or verify the parent again if it was put right."
             }
+            // Its record's clock and the server's differ.
+            Self::Scratch(StartError::Replaying(error))
+                if error.output().contains("before consistent recovery point") =>
+            {
+                "By the server's clock the backup ended after that moment: name an older one by --backup."
+            }
             Self::NoParent(reason) => return reason.hint(),
             Self::Upstream { source, .. } => return source.hint(),
             _ => return None,

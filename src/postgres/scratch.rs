@@ -102,7 +102,7 @@ impl Scratch {
     /// It ended, with its last lines; or nothing was heard of it for ten minutes.
     pub async fn start(self) -> Result<ScratchServer, StartError> {
         let demands = scratch_settings::demanded(&self.program_directory, &self.data_directory).await;
-        let mut server = self.spawn(demands.map_err(JobError::from)?)?;
+        let mut server = self.spawn(&demands.map_err(JobError::from)?)?;
         match server.ready().await {
             Ok(()) => Ok(server),
             Err(error) if server.replaying && blames_data(&error) => Err(StartError::Replaying(error)),
@@ -110,7 +110,7 @@ impl Scratch {
         }
     }
 
-    fn spawn(self, demands: Vec<(&'static str, String)>) -> Result<ScratchServer, JobError> {
+    fn spawn(self, demands: &[(&'static str, String)]) -> Result<ScratchServer, JobError> {
         create_private_directory(&self.run_directory)?;
         write_private(&self.run_directory.join("pg_hba.conf"), b"local all all trust\n")?;
         write_private(&self.run_directory.join("pg_ident.conf"), b"")?;
@@ -122,7 +122,7 @@ impl Scratch {
         let mut postgres = command(&self.program_directory.join("postgres"), Locale::C, Signal::QUIT);
         postgres.arg("-D").arg(&self.data_directory).arg("-c").arg(option);
         let fixed = scratch_settings::fixed(&self.data_directory, &self.run_directory);
-        for (name, value) in fixed.iter().chain(&demands).chain(&self.settings) {
+        for (name, value) in fixed.iter().chain(demands).chain(&self.settings) {
             postgres.arg("-c").arg(format!("{name}={value}"));
         }
         Ok(ScratchServer {

@@ -154,6 +154,108 @@ fn an_upload_of_several_parts_that_ends_at_any_of_its_requests_is_no_backup() {
     answer(&at(&server, &words).output().expect("verify"));
 }
 
+/// As the supervisor's `archive_command` and `restore_command` run: killed at any request, then asked once more.
+#[test]
+fn wal_that_was_being_archived_or_fetched_at_a_kill_is_whole_the_next_time() {
+    let (server, folder) = (S3::start(), open_folder());
+    let data = folder.path().join("data");
+    for name in ["global", "pg_wal"] {
+        fs::create_dir_all(data.join(name)).expect("folder");
+    }
+    fs::write(data.join("global/pg_control"), 7_u64.to_ne_bytes()).expect("file");
+    let name = "000000010000000000000001";
+    let (path, into) = (format!("pg_wal/{name}"), folder.path().join("into"));
+    let content = name.repeat(3_000);
+    fs::write(data.join(&path), &content).expect("file");
+    let push = ["wal-push", "--to", BUCKET, &path];
+    let fetch = ["wal-fetch", "--from", BUCKET, name, text(&into)];
+    for words in [&push[..], &fetch[..]] {
+        let mut killed = 0;
+        for number in 0..MOST_REQUESTS {
+            let requests = AtomicU32::new(0);
+            let held = server.hold(move |_| requests.fetch_add(1, Ordering::Relaxed) == number);
+            let mut command = at(&server, words);
+            let mut run = command
+                .current_dir(&data)
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("podgres");
+            if !comes(&held, &mut run) {
+                break;
+            }
+            run.kill().expect("kill");
+            held.go_on(if number % 2 == 0 { Fate::Deaf } else { Fate::Cut });
+            run.wait().expect("wait");
+            killed += 1;
+            assert!(!into.exists(), "half a file has the name after request {number}");
+            server.set_fates(|_| Fate::Pass);
+            if words == push {
+                answer(&at(&server, words).current_dir(&data).output().expect("wal-push"));
+            }
+        }
+        assert!(
+            (1..MOST_REQUESTS).contains(&killed),
+            "{killed} kills of {words:?}"
+        );
+    }
+    server.set_fates(|_| Fate::Pass);
+    answer(
+        &at(&server, &fetch)
+            .current_dir(&data)
+            .output()
+            .expect("wal-fetch"),
+    );
+    assert_eq!(fs::read_to_string(&into).expect("read"), content);
+}
+
+/// In a place that outlives the run, as a volume for scratch data does.
+#[test]
+fn a_verification_that_was_killed_leaves_nothing_to_the_next() {
+    let (server, demo, folder) = (S3::start(), shared(), open_folder());
+    answer(
+        &backup(&server, &demo, &["--piece-size", "4MB"])
+            .output()
+            .expect("backup"),
+    );
+    give_away(folder.path());
+    let words = ["verify", "--from", BUCKET, "--scratch-dir", text(folder.path())];
+    let pieces = AtomicU32::new(0);
+    let held = server.hold(move |line| is_piece(line) && pieces.fetch_add(1, Ordering::Relaxed) == 2);
+    let mut run = at(&server, &words).stderr(Stdio::null()).spawn().expect("verify");
+    assert!(comes(&held, &mut run), "there are fewer pieces");
+    run.kill().expect("kill");
+    run.wait().expect("wait");
+    held.go_on(Fate::Cut);
+    server.set_fates(|_| Fate::Pass);
+    assert!(
+        fs::read_dir(folder.path()).expect("folder").count() > 0,
+        "it had not begun"
+    );
+    let name = whole(&server).pop().expect("a backup");
+    let remembered = || server.content(&format!("{BACKUPS}{name}/verified.json"));
+    assert_eq!(remembered(), None);
+    answer(&at(&server, &words).output().expect("verify"));
+    assert!(remembered().is_some());
+    assert_eq!(fs::read_dir(folder.path()).expect("folder").count(), 0);
+}
+
+/// Longer than others wait for the lock's heartbeat.
+#[test]
+fn a_run_whose_store_does_not_answer_has_lost_the_lock() {
+    let (server, demo) = (S3::start(), shared());
+    let held = server.hold(|line| line.starts_with("PUT") && line.contains("/base."));
+    let mut run = backup(&server, &demo, &[]).spawn().expect("backup");
+    assert!(comes(&held, &mut run), "nothing was ever written");
+    let ended = || run.try_wait().expect("wait").is_some();
+    assert!(wait_for(LIMIT, ended), "it waits for ever");
+    held.go_on(Fate::Pass);
+    let output = run.wait_with_output().expect("wait");
+    assert_eq!(output.status.code(), Some(69), "{}", told(&output));
+    let expected = "the lock of the destination was lost";
+    assert!(told(&output).contains(expected), "{}", told(&output));
+    assert!(whole(&server).is_empty(), "{:?}", server.keys());
+}
+
 /// Another run has the lock, and has deleted what looked torn: whether that happens before the record is written or while.
 #[test]
 fn a_run_that_stood_still_committed_what_another_had_deleted() {

@@ -143,6 +143,32 @@ fn what_a_dump_brings_back_in_another_form_was_held_against_it() {
     let verified = lab.done(&["verify", "--all", "--from", text(&lab.destination())]);
     assert_eq!(verified.matches(": verified\n").count(), 2, "{verified}");
     roles_and_every_database_come_back(&lab);
+    a_dump_that_cannot_be_loaded_is_never_called_verified(&lab);
+}
+
+/// A check that finds its table by the session's `search_path`, which a restore does not have.
+fn a_dump_that_cannot_be_loaded_is_never_called_verified(lab: &Lab) {
+    statements(
+        lab,
+        &[
+            "CREATE FUNCTION known() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM parent'",
+            "CREATE TABLE checked (i int CHECK (known() >= 0))",
+            "INSERT INTO checked VALUES (1)",
+        ],
+    );
+    lab.backup(&["--kind", "logical"]);
+    let output = lab
+        .command(&["verify", "--from", text(&lab.destination())])
+        .output()
+        .expect("verify");
+    assert_eq!(output.status.code(), Some(69), "{}", told(&output));
+    assert!(
+        told(&output).contains("\"pg_restore\" exited"),
+        "{}",
+        told(&output)
+    );
+    let last = lab.list().pop().expect("a backup");
+    assert_eq!(last["verified"], false, "{last:#}");
 }
 
 /// By hand: the globals by psql, then each dump by `pg_restore`.
