@@ -15,6 +15,7 @@ mod copy;
 mod direction;
 mod drain;
 mod encryption;
+mod fitting;
 mod forwarded;
 mod knowledge;
 mod listener;

@@ -5,7 +5,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,7 +18,7 @@ use crate::core::routing::choose::{choose, keep_together};
 use crate::core::routing::monotonic::Place;
 use crate::core::routing::options::SessionOptions;
 use crate::core::routing::{
-    Affinity, Opened, ReadOnlyFallback, RouteMode, RoutePolicy, RouteTable, Server, Stay, candidates, stay,
+    Affinity, Opened, ReadOnlyFallback, RouteMode, RoutePolicy, RouteTable, Server, candidates,
 };
 
 use crate::core::status::Role;
@@ -308,43 +307,6 @@ impl Endpoint {
         let wanted =
             wish.policy.affinity == Affinity::Client && self.servers_speak_tls.load(Ordering::Relaxed);
         wish.unreadable.filter(|_| wanted)
-    }
-
-    fn keeps(&self, policy: &RoutePolicy, opened: Opened<'_>) -> bool {
-        let table = self.knowledge.table.borrow();
-        stay(policy, &table, opened) == Stay::Keep
-    }
-
-    /// Returns when the server has left the table, restarted, or changed its role.
-    async fn stops_fitting(&self, policy: &RoutePolicy, opened: Opened<'_>) {
-        let mut knowledge = self.knowledge.clone();
-        loop {
-            knowledge.mark_seen();
-            if !self.keeps(policy, opened) {
-                return;
-            }
-            knowledge.changed().await;
-        }
-    }
-
-    /// Reads what the client says next. A server that stops fitting meanwhile is given up: it would wait for a client that
-    /// may take its time, or never begin.
-    pub(super) async fn while_it_fits<H, T>(
-        &self,
-        held: &mut Option<H>,
-        upstream: impl Fn(&H) -> &Upstream,
-        reading: impl Future<Output = T>,
-    ) -> T {
-        let mut reading = pin!(reading);
-        if let Some(its) = held.as_ref() {
-            tokio::select! {
-                biased;
-                read = &mut reading => return read,
-                () = self.stops_fitting(&self.policy, upstream(its).opened()) => {}
-            }
-        }
-        *held = None;
-        reading.await
     }
 
     async fn open(&self, server: &Server, opening: Opening<'_>) -> io::Result<Upstream> {

@@ -141,7 +141,7 @@ fn pipes_are_for_bulk_data_alone_and_bounded() {
     writers.stop();
     let dsn = demo.route("demo-0", "read_write_port");
     let copy = "COPY (SELECT repeat('x', 8000) FROM generate_series(1, 20000)) TO STDOUT";
-    let copying: Vec<_> = (0..40)
+    let copying: Vec<_> = (0..12)
         .map(|_| {
             let mut command = psql_command(&dsn, copy);
             command.stdout(Stdio::null()).spawn().expect("psql")
