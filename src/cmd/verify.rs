@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::backup::verify::{self, Verified};
 use crate::backup::{Repository, catalogue};
+use crate::core::backup::catalogue::newest_of_each_kind;
 use crate::core::backup::name::sequence_of;
 use crate::core::backup::{Entry, Record};
 
@@ -19,7 +20,7 @@ use super::{ExitStatus, Failure};
 pub struct Arguments {
     #[command(flatten)]
     pub from: FromArguments,
-    /// These backups [default: the newest]
+    /// These backups [default: the newest of each kind]
     #[arg(conflicts_with = "all")]
     pub names: Vec<String>,
     /// Every backup
@@ -103,10 +104,10 @@ fn wanted<'a>(
     }
     let missing = |message: String| Failure::new(ExitStatus::Refused, message);
     if arguments.names.is_empty() {
-        return match entries.last() {
+        return match newest_of_each_kind(entries) {
             _ if !unreadable.is_empty() => Ok(Vec::new()),
-            Some(newest) => Ok(vec![newest]),
-            None => Err(missing("there is no backup at the destination".to_owned())),
+            newest if newest.is_empty() => Err(missing("there is no backup at the destination".to_owned())),
+            newest => Ok(newest),
         };
     }
     let find = |name: &String| {

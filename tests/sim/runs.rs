@@ -134,8 +134,9 @@ fn command(seed: u64, members: Option<usize>) -> String {
     let durability = std::env::var("PODGRES_SIM_DURABILITY").ok();
     let durability = durability.map(|text| ("PODGRES_SIM_DURABILITY", text));
     let set = members.into_iter().chain(durability);
-    let set: String = set.map(|(name, value)| format!("{name}={value} ")).collect();
-    format!("{set}make sim SEED={seed}")
+    let mut words: Vec<String> = set.map(|(name, value)| format!("{name}={value}")).collect();
+    words.push(format!("make sim SEED={seed}"));
+    words.join(" ")
 }
 
 fn run(seed: u64, members: Option<usize>, tally: &Mutex<Tally>) {

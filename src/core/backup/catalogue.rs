@@ -21,6 +21,18 @@ pub struct Listing<'a> {
     pub archive: &'a Archive,
 }
 
+/// What is verified where nothing is named, oldest first: of each kind the newest, since one proves nothing of the other.
+#[must_use]
+pub fn newest_of_each_kind(entries: &[Entry]) -> Vec<&Entry> {
+    let newest = |kind: Kind| entries.iter().rfind(|entry| entry.record.kind == kind);
+    let mut found: Vec<&Entry> = [Kind::Physical, Kind::Logical]
+        .into_iter()
+        .filter_map(newest)
+        .collect();
+    found.sort_by_key(|entry| entry.record.sequence);
+    found
+}
+
 /// One line a backup: name, kind, what it builds on, size, age, source, timeline, verified, what it can be restored to.
 #[must_use]
 pub fn table(listing: &Listing<'_>) -> String {
@@ -153,6 +165,24 @@ mod tests {
     use crate::core::backup::fixtures::{child, entry, failed};
     use crate::core::backup::wal_file::WalFile;
     use crate::core::wal::{Lsn, TimelineHistory, TimelineId};
+
+    #[test]
+    fn where_dumps_and_copies_lay_together_one_kind_was_never_verified() {
+        let logical = |sequence| {
+            let mut entry = entry(sequence, 100);
+            entry.record.kind = Kind::Logical;
+            entry
+        };
+        let entries = [entry(1, 100), logical(2), entry(3, 100), logical(4), logical(5)];
+        let sequences = |entries: &[Entry]| -> Vec<u64> {
+            let found = newest_of_each_kind(entries);
+            found.iter().map(|entry| entry.record.sequence).collect()
+        };
+        assert_eq!(sequences(&entries), [3, 5]);
+        assert_eq!(sequences(&entries[..3]), [2, 3]);
+        assert_eq!(sequences(&entries[..1]), [1]);
+        assert!(sequences(&[]).is_empty());
+    }
 
     #[test]
     fn the_list_as_people_read_it() {
