@@ -115,8 +115,10 @@ pub(super) fn login(user: &str, password: &str) -> Login {
 pub(super) fn fresh_address() -> IpAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = std::process::id().wrapping_mul(251) + NEXT.fetch_add(1, Ordering::Relaxed);
-    let [_, a, b, c] = number.to_be_bytes();
-    IpAddr::V4(Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 254)))
+    // Neither 0 nor 255, and no two numbers that follow one another are one address.
+    let (c, [.., a, b]) = (1 + number % 254, (number / 254).to_be_bytes());
+    let c = u8::try_from(c).expect("below 255");
+    IpAddr::V4(Ipv4Addr::new(127, a.max(1), b, c))
 }
 
 /// A postmaster that was started through the adapters; killed when dropped.
