@@ -54,6 +54,7 @@ fn row_48_and_56_killed_and_overlapping_runs_leave_whole_backups_only() {
         "CREATE TABLE t AS SELECT i, md5(i::text) m FROM generate_series(1, 50000) i",
     );
     a_second_run_is_refused_while_the_first_lives(&lab);
+    the_rate_is_kept_to(&lab);
     killed_anywhere(&lab);
     damage_is_found(&lab);
     one_unreadable_record_was_in_the_way_of_every_restore(&lab);
@@ -81,6 +82,21 @@ fn a_second_run_is_refused_while_the_first_lives(lab: &Lab) {
     // The lock has gone with the process; what it left goes with the next run.
     lab.backup(&[]);
     assert_eq!((lab.list().len(), folders(lab).len()), (1, 1));
+}
+
+fn the_rate_is_kept_to(lab: &Lab) {
+    let begun = std::time::Instant::now();
+    lab.backup(&["--max-rate", "1MB", "--keep", "1"]);
+    let took = begun.elapsed();
+    let list = lab.list();
+    let objects = list[0]["objects"].as_array().expect("objects");
+    let largest = objects
+        .iter()
+        .filter_map(|object| object["stored_bytes"].as_u64())
+        .max();
+    let due = Duration::from_millis(largest.expect("an object") / 1_049);
+    assert!(due > Duration::from_secs(1), "too little to tell: {due:?}");
+    assert!(took >= due, "{took:?} for what may take {due:?} at least");
 }
 
 fn killed_anywhere(lab: &Lab) {

@@ -18,7 +18,7 @@ use crate::user::give_away;
 const LOCK: &str = "some/prefix/lock.json";
 const BACKUPS: &str = "some/prefix/backups/";
 /// More than a run has.
-const MOST_REQUESTS: u32 = 80;
+const MOST_REQUESTS: u32 = 240;
 
 fn backup(server: &S3, demo: &Demo, more: &[&str]) -> Command {
     let words = [
@@ -41,10 +41,15 @@ fn whole(server: &S3) -> Vec<String> {
     let records = keys
         .iter()
         .filter_map(|key| key.strip_prefix(BACKUPS)?.strip_suffix("/backup.json"));
-    let names: Vec<String> = records.map(str::to_owned).collect();
+    let mut names: Vec<String> = records.map(str::to_owned).collect();
+    // A killed run's last request may be carried out just now, and be that of a record.
+    names.retain(|name| server.content(&format!("{BACKUPS}{name}/backup.json")).is_some());
     for name in &names {
         let content = |path: &str| server.content(&format!("{BACKUPS}{name}/{path}"));
-        let record: Value = serde_json::from_slice(&content("backup.json").expect("a record")).expect("JSON");
+        let Some(record) = content("backup.json") else {
+            continue;
+        };
+        let record: Value = serde_json::from_slice(&record).expect("JSON");
         for object in record["objects"].as_array().expect("objects") {
             let path = object["path"].as_str().expect("a path");
             let bytes = content(path).map(|content| content.len());
@@ -96,6 +101,7 @@ fn row_48_a_run_killed_at_any_request_leaves_whole_backups_only() {
         );
     }
     assert!((10..MOST_REQUESTS).contains(&killed), "{killed} kills");
+    println!("{killed} kills");
     server.set_fates(|_| Fate::Pass);
     answer(&backup(&server, &demo, &["--keep", "1"]).output().expect("backup"));
     let names = whole(&server);
