@@ -1,4 +1,5 @@
-//! What the commit gate costs: single-row inserts and a bulk load, with the gate and without, by turns on one server.
+//! What the commit gate costs: single-row inserts and a bulk load, with the gate and without, by turns on one server; alone, where
+//! commits wait for nothing else, and with two receivers of its WAL that flush, one of which they wait for (`majority` of three).
 //!
 //! `cargo bench --bench gate`; reads the folder of PostgreSQL's programs from `PODGRES_TEST_PG15` (as the tests do), the
 //! number of rounds from `ROUNDS` (5) and their length from `SECONDS` (4).
@@ -26,6 +27,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 const CLIENTS: [u32; 3] = [1, 8, 32];
+
+/// Commits wait for one of these besides the gate, or for none.
+const STANDBYS: [&[&str]; 2] = [&[], &["pg-1", "pg-2"]];
 
 const LOAD: &str = "INSERT INTO entries SELECT generate_series(1, 8000000)";
 
@@ -67,6 +71,21 @@ impl Server {
             std::thread::sleep(Duration::from_millis(100));
         }
         server
+    }
+
+    /// Receives the WAL as `member` and flushes it, as a standby does.
+    fn receiver(&self, member: &str) -> Receiver {
+        let place = self.directory.path().join(member);
+        std::fs::create_dir(&place).expect("directory");
+        user::give_away(&place);
+        let child = self
+            .client("pg_receivewal")
+            .env("PGAPPNAME", member)
+            .args(["--synchronous", "--no-loop", "-D"])
+            .arg(&place)
+            .stderr(Stdio::null())
+            .spawn();
+        Receiver(child.expect("pg_receivewal"))
     }
 
     fn client(&self, name: &str) -> Command {
@@ -135,6 +154,16 @@ impl Server {
         let began = Instant::now();
         self.sql(LOAD);
         began.elapsed().as_secs_f64()
+    }
+}
+
+/// Ends with this.
+struct Receiver(Child);
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
     }
 }
 
@@ -226,6 +255,22 @@ fn main() {
         setting("SECONDS", "4"),
     );
 
+    for standbys in STANDBYS {
+        let receivers: Vec<Receiver> = standbys.iter().map(|member| server.receiver(member)).collect();
+        println!("commits wait for {} of {} standbys besides:", receivers.len() / 2, receivers.len());
+        measure(&server, (&gate, &target), standbys, (rounds, &seconds));
+    }
+    println!("{:?}", gate.status());
+}
+
+fn measure(
+    server: &Server,
+    (gate, target): (&Gate, &GateTarget),
+    standbys: &[&str],
+    (rounds, seconds): (usize, &str),
+) {
+    let names: Vec<String> = standbys.iter().map(|name| (*name).to_owned()).collect();
+    let quorum = u32::from(!names.is_empty());
     let mut rates = vec![[Vec::new(), Vec::new()]; CLIENTS.len()];
     let mut latencies = rates.clone();
     let mut loads = [Vec::new(), Vec::new()];
@@ -234,13 +279,13 @@ fn main() {
         for turn in 0..2 {
             let gated = (round + turn) % 2 == 1;
             gate.want(gated.then(|| target.clone()));
-            server.wait_for_commits_on(&standby_names(gated, &[], 0));
+            server.wait_for_commits_on(&standby_names(gated, &names, quorum));
             for (at, clients) in CLIENTS.into_iter().enumerate() {
-                let (rate, times) = server.insert(clients, &seconds);
+                let (rate, times) = server.insert(clients, seconds);
                 rates[at][usize::from(gated)].push(rate);
                 latencies[at][usize::from(gated)].extend(times);
             }
-            if round < 3 {
+            if round < 3 && names.is_empty() {
                 let before = gate_seconds();
                 loads[usize::from(gated)].push(server.load());
                 if gated {
@@ -266,10 +311,11 @@ fn main() {
             );
         }
     }
-    let [without, with] = loads.each_mut().map(|seconds| quantile(seconds, 0.5));
-    println!(
-        "bulk load: {without:.2} s without, {with:.2} s with the gate, whose thread used {:.2} s user, {:.2} s system",
-        load_cost.0, load_cost.1
-    );
-    println!("{:?}", gate.status());
+    if names.is_empty() {
+        let [without, with] = loads.each_mut().map(|seconds| quantile(seconds, 0.5));
+        println!(
+            "bulk load: {without:.2} s without, {with:.2} s with the gate, whose thread used {:.2} s user, {:.2} s system",
+            load_cost.0, load_cost.1
+        );
+    }
 }
