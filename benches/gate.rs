@@ -257,7 +257,11 @@ fn main() {
 
     for standbys in STANDBYS {
         let receivers: Vec<Receiver> = standbys.iter().map(|member| server.receiver(member)).collect();
-        println!("commits wait for {} of {} standbys besides:", receivers.len() / 2, receivers.len());
+        println!(
+            "commits wait for {} of {} standbys besides:",
+            receivers.len() / 2,
+            receivers.len()
+        );
         measure(&server, (&gate, &target), standbys, (rounds, &seconds));
     }
     println!("{:?}", gate.status());
