@@ -19,10 +19,11 @@ mod outlets;
 mod outside;
 mod positions;
 mod publish;
+mod read_only;
 mod run;
 mod supervisor;
 mod switch;
-mod turn;
+
 mod upstream;
 mod visitors;
 

@@ -15,6 +15,8 @@ pub mod dump;
 pub mod error;
 mod files;
 pub mod find;
+#[cfg(test)]
+pub(crate) mod fixtures;
 pub mod gate;
 pub mod hba;
 pub mod incarnation;

@@ -1,8 +1,7 @@
 //! What goes on beside a promise that is on its way to a disk that hangs, and beside which work none is begun.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use rustix::process::getpid;
 use tokio::sync::oneshot;
@@ -11,7 +10,7 @@ use super::*;
 use crate::core::data_directory::DataDirectory;
 use crate::core::supervision::{SupervisorReply, Upstream};
 use crate::core::switch::SwitchPosition;
-use crate::postgres::{Login, Secret, ServerSettings};
+use crate::postgres::fixtures::settings;
 use crate::supervisor::licence::LicenceClock;
 use crate::supervisor::postmaster::Child;
 use crate::supervisor::socket::Call;
@@ -29,35 +28,6 @@ fn following() -> ServerRole {
             slot: "podgres_pg_1".to_owned(),
             application_name: None,
         }),
-    }
-}
-
-fn settings(folder: &Path) -> ServerSettings {
-    let login = || Login {
-        user: "postgres".to_owned(),
-        password: Secret::new("a".to_owned()),
-    };
-    ServerSettings {
-        member: "pg-1".to_owned(),
-        data_directory: folder.join("data"),
-        program_directory: PathBuf::new(),
-        run_directory: folder.join("run"),
-        socket_directories: Vec::new(),
-        listen_addresses: String::new(),
-        local_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        port: 5432,
-        superuser: login(),
-        replication: login(),
-        database: String::new(),
-        initdb_arguments: Vec::new(),
-        host_auth_method: String::new(),
-        initdb_scripts: PathBuf::new(),
-        user_configuration: None,
-        tls: None,
-        stop_timeout: Duration::from_secs(3),
-        gated: true,
-        archive_command: None,
-        restore_program: None,
     }
 }
 

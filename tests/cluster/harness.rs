@@ -116,6 +116,21 @@ impl Demo {
             .to_owned()
     }
 
+    /// Runs an operator's verb (`podgres VERB … --dir`).
+    pub(crate) fn verb(&self, words: &[&str]) -> Output {
+        let mut command = podgres();
+        command.args(words).arg("--dir").arg(&self.directory);
+        command.stdin(Stdio::null()).output().expect("podgres")
+    }
+
+    /// The same, and expects it to succeed.
+    pub(crate) fn done(&self, words: &[&str]) -> String {
+        let output = self.verb(words);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{words:?}: {error}");
+        String::from_utf8(output.stdout).expect("utf-8")
+    }
+
     pub(crate) fn try_ask(&self, words: &[&str]) -> Output {
         podgres()
             .arg("demo")

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpStream;
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -34,25 +34,8 @@ fn wait_synchronous(demo: &Demo) -> Value {
     })
 }
 
-/// Runs an operator's verb.
-fn verb(demo: &Demo, words: &[&str]) -> Output {
-    let mut command = podgres();
-    command.args(words).arg("--dir").arg(&demo.directory);
-    command
-        .stdin(std::process::Stdio::null())
-        .output()
-        .expect("podgres")
-}
-
-fn done(demo: &Demo, words: &[&str]) -> String {
-    let output = verb(demo, words);
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{words:?}: {error}");
-    String::from_utf8(output.stdout).expect("utf-8")
-}
-
 fn refused(demo: &Demo, words: &[&str]) -> (i32, String) {
-    let output = verb(demo, words);
+    let output = demo.verb(words);
     (
         output.status.code().expect("an exit code"),
         String::from_utf8_lossy(&output.stderr).into_owned(),
@@ -171,14 +154,14 @@ async fn write(dsn: &str, stop: &AtomicBool) -> (Vec<i64>, Vec<String>) {
 fn a_switchover_loses_nothing_and_the_verbs_refuse_what_has_no_sense() {
     let demo = leased(&[]);
     let writer = Writer::start(&demo);
-    let said = done(&demo, &["switchover"]);
+    let said = demo.done(&["switchover"]);
     assert!(said.contains("is the primary now, in term 2"), "{said}");
     let status = wait_synchronous(&demo);
     let (second, third) = (primary(&status), 3);
     assert_ne!(second, "demo-0");
     assert!(said.contains(&second), "{said}");
 
-    let said = done(&demo, &["switchover", "--to", "demo-0"]);
+    let said = demo.done(&["switchover", "--to", "demo-0"]);
     assert!(
         said.contains(&format!("\"demo-0\" is the primary now, in term {third}")),
         "{said}"
@@ -218,7 +201,7 @@ fn a_switchover_loses_nothing_and_the_verbs_refuse_what_has_no_sense() {
     }
 
     by_the_lease(&demo);
-    let history = done(&demo, &["history", "-o", "json"]);
+    let history = demo.done(&["history", "-o", "json"]);
     let history: Value = serde_json::from_str(&history).expect("JSON");
     let leaders: Vec<&str> = history
         .as_array()
@@ -233,7 +216,7 @@ fn a_switchover_loses_nothing_and_the_verbs_refuse_what_has_no_sense() {
         (&json!(1), &json!("switchover")),
         "{rows}"
     );
-    let explained = done(&demo, &["explain", "demo-1"]);
+    let explained = demo.done(&["explain", "demo-1"]);
     assert!(explained.contains("demo-1 is standby: streaming"), "{explained}");
     assert!(
         explained.contains("what would be lost: no acknowledged commit"),
@@ -259,7 +242,7 @@ fn a_restart_a_fresh_clone_and_a_forced_move() {
     // Asked of demo-0 for another member: the request goes there signed.
     for name in ["demo-0", "demo-1"] {
         let before = started(name);
-        let said = done(&demo, &["restart", name]);
+        let said = demo.done(&["restart", name]);
         assert!(
             said.contains(&format!("PostgreSQL of \"{name}\" was restarted")),
             "{said}"
@@ -273,7 +256,7 @@ fn a_restart_a_fresh_clone_and_a_forced_move() {
     );
 
     let clones = member(&status, "demo-2")["clones_total"].clone();
-    let said = done(&demo, &["reinit", "demo-2"]);
+    let said = demo.done(&["reinit", "demo-2"]);
     assert!(said.contains("cloned afresh"), "{said}");
     let status = wait_synchronous(&demo);
     assert_ne!(member(&status, "demo-2")["clones_total"], clones);
@@ -282,7 +265,7 @@ fn a_restart_a_fresh_clone_and_a_forced_move() {
     assert_eq!(demo.get(2, "/replica").expect("an answer").0, 503);
     assert_eq!(demo.sql(&["--read-only"], "SELECT pg_is_in_recovery()"), "f");
 
-    let said = done(&demo, &["failover", "--to", "demo-2", "--yes"]);
+    let said = demo.done(&["failover", "--to", "demo-2", "--yes"]);
     assert!(
         said.contains("\"demo-2\" is the primary now, in term 2"),
         "{said}"
@@ -350,7 +333,7 @@ fn while_paused_nobody_takes_over_and_the_primary_comes_back() {
         "--set",
         "PODGRES_RETRY_PERIOD=500ms",
     ]);
-    assert!(done(&demo, &["pause"]).contains("is paused"));
+    assert!(demo.done(&["pause"]).contains("is paused"));
     let (code, error) = refused(&demo, &["failover", "--to", "demo-1", "--yes"]);
     assert_eq!(code, 65, "{error}");
     assert!(error.contains("by force: the cluster is paused"), "{error}");
@@ -365,7 +348,7 @@ fn while_paused_nobody_takes_over_and_the_primary_comes_back() {
         member(&status, "demo-2")["promised_term"]
     );
     // A planned move is the operator's own work, and the second waits until the first is through.
-    let moved = ["demo-1", "demo-0"].map(|to| done(&demo, &["switchover", "--to", to]));
+    let moved = ["demo-1", "demo-0"].map(|to| demo.done(&["switchover", "--to", to]));
     for (said, term) in moved.iter().zip([3, 4]) {
         assert!(
             said.contains(&format!("is the primary now, in term {term}")),
@@ -377,7 +360,7 @@ fn while_paused_nobody_takes_over_and_the_primary_comes_back() {
         (primary(&status).as_str(), &status["paused"]),
         ("demo-0", &json!(true))
     );
-    assert!(done(&demo, &["resume"]).contains("not paused any more"));
+    assert!(demo.done(&["resume"]).contains("not paused any more"));
     demo.ask(&["delete-pod", "0", "--force"]);
     let status = demo.wait("another primary", |status| {
         !["", "demo-0"].contains(&primary(status).as_str())
@@ -482,12 +465,12 @@ fn with_fixed_leadership_members_restart_and_clone_and_nothing_moves() {
         assert!(error.contains("leadership is fixed"), "{error}");
     }
     assert_eq!(refused(&demo, &["pause"]).0, 65);
-    assert_eq!(done(&demo, &["history", "-o", "json"]), "[]\n");
-    assert_eq!(done(&demo, &["history"]), "the primary has never changed\n");
+    assert_eq!(demo.done(&["history", "-o", "json"]), "[]\n");
+    assert_eq!(demo.done(&["history"]), "the primary has never changed\n");
     for name in ["demo-0", "demo-1"] {
-        assert!(done(&demo, &["restart", name]).contains("was restarted"));
+        assert!(demo.done(&["restart", name]).contains("was restarted"));
     }
     demo.wait_streaming(1);
-    assert!(done(&demo, &["reinit", "demo-1"]).contains("cloned afresh"));
+    assert!(demo.done(&["reinit", "demo-1"]).contains("cloned afresh"));
     demo.wait_streaming(1);
 }

@@ -4,7 +4,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::api::Api;
-use crate::harness::{Demo, LIMIT, Start, member, members, podgres, wait_for};
+use crate::harness::{Demo, LIMIT, Start, member, members, wait_for};
 use crate::kit::{family, words};
 
 fn primary(status: &Value) -> String {
@@ -16,19 +16,6 @@ fn primary(status: &Value) -> String {
 fn signal(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(pid.cast_signed()).expect("a pid");
     kill_process(pid, signal).expect("a signal");
-}
-
-/// What an operator asks for, beside the demo's folder.
-fn asked(demo: &Demo, words: &[&str]) -> String {
-    let output = podgres()
-        .args(words)
-        .arg("--dir")
-        .arg(&demo.directory)
-        .output()
-        .expect("podgres");
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{words:?}: {error}");
-    String::from_utf8(output.stdout).expect("utf-8")
 }
 
 fn checkpointer(demo: &Demo, pod: &str) -> u32 {
@@ -64,7 +51,7 @@ fn a_stop_that_took_longer_than_the_right_was_fenced_into_a_crash() {
     let checkpointer = checkpointer(&demo, &name);
     signal(checkpointer, Signal::STOP);
     std::thread::scope(|scope| {
-        scope.spawn(|| asked(&demo, &["restart", &name]));
+        scope.spawn(|| demo.done(&["restart", &name]));
         let begun = wait_for(LIMIT, || {
             demo.log(&name, "postgres")
                 .contains("received fast shutdown request")
@@ -110,6 +97,6 @@ fn a_primary_whose_pod_was_told_to_end_stopped_without_a_checkpoint() {
         checkpoint.is_some() && checkpoint < stop,
         "{checkpoint:?} and {stop:?} in\n{log}"
     );
-    let history = asked(&demo, &["history", "-o", "json"]);
+    let history = demo.done(&["history", "-o", "json"]);
     assert!(history.contains("the primary's pod ended"), "{history}");
 }

@@ -11,11 +11,9 @@ mod pgbench;
 mod slices;
 mod switched;
 
-use std::process::Output;
-
 use serde_json::Value;
 
-use crate::harness::{Demo, Start, members, podgres};
+use crate::harness::{Demo, Start, members};
 
 /// Three pods under a Lease, both standbys synchronous.
 fn leased(more: &[&str]) -> Demo {
@@ -26,19 +24,6 @@ fn leased(more: &[&str]) -> Demo {
         (sync.count(), recorded) == (2, 2)
     });
     demo
-}
-
-/// Runs an operator's verb, and expects it to succeed.
-fn verb(demo: &Demo, words: &[&str]) -> Output {
-    let output = podgres()
-        .args(words)
-        .arg("--dir")
-        .arg(&demo.directory)
-        .output()
-        .expect("podgres");
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{words:?}: {error}");
-    output
 }
 
 /// The name of the primary.

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio_postgres::{Config, NoTls};
 
 use super::clients::{Clients, Counts, Work, config};
-use super::{leased, primary, verb};
+use super::{leased, primary};
 use crate::hand::http_get;
 use crate::harness::{Demo, podgres, wait_for};
 
@@ -162,18 +162,18 @@ fn a_route_beside_an_application_serves_policies_and_drains_with_the_members() {
     for _ in 0..2 {
         writers.wait_for_more(50);
         let before = primary(&demo.status().expect("status"));
-        verb(&demo, &["switchover"]);
+        demo.done(&["switchover"]);
         writers.wait_for_more(50);
         assert_ne!(before, primary(&demo.wait_streaming(2)));
     }
     writers.counts.assert_moved();
     readers.counts.assert_moved();
 
-    verb(&demo, &["read-only", "on", "--reason", "a test"]);
+    demo.done(&["read-only", "on", "--reason", "a test"]);
     let refused = || Counts::get(&writers.counts.read_only) > 0;
     assert!(wait_for(PATIENCE, refused), "{:?}", writers.counts);
     assert!(route.on_standby(&demo, READ_WRITE));
-    verb(&demo, &["read-only", "off"]);
+    demo.done(&["read-only", "off"]);
     writers.wait_for_more(20);
     let (writers, readers) = (writers.stop(), readers.stop());
     writers.assert_moved();

@@ -8,7 +8,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{LoadBalanceHosts, SslMode};
 
 use super::clients::{Clients, Counts, Work, drained_and_cut};
-use super::{primary, verb};
+use super::primary;
 use crate::authority::Authority;
 use crate::harness::{Demo, LIMIT, Start, members, wait_for};
 use crate::kit::count;
@@ -90,7 +90,7 @@ fn a_switchover_and_a_changed_certificate_break_no_encrypted_transaction() {
     let readers = start(Target::ReadOnly, Work::Read, 2);
     writers.wait_for_more(50);
     let first = primary(&demo.status().expect("status"));
-    verb(&demo, &["switchover"]);
+    demo.done(&["switchover"]);
     writers.wait_for_more(50);
     assert_ne!(first, primary(&demo.wait_streaming(2)));
     let (writers, readers) = (writers.stop(), readers.stop());
@@ -135,7 +135,7 @@ fn switchovers_break_no_transaction_whose_encryption_passes_through() {
     for _ in 0..3 {
         writers.wait_for_more(50);
         let before = primary(&demo.status().expect("status"));
-        verb(&demo, &["switchover"]);
+        demo.done(&["switchover"]);
         writers.wait_for_more(50);
         assert_ne!(before, primary(&demo.wait_streaming(2)));
     }

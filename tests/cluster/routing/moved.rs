@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
 
 use super::clients::{Clients, Counts, Work, config_of, drained_and_cut};
-use super::{found_primary, leased, ordinal_of, primary, verb};
+use super::{found_primary, leased, ordinal_of, primary};
 use crate::harness::{Demo, member, wait_for};
 use crate::kit::signal;
 
@@ -22,7 +22,7 @@ fn a_switchover_breaks_no_transaction() {
     for _ in 0..3 {
         writers.wait_for_more(50);
         let before = primary(&demo.status().expect("status"));
-        verb(&demo, &["switchover"]);
+        demo.done(&["switchover"]);
         writers.wait_for_more(50);
         let after = primary(&demo.wait_streaming(2));
         assert_ne!(before, after);

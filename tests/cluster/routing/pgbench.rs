@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use podgres::demo::{Target, dsn};
 
-use super::{found_primary, leased, ordinal_of, primary, verb};
+use super::{found_primary, leased, ordinal_of, primary};
 use crate::harness::{Demo, programs, wait_for};
 
 /// The first command of a transaction is number 0.
@@ -113,7 +113,7 @@ fn the_switch_ends_reads_between_transactions(demo: &Demo) {
             ["0", "1", "2"].iter().map(on).sum::<u64>() == CLIENTS
         };
         assert!(wait_for(Duration::from_secs(5), works), "pgbench does not work");
-        verb(demo, &["read-only", turn]);
+        demo.done(&["read-only", turn]);
         let ended = outcome(run);
         ended.assert_between();
         let all = usize::try_from(CLIENTS).expect("few");
@@ -126,7 +126,7 @@ fn pgbench_loses_no_transaction_in_a_switchover_and_only_open_ones_in_a_failover
     let demo = leased(&[]);
     demo.sql(&[], "CREATE TABLE work (n int)");
     let [during, afterwards] = run_through(&demo, "prepared", || {
-        verb(&demo, &["switchover"]);
+        demo.done(&["switchover"]);
     });
     assert!(!during.aborted.is_empty(), "the move met nobody: {during:?}");
     during.assert_between();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{leased, ordinal_of, primary, verb};
+use super::{leased, ordinal_of, primary};
 use crate::api::Api;
 use crate::harness::{Demo, wait_for};
 
@@ -79,8 +79,8 @@ fn slices_follow_the_primary_the_standbys_and_the_switch() {
     demo.wait_streaming(2);
     slices.wait(READ, "once the lost one is back", &others(&second));
 
-    verb(&demo, &["read-only", "on"]);
+    demo.done(&["read-only", "on"]);
     slices.wait(WRITE, "switched to read-only", &others(&second));
-    verb(&demo, &["read-only", "off"]);
+    demo.done(&["read-only", "off"]);
     slices.wait(WRITE, "switched back", &[&second]);
 }

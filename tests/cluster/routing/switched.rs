@@ -7,7 +7,7 @@ use podgres::demo::Target;
 use tokio_postgres::NoTls;
 
 use super::clients::{Clients, Counts, Work, begun_on, config, config_of, on_standby};
-use super::{found_primary, leased, ordinal_of, primary, verb};
+use super::{found_primary, leased, ordinal_of, primary};
 use crate::harness::{Demo, Start, member, programs, wait_for};
 
 /// For all endpoints, the command itself included. The goal is a second, and what it took is printed; this bears a machine that is busy with
@@ -66,7 +66,7 @@ fn there_and_back(demo: &Demo) -> [Duration; 2] {
     assert_ne!(clients_on(demo, &first), "0");
 
     let (began, clock) = (Instant::now(), SystemTime::now());
-    verb(demo, &["read-only", "on", "--reason", "a migration"]);
+    demo.done(&["read-only", "on", "--reason", "a migration"]);
     let on = all_endpoints_follow(demo, "on", clock);
     let left = wait_for(Duration::from_secs(5), || clients_on(demo, &first) == "0");
     assert!(
@@ -99,7 +99,7 @@ fn there_and_back(demo: &Demo) -> [Duration; 2] {
     assert!(seen.count() > 0, "row 40: client sessions are on the standbys");
 
     let clock = SystemTime::now();
-    verb(demo, &["read-only", "off"]);
+    demo.done(&["read-only", "off"]);
     let off = all_endpoints_follow(demo, "off", clock);
     assert!(on.max(off) < ALL_FOLLOW, "on after {on:?}, off after {off:?}");
     let writable = wait_for(Duration::from_secs(5), || insert(demo).is_ok());
@@ -121,7 +121,7 @@ fn row_37_to_42_the_switch_with_a_fixed_primary() {
         there_and_back(&demo)
     );
     // It outlives the pod that was asked, and the primary.
-    verb(&demo, &["read-only", "on"]);
+    demo.done(&["read-only", "on"]);
     assert_eq!(
         insert_at(&demo, "demo-0"),
         Ok(()),
@@ -131,17 +131,17 @@ fn row_37_to_42_the_switch_with_a_fixed_primary() {
     demo.wait("pod 1 again, and read-only", |status| {
         member(status, "demo-1")["state"] == "streaming" && status["read_only"] == true
     });
-    verb(&demo, &["read-only", "off"]);
+    demo.done(&["read-only", "off"]);
     turned_on_while_the_primary_is_dead(&demo);
     let demo = all_pods_anew_forgot_the_switch(&mut demo);
-    verb(&demo, &["read-only", "off"]);
+    demo.done(&["read-only", "off"]);
     let writable = wait_for(Duration::from_secs(10), || insert(&demo).is_ok());
     assert!(writable, "{:?}", insert(&demo));
 }
 
 fn turned_on_while_the_primary_is_dead(demo: &Demo) {
     demo.ask(&["freeze", "0"]);
-    verb(demo, &["read-only", "on", "--reason", "the primary is frozen"]);
+    demo.done(&["read-only", "on", "--reason", "the primary is frozen"]);
     let served = || {
         [1, 2]
             .iter()
@@ -233,7 +233,7 @@ fn direct_sessions_follow(demo: &Demo) {
     let first = primary(&demo.wait_streaming(2));
     let open = Direct::open(demo, &first);
     open.insert().expect("a write while the switch is off");
-    verb(demo, &["read-only", "on", "--reason", "an upgrade"]);
+    demo.done(&["read-only", "on", "--reason", "an upgrade"]);
     let refused = wait_for(Duration::from_secs(3), || {
         open.insert() == Err("25006".to_owned())
     });
@@ -252,8 +252,7 @@ fn direct_sessions_follow(demo: &Demo) {
     demo.wait("the default in the status", |status| {
         status["read_only_default"] == true
     });
-    let explained = verb(demo, &["explain"]);
-    let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
+    let explained = demo.done(&["explain"]);
     assert!(
         explained
             .contains("an upgrade; routed clients are off the primary, direct sessions begin read-only too")
@@ -279,7 +278,7 @@ fn direct_sessions_follow(demo: &Demo) {
     );
 
     let open = Direct::open(demo, &second);
-    verb(demo, &["read-only", "off"]);
+    demo.done(&["read-only", "off"]);
     let writable = wait_for(Duration::from_secs(3), || open.insert().is_ok());
     assert!(writable, "{:?}", open.insert());
     assert_eq!(insert_at(demo, &second), Ok(()));
@@ -301,7 +300,7 @@ fn a_long_write_outlived_the_switch_and_its_drain() {
         let writer = scope.spawn(|| demo.try_sql(&[], "INSERT INTO work SELECT 4242 FROM pg_sleep(20)"));
         let begun = wait_for(Duration::from_secs(10), || clients_on(&demo, &first) == "1");
         assert!(begun, "{}", clients_on(&demo, &first));
-        verb(&demo, &["read-only", "on"]);
+        demo.done(&["read-only", "on"]);
         let left = wait_for(Duration::from_secs(5), || clients_on(&demo, &first) == "0");
         assert!(left, "{} clients are on the primary", clients_on(&demo, &first));
         writer.join().expect("the writer")
