@@ -14,11 +14,12 @@ use crate::config::{Environment as _, ProcessEnvironment, units};
 use crate::core::backup::retention::Keep;
 use crate::core::backup::source::{self, Candidate, From};
 use crate::core::cluster::table::size_text;
-use crate::core::member::{Ordinal, Topology};
+use crate::core::member::Ordinal;
 use crate::postgres::tls::{AUTHORITY_FILE, ClientTls};
 
 use super::backing::{self, RunDirectory};
 use super::backup_options::{Logins, logins, options};
+use super::names::Names;
 use super::place::Place;
 use super::{ExitStatus, Failure};
 
@@ -92,35 +93,6 @@ pub struct Arguments {
     pub names: Names,
 }
 
-/// Of which name each member's certificate must be.
-#[derive(Args, Debug)]
-pub struct Names {
-    /// Namespace of the members
-    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
-    pub namespace: String,
-    /// Headless Service of the members [default: the cluster's name]
-    #[arg(long, env = "PODGRES_SERVICE")]
-    pub service: Option<String>,
-    /// DNS domain of the Kubernetes cluster
-    #[arg(long, env = "PODGRES_CLUSTER_DOMAIN", default_value = "cluster.local")]
-    pub cluster_domain: String,
-}
-
-impl Names {
-    /// The Service's full name, which a pod's name comes before.
-    fn service_host(&self, cluster: &Value) -> String {
-        let cluster = cluster["cluster"].as_str().unwrap_or_default();
-        Topology {
-            cluster: cluster.to_owned(),
-            service: self.service.clone().unwrap_or_else(|| cluster.to_owned()),
-            namespace: self.namespace.clone(),
-            cluster_domain: self.cluster_domain.clone(),
-            first_ordinal: Ordinal(0),
-        }
-        .service_host()
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum KindArgument {
     Physical,
@@ -136,6 +108,7 @@ pub enum FormatArgument {
 
 /// Makes a backup and says what it made.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    arguments.names.check()?;
     let opened = backing::create(&arguments.store, "--to", arguments.to.as_deref())?;
     let run_directory = RunDirectory::create()?;
     let logins = logins(&arguments.place)?;
@@ -211,7 +184,9 @@ fn choose(arguments: &Arguments, cluster: &Value, logins: &Logins, tried: usize)
         }
         None => None,
     };
-    let service_host = arguments.names.service_host(cluster);
+    // Of which name each member's certificate must be.
+    let name = cluster["cluster"].as_str().unwrap_or_default();
+    let service_host = arguments.names.topology(name, Ordinal(0)).service_host();
     let server = |candidate: &Candidate| Server {
         name: candidate.name.clone(),
         role: candidate.role.clone(),

@@ -11,6 +11,7 @@ pub mod history;
 pub mod init;
 pub mod install;
 mod lease_orders;
+mod names;
 mod open_files;
 pub mod orders;
 pub mod place;

@@ -9,17 +9,18 @@ use clap::Args;
 use tokio::sync::watch;
 
 use crate::agent::{Outside, OutsideSettings, follow_freshness};
-use crate::config::limits::{check_domain, check_label, check_peer_timeout};
+use crate::config::limits::{check_label, check_peer_timeout};
 use crate::config::pod::NetworkArguments;
 use crate::config::routes::RouteArguments;
 use crate::config::{InvalidSetting, ProcessEnvironment, server};
-use crate::core::member::{Ordinal, Topology};
+use crate::core::member::Ordinal;
 use crate::core::signature::MemberKey;
 use crate::http::beside::{RouteState, router_of_routes};
 use crate::http::serve as http;
 use crate::peers::Way;
 use crate::proxy::{Knowledge, SessionCounts};
 
+use super::names::Names;
 use super::routes::{
     self, Endpoints, Members, encryption, make_known, position_asker, replay_waiter, session_ender,
 };
@@ -36,14 +37,8 @@ pub struct Arguments {
     /// Name of the StatefulSet
     #[arg(long, env = "PODGRES_CLUSTER")]
     pub cluster: String,
-    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
-    pub namespace: String,
-    /// Headless Service [default: the cluster's name]
-    #[arg(long, env = "PODGRES_SERVICE")]
-    pub service: Option<String>,
-    /// DNS domain of the Kubernetes cluster
-    #[arg(long, env = "PODGRES_CLUSTER_DOMAIN", default_value = "cluster.local")]
-    pub cluster_domain: String,
+    #[command(flatten)]
+    pub names: Names,
     /// Lowest ordinal (spec.ordinals.start)
     #[arg(long, env = "PODGRES_FIRST_ORDINAL", default_value_t = 0)]
     pub first_ordinal: u32,
@@ -65,11 +60,7 @@ pub struct Arguments {
 /// What would only show as a cluster that nobody ever finds.
 fn check(arguments: &Arguments) -> Result<(), InvalidSetting> {
     check_label("PODGRES_CLUSTER", &arguments.cluster)?;
-    check_label("POD_NAMESPACE", &arguments.namespace)?;
-    if let Some(service) = &arguments.service {
-        check_label("PODGRES_SERVICE", service)?;
-    }
-    check_domain("PODGRES_CLUSTER_DOMAIN", &arguments.cluster_domain)?;
+    arguments.names.check()?;
     check_peer_timeout(arguments.network.peer_timeout, None)
 }
 
@@ -163,14 +154,8 @@ async fn serve_pages(address: Option<SocketAddr>, pages: RouteState) -> Result<(
 }
 
 fn outside_settings(arguments: &Arguments, tls: Option<&Path>) -> Result<OutsideSettings, Failure> {
-    let cluster = arguments.cluster.clone();
-    let topology = Topology {
-        service: arguments.service.clone().unwrap_or_else(|| cluster.clone()),
-        cluster,
-        namespace: arguments.namespace.clone(),
-        cluster_domain: arguments.cluster_domain.clone(),
-        first_ordinal: Ordinal(arguments.first_ordinal),
-    };
+    let first_ordinal = Ordinal(arguments.first_ordinal);
+    let topology = arguments.names.topology(&arguments.cluster, first_ordinal);
     let way = match tls {
         None => Way::plain(),
         Some(folder) => Way::verified(routes::authority(folder)?, topology.service_host()),

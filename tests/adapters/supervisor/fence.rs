@@ -184,13 +184,18 @@ async fn a_licence_that_comes_after_its_end_changes_nothing() {
     assert!(pod.until(stopped).await.fenced);
 }
 
-#[tokio::test]
-async fn told_to_end_a_primary_under_a_lease_is_left_to_its_sidecar_if_that_has_heard() {
+async fn primary_under_a_lease() -> Pod {
     let mut pod = Pod::with_data();
     pod.gated = true;
     pod.supervise().await;
     pod.start_primary().await;
     pod.ask(grant(Duration::from_mins(1))).await;
+    pod
+}
+
+#[tokio::test]
+async fn told_to_end_a_primary_under_a_lease_is_left_to_its_sidecar_if_that_has_heard() {
+    let mut pod = primary_under_a_lease().await;
     pod.signal(Signal::TERM);
     let told = pod.until(|status| status.stopping).await;
     assert!(matches!(told.postmaster, Postmaster::Running { .. }), "{told:?}");
@@ -213,11 +218,7 @@ async fn told_to_end_a_primary_under_a_lease_is_left_to_its_sidecar_if_that_has_
 
 #[tokio::test]
 async fn told_to_end_a_primary_whose_sidecar_is_gone_stops_by_itself() {
-    let mut pod = Pod::with_data();
-    pod.gated = true;
-    pod.supervise().await;
-    pod.start_primary().await;
-    pod.ask(grant(Duration::from_mins(1))).await;
+    let mut pod = primary_under_a_lease().await;
     let asked = Instant::now();
     pod.signal(Signal::TERM);
     assert!(pod.ended().await.success(), "{}", pod.log());
