@@ -1,4 +1,4 @@
-"""What the routes cost: pgbench and COPY through podgres, HAProxy, PgBouncer and straight, in turns on one machine."""
+"""What the routes cost: pgbench and COPY through podgres, HAProxy, poolers and straight, in turns on one machine."""
 
 import os
 import shutil
@@ -38,6 +38,42 @@ pool_mode = session
 max_client_conn = 4000
 default_pool_size = 650
 ignore_startup_parameters = extra_float_digits
+"""
+PGCAT = """
+[general]
+host = "{address}"
+port = {port}
+enable_prometheus_exporter = false
+worker_threads = 2
+admin_username = "nobody"
+admin_password = "{password}"
+[pools.postgres]
+pool_mode = "transaction"
+prepared_statements_cache_size = 500
+[pools.postgres.users.0]
+username = "{user}"
+password = "{password}"
+pool_size = 80
+[pools.postgres.shards.0]
+servers = [["{host}", {server_port}, "primary"]]
+database = "postgres"
+"""
+PGDOG = """
+[general]
+host = "{address}"
+port = {port}
+workers = 2
+default_pool_size = 80
+[[databases]]
+name = "postgres"
+host = "{host}"
+port = {server_port}
+"""
+PGDOG_USERS = """
+[[users]]
+name = "{user}"
+database = "postgres"
+password = "{password}"
 """
 TICKS = os.sysconf("SC_CLK_TCK")
 # name: pgbench's options
@@ -107,6 +143,39 @@ class Pgbouncer(Proxy):
         self.run(["pgbouncer", self.write("pgbouncer.ini", text)], drop_root=True)
 
 
+class Pooler(Proxy):
+    """One that pools transactions, as it comes: its program is on PATH, or it is not measured."""
+
+    def __init__(self, folder, address, port, server, login):
+        super().__init__(folder, address, port)
+        (host, server_port), (user, password) = server, login
+        self.words = {
+            "address": address, "port": port, "host": host, "server_port": server_port,
+            "user": user, "password": password,
+        }
+
+
+class Pgcat(Pooler):
+    """PgCat."""
+
+    def start(self):
+        """One file."""
+        self.run(["pgcat", self.write("pgcat.toml", PGCAT.format(**self.words))], drop_root=True)
+
+
+class Pgdog(Pooler):
+    """PgDog."""
+
+    def start(self):
+        """Two files."""
+        main = self.write("pgdog.toml", PGDOG.format(**self.words))
+        users = self.write("users.toml", PGDOG_USERS.format(**self.words))
+        self.run(["pgdog", "--config", main, "--users", users, "run"], drop_root=True)
+
+
+POOLERS = {"pgbouncer": (Pgbouncer, 7434), "pgcat": (Pgcat, 7435), "pgdog": (Pgdog, 7436)}
+
+
 def listens(address, port):
     """Whether somebody takes connections there."""
     try:
@@ -138,9 +207,10 @@ def route(cluster, bindir, folder, runs, seconds):
         name: Haproxy(folder / name, host, port, f"{host}:{member['postgres_port']}", splice)
         for name, port, splice in (("haproxy", 7432, False), ("haproxy, splice", 7433, True))
     }
-    if shutil.which("pgbouncer"):
-        server, login = (host, member["postgres_port"]), (password["user"], password["password"])
-        proxies["pgbouncer"] = Pgbouncer(folder / "pgbouncer", host, 7434, server, login)
+    server, login = (host, member["postgres_port"]), (password["user"], password["password"])
+    for name, (pooler, port) in POOLERS.items():
+        if shutil.which(name):
+            proxies[name] = pooler(folder / name, host, port, server, login)
     try:
         for name, proxy in proxies.items():
             proxy.start()
