@@ -207,19 +207,29 @@ pub struct JobStatus {
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Postmaster {
     /// `last_exit` says how it ended: `None` if it never ran under this supervisor.
-    Stopped {
-        last_exit: Option<PostmasterExit>,
-    },
+    Stopped { last_exit: Option<PostmasterExit> },
     /// Started; `ready` once `postmaster.pid` says "ready" or "standby".
-    Running {
-        pid: u32,
-        role: ServerRole,
-        ready: bool,
-    },
+    Running { pid: u32, role: ServerRole, ready: bool },
+    /// `shut_down`: its last checkpoint is written, and the data directory as it was read then is what it leaves. A former primary may still
+    /// archive and send for as long as that takes; it writes no more WAL.
     Stopping {
         pid: u32,
         mode: StopMode,
+        #[serde(default)]
+        shut_down: bool,
     },
+}
+
+impl Postmaster {
+    /// Whether nothing writes WAL here any more: it does not run, or has written its last checkpoint.
+    #[must_use]
+    pub fn writes_no_more(&self) -> bool {
+        match self {
+            Self::Stopped { .. } => true,
+            Self::Stopping { shut_down, .. } => *shut_down,
+            Self::Running { .. } => false,
+        }
+    }
 }
 
 /// How a postmaster ended.

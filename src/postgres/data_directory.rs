@@ -47,6 +47,14 @@ pub async fn inspect(settings: &ServerSettings) -> Result<DataDirectory, Inspect
     Ok(found)
 }
 
+/// The control file as it is, to see whether it has changed; `None` if it cannot be read.
+pub async fn control_file(settings: &ServerSettings) -> Option<Vec<u8>> {
+    let path = settings.data_directory.join("global/pg_control");
+    blocking(move || Ok::<_, FileError>(fs::read(path).ok()))
+        .await
+        .ok()?
+}
+
 /// As [`inspect`], for a directory that is not (yet) PGDATA.
 pub(super) async fn inspect_at(
     settings: &ServerSettings,

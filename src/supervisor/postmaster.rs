@@ -17,6 +17,8 @@ pub(super) struct Child {
     pub(super) role: ServerRole,
     pub(super) ready: bool,
     stopping: Option<Stopping>,
+    /// As [`Postmaster::Stopping`] says it.
+    pub(super) shut_down: bool,
 }
 
 #[derive(Debug)]
@@ -33,6 +35,7 @@ impl Child {
             role,
             ready: false,
             stopping: None,
+            shut_down: false,
         }
     }
 
@@ -42,6 +45,7 @@ impl Child {
             Some(stopping) => Postmaster::Stopping {
                 pid,
                 mode: stopping.mode,
+                shut_down: self.shut_down,
             },
             None => Postmaster::Running {
                 pid,
@@ -53,6 +57,14 @@ impl Child {
 
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.is_some()
+    }
+
+    /// A primary that is being stopped and may write its last checkpoint at any moment. Before it was ready the control file told of the stop
+    /// before this one.
+    pub(super) fn is_shutting_down(&self) -> bool {
+        let fast = self.stopping.as_ref().map(|stopping| stopping.mode) == Some(StopMode::Fast);
+        let primary = matches!(self.role, ServerRole::Primary { .. });
+        fast && primary && self.ready && !self.shut_down
     }
 
     /// Still on its way to readiness.

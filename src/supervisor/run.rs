@@ -275,7 +275,8 @@ impl Supervisor {
         if !self.licence.lapse() {
             return;
         }
-        if self.stop_if_writable("its licence ran out") {
+        let writes = self.child.as_ref().is_some_and(|child| !child.shut_down);
+        if self.stop_if_writable("its licence ran out") && writes {
             self.fenced = true;
         }
         self.changed();
@@ -313,6 +314,7 @@ impl Supervisor {
         self.leave = None;
         // The signal first: writing the line may have to wait for whoever reads our output.
         if child.stop(mode, patience, kill_after) {
+            self.watch_shut_down();
             self.changed();
             match mode {
                 StopMode::Fast => tracing::info!("stopping PostgreSQL (fast): {reason}"),
@@ -375,6 +377,13 @@ impl Supervisor {
             was_ready: child.ready,
         };
         self.work = Some(Work::settle(&self.inputs, child.status(), exit));
+    }
+
+    /// Looks for the last checkpoint, unless something else is under way: then the end of the process has to do.
+    fn watch_shut_down(&mut self) {
+        if self.work.is_none() && self.child.as_ref().is_some_and(Child::is_shutting_down) {
+            self.work = Some(Work::shut_down(&self.inputs));
+        }
     }
 
     fn look_whether_ready(&mut self) {

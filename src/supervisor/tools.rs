@@ -9,11 +9,11 @@ use backon::{ConstantBuilder, Retryable as _};
 use rustix::process::Pid;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::inputs::Inputs;
 use super::{kept_switch, reaper};
-use crate::core::data_directory::DataDirectory;
+use crate::core::data_directory::{ControlState, DataDirectory};
 use crate::core::lease::Incarnation;
 use crate::core::supervision::{
     DivergedWal, FailureKind, JobProgress, JobRequest, NextTimeline, ServerRole, Terms,
@@ -34,6 +34,8 @@ const INSPECT_LIMIT: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: ConstantBuilder = ConstantBuilder::new()
     .with_delay(Duration::from_millis(200))
     .with_max_times(3);
+/// The control file is read so often until it says "shut down".
+const SHUT_DOWN_PAUSE: Duration = Duration::from_millis(10);
 /// Small files, one of them on the data volume, and PostgreSQL's own check of them.
 const CONFIGURATION_LIMIT: Duration = Duration::from_mins(1);
 /// How long killed tools may take to be gone.
@@ -122,6 +124,24 @@ pub(super) async fn look(settings: &ServerSettings) -> Seen {
         data_directory,
         incarnation,
         diverged,
+    }
+}
+
+/// Waits until the control file of a primary that is being stopped says "shut down", which is written behind the last checkpoint
+/// (`CreateCheckPoint` in xlog.c); what stands there then. For ever, if PostgreSQL ends otherwise.
+pub(super) async fn wait_shut_down(settings: &ServerSettings) -> Seen {
+    let mut known = None;
+    loop {
+        let now = data_directory::control_file(settings).await;
+        if now.is_some() && now != known {
+            known = now;
+            let seen = look(settings).await;
+            let facts = seen.data_directory.facts();
+            if facts.is_some_and(|facts| facts.control_state == ControlState::ShutDown) {
+                return seen;
+            }
+        }
+        sleep(SHUT_DOWN_PAUSE).await;
     }
 }
 

@@ -24,6 +24,7 @@ use crate::postgres::mounted::Fingerprint;
 pub(super) enum Finished {
     Settled(Seen),
     Looked(Seen),
+    ShutDown(Seen),
     Prepared(Seen, Result<Fingerprint, String>),
     Rewritten(Result<Fingerprint, String>),
     PromoteFileMade(Result<(), String>),
@@ -39,6 +40,8 @@ pub(super) enum Task {
     },
     /// Reads the directory of a stopped server again; given up for anything else.
     Look,
+    /// Waits for the last checkpoint of a primary that is being stopped.
+    ShutDown,
     /// Everything before the start of a postmaster.
     Prepare { role: ServerRole, reply: Reply },
     /// New configuration files for a running postmaster.
@@ -92,6 +95,14 @@ impl Work {
                 let settings = inputs::now(&inputs).await;
                 Finished::Looked(tools::look(&settings).await)
             }),
+        }
+    }
+
+    pub(super) fn shut_down(inputs: &Arc<Inputs>) -> Self {
+        let inputs = Arc::clone(inputs);
+        Self {
+            task: Task::ShutDown,
+            doing: Box::pin(async move { Finished::ShutDown(tools::wait_shut_down(&inputs.settings).await) }),
         }
     }
 
@@ -177,6 +188,13 @@ impl Supervisor {
         self.inspect_at = Instant::now() + INSPECT_INTERVAL;
         match (self.work.take().map(|work| work.task), finished) {
             (Some(Task::Look), Finished::Looked(seen)) => self.looked(seen),
+            (Some(Task::ShutDown), Finished::ShutDown(seen)) => {
+                self.found.seen = seen;
+                if let Some(child) = &mut self.child {
+                    child.shut_down = true;
+                }
+                self.changed();
+            }
             (Some(Task::Settle { exit, .. }), Finished::Settled(seen)) => {
                 self.found.seen = seen;
                 tracing::info!("PostgreSQL {}", exit.description);
@@ -291,6 +309,7 @@ impl Supervisor {
             &self.work,
             Some(Work {
                 task: Task::Look
+                    | Task::ShutDown
                     | Task::Prepare { .. }
                     | Task::Rewrite { .. }
                     | Task::Promote { .. }

@@ -232,6 +232,7 @@ pub(crate) fn each_running(mut visit: impl FnMut(&Policy, &Memory, &Observation)
         Postmaster::Stopping {
             pid: 9,
             mode: StopMode::Fast,
+            shut_down: false,
         },
     ];
     for postmaster in postmasters {

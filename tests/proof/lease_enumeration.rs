@@ -89,6 +89,22 @@ pub(crate) fn each(visit: Visit<'_>) {
         closed,
         &[Me, Directory, HandingOver, ThirdPeer, Down, Stopping, Write],
     );
+    let closing = closed.with(Postmaster, 9);
+    family(
+        visit,
+        closing,
+        &[
+            Me,
+            Directory,
+            HandingOver,
+            ThirdPeer,
+            HolderPeer,
+            Stopping,
+            Paused,
+            Write,
+            Renewal,
+        ],
+    );
     family(visit, closed, &[Directory, HandingOver, ThirdPeer, Set, Write]);
     family(
         visit,

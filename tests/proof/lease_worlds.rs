@@ -91,7 +91,7 @@ pub(crate) enum Of {
 pub(crate) const COUNT: usize = Of::Blind as usize + 1;
 /// How many values each choice has.
 pub(crate) const SIZES: [u8; COUNT] = [
-    2, 8, 2, 5, 2, 4, 3, 9, 7, 9, 8, 2, 4, 11, 4, 3, 7, 12, 2, 5, 3, 3, 9, 4, 3, 2, 2, 5, 2, 3, 4, 6, 2,
+    2, 8, 2, 5, 2, 4, 3, 10, 7, 9, 8, 2, 4, 11, 4, 3, 7, 12, 2, 5, 3, 3, 9, 4, 3, 2, 2, 5, 2, 3, 4, 6, 2,
 ];
 
 /// One value for each choice.

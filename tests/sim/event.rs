@@ -139,6 +139,11 @@ pub(crate) enum Event {
         member: usize,
         pg: u64,
     },
+    /// The supervisor reads that PostgreSQL has written its last checkpoint.
+    ShutDown {
+        member: usize,
+        pg: u64,
+    },
     Stopped {
         member: usize,
         pg: u64,
@@ -245,6 +250,7 @@ impl Event {
             | E::DiskLook { member, .. }
             | E::Ready { member, .. }
             | E::Promoted { member, .. }
+            | E::ShutDown { member, .. }
             | E::Stopped { member, .. }
             | E::Harder { member, .. }
             | E::LeftAlone { member, .. }

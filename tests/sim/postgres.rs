@@ -59,6 +59,9 @@ pub(crate) struct Postgres {
     pub(crate) is_ready: bool,
     /// Being stopped; an immediate one writes nothing more.
     pub(crate) stopping: Option<bool>,
+    /// The supervisor has seen that the last checkpoint is written.
+    pub(crate) shut_down: bool,
+    pub(crate) archived_at: Time,
     pub(crate) promoting: bool,
     pub(crate) receiver: Option<Receiver>,
     pub(crate) connecting: bool,
@@ -125,6 +128,8 @@ impl World {
             in_recovery: !primary,
             is_ready: false,
             stopping: None,
+            shut_down: false,
+            archived_at: 0,
             promoting: false,
             receiver: None,
             connecting: false,

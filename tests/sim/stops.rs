@@ -72,7 +72,7 @@ impl World {
         };
         let (hard, primary) = (postgres.stopping == Some(true), !postgres.in_recovery);
         let was_ready = postgres.is_ready;
-        if !hard && primary && was_ready && !self.delivered(member) {
+        if !hard && primary && was_ready && !(self.delivered(member) && self.archived(member, pg)) {
             self.after(20 * MS, Event::Stopped { member, pg });
             return;
         }
@@ -83,15 +83,11 @@ impl World {
 
     /// The last record has been written, sent, and flushed by every standby that is connected.
     fn delivered(&mut self, member: usize) -> bool {
-        let Some(data) = &mut self.members[member].data else {
+        let Some(data) = &self.members[member].data else {
             return true;
         };
-        if data.control != ControlState::ShuttingDown {
-            data.control = ControlState::ShuttingDown;
-            let id = self.name();
-            if let Some(data) = &mut self.members[member].data {
-                data.wal.entries.push(id);
-            }
+        if data.control != ControlState::ShutDown {
+            self.write_last(member);
             self.pump(member);
         }
         let end = self.wal_len(member);
@@ -100,6 +96,51 @@ impl World {
             .as_ref()
             .map(|postgres| &postgres.senders);
         senders.is_none_or(|senders| senders.iter().all(|s| s.standby.is_none() || s.flushed >= end))
+    }
+
+    /// The last checkpoint: nothing is written after it. The supervisor sees it in the control file, unless it does not look.
+    fn write_last(&mut self, member: usize) {
+        let id = self.name();
+        let delay = self.random.skewed(MS, 60 * MS);
+        let (looks, archives) = (self.random.chance(80), self.random.chance(20));
+        let archived = if archives {
+            self.random.skewed(10 * MS, 40 * SECOND)
+        } else {
+            0
+        };
+        let now = self.now;
+        let there = &mut self.members[member];
+        let Some((data, postgres)) = there.data.as_mut().zip(there.postgres.as_mut()) else {
+            return;
+        };
+        let start = lsn(data.wal.len());
+        data.wal.entries.push(id);
+        data.control = ControlState::ShutDown;
+        data.control_position = WalPosition {
+            lsn: start,
+            ..data.wal.end()
+        };
+        postgres.archived_at = now + archived;
+        let pg = postgres.pg;
+        if looks {
+            self.after(delay, Event::ShutDown { member, pg });
+        }
+    }
+
+    pub(crate) fn shut_down_seen(&mut self, member: usize, pg: u64) {
+        let Some(postgres) = self.postgres(member, pg) else {
+            return;
+        };
+        postgres.shut_down = true;
+        self.look_at_directory(member);
+        self.status_changed(member);
+    }
+
+    /// The archiver has taken the last segment.
+    fn archived(&mut self, member: usize, pg: u64) -> bool {
+        let now = self.now;
+        self.postgres(member, pg)
+            .is_none_or(|postgres| postgres.archived_at <= now)
     }
 
     /// What the control file says after PostgreSQL has ended.
@@ -119,18 +160,8 @@ impl World {
             if vouched && data.control_position.lsn <= end.lsn {
                 data.control_position = end;
             }
-        } else {
-            data.control = if clean {
-                ControlState::ShutDown
-            } else {
-                ControlState::InProduction
-            };
-            if clean {
-                data.control_position = WalPosition {
-                    lsn: lsn(data.wal.len().saturating_sub(1)),
-                    ..end
-                };
-            }
+        } else if data.control != ControlState::ShutDown {
+            data.control = ControlState::InProduction;
         }
     }
 

@@ -107,6 +107,7 @@ impl World {
                 Some(hard) => Postmaster::Stopping {
                     pid,
                     mode: if hard { StopMode::Immediate } else { StopMode::Fast },
+                    shut_down: postgres.shut_down,
                 },
                 None => Postmaster::Running {
                     pid,

@@ -317,6 +317,7 @@ impl World {
             E::DiskLook { member, epoch } => self.disk_look(member, epoch),
             E::Ready { member, pg } => self.ready(member, pg),
             E::Promoted { member, pg } => self.promoted(member, pg),
+            E::ShutDown { member, pg } => self.shut_down_seen(member, pg),
             E::Stopped { member, pg } => self.stopped(member, pg),
             E::Harder { member, pg } => self.harder(member, pg),
             E::LeftAlone { member, pg } => self.left_alone(member, pg),

@@ -79,6 +79,13 @@ impl<'a> Case<'a> {
             .is_some_and(|s| matches!(s.postmaster, Postmaster::Stopped { .. }))
     }
 
+    /// Or its last checkpoint is written.
+    pub(super) fn writes_no_more(&self) -> bool {
+        let shut_down =
+            |s: &SupervisorStatus| matches!(s.postmaster, Postmaster::Stopping { shut_down: true, .. });
+        self.stopped() || self.supervisor().is_some_and(shut_down)
+    }
+
     pub(super) fn facts(&self) -> Option<&'a DataDirectoryFacts> {
         self.supervisor()?.data_directory.facts()
     }

@@ -200,10 +200,11 @@ pub(super) fn hands_over(case: &Case<'_>) -> bool {
     else {
         return true;
     };
-    let Some((facts, record)) = case.facts().zip(case.record()).filter(|_| case.stopped()) else {
+    let Some((facts, record)) = case.facts().zip(case.record()).filter(|_| case.writes_no_more()) else {
         return false;
     };
-    let forced = case.memory.lease.handing_over.is_some_and(|moving| moving.forced);
+    // While WAL is still being sent nothing is given up.
+    let forced = case.stopped() && case.memory.lease.handing_over.is_some_and(|moving| moving.forced);
     let everything = |ordinal: &Ordinal| {
         // After a clean stop the one that hands over has everything itself.
         let own = *ordinal == case.policy.ordinal;
@@ -216,7 +217,8 @@ pub(super) fn hands_over(case: &Case<'_>) -> bool {
         let mut peers = case.observation.peers.iter();
         peers.any(|(ordinal, peer)| {
             let named = holder.pod == format!("pg-{ordinal}") && holder.uid == peer.uid;
-            named && !peer.writable && (forced || everything(ordinal))
+            let checkpoint = peer.flush_lsn > Some(facts.control_lsn);
+            named && !peer.writable && (forced || (everything(ordinal) && checkpoint))
         })
     });
     let witnesses = &write.record.synchronous;

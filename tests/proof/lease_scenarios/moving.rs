@@ -219,6 +219,37 @@ fn a_primary_that_is_being_stopped_keeps_its_licence_and_only_in_its_right() {
 }
 
 #[test]
+fn a_planned_move_does_not_wait_for_the_archive_and_a_standby_that_lacks_wal_is_waited_for() {
+    let shut_down = all(
+        primary(&[(Postmaster, 9), (Server, 0)]),
+        &[(Directory, 2), (HolderPeer, 5)],
+    );
+    let handed_over = |choice: &Choice| {
+        let write = decided(choice).lease;
+        let write = write.filter(|write| write.purpose == LeasePurpose::HandOver);
+        write.and_then(|write| holder(&write.record).map(str::to_owned))
+    };
+    for how in [
+        &[(HandingOver, 1), (Request, 2)][..],
+        &[(HandingOver, 2), (Request, 2)],
+        &[(Stopping, 1)],
+    ] {
+        let moving = all(shut_down, how);
+        assert_eq!(handed_over(&moving), Some("pg-2".to_owned()));
+        // Even a forced one: it is still being sent.
+        assert_eq!(handed_over(&moving.with(ThirdPeer, 4)), None);
+        let checkpoint_to_come = moving.with(Directory, 3);
+        assert_eq!(handed_over(&checkpoint_to_come), None);
+    }
+    let behind = all(shut_down, &[(Stopping, 1), (ThirdPeer, 4)]);
+    assert_eq!(
+        decided(&behind).lease.map(|write| write.purpose),
+        None,
+        "given back once it has ended"
+    );
+}
+
+#[test]
 fn a_primary_whose_pod_ends_makes_a_checkpoint_first() {
     let told = primary(&[(Stopping, 1)]);
     let first = decided(&told);

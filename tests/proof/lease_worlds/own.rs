@@ -10,6 +10,7 @@ use podgres::core::supervision::{
 };
 use podgres::core::sync::Told;
 use podgres::core::synchronous_names::standby_names;
+use podgres::core::wal::Lsn;
 
 use super::{Choice, NOW_MS, Of, incarnation, sets};
 use crate::worlds::*;
@@ -26,7 +27,11 @@ fn directory(choice: &Choice) -> DataDirectory {
         1 => DataDirectory::Unusable {
             detail: "no pg_control".to_owned(),
         },
-        2 => complete(control(ControlState::ShutDown)),
+        // Where the last checkpoint's record begins, which who has everything has too.
+        2 => complete(DataDirectoryFacts {
+            control_lsn: Lsn(HERE.0 - 1),
+            ..control(ControlState::ShutDown)
+        }),
         3 => complete(control(ControlState::InProduction)),
         4 => complete(standby_facts()),
         5 => complete(DataDirectoryFacts {
@@ -81,9 +86,10 @@ fn postmaster(choice: &Choice) -> Postmaster {
         5 => running(attached(choice), false),
         6 => running(standby_of(None), true),
         7 => running(standby_of(None), false),
-        _ => Postmaster::Stopping {
+        last => Postmaster::Stopping {
             pid: 9,
             mode: StopMode::Fast,
+            shut_down: last == 9,
         },
     }
 }

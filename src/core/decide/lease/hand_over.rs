@@ -94,6 +94,64 @@ fn successor_now(turn: &Turn<'_>, handing_over: HandingOver) -> Option<Ordinal> 
     successor(turn, handing_over, position).map(|(ordinal, _)| ordinal)
 }
 
+/// PostgreSQL is on its way down for a planned move.
+pub(super) fn while_stopping(turn: Turn<'_>, standing: &Standing) -> Decision {
+    match turn.memory.lease.handing_over {
+        Some(handing_over) => once_written(turn, standing, Situation::HandingOver, handing_over),
+        None => hold::stopping(turn, standing, Situation::HandingOver),
+    }
+}
+
+/// Once the last checkpoint is written, and the successor has it, the archiver may go on without anybody waiting for it. Only what has
+/// ended is given up: until then WAL is still sent.
+fn once_written(
+    turn: Turn<'_>,
+    standing: &Standing,
+    situation: Situation,
+    handing_over: HandingOver,
+) -> Decision {
+    let facts = turn.supervisor.data_directory.facts();
+    let written = facts.filter(|_| turn.supervisor.postmaster.writes_no_more());
+    let record = standing.record.filter(|_| standing.is_holder);
+    let Some((record, facts)) = record.zip(written) else {
+        return hold::stopping(turn, standing, situation);
+    };
+    // Also where it is forced: what is still being sent is not to be lost for want of a moment.
+    let unforced = HandingOver {
+        forced: false,
+        ..handing_over
+    };
+    match given_to(&turn, unforced, facts).filter(|(_, peer)| preferred(&turn, handing_over, peer)) {
+        Some(successor) => hand_over(
+            turn,
+            standing,
+            (record, facts),
+            situation,
+            successor,
+            handing_over,
+        ),
+        None => hold::stopping(turn, standing, situation),
+    }
+}
+
+/// Whom a server that was shut down cleanly can be handed over to now.
+fn given_to<'a>(
+    turn: &Turn<'a>,
+    handing_over: HandingOver,
+    facts: &DataDirectoryFacts,
+) -> Option<(Ordinal, &'a PeerView)> {
+    let clean = facts.control_state == ControlState::ShutDown;
+    successor(turn, handing_over, facts.position()).filter(|_| clean)
+}
+
+/// Whether nobody who is to come before `peer` may have everything in a moment too.
+fn preferred(turn: &Turn<'_>, handing_over: HandingOver, peer: &PeerView) -> bool {
+    let peers = turn.observation.peers.iter();
+    let others = peers.filter(|(ordinal, other)| may_succeed(handing_over, **ordinal, other));
+    let first = others.filter_map(|(_, other)| priority(other)).min();
+    first.is_none_or(|first| priority(peer) <= Some(first))
+}
+
 /// PostgreSQL has stopped for a planned move.
 pub(super) fn while_stopped(
     mut turn: Turn<'_>,
@@ -104,17 +162,18 @@ pub(super) fn while_stopped(
     let Some(handing_over) = turn.memory.lease.handing_over else {
         return turn.row(Situation::HandingOver, String::new()).soon();
     };
-    let clean = facts.control_state == ControlState::ShutDown;
-    if clean && let Some((ordinal, peer)) = successor(&turn, handing_over, facts.position()) {
-        let detail = format!("to {}-{ordinal}", turn.policy.cluster);
-        let reason = if handing_over.forced {
-            "forced by the operator"
-        } else {
-            "switchover"
-        };
-        let write = named(&turn, standing, record, facts, (ordinal, peer), reason);
-        return turn.lease_row(Situation::HandingOver, detail, write);
+    if let Some(successor) = given_to(&turn, handing_over, facts) {
+        let situation = Situation::HandingOver;
+        return hand_over(
+            turn,
+            standing,
+            (record, facts),
+            situation,
+            successor,
+            handing_over,
+        );
     }
+    let clean = facts.control_state == ControlState::ShutDown;
     let waited_ms = stopped_for_ms(&turn, standing);
     // What is being written may name the successor.
     let undecided = turn.observation.lease.writing;
@@ -136,6 +195,25 @@ pub(super) fn while_stopped(
         "no successor has everything".to_owned(),
         write,
     )
+}
+
+/// The Lease is given to the successor, in the next term.
+fn hand_over(
+    turn: Turn<'_>,
+    standing: &Standing,
+    (record, facts): (&LeaseRecord, &DataDirectoryFacts),
+    situation: Situation,
+    successor: (Ordinal, &PeerView),
+    handing_over: HandingOver,
+) -> Decision {
+    let detail = format!("to {}-{}", turn.policy.cluster, successor.0);
+    let reason = match situation {
+        Situation::Leaving => "the primary's pod ended",
+        _ if handing_over.forced => "forced by the operator",
+        _ => "switchover",
+    };
+    let write = named(&turn, standing, record, facts, successor, reason);
+    turn.lease_row(situation, detail, write)
 }
 
 /// The pod is ending, and its supervisor leaves PostgreSQL running for a while, so that it stops with little left to write.
@@ -187,6 +265,11 @@ pub(super) fn leaving(turn: Turn<'_>, standing: &Standing) -> Decision {
         }
         return turn.row(Situation::Leaving, String::new());
     };
+    let handing_over = HandingOver {
+        to: None,
+        since_ms: standing.at_ms,
+        forced: false,
+    };
     let stopped = matches!(turn.supervisor.postmaster, Postmaster::Stopped { .. });
     let facts = match &turn.supervisor.data_directory {
         DataDirectory::Complete(facts) if stopped => facts,
@@ -195,26 +278,21 @@ pub(super) fn leaving(turn: Turn<'_>, standing: &Standing) -> Decision {
             return turn.lease_row(Situation::Leaving, "the Lease is given back".to_owned(), write);
         }
         _ if serves(&turn.supervisor.postmaster) => return before_stop(turn, standing),
-        _ => return hold::stopping(turn, standing, Situation::Leaving),
+        _ if record.paused => return hold::stopping(turn, standing, Situation::Leaving),
+        _ => return once_written(turn, standing, Situation::Leaving, handing_over),
     };
     let clean = facts.control_state == ControlState::ShutDown;
-    let handing_over = HandingOver {
-        to: None,
-        since_ms: standing.at_ms,
-        forced: false,
-    };
     if clean && !record.paused {
-        if let Some((ordinal, peer)) = successor(&turn, handing_over, facts.position()) {
-            let detail = format!("{}-{ordinal} takes over", turn.policy.cluster);
-            let write = named(
-                &turn,
+        if let Some(successor) = given_to(&turn, handing_over, facts) {
+            let situation = Situation::Leaving;
+            return hand_over(
+                turn,
                 standing,
-                record,
-                facts,
-                (ordinal, peer),
-                "the primary's pod ended",
+                (record, facts),
+                situation,
+                successor,
+                handing_over,
             );
-            return turn.lease_row(Situation::Leaving, detail, write);
         }
         let waited_ms = stopped_for_ms(&turn, standing);
         let somebody = turn.observation.peers.values().any(|peer| peer.running);
@@ -245,25 +323,33 @@ fn successor<'a>(
     position: WalPosition,
 ) -> Option<(Ordinal, &'a PeerView)> {
     let fits = |ordinal: Ordinal, peer: &PeerView| {
-        let report = peer.leadership.as_ref();
-        let willing = report.is_some_and(|report| report.priority.is_some() && report.incarnation.is_some());
         let same_timeline = peer.timeline == Some(position.timeline);
-        let has_it = same_timeline && peer.flush_lsn.is_some_and(|flushed| flushed >= position.lsn);
+        // The position is where the last checkpoint's record begins: one that has not got it would leave the old primary with WAL of its own.
+        let has_it = same_timeline && peer.flush_lsn.is_some_and(|flushed| flushed > position.lsn);
         // One that does not answer cannot be promoted, whatever is to be lost.
         let has_it = has_it || (handing_over.forced && peer.flush_lsn.is_some());
-        let named = handing_over.to.is_none_or(|to| to == ordinal);
-        peer.contact == PeerContact::Connected && willing && has_it && named && !peer.writable
+        may_succeed(handing_over, ordinal, peer) && has_it
     };
     let candidates = turn
         .observation
         .peers
         .iter()
         .filter(|(ordinal, peer)| fits(**ordinal, peer));
-    let best = candidates.min_by_key(|(ordinal, peer)| {
-        let priority = peer.leadership.as_ref().and_then(|report| report.priority);
-        (std::cmp::Reverse(peer.flush_lsn), priority, **ordinal)
-    });
+    let best = candidates
+        .min_by_key(|(ordinal, peer)| (std::cmp::Reverse(peer.flush_lsn), priority(peer), **ordinal));
     best.map(|(ordinal, peer)| (*ordinal, peer))
+}
+
+/// A connected member that may be primary, and is asked for if one is.
+fn may_succeed(handing_over: HandingOver, ordinal: Ordinal, peer: &PeerView) -> bool {
+    let report = peer.leadership.as_ref();
+    let willing = report.is_some_and(|report| report.priority.is_some() && report.incarnation.is_some());
+    let named = handing_over.to.is_none_or(|to| to == ordinal);
+    peer.contact == PeerContact::Connected && willing && named && !peer.writable
+}
+
+fn priority(peer: &PeerView) -> Option<u32> {
+    peer.leadership.as_ref().and_then(|report| report.priority)
 }
 
 /// The record in which `to` is the holder, in the next term.

@@ -104,7 +104,7 @@ fn situation(turn: Turn<'_>, standing: &Standing) -> Decision {
     }
     match &turn.supervisor.postmaster {
         Postmaster::Stopping { .. } if turn.memory.lease.handing_over.is_some() => {
-            hold::stopping(turn, standing, Situation::HandingOver)
+            hand_over::while_stopping(turn, standing)
         }
         Postmaster::Stopping { .. } => hold::stopping(turn, standing, Situation::Stopping),
         Postmaster::Running { role, ready, .. } => running(turn, standing, role, *ready),
