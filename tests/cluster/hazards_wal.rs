@@ -10,7 +10,7 @@ const LITTLE_WAL: &str =
     "max_slot_wal_keep_size = 32MB\nwal_keep_size = 0\nmax_wal_size = 32MB\nmin_wal_size = 32MB\n";
 
 /// The pods' settings in a folder that lives as long as the test: `PODGRES_CONFIGURATION_DIR=…`.
-fn configured(text: &str) -> (tempfile::TempDir, String) {
+pub(crate) fn configured(text: &str) -> (tempfile::TempDir, String) {
     let folder = open_folder();
     std::fs::write(folder.path().join("test.conf"), text).expect("configuration");
     let setting = format!("PODGRES_CONFIGURATION_DIR={}", folder.path().display());

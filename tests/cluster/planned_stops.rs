@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use crate::api::Api;
 use crate::harness::{Demo, LIMIT, Start, member, members, wait_for};
-use crate::kit::{family, words};
+use crate::hazards_wal::configured;
+use crate::kit::{family, open_folder, words};
 
 fn primary(status: &Value) -> String {
     let found = members(status).iter().find(|member| member["role"] == "primary");
@@ -99,4 +100,41 @@ fn a_primary_whose_pod_was_told_to_end_stopped_without_a_checkpoint() {
     );
     let history = demo.done(&["history", "-o", "json"]);
     assert!(history.contains("the primary's pod ended"), "{history}");
+}
+
+#[test]
+fn a_planned_move_waited_for_an_archive_that_hung() {
+    let folder = open_folder();
+    let reachable = folder.path().join("reachable");
+    let archive = format!(
+        "archive_mode = on\narchive_command = 'until [ -e {} ]; do sleep 0.05; done'\n",
+        reachable.display()
+    );
+    let (_configuration, setting) = configured(&archive);
+    let demo = Start::lease(16).with(&["--set", &setting]).run();
+    let name = primary(&demo.wait_streaming(2));
+    let postmaster = demo.pid(&name, "postgres");
+    demo.done(&["switchover"]);
+    let moved = || {
+        demo.status().is_some_and(|status| {
+            let primaries = members(&status)
+                .iter()
+                .filter(|member| member["role"] == "primary");
+            primaries
+                .filter(|member| member["name"] != *name.as_str())
+                .count()
+                == 1
+        })
+    };
+    assert!(wait_for(LIMIT, moved), "{:#?}", demo.status());
+    demo.sql(&[], "CREATE TABLE taken AS SELECT 1 AS number");
+    assert!(
+        !words(postmaster, "cmdline").is_empty(),
+        "the earlier primary has ended: nothing hung"
+    );
+    std::fs::write(&reachable, "").expect("the archive");
+    let after = demo.wait_streaming(2);
+    assert_eq!(member(&after, &name)["role"], "standby");
+    let log = demo.log(&name, "sidecar");
+    assert!(!log.contains("pg_rewind"), "it had WAL of its own: {log}");
 }
