@@ -7,6 +7,7 @@ mod cut_off;
 mod encrypted;
 mod fresh;
 mod languages;
+mod logged;
 mod moved;
 mod pgbench;
 mod slices;
