@@ -13,6 +13,7 @@ use crate::core::cluster::{ClusterView, PeerEntry};
 use crate::core::lease::ReadOnlySwitch;
 use crate::core::situation::{Outlook, SITUATIONS, Situation};
 use crate::core::status::{MemberStatus, Role};
+use crate::core::switch::SwitchPosition;
 use crate::kube::pod::{EventKind, PodReporter};
 
 /// A label that could not be set, or a turn of the switch that could not be told, is tried again after this long.
@@ -24,7 +25,7 @@ struct Told {
     role: Option<&'static str>,
     situation: String,
     /// `None` until it is known where the switch stands: that was somebody's turn before this process began.
-    read_only: Option<Option<ReadOnlySwitch>>,
+    switch: Option<SwitchPosition>,
 }
 
 /// Reports until the agent has ended.
@@ -45,9 +46,9 @@ pub(super) async fn report(
             reporter.emit_event(kind, &reason, &now.me.message).await;
             told.situation.clone_from(&now.me.situation);
         }
-        let untold = match &told.read_only {
-            Some(before) if *before != now.read_only_switch => {
-                let (kind, reason, note) = turn(before.as_ref(), now.read_only_switch.as_ref());
+        let untold = match &told.switch {
+            Some(before) if before.on != now.me.switch.on => {
+                let (kind, reason, note) = turn(before.on.as_ref(), now.me.switch.on.as_ref());
                 let speaks = arguments.emit_events && speaks_for_all(&now);
                 speaks && !reporter.emit_event(kind, reason, &note).await
             }
@@ -55,10 +56,10 @@ pub(super) async fn report(
             None => !knows_the_switch(&now),
         };
         if !untold {
-            told.read_only = Some(now.read_only_switch.clone());
+            told.switch = Some(now.me.switch.clone());
         }
         let unlabelled = arguments.label_pod && told.role != Some(role);
-        let pending = unlabelled || (untold && told.read_only.is_some());
+        let pending = unlabelled || (untold && told.switch.is_some());
         let changed = view.changed();
         if pending {
             // Told again or changed meanwhile: either way the loop looks afresh.
