@@ -8,6 +8,7 @@ SHELL := /bin/bash
 target := $(or $(CARGO_TARGET_DIR),target)
 static_target := $(shell uname -m)-unknown-linux-musl
 cargo_deny_version := 0.20.2
+cargo_fuzz_version := 0.13.2
 # The image's name, and what else images/build takes: IMAGE=registry.example/podgres:1 make image BUILDER=podman
 IMAGE ?= podgres:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 architecture := $(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(shell uname -m)))
@@ -64,6 +65,19 @@ model: compiler ## the models of takeover and of the right within wider bounds t
 mutants: compiler ## plants known bugs in the failover logic; the simulator must find each: NAMES="…" for some
 	@tests/sim/mutants/check $(NAMES)
 
+.PHONY: fuzz
+fuzz: compiler ## looks for bytes that break what routes parse: TARGET=startup, forwarded or server_name, SECONDS=60
+	@tests/tools/need c++ g++
+	export PATH="$$PATH:$(abspath $(target))/tools/bin"
+	if ! command -v cargo-fuzz >/dev/null; then
+		cargo install --locked --debug --root $(target)/tools --version $(cargo_fuzz_version) cargo-fuzz
+	fi
+	# By the same compiler as all else, and without a sanitizer: what is run has no unsafe code.
+	export RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$(abspath $(target))/fuzz
+	mkdir -p fuzz/corpus/$(or $(TARGET),startup)
+	cd fuzz
+	cargo fuzz run -s none $(or $(TARGET),startup) corpus/$(or $(TARGET),startup) seeds/$(or $(TARGET),startup) -- -max_total_time=$(or $(SECONDS),60)
+
 .PHONY: check
 check: fmt clippy ## the quick round while writing: style and the tests that need no PostgreSQL
 	cargo test --lib --bins --test pure
@@ -76,6 +90,7 @@ table: ## rewrite docs/decision-table.md from the code; review the difference
 fmt: ## is the code formatted?
 	@cargo fmt --all --check
 	cargo fmt --manifest-path tests/core/Cargo.toml --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 
 .PHONY: clippy
 clippy: compiler ## lints, in tests too

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use crate::clock::boottime_ms;
 use crate::core::cluster::PeerEntry;
 use crate::core::data_directory::DataDirectory;
+use crate::core::lease::LeaseView;
 use crate::core::observation::{Observation, UpstreamView};
 use crate::core::status::ServerStatus;
 use crate::core::supervision::{JobStatus, Postmaster, SupervisorRequest, SupervisorStatus};
+use crate::core::switch::SwitchPosition;
 use crate::core::synchronous_names::bypass_race;
 
 use super::names::Names;
@@ -32,7 +34,9 @@ impl Agent {
         self.read_logins();
         self.switch.listen(entries);
         let supervisor = self.supervisor_status.borrow_and_update().clone();
-        self.keep_switch(supervisor.as_ref()).await;
+        if self.office.is_none() {
+            self.keep_switch(supervisor.as_ref()).await;
+        }
         let names = self.names.borrow_and_update().clone();
         self.follow_peers(&names);
         let look_for_oldest_wal = observe::oldest_wal_matters(self.last_server.as_ref(), entries);
@@ -60,6 +64,7 @@ impl Agent {
         let (lease, checkpointed_at_ms, barrier) = office.map_or_else(Default::default, |office| {
             (office.view(), office.checkpointed_at_ms(), office.barrier.clone())
         });
+        let read_only = self.followed_switch(&lease).on.is_some();
         Observation {
             at_ms: boottime_ms(),
             supervisor_error: self.supervisor.last_error(),
@@ -77,9 +82,16 @@ impl Agent {
             barrier,
             request: self.requests.waiting(),
             checkpointed_at_ms,
-            read_only: self.switch.position().on.is_some(),
+            read_only,
             drained: self.drained(entries),
         }
+    }
+
+    /// Where the read-only switch stands, by the Lease and by what the others tell.
+    pub(super) fn followed_switch(&self, lease: &LeaseView) -> SwitchPosition {
+        let read = lease.stored.as_ref().map(|stored| &stored.record);
+        let recorded = read.or(self.memory.lease.record.as_ref());
+        SwitchPosition::followed(recorded.map(|record| record.switch()), self.switch.position())
     }
 
     async fn keep_switch(&self, supervisor: Option<&SupervisorStatus>) {

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
-use crate::core::cluster::{ClusterView, PeerEntry};
+use crate::core::cluster::{ClusterView, PeerEntry, told_read_only};
 use crate::core::member::Topology;
 use crate::core::route_table::{route_table_of_peers, with_unseen};
 use crate::core::routing::RouteTable;
-use crate::core::status::{MemberStatus, Role};
+use crate::core::status::MemberStatus;
 use crate::dns::Resolver;
 use crate::peers::{Peers, Way};
 
@@ -101,13 +101,8 @@ async fn follow(
 
 fn seen(settings: &OutsideSettings, peers: Vec<PeerEntry>) -> ClusterView {
     let cluster = settings.topology.cluster.clone();
-    let told: Vec<&MemberStatus> = peers.iter().filter_map(PeerEntry::live_status).collect();
-    // The primary's word counts; while there is none, anybody's.
-    let primary = told.iter().find(|member| member.role == Some(Role::Primary));
-    let read_only = primary.map_or_else(
-        || told.iter().any(|member| member.read_only),
-        |primary| primary.read_only,
-    );
+    let told = peers.iter().filter_map(PeerEntry::live_status);
+    let read_only = told_read_only(&told.collect::<Vec<_>>());
     ClusterView {
         cluster: cluster.clone(),
         leadership: String::new(),

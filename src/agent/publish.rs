@@ -238,8 +238,7 @@ pub(super) fn view(
         Leadership::FixedOrdinal => "fixed",
         Leadership::Lease => "lease",
     };
-    let recorded = record.and_then(|record| record.read_only.clone());
-    let read_only_switch = recorded.or_else(|| me.switch.on.clone());
+    let read_only_switch = me.switch.on.clone();
     me.read_only = read_only_switch.is_some();
     ClusterView {
         cluster: settings.member.cluster.clone(),

@@ -19,7 +19,7 @@ impl Operator {
         });
         match &self.lease {
             Some(store) => {
-                let written = store.update(|record| record.read_only.clone_from(&switch)).await;
+                let written = store.update(|record| record.turn_read_only(switch.clone())).await;
                 written.map_err(|error| unwritten(&error))?;
             }
             None => self.switch.turn(switch),
@@ -43,6 +43,6 @@ fn not_everywhere(seen: &ClusterView, on: bool) -> Answer {
     let missing = seen.not_switched(on).join("\", \"");
     let late =
         format!("the read-only switch is {word}, but not known within {PAUSE_LIMIT:?} to \"{missing}\"");
-    let hint = "Their routing endpoints go on as before until they read the Lease, or hear of it. See whether they reach the API server.";
+    let hint = "Their routing endpoints go on as before until they read the Lease, or hear of it from another member. See whether they reach the API server, and the others.";
     Answer::new(Outcome::Failed, late).hint(hint)
 }

@@ -273,7 +273,7 @@ impl Agent {
         }
         let routes_left = self.routes_left.borrow_and_update().clone();
         let routes_term = *self.routes_term.borrow_and_update();
-        let switch = self.switch.position();
+        let switch = self.followed_switch(&observation.lease);
         let known = publish::Known {
             running: self.running_server(observation),
             clones_total: self.clones.total,

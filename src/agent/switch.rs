@@ -1,5 +1,5 @@
-//! The read-only switch without a Lease: this member's copy, kept in the pod's shared folder, and by the supervisor beside
-//! PGDATA, where it outlives the pod.
+//! The read-only switch as the members tell it each other: this member's copy, kept in the pod's shared folder. Without a Lease
+//! it counts alone, and the supervisor keeps it beside PGDATA too, where it outlives the pod.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

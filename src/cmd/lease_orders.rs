@@ -108,7 +108,7 @@ impl ClusterLease {
         let switch = on.then_some(ReadOnlySwitch { by, at, reason });
         match self
             .client
-            .update(|record| record.read_only.clone_from(&switch))
+            .update(|record| record.turn_read_only(switch.clone()))
             .await
         {
             Ok(_) if on => Answer::new(Outcome::Done, "the cluster is read-only"),

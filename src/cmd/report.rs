@@ -11,11 +11,12 @@ use tokio::sync::watch;
 use crate::config::report::ReportArguments;
 use crate::core::cluster::{ClusterView, PeerEntry};
 use crate::core::lease::ReadOnlySwitch;
-use crate::core::situation::{Outlook, SITUATIONS};
+use crate::core::situation::{Outlook, SITUATIONS, Situation};
 use crate::core::status::{MemberStatus, Role};
+use crate::core::switch::SwitchPosition;
 use crate::kube::pod::{EventKind, PodReporter};
 
-/// A label that could not be set is tried again after this long.
+/// A label that could not be set, or a turn of the switch that could not be told, is tried again after this long.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// What was told last.
@@ -23,7 +24,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 struct Told {
     role: Option<&'static str>,
     situation: String,
-    read_only: Option<ReadOnlySwitch>,
+    /// `None` until it is known where the switch stands: that was somebody's turn before this process began.
+    switch: Option<SwitchPosition>,
 }
 
 /// Reports until the agent has ended.
@@ -44,14 +46,20 @@ pub(super) async fn report(
             reporter.emit_event(kind, &reason, &now.me.message).await;
             told.situation.clone_from(&now.me.situation);
         }
-        if told.read_only != now.read_only_switch {
-            let turn = turn(told.read_only.as_ref(), now.read_only_switch.as_ref());
-            if arguments.emit_events && speaks_for_all(&now) {
-                reporter.emit_event(turn.0, turn.1, &turn.2).await;
+        let untold = match &told.switch {
+            Some(before) if before.on != now.me.switch.on => {
+                let (kind, reason, note) = turn(before.on.as_ref(), now.me.switch.on.as_ref());
+                let speaks = arguments.emit_events && speaks_for_all(&now);
+                speaks && !reporter.emit_event(kind, reason, &note).await
             }
-            told.read_only.clone_from(&now.read_only_switch);
+            Some(_) => false,
+            None => !knows_the_switch(&now),
+        };
+        if !untold {
+            told.switch = Some(now.me.switch.clone());
         }
-        let pending = arguments.label_pod && told.role != Some(role);
+        let unlabelled = arguments.label_pod && told.role != Some(role);
+        let pending = unlabelled || (untold && told.switch.is_some());
         let changed = view.changed();
         if pending {
             // Told again or changed meanwhile: either way the loop looks afresh.
@@ -76,6 +84,14 @@ fn turn(before: Option<&ReadOnlySwitch>, now: Option<&ReadOnlySwitch>) -> (Event
     let by = before.map_or("", |switch| switch.by.as_str());
     let note = format!("the cluster takes writes again; {by} had switched it to read-only");
     (EventKind::Normal, "ReadOnlySwitchOff", note)
+}
+
+/// The Lease was read, or without one the volume was.
+fn knows_the_switch(view: &ClusterView) -> bool {
+    match view.leadership.as_str() {
+        "fixed" => view.me.situation != Situation::SupervisorUnreachable.name(),
+        _ => view.lease.is_some(),
+    }
 }
 
 /// One pod tells what concerns all: the primary; while there is none, the first of those that are there.

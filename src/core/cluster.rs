@@ -216,6 +216,23 @@ impl ClusterView {
     }
 }
 
+/// Whether the cluster is switched to read-only, for somebody who is no member: the word of whoever knows of the latest turn counts,
+/// among equals the primary's, and while there is none anybody's.
+#[must_use]
+pub fn told_read_only(members: &[&MemberStatus]) -> bool {
+    let newest = members.iter().map(|member| member.switch.turn()).max();
+    let latest = || {
+        members
+            .iter()
+            .filter(|member| Some(member.switch.turn()) == newest)
+    };
+    let primary = latest().find(|member| member.role == Some(Role::Primary));
+    primary.map_or_else(
+        || latest().any(|member| member.read_only),
+        |primary| primary.read_only,
+    )
+}
+
 fn told_position(status: &MemberStatus, known_ms_ago: u64) -> Option<PrimaryPosition> {
     let server = status.server.as_ref()?;
     let lsn = if !server.in_recovery {
@@ -289,6 +306,32 @@ mod tests {
         let seen = view(told(standby(1), true), others);
         assert_eq!(seen.not_switched(true), ["pg-2"]);
         assert_eq!(seen.not_switched(false), ["pg-1", "pg-0"]);
+    }
+
+    /// A primary that was cut off from the API kept the routes beside applications on itself.
+    #[test]
+    fn the_primarys_word_counted_though_others_knew_of_a_later_turn() {
+        let told = |mut status: MemberStatus, version, read_only| {
+            (status.switch.version, status.read_only) = (version, read_only);
+            status
+        };
+        let seen = |members: &[MemberStatus]| told_read_only(&members.iter().collect::<Vec<_>>());
+        let primary = |version, read_only| told(primary(0), version, read_only);
+        let standby = |version, read_only| told(standby(1), version, read_only);
+        for (what, members, expected) in [
+            ("nobody", vec![], false),
+            ("a later turn", vec![primary(3, false), standby(4, true)], true),
+            ("and back", vec![primary(4, true), standby(5, false)], false),
+            (
+                "the primary is ahead",
+                vec![primary(5, false), standby(4, true)],
+                false,
+            ),
+            ("an equal turn", vec![primary(4, false), standby(4, true)], false),
+            ("no primary", vec![standby(4, false), standby(4, true)], true),
+        ] {
+            assert_eq!(seen(&members), expected, "{what}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::data_directory::SystemIdentifier;
 use super::member::Ordinal;
 use super::observation::MemberRequest;
 use super::operate::Answer;
+use super::switch::SwitchPosition;
 use super::wal::{Lsn, TimelineId};
 
 /// Who holds the Lease: a pod's name and its UID, so that a pod that came after under the same name is another.
@@ -149,6 +150,9 @@ pub struct LeaseRecord {
     pub released_by: Option<Ordinal>,
     pub paused: bool,
     pub read_only: Option<ReadOnlySwitch>,
+    /// How often the switch was turned, so that members can tell whose word of it is newer.
+    #[serde(default)]
+    pub read_only_turns: u64,
     pub request: Option<MoveRequest>,
     /// The newest one takes the place of any before it.
     pub order: Option<MemberOrder>,
@@ -171,6 +175,22 @@ impl LeaseRecord {
     #[must_use]
     pub fn held_by(&self, identity: &Identity) -> bool {
         self.holder.as_ref() == Some(identity)
+    }
+
+    /// Turns the read-only switch.
+    pub fn turn_read_only(&mut self, on: Option<ReadOnlySwitch>) {
+        let next = self.switch().turned(on);
+        (self.read_only_turns, self.read_only) = (next.version, next.on);
+    }
+
+    /// Where the read-only switch stands by this record.
+    #[must_use]
+    pub fn switch(&self) -> SwitchPosition {
+        SwitchPosition {
+            term: self.term,
+            version: self.read_only_turns,
+            on: self.read_only.clone(),
+        }
     }
 
     /// Adds an entry and forgets the oldest beyond [`HISTORY_LIMIT`]. Of a member that comes back again and again the first and the

@@ -54,7 +54,7 @@ pub struct Observation {
     /// A checkpoint that this member asked for has ended at this time.
     #[serde(default)]
     pub checkpointed_at_ms: Option<u64>,
-    /// The read-only switch as the members tell it each other, where no Lease keeps it.
+    /// The read-only switch is on, by the Lease and by what the members tell each other.
     #[serde(default)]
     pub read_only: bool,
     /// No member's route has a session here, and none begins one while this member hands over.

@@ -239,7 +239,7 @@ pub struct MemberStatus {
     /// routes, or no term is known.
     #[serde(default)]
     pub routes_term: Option<u64>,
-    /// The newest position of the read-only switch that it knows; with a Lease the Lease says it.
+    /// The read-only switch as it follows it.
     #[serde(default)]
     pub switch: SwitchPosition,
     /// The cluster is switched to read-only, as far as it knows.

@@ -24,6 +24,7 @@ const RENEWALS: &str = "renewals";
 const RELEASED_BY: &str = "released-by";
 const PAUSED: &str = "paused";
 const READ_ONLY: &str = "read-only";
+const READ_ONLY_TURNS: &str = "read-only-turns";
 const REQUEST: &str = "request";
 const ORDER: &str = "order";
 const HISTORY: &str = "history";
@@ -31,7 +32,7 @@ const TIMELINE: &str = "timeline";
 
 /// Those that podgres always writes: without one of them, the others were not written by podgres alone.
 const ALWAYS: [&str; 4] = [DURABILITY, MEMBERS, SYNCHRONOUS, RENEWALS];
-const ALL: [&str; 12] = [
+const ALL: [&str; 13] = [
     SYSTEM_IDENTIFIER,
     DURABILITY,
     MEMBERS,
@@ -40,6 +41,7 @@ const ALL: [&str; 12] = [
     RELEASED_BY,
     PAUSED,
     READ_ONLY,
+    READ_ONLY_TURNS,
     REQUEST,
     ORDER,
     HISTORY,
@@ -78,6 +80,7 @@ pub(super) fn read(annotations: &Annotations, record: &mut LeaseRecord) -> Resul
     record.released_by = plain(annotations, RELEASED_BY, "an ordinal")?.map(Ordinal);
     record.paused = plain(annotations, PAUSED, "true or false")?.unwrap_or_default();
     record.read_only = json(annotations, READ_ONLY)?;
+    record.read_only_turns = plain(annotations, READ_ONLY_TURNS, "a number")?.unwrap_or_default();
     record.request = json(annotations, REQUEST)?;
     record.order = json(annotations, ORDER)?;
     record.history = json(annotations, HISTORY)?.unwrap_or_default();
@@ -102,6 +105,8 @@ pub(super) fn write(record: &LeaseRecord, annotations: &mut Annotations) {
     set(RELEASED_BY, record.released_by.map(|ordinal| ordinal.to_string()));
     set(PAUSED, record.paused.then(|| "true".to_owned()));
     set(READ_ONLY, record.read_only.as_ref().and_then(to_json));
+    let turns = (record.read_only_turns > 0).then(|| record.read_only_turns.to_string());
+    set(READ_ONLY_TURNS, turns);
     set(REQUEST, record.request.as_ref().and_then(to_json));
     set(ORDER, record.order.as_ref().and_then(to_json));
     let history = (!record.history.is_empty()).then_some(&record.history);

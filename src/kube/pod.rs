@@ -73,8 +73,8 @@ impl PodReporter {
             .await
     }
 
-    /// Emits an Event about the pod. `reason` is one word for programs, `note` a sentence for people.
-    pub async fn emit_event(&self, kind: EventKind, reason: &str, note: &str) {
+    /// Emits an Event about the pod. `reason` is one word for programs, `note` a sentence for people. False if that could not be done.
+    pub async fn emit_event(&self, kind: EventKind, reason: &str, note: &str) -> bool {
         let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", self.namespace);
         let event = json!({
             "apiVersion": "events.k8s.io/v1",
@@ -104,7 +104,7 @@ impl PodReporter {
             verb: "create",
             objects: "\"events\" in the API group \"events.k8s.io\"",
         };
-        self.send(&asked, "POST", &path, "application/json", &event).await;
+        self.send(&asked, "POST", &path, "application/json", &event).await
     }
 
     async fn send(&self, asked: &Asked, method: &str, path: &str, content_type: &str, body: &Value) -> bool {

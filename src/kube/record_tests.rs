@@ -47,6 +47,7 @@ fn full() -> LeaseRecord {
             at: "now".to_owned(),
             reason: "\u{0}\n".to_owned(),
         }),
+        read_only_turns: u64::MAX,
         request: Some(MoveRequest::Failover {
             to: Ordinal(1),
             id: "i".to_owned(),
@@ -204,6 +205,7 @@ const GARBLED: &[(&str, &str)] = &[
     ("released-by", "pg-1"),
     ("paused", "yes"),
     ("read-only", "true"),
+    ("read-only-turns", "twice"),
     ("request", "{\"move\":\"elsewhere\"}"),
     ("history", "{}"),
 ];

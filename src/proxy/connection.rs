@@ -126,7 +126,7 @@ impl Endpoint {
         };
         match outcome {
             Ok(Outcome::Session(upstream, slot, policy)) => {
-                self.relay(client.stream, *upstream, policy, (slot, open));
+                self.relay(client, *upstream, policy, (slot, open));
             }
             Ok(Outcome::Cancel(packet)) => self.forward_cancel(&packet, None).await,
             Ok(Outcome::Encrypted(came, by)) => self.serve_encrypted(client, came, by, open).await,
@@ -140,6 +140,7 @@ impl Endpoint {
             self.stats.count_refusal(refusal.reason());
             tracing::debug!(
                 client = %client.address,
+                policy = self.policy.mode.as_str(),
                 reason = refusal.reason().as_str(),
                 "refused a routed connection: {refusal}"
             );
@@ -150,26 +151,34 @@ impl Endpoint {
     /// From here on the session is a task of its own, so that what the talk before needed is given back.
     fn relay(
         self: Arc<Self>,
-        client: TcpStream,
+        client: Client,
         upstream: Upstream,
         policy: Arc<RoutePolicy>,
         places: (Slot, OwnedSemaphorePermit),
     ) {
         let (session, link) = upstream.into_session(policy);
         let Link::Plain(server) = link else { return };
-        let (session, occupied) = self.begin_session(session, places);
+        let (session, occupied) = self.begin_session(client.address, session, places);
         let (up, down) = (Direction::default(), Direction::default());
-        let relay = Relay::new((client, up), (server, down), session, Arc::clone(&self.stats));
+        let client = (client.stream, up);
+        let relay = Relay::new(client, (server, down), session, Arc::clone(&self.stats));
         tokio::spawn(relay.run(occupied));
     }
 
     /// Enters a session among the others. What comes back with it lasts as long as the relay.
     pub(super) fn begin_session(
         &self,
+        client: IpAddr,
         session: Session,
         places: (Slot, OwnedSemaphorePermit),
     ) -> (Arc<Session>, Occupied) {
         let session = Arc::new(session);
+        tracing::debug!(
+            %client,
+            policy = session.policy.mode.as_str(),
+            server = session.server,
+            "began a routed session"
+        );
         count_one(&self.stats.sessions);
         count_one(&self.stats.sessions_total);
         let listed = Listed {

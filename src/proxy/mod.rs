@@ -39,11 +39,12 @@ use std::time::Duration;
 
 pub use certificate::{CertificateError, CertificateFolder};
 pub use encryption::{Authority, Encryption};
-pub use forwarded::{InvalidHeader, Network};
+pub use forwarded::{InvalidHeader, Network, fuzz_forwarded};
 pub use knowledge::{AskPosition, EndSessions, Knowledge, WaitForReplay};
 pub use listener::{Listener, ListenerError};
 pub use reads::Reads;
 pub use refusal::{Refusal, RefusalReason};
+pub use server_name::fuzz_server_name;
 pub use stats::{RouteStats, ServerStats, SessionCounts};
 pub use unavailable::Unavailable;
 pub use workers::Workers;

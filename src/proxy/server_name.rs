@@ -12,6 +12,9 @@ const MESSAGE_HEADER_BYTES: usize = 4;
 /// A hello with post-quantum keys has a few kilobytes; it may be spread over records.
 const MAX_HELLO_BYTES: usize = 16 * 1024;
 const MAX_RECORD_BYTES: usize = 1 << 14;
+/// In records of one byte each, and the rest of the last one.
+const LONGEST_BYTES: usize =
+    MAX_HELLO_BYTES * (RECORD_HEADER_BYTES + 1) + RECORD_HEADER_BYTES + MAX_RECORD_BYTES;
 const SERVER_NAME: u16 = 0;
 const HOST_NAME: u8 = 0;
 
@@ -24,6 +27,31 @@ pub(super) enum Hello {
     Whole(Option<String>),
     /// These are no ClientHello, e.g. not TLS at all.
     Other,
+}
+
+/// Any bytes at all, for a fuzzer: reads them as they would come, and holds what is promised of the result.
+///
+/// # Panics
+/// If a promise is broken.
+pub fn fuzz_server_name(bytes: &[u8]) {
+    let mut come = 0;
+    let result = loop {
+        match read_hello(&bytes[..come]) {
+            Hello::Needs(needs) => {
+                assert!(come < needs && needs <= come + RECORD_HEADER_BYTES + MAX_RECORD_BYTES);
+                assert!(come <= LONGEST_BYTES, "a hello without an end");
+                if needs > bytes.len() {
+                    return;
+                }
+                come = needs;
+            }
+            result => break result,
+        }
+    };
+    if let Hello::Whole(name) = &result {
+        assert_eq!(read_hello(bytes), result, "what follows it was read");
+        assert!(name.iter().all(|name| name.to_ascii_lowercase() == *name));
+    }
 }
 
 /// Reads the records of a ClientHello, which may be cut off anywhere.
@@ -204,6 +232,7 @@ mod tests {
             cut in 1..200_usize,
         ) {
             for bytes in [bytes.clone(), records(&bytes, cut), records(&hello(&bytes), cut)] {
+                fuzz_server_name(&bytes);
                 if let Hello::Needs(needs) = read_hello(&bytes) {
                     prop_assert!(bytes.len() < needs);
                     prop_assert!(needs <= bytes.len() + RECORD_HEADER_BYTES + MAX_RECORD_BYTES);

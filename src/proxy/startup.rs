@@ -6,6 +6,8 @@
 
 use std::net::IpAddr;
 
+use crate::core::routing::options::SessionOptions;
+
 /// What a packet may hold behind its length word: `MAX_STARTUP_PACKET_LENGTH`.
 pub const MAX_STARTUP_BYTES: usize = 10_000;
 
@@ -55,6 +57,7 @@ pub enum StartupError {
     Layout,
 }
 
+const APPLICATION_NAME: &[u8] = b"application_name";
 /// What PostgreSQL keeps of an application's name.
 const MAX_APPLICATION_NAME_BYTES: usize = 63;
 
@@ -88,7 +91,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, StartupError> {
     }
 }
 
-/// Any bytes at all, for a fuzzer: parses them, reads the parameters, and holds what is promised of the result.
+/// Any bytes at all, for a fuzzer: parses them, reads the parameters and what they ask of the route, and holds what is promised of the result.
 ///
 /// # Panics
 /// If a promise is broken.
@@ -101,6 +104,18 @@ pub fn fuzz_startup(bytes: &[u8]) {
             assert!(bytes.starts_with(&session.bytes));
             assert!(session.parameters().count() <= MAX_STARTUP_BYTES / 3);
             let _replicates: bool = session.asks_for_replication();
+            let _wishes = SessionOptions::read(session.parameters());
+            let shown = session.with_client(IpAddr::from([192, 0, 2, 1]));
+            let others = |session: &SessionStartup| -> Vec<(Vec<u8>, Vec<u8>)> {
+                let others = session.parameters().filter(|(name, _)| *name != APPLICATION_NAME);
+                others
+                    .map(|(name, value)| (name.to_vec(), value.to_vec()))
+                    .collect()
+            };
+            match parse(&shown) {
+                Ok(Parsed::Complete(Startup::Session(again))) => assert_eq!(others(&again), others(&session)),
+                other => panic!("{other:?} of a packet with the client's address"),
+            }
         }
         Ok(Parsed::Complete(Startup::Cancel(packet))) => {
             assert!(bytes.starts_with(&packet) && CANCEL_LENGTHS.contains(&packet.len()));
@@ -123,8 +138,10 @@ impl SessionStartup {
     ///
     /// As it came for replication, where the name says who the standby is, and where it would become too long.
     pub fn with_client(&self, client: IpAddr) -> Vec<u8> {
-        const NAME: &[u8] = b"application_name";
-        let given = self.parameters().filter(|(name, _)| *name == NAME).last();
+        let given = self
+            .parameters()
+            .filter(|(name, _)| *name == APPLICATION_NAME)
+            .last();
         let address = client.to_canonical().to_string();
         let room = MAX_APPLICATION_NAME_BYTES.saturating_sub(address.len() + 1);
         let mut value: Vec<u8> = given
@@ -137,9 +154,9 @@ impl SessionStartup {
             value.push(b' ');
         }
         value.extend(address.bytes());
-        let others = self.parameters().filter(|(name, _)| *name != NAME);
+        let others = self.parameters().filter(|(name, _)| *name != APPLICATION_NAME);
         let mut packet = self.bytes.get(..8).unwrap_or_default().to_vec();
-        for (name, value) in others.chain([(NAME, value.as_slice())]) {
+        for (name, value) in others.chain([(APPLICATION_NAME, value.as_slice())]) {
             packet.extend(name.iter().chain(&[0]).chain(value).chain(&[0]));
         }
         packet.push(0);

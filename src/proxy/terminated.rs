@@ -66,7 +66,7 @@ impl Endpoint {
         };
         match outcome {
             Ok(Outcome::Session(upstream, slot, policy)) => {
-                self.relay_encrypted(client.stream, early, *upstream, policy, (slot, open));
+                self.relay_encrypted(client, early, *upstream, policy, (slot, open));
             }
             Ok(Outcome::Cancel(packet)) => {
                 self.forward_cancel(&packet, Some(&encryption)).await;
@@ -134,7 +134,7 @@ impl Endpoint {
 
     fn relay_encrypted(
         self: Arc<Self>,
-        client: TlsStream<TcpStream>,
+        client: TlsClient,
         early: Vec<u8>,
         upstream: Upstream,
         policy: Arc<RoutePolicy>,
@@ -142,11 +142,11 @@ impl Endpoint {
     ) {
         let (session, link) = upstream.into_session(policy);
         let Link::Tls(server) = link else { return };
-        let (session, occupied) = self.begin_session(session, places);
+        let (session, occupied) = self.begin_session(client.address, session, places);
         session.spoke(Side::Server);
         let (up, down) = (Copy::after(early), Copy::after(server.said));
         let relay = Relay::new(
-            (client, up),
+            (client.stream, up),
             (server.stream, down),
             session,
             Arc::clone(&self.stats),

@@ -3,9 +3,11 @@
 mod beside;
 mod chosen;
 mod clients;
+mod cut_off;
 mod encrypted;
 mod fresh;
 mod languages;
+mod logged;
 mod moved;
 mod pgbench;
 mod slices;

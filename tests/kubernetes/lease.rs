@@ -10,6 +10,7 @@ use kube::api::ListParams;
 use crate::chaos;
 use crate::cluster::{Cluster, states};
 use crate::overlay::{self, Overlay};
+use crate::routes;
 use crate::runner::Group;
 use crate::switch;
 use crate::upkeep;
@@ -53,6 +54,10 @@ pub(crate) const GROUP: Group = Group {
         (
             "row_37_to_42_the_read_only_switch_keeps_the_todo_list_running",
             switch::todo,
+        ),
+        (
+            "routes_in_pods_of_their_own_lead_to_the_primary_and_to_the_standbys",
+            routes::alone,
         ),
         (
             "a_bad_image_stops_at_one_member_and_is_rolled_back",

@@ -27,6 +27,7 @@ mod node;
 mod overlay;
 mod restore;
 mod rights;
+mod routes;
 mod runner;
 #[path = "../support/s3_server.rs"]
 #[expect(dead_code, reason = "its faults are for tests/cluster")]

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::cluster::Cluster;
 use crate::kubectl;
-use crate::overlay::EXAMPLES_IMAGE;
+use crate::overlay::{EXAMPLES_IMAGE, PODGRES_IMAGE};
 use crate::wait::{self, until};
 use crate::world::image;
 
@@ -23,21 +23,8 @@ pub(crate) struct Example<'a> {
 }
 
 impl<'a> Example<'a> {
-    /// Applies `k8s/examples/NAME/NAME.yaml` with the image under test.
     pub(crate) fn deploy(cluster: &'a Cluster<'a>, name: &'static str) -> Self {
-        let file = format!("{}/k8s/examples/{name}/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
-        let manifest = std::fs::read_to_string(file).expect("the example");
-        let wanted = format!("image: {}", image(EXAMPLES_IMAGE.0, EXAMPLES_IMAGE.1));
-        let manifest = manifest.replace("image: podgres-examples", &wanted);
-        let mut apply = kubectl::kubectl();
-        apply.args(["-n", &cluster.namespace, "apply", "-f", "-"]);
-        kubectl::text_with_input(&mut apply, &manifest);
-        cluster.kubectl(&[
-            "rollout",
-            "status",
-            &format!("deployment/{name}"),
-            "--timeout=60s",
-        ]);
+        apply(cluster, name, &format!("deployment/{name}"));
         let ours = ListParams::default().labels(&format!("app.kubernetes.io/name={name}"));
         let pods = cluster.world.now(cluster.api::<Pod>().list(&ours)).expect("pods");
         let running = pods
@@ -79,6 +66,20 @@ impl<'a> Example<'a> {
         // An old kubelet tells of a pod's end some ten seconds later, and the collector of a busy cluster comes when it comes.
         wait::within(2 * wait::LIMIT, "it is gone", left, String::is_empty);
     }
+}
+
+/// Applies `k8s/examples/NAME/NAME.yaml` with the images under test, and waits for what it deploys.
+pub(crate) fn apply(cluster: &Cluster, name: &str, deployed: &str) {
+    let file = format!("{}/k8s/examples/{name}/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
+    let mut manifest = std::fs::read_to_string(file).expect("the example");
+    for (shown, (variable, default)) in [("podgres-examples", EXAMPLES_IMAGE), ("podgres", PODGRES_IMAGE)] {
+        let wanted = format!("image: {}\n", image(variable, default));
+        manifest = manifest.replace(&format!("image: {shown}\n"), &wanted);
+    }
+    let mut apply = kubectl::kubectl();
+    apply.args(["-n", &cluster.namespace, "apply", "-f", "-"]);
+    kubectl::text_with_input(&mut apply, &manifest);
+    cluster.kubectl(&["rollout", "status", deployed, "--timeout=60s"]);
 }
 
 /// The steady writer, and how many of its rows were acknowledged when it last said so: what it knows goes with its process.

@@ -7,7 +7,7 @@ mod standing;
 
 use podgres::core::decide::decide;
 use podgres::core::decision::{Decision, Memory, PostgresAction};
-use podgres::core::lease::{self, LeadershipReport, LeasePurpose, LeaseRecord, ReadOnlySwitch};
+use podgres::core::lease::{self, LeadershipReport, LeasePurpose, LeaseRecord};
 use podgres::core::member::Ordinal;
 use podgres::core::observation::{Observation, ProbeState};
 use podgres::core::policy::Policy;

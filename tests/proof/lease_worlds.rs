@@ -243,6 +243,7 @@ pub(crate) fn record(choice: &Choice) -> LeaseRecord {
         released_by: (choice.get(Of::Holder) == 4).then_some(me),
         paused: choice.get(Of::Paused) == 1,
         read_only: None,
+        read_only_turns: 0,
         timeline: TimelineId(4),
         request: match choice.get(Of::Request) {
             0 => None,

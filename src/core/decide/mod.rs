@@ -71,7 +71,7 @@ pub fn decide_with(policy: &Policy, mut memory: Box<Memory>, observation: &Obser
         Leadership::FixedOrdinal => fixed(turn),
         Leadership::Lease => lease::decide(turn),
     };
-    let wanted = read_only::wanted(policy, &decision.memory, observation);
+    let wanted = read_only::wanted(policy, observation);
     let decision = read_only::told(decision, supervisor, observation, wanted);
     with_mounted_files(decision, supervisor, observation.at_ms)
 }
@@ -168,7 +168,7 @@ impl<'a> Turn<'a> {
 
     /// A row with its action; what the action's end must be counted against is noted.
     fn act(mut self, situation: Situation, detail: String, action: PostgresAction) -> Decision {
-        let read_only = read_only::wanted(self.policy, &self.memory, self.observation);
+        let read_only = read_only::wanted(self.policy, self.observation);
         let action = read_only::given(action, read_only);
         if let Some(message) = note::refrain(&self.memory, self.observation, &action) {
             let detail = if detail.is_empty() {

@@ -4,18 +4,16 @@
 //! The rows know nothing of it. What starts, promotes or reloads a primary is given the default here, and a primary that
 //! runs with another one is told as soon as nothing else is to be done.
 
-use crate::core::decision::{Decision, Memory, PostgresAction};
+use crate::core::decision::{Decision, PostgresAction};
 use crate::core::observation::Observation;
 use crate::core::policy::Policy;
 use crate::core::supervision::{Postmaster, ServerRole, SupervisorStatus};
 
 use super::note;
 
-/// Whether a primary's sessions are to be read-only by default: the Lease says so, or without one the members.
-pub(super) fn wanted(policy: &Policy, memory: &Memory, observation: &Observation) -> bool {
-    let recorded = memory.lease.record.as_ref();
-    let switched = recorded.is_some_and(|record| record.read_only.is_some());
-    policy.read_only_default && (switched || observation.read_only)
+/// Whether a primary's sessions are to be read-only by default.
+pub(super) fn wanted(policy: &Policy, observation: &Observation) -> bool {
+    policy.read_only_default && observation.read_only
 }
 
 /// The action, with the default that a primary is to have from it.

@@ -24,7 +24,7 @@ use super::watch::{Selection, body};
 type Answer = Result<Response, Refusal>;
 
 pub(super) fn router(shared: Shared) -> Router {
-    [&shared.leases, &shared.slices]
+    [&shared.leases, &shared.slices, &shared.events]
         .into_iter()
         .fold(Router::new(), |router, objects| router.merge(routes(objects)))
         .fallback(|| async { Refusal::no_such_path() })

@@ -27,7 +27,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 pub use kubeconfig::write_kubeconfig;
 use objects::Objects;
-use resource::{ENDPOINT_SLICES, LEASES};
+use resource::{ENDPOINT_SLICES, EVENTS, LEASES};
 
 use super::DemoError;
 
@@ -41,6 +41,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 struct Shared {
     leases: Arc<Objects>,
     slices: Arc<Objects>,
+    events: Arc<Objects>,
     /// Asked for as a bearer token.
     token: Arc<Mutex<Option<String>>>,
 }
@@ -61,9 +62,11 @@ impl ApiServer {
     pub async fn start(address: SocketAddr, state_path: Option<PathBuf>) -> Result<Self, DemoError> {
         let leases = Objects::open(&LEASES, state_path)?;
         let slices = Objects::open(&ENDPOINT_SLICES, None)?;
+        let events = Objects::open(&EVENTS, None)?;
         let shared = Shared {
             leases: Arc::new(leases),
             slices: Arc::new(slices),
+            events: Arc::new(events),
             token: Arc::default(),
         };
         let mut server = Self {

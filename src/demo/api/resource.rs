@@ -26,6 +26,13 @@ pub(super) static ENDPOINT_SLICES: Resource = Resource {
     invalid: invalid_slice,
 };
 
+pub(super) static EVENTS: Resource = Resource {
+    group: "events.k8s.io",
+    plural: "events",
+    kind: "Event",
+    invalid: invalid_event,
+};
+
 impl Resource {
     pub(super) fn api_version(&self) -> String {
         format!("{}/v1", self.group)
@@ -62,6 +69,32 @@ fn invalid_lease(lease: &Value) -> Option<&'static str> {
         return Some("spec.leaseTransitions: must be greater than or equal to 0");
     }
     None
+}
+
+/// Source: the API's `ValidateEventCreate`.
+fn invalid_event(event: &Value) -> Option<&'static str> {
+    let text = |field: &str| event[field].as_str().unwrap_or_default();
+    let fits = |field: &str| (1..=128).contains(&text(field).len());
+    if event["eventTime"].is_null() {
+        return Some("eventTime: required value");
+    }
+    if !["reportingController", "reportingInstance", "reason", "action"]
+        .into_iter()
+        .all(fits)
+    {
+        return Some(
+            "reportingController, reportingInstance, reason, action: required, at most 128 characters",
+        );
+    }
+    if text("note").len() > 1_024 {
+        return Some("note: can have at most 1024 characters");
+    }
+    if !matches!(text("type"), "Normal" | "Warning") {
+        return Some("type: supported values: \"Normal\", \"Warning\"");
+    }
+    let regarded = &event["regarding"]["namespace"];
+    (*regarded != event["metadata"]["namespace"])
+        .then_some("regarding.namespace: does not match event.namespace")
 }
 
 /// Source: the API's `ValidateEndpointSlice`.

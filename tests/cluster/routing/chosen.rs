@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use tokio::runtime::Runtime;
 use tokio_postgres::{Config, NoTls};
 
-use super::clients::{Clients, Work, config_of, on_standby};
+use super::clients::{Clients, Work, answered, config_of, on_standby, written};
 use crate::harness::{Demo, Start, member, wait_for};
 use crate::kit::{psql_command, signal};
 
@@ -50,21 +50,13 @@ fn a_token_goes_to_the_standby_that_will_be_there_first() {
             .await
             .expect("read-write");
         tokio::spawn(connection);
+        let read = config_of(&demo, 0, Target::ReadOnly);
         for n in 0..40 {
-            let insert = format!("INSERT INTO work VALUES ({n})");
-            writer.batch_execute(&insert).await.expect("insert");
-            let row = writer
-                .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
-                .await;
-            let token: String = row.expect("token").get(0);
-            let mut read = config_of(&demo, 0, Target::ReadOnly);
-            read.options(format!(
-                "-c podgres.min_lsn={token} -c podgres.max_lag=1TB -c podgres.max_staleness=1h"
-            ));
-            let (reader, connection) = read.connect(NoTls).await.expect("read-only");
-            tokio::spawn(connection);
+            let token = written(&writer, n).await;
+            let options =
+                format!("-c podgres.min_lsn={token} -c podgres.max_lag=1TB -c podgres.max_staleness=1h");
             let sql = format!("SELECT inet_server_addr(), exists (SELECT FROM work WHERE n = {n})");
-            let row = reader.query_one(&sql, &[]).await.expect("row");
+            let row = answered(&read, &options, &sql).await;
             let (server, found): (std::net::IpAddr, bool) = (row.get(0), row.get(1));
             assert_eq!((server, found), (fast, true), "at the {n}th try");
         }

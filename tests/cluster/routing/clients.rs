@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::config::LoadBalanceHosts;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
-use tokio_postgres::{Client, Config, NoTls, Socket};
+use tokio_postgres::{Client, Config, NoTls, Row, Socket};
 
 use crate::harness::Demo;
 
@@ -76,6 +76,23 @@ fn new_session(config: &Config) -> Option<(bool, SystemTime)> {
         let row = client.query_one(ASK, &[]).await.ok()?;
         Some((row.get(0), row.get(1)))
     })
+}
+
+/// Writes a row of `work`, and asks for its token on the same session.
+pub(super) async fn written(writer: &Client, n: u32) -> String {
+    let insert = format!("INSERT INTO work VALUES ({n})");
+    writer.batch_execute(&insert).await.expect("insert");
+    let asked = "SELECT pg_current_wal_insert_lsn()::text";
+    writer.query_one(asked, &[]).await.expect("token").get(0)
+}
+
+/// The one row that a session of its own is given, by these options.
+pub(super) async fn answered(config: &Config, options: &str, sql: &str) -> Row {
+    let mut config = config.clone();
+    config.options(options);
+    let (client, connection) = config.connect(NoTls).await.expect("a session");
+    tokio::spawn(connection);
+    client.query_one(sql, &[]).await.expect("a row")
 }
 
 /// Sessions that the routes of all pods have ended between two transactions, and those they have cut.

@@ -9,7 +9,7 @@ use podgres::demo::Target;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_postgres::{Config, NoTls};
 
-use super::clients::{config, config_of, on_standby};
+use super::clients::{answered, config, config_of, on_standby, written};
 use crate::harness::{Demo, Start, member, members, wait_for};
 
 /// Two pods, one of them a standby.
@@ -154,24 +154,16 @@ fn a_token_finds_every_own_write_on_a_slow_standby() {
         tokio::spawn(connection);
         let mut missed = (0, 0);
         for n in 0..tries {
-            let insert = format!("INSERT INTO work VALUES ({n})");
-            writer.batch_execute(&insert).await.expect("insert");
-            let row = writer
-                .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
-                .await;
-            let token: String = row.expect("token").get(0);
+            let token = written(&writer, n).await;
             for with in [false, true] {
-                let mut read = read.clone();
-                let fallback = "-c podgres.fallback=none";
-                read.options(if with {
-                    format!("-c podgres.min_lsn={token} {fallback}")
+                let min_lsn = if with {
+                    format!("-c podgres.min_lsn={token}")
                 } else {
-                    fallback.to_owned()
-                });
-                let (reader, connection) = read.connect(NoTls).await.expect("read-only");
-                tokio::spawn(connection);
+                    String::new()
+                };
+                let options = format!("-c podgres.fallback=none {min_lsn}");
                 let sql = format!("SELECT pg_is_in_recovery(), exists (SELECT FROM work WHERE n = {n})");
-                let row = reader.query_one(&sql, &[]).await.expect("row");
+                let row = answered(&read, &options, &sql).await;
                 assert!(row.get::<_, bool>(0), "a standby answers");
                 let found: bool = row.get(1);
                 if with {
@@ -199,14 +191,9 @@ fn a_token_finds_every_own_write_on_a_slow_standby() {
 
 /// What one session reads on the first pod's route, by these options: the newest row, and whose data it was.
 async fn newest(read: &Config, options: &str) -> (i32, IpAddr) {
-    let mut read = read.clone();
-    read.options(format!(
-        "-c podgres.max_staleness=1h -c podgres.max_lag=1TB {options}"
-    ));
-    let (client, connection) = read.connect(NoTls).await.expect("read-only");
-    tokio::spawn(connection);
+    let options = format!("-c podgres.max_staleness=1h -c podgres.max_lag=1TB {options}");
     let sql = "SELECT coalesce(max(n), 0), inet_server_addr() FROM work";
-    let row = client.query_one(sql, &[]).await.expect("row");
+    let row = answered(read, &options, sql).await;
     (row.get(0), row.get(1))
 }
 
@@ -306,12 +293,7 @@ async fn own_reads(demo: &Demo, lane: u32, began: Instant) -> (Vec<Duration>, u3
             break;
         }
         let n = lane * TRIES + n;
-        writer
-            .batch_execute(&format!("INSERT INTO work VALUES ({n})"))
-            .await
-            .expect("insert");
-        let asked = "SELECT pg_current_wal_insert_lsn()::text";
-        let token: String = writer.query_one(asked, &[]).await.expect("token").get(0);
+        let token = written(&writer, n).await;
         let mut read = read.clone();
         read.options(format!(
             "-c podgres.min_lsn={token} -c podgres.fallback=none -c podgres.wait=10s"

@@ -4,11 +4,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use podgres::core::member::Ordinal;
 use podgres::demo::Target;
+use rustix::process::Signal;
 use tokio_postgres::NoTls;
 
 use super::clients::{Clients, Counts, Work, begun_on, config, config_of, on_standby};
 use super::{found_primary, leased, ordinal_of, primary};
+use crate::api::Api;
 use crate::harness::{Demo, Start, member, programs, wait_for};
+use crate::kit::signal;
 
 /// For all endpoints, the command itself included. The goal is a second, and what it took is printed; this bears a machine that is busy with
 /// other tests.
@@ -288,6 +291,50 @@ fn direct_sessions_follow(demo: &Demo) {
         "default",
         "nothing is left behind"
     );
+}
+
+/// Each turn is told once, by one member, though all follow it and the one that tells begins anew in between.
+#[test]
+fn a_turn_of_the_switch_is_one_event_that_says_who_and_why() {
+    let demo = leased(&["--set", "PODGRES_EMIT_EVENTS=true"]);
+    let api = Api::of(&demo);
+    let told = |reason: &str| {
+        let events = api.ask("GET", "events.k8s.io/v1/events", None);
+        let events = events["items"].as_array().expect("a list").clone();
+        let notes = events.into_iter().filter(|event| event["reason"] == reason);
+        notes
+            .map(|event| {
+                (
+                    event["type"].clone(),
+                    event["note"].as_str().expect("a note").to_owned(),
+                )
+            })
+            .collect::<Vec<_>>()
+    };
+    demo.done(&["read-only", "on", "--reason", "a migration"]);
+    let switch = demo.status().expect("a status")["read_only_switch"].clone();
+    let (by, at) = (switch["by"].as_str(), switch["at"].as_str());
+    let note = format!(
+        "{} has switched the cluster to read-only at {}: a migration",
+        by.expect("who"),
+        at.expect("when")
+    );
+    assert!(wait_for(Duration::from_secs(5), || !told("ReadOnlySwitchOn").is_empty()));
+    let first = primary(&demo.status().expect("a status"));
+    let before = demo.pid(&first, "sidecar");
+    signal(before, Signal::KILL);
+    demo.wait("another sidecar", |status| {
+        let pid = member(status, &first)["pids"]["sidecar"].as_u64();
+        pid.is_some_and(|pid| pid != u64::from(before)) && found_primary(status).is_some()
+    });
+    demo.wait_streaming(2);
+    demo.done(&["read-only", "off"]);
+    assert!(wait_for(Duration::from_secs(5), || !told("ReadOnlySwitchOff").is_empty()));
+    assert_eq!(told("ReadOnlySwitchOn"), [("Warning".into(), note)]);
+    let off = told("ReadOnlySwitchOff");
+    assert_eq!(off.len(), 1, "{off:?}");
+    assert_eq!(off[0].0, "Normal");
+    assert!(off[0].1.contains(by.expect("who")), "{off:?}");
 }
 
 /// Its client was cut, and the server went on, and committed half a minute after the switch.

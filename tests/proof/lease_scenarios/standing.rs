@@ -182,15 +182,10 @@ fn a_successor_that_knew_only_an_old_lease_was_promoted_onto_a_later_timeline() 
     assert_eq!(holder(written(&decision, LeasePurpose::Release)), None);
 }
 
-/// Decided with the option, while the Lease says that the cluster is read-only.
+/// Decided with the option, while the cluster is read-only.
 fn decided_read_only(choice: &Choice) -> Decision {
     let (memory, mut observation) = (remembered(choice), observed(choice));
-    let stored = observation.lease.stored.as_mut().expect("a record");
-    std::sync::Arc::make_mut(&mut stored.record).read_only = Some(ReadOnlySwitch {
-        by: "alice".to_owned(),
-        at: String::new(),
-        reason: String::new(),
-    });
+    observation.read_only = true;
     let policy = Policy {
         read_only_default: true,
         ..lease_policy(choice)
