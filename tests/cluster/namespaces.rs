@@ -30,10 +30,7 @@ pub(crate) fn has_run_inside(test: &str) -> bool {
         return false;
     }
     for (program, package) in [("unshare", "util-linux"), ("ip", "iproute2"), ("nft", "nftables")] {
-        let found = Command::new(program)
-            .arg("--version")
-            .stdout(Stdio::null())
-            .status();
+        let found = Command::new(program).arg("-V").output();
         assert!(
             found.is_ok(),
             "program \"{program}\" is missing\nhint: Install {package} (Debian, Ubuntu)."

@@ -3,6 +3,7 @@
 mod beside;
 mod chosen;
 mod clients;
+mod cut_off;
 mod encrypted;
 mod fresh;
 mod languages;
