@@ -1,9 +1,11 @@
 //! Disks and clocks of pods that a test can disturb, and pods that speak from their own addresses: a library that every process of a pod loads first.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::harness::wait_for;
@@ -14,23 +16,30 @@ const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/faults.
 const PODS: u32 = 6;
 
 /// What is disturbed, as the library's file has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Disturbed {
     /// The time of day is so many microseconds off.
     ClockStep = 0,
     /// Each write and flush takes so many microseconds longer.
     DiskDelay = 1,
-    /// Writes and flushes do not end while it is not 0.
+    /// Writes and flushes do not end while it is more than 0.
     DiskHangs = 2,
 }
 
 /// The compiled library, and one file for each pod of a demo named `demo`.
-pub(crate) struct Preloaded(PathBuf);
+pub(crate) struct Preloaded {
+    folder: PathBuf,
+    /// As the files have it, by pod.
+    values: Mutex<BTreeMap<(String, Disturbed), i64>>,
+}
 
 impl Preloaded {
     /// Compiles the library into a new folder `directory`.
     pub(crate) fn new(directory: &Path) -> Self {
-        let new = Self(directory.to_owned());
+        let new = Self {
+            folder: directory.to_owned(),
+            values: Mutex::default(),
+        };
         fs::create_dir_all(directory).expect("folder");
         run(Command::new("cc")
             .args(["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"])
@@ -49,31 +58,37 @@ impl Preloaded {
     }
 
     fn library(&self) -> PathBuf {
-        self.0.join("faults.so")
+        self.folder.join("faults.so")
     }
 
     /// Words for `podgres demo`.
     pub(crate) fn words(&self) -> Vec<String> {
         let set = |key, path: &Path| ["--set".to_owned(), format!("{key}={}", path.display())];
-        let (library, files) = (set("LD_PRELOAD", &self.library()), set("FAULTS", &self.0));
+        let (library, files) = (set("LD_PRELOAD", &self.library()), set("FAULTS", &self.folder));
         library.into_iter().chain(files).collect()
     }
 
-    /// Disturbs a pod from now on; 0 no longer.
-    pub(crate) fn set(&self, pod: &str, what: Disturbed, value: i64) {
-        let file = OpenOptions::new().write(true).open(self.0.join(pod));
-        let at = what as u64 * 8;
-        let file = file.expect("the pod's file");
-        file.write_all_at(&value.to_ne_bytes(), at).expect("write");
+    /// Disturbs a pod by so much more from now on: what falls on it at the same time adds up.
+    pub(crate) fn add(&self, pod: &str, what: Disturbed, more: i64) {
+        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        let value = values.entry((pod.to_owned(), what)).or_default();
+        *value += more;
+        self.write(pod, what, *value);
     }
 
     /// Takes everything back.
     pub(crate) fn heal(&self) {
-        for pod in 0..PODS {
-            for what in [Disturbed::ClockStep, Disturbed::DiskDelay, Disturbed::DiskHangs] {
-                self.set(&format!("demo-{pod}"), what, 0);
-            }
+        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((pod, what), _) in std::mem::take(&mut *values) {
+            self.write(&pod, what, 0);
         }
+    }
+
+    fn write(&self, pod: &str, what: Disturbed, value: i64) {
+        let file = OpenOptions::new().write(true).open(self.folder.join(pod));
+        let at = what as u64 * 8;
+        let file = file.expect("the pod's file");
+        file.write_all_at(&value.to_ne_bytes(), at).expect("write");
     }
 
     /// Whether a process would notice; `None` if it has ended.

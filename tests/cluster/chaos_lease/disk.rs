@@ -19,9 +19,9 @@ pub(super) fn disturb(
         .filter_map(|pid| hardware.preloaded.reaches(*pid))
         .collect();
     assert!(!reached.contains(&false), "{pod} would not notice: {pids:?}");
-    hardware.preloaded.set(pod, what, value);
+    hardware.preloaded.add(pod, what, value);
     std::thread::sleep(time);
-    hardware.preloaded.set(pod, what, 0);
+    hardware.preloaded.add(pod, what, -value);
     format!("{} processes", reached.len())
 }
 
@@ -30,9 +30,12 @@ pub(super) fn fill(hardware: &Hardware, ordinal: u32, time: Duration) -> String 
     let Some(volume) = hardware.volume(ordinal) else {
         return "not a disk of its own".to_owned();
     };
+    let Ok(volume) = volume.try_lock() else {
+        return "full already".to_owned();
+    };
     let used = volume.fill();
     let path = volume.path().join("probe");
-    let written = std::fs::File::create(&path).and_then(|mut file| file.write_all(&[0; 1 << 20]));
+    let written = std::fs::File::create(&path).and_then(|mut file| file.write_all(&vec![0; 1 << 20]));
     // Gone before this is judged.
     drop(std::fs::remove_file(&path));
     let error = written.err().map(|error| error.kind());

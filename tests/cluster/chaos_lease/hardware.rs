@@ -2,8 +2,10 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::{lists, rows};
 use crate::harness::{Demo, LIMIT, wait_for};
 use crate::namespaces;
 use crate::plain::run;
@@ -12,12 +14,15 @@ use crate::volume::Volume;
 
 /// Much more than the rows and the WAL of a run need; tmpfs takes memory for what is used.
 pub(super) const SIZE: &str = "1500m";
+/// A commit takes milliseconds.
+const HANG: Duration = Duration::from_secs(1);
 /// Pods whose volumes can be full.
 const VOLUMES: u32 = 3;
 
 pub(super) struct Hardware {
     pub(super) preloaded: Preloaded,
-    volumes: Vec<Volume>,
+    /// Each is filled by one fault at a time.
+    volumes: Vec<Mutex<Volume>>,
 }
 
 impl Hardware {
@@ -27,7 +32,7 @@ impl Hardware {
         let volumes = pods.map(|pod| {
             let path = demo.join(format!("volumes/data-demo-{pod}"));
             std::fs::create_dir_all(&path).expect("a mount point");
-            Volume::mount(&path, SIZE)
+            Mutex::new(Volume::mount(&path, SIZE))
         });
         Self {
             preloaded: Preloaded::new(&folder.join("faults")),
@@ -36,7 +41,7 @@ impl Hardware {
     }
 
     /// The volume of a pod, if it is a disk of its own.
-    pub(super) fn volume(&self, pod: u32) -> Option<&Volume> {
+    pub(super) fn volume(&self, pod: u32) -> Option<&Mutex<Volume>> {
         self.volumes.get(usize::try_from(pod).expect("small"))
     }
 
@@ -44,7 +49,8 @@ impl Hardware {
     pub(super) fn heal(&self) {
         self.preloaded.heal();
         for volume in &self.volumes {
-            volume.resize(SIZE);
+            // Who held it may have failed a check.
+            volume.lock().unwrap_or_else(PoisonError::into_inner).resize(SIZE);
         }
     }
 
@@ -52,28 +58,37 @@ impl Hardware {
     pub(super) fn keep(self, demo: &Path) {
         for (pod, volume) in self.volumes.iter().enumerate() {
             let kept = demo.join(format!("volumes/kept-demo-{pod}"));
+            let volume = volume.lock().unwrap_or_else(PoisonError::into_inner);
             run(Command::new("cp").arg("-a").arg(volume.path()).arg(kept));
         }
     }
 
-    /// A fault that does not bite would be a check that cannot fail.
-    pub(super) fn check_that_it_bites(&self, demo: &Demo, primary: &str) {
+    /// Makes the tables, each under a fault: one that does not bite would be a check that cannot fail.
+    pub(super) fn make_tables(&self, demo: &Demo, primary: &str) {
         let (member, pod) = (["--member", primary], format!("demo-{primary}"));
         let now = "SELECT extract(epoch FROM clock_timestamp())::bigint";
         let asked = || demo.sql(&member, now).parse::<i64>().expect("a time");
         let before = asked();
-        self.preloaded.set(&pod, Disturbed::ClockStep, 3600 * 1_000_000);
+        self.preloaded.add(&pod, Disturbed::ClockStep, 3_600_000_000);
         assert!(asked() >= before + 3600, "the clock was not set");
-        self.preloaded.set(&pod, Disturbed::ClockStep, 0);
+        self.preloaded.heal();
 
-        self.preloaded.set(&pod, Disturbed::DiskDelay, 500_000);
+        self.preloaded.add(&pod, Disturbed::DiskDelay, 500_000);
         let began = Instant::now();
-        demo.sql(&member, "CREATE TABLE slow (); DROP TABLE slow");
+        demo.sql(&member, rows::TABLE);
         assert!(
             began.elapsed() >= Duration::from_millis(500),
             "the disk is not slow"
         );
-        self.preloaded.set(&pod, Disturbed::DiskDelay, 0);
+        self.preloaded.heal();
+
+        self.preloaded.add(&pod, Disturbed::DiskHangs, 1);
+        std::thread::scope(|scope| {
+            let commit = scope.spawn(|| demo.sql(&member, lists::TABLE));
+            std::thread::sleep(HANG);
+            assert!(!commit.is_finished(), "the disk does not hang");
+            self.preloaded.heal();
+        });
 
         if namespaces::inside() {
             let sources = "SELECT string_agg(host(client_addr), ' ' ORDER BY client_addr) \

@@ -69,7 +69,6 @@ fn a_standby_cut_off_from_the_primary_leaves_the_route_within_its_bound_and_come
             (last, without) = (asked, 0);
         }
     }
-    println!("the last session there began {last:?} after the cut");
     assert!(last < BOUND + DETECTION, "{last:?} after the cut");
     let rows = demo.sql(&["--member", "1"], "SELECT count(*) FROM work");
     assert_eq!(rows, "0", "clients reach it, and it has not heard of the row");
