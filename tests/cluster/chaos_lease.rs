@@ -134,7 +134,9 @@ fn run(demo: &Demo, hardware: &Hardware, ledger: &Arc<Ledger>, seed: u64, minute
         checks::wait_synchronous(demo);
     }
     let primary = checks::primary(&status).expect("a primary");
-    hardware.make_tables(demo, &primary);
+    demo.sql(&["--member", &primary], rows::TABLE);
+    demo.sql(&["--member", &primary], lists::TABLE);
+    hardware.check_that_it_bites(demo, &primary);
     let identifier = status["system_identifier"].clone();
     let end = Instant::now() + Duration::from_secs_f64(minutes * 60.0);
     let mut slowest = Duration::ZERO;

@@ -5,7 +5,6 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{lists, rows};
 use crate::harness::{Demo, LIMIT, wait_for};
 use crate::namespaces;
 use crate::plain::run;
@@ -14,8 +13,10 @@ use crate::volume::Volume;
 
 /// Much more than the rows and the WAL of a run need; tmpfs takes memory for what is used.
 pub(super) const SIZE: &str = "1500m";
-/// A commit takes milliseconds.
-const HANG: Duration = Duration::from_secs(1);
+/// A commit takes milliseconds; a primary that writes nothing for seconds would be replaced.
+const HANG: Duration = Duration::from_millis(700);
+/// Little is written.
+const COMMIT: &str = "SELECT pg_logical_emit_message(true, 'test', '')";
 /// Pods whose volumes can be full.
 const VOLUMES: u32 = 3;
 
@@ -63,8 +64,8 @@ impl Hardware {
         }
     }
 
-    /// Makes the tables, each under a fault: one that does not bite would be a check that cannot fail.
-    pub(super) fn make_tables(&self, demo: &Demo, primary: &str) {
+    /// A fault that does not bite would be a check that cannot fail.
+    pub(super) fn check_that_it_bites(&self, demo: &Demo, primary: &str) {
         let (member, pod) = (["--member", primary], format!("demo-{primary}"));
         let now = "SELECT extract(epoch FROM clock_timestamp())::bigint";
         let asked = || demo.sql(&member, now).parse::<i64>().expect("a time");
@@ -73,18 +74,18 @@ impl Hardware {
         assert!(asked() >= before + 3600, "the clock was not set");
         self.preloaded.heal();
 
-        self.preloaded.add(&pod, Disturbed::DiskDelay, 500_000);
+        self.preloaded.add(&pod, Disturbed::DiskDelay, 200_000);
         let began = Instant::now();
-        demo.sql(&member, rows::TABLE);
+        demo.sql(&member, COMMIT);
         assert!(
-            began.elapsed() >= Duration::from_millis(500),
+            began.elapsed() >= Duration::from_millis(200),
             "the disk is not slow"
         );
         self.preloaded.heal();
 
         self.preloaded.add(&pod, Disturbed::DiskHangs, 1);
         std::thread::scope(|scope| {
-            let commit = scope.spawn(|| demo.sql(&member, lists::TABLE));
+            let commit = scope.spawn(|| demo.sql(&member, COMMIT));
             std::thread::sleep(HANG);
             assert!(!commit.is_finished(), "the disk does not hang");
             self.preloaded.heal();
