@@ -26,7 +26,7 @@ demo: compiler ## a replicated PostgreSQL on this machine, until Ctrl-C; options
 	exec $(target)/release/podgres demo $(ARGS)
 
 .PHONY: test
-test: fmt clippy deny doc proof ## everything that must hold: style, dependencies, documentation, all tests
+test: fmt clippy deny doc proof namespaces ## everything that must hold: style, dependencies, documentation, all tests
 	@postgresql=$$(tests/tools/postgresql test)
 	eval "$$postgresql"
 	cargo test --workspace --no-fail-fast --lib --bins --test pure
@@ -34,7 +34,7 @@ test: fmt clippy deny doc proof ## everything that must hold: style, dependencie
 	tests/tools/again cluster 5
 
 .PHONY: chaos
-chaos: compiler ## faults at random on a cluster under load: MINUTES=10, LEADERSHIP=lease or fixed, SEED=… repeats their order
+chaos: compiler namespaces ## faults at random on a cluster under load: MINUTES=10, LEADERSHIP=lease or fixed, SEED=… repeats their order
 	@postgresql=$$(tests/tools/postgresql test)
 	eval "$$postgresql"
 	export PODGRES_CHAOS_MINUTES=$(or $(MINUTES),10)
@@ -174,6 +174,14 @@ test-kubernetes: compiler ## all on the cluster that KUBECONFIG names, which mus
 shellcheck: ## lints the shell scripts
 	@tests/tools/need shellcheck shellcheck
 	shellcheck $(shell_scripts)
+
+# For tests that cut pods off; who is not root goes without.
+.PHONY: namespaces
+namespaces:
+	@[[ $$(id -u) -eq 0 ]] || exit 0
+	tests/tools/need unshare util-linux
+	tests/tools/need ip iproute2
+	tests/tools/need nft nftables
 
 .PHONY: compiler
 compiler: # Rust links with the system's C compiler, and ring has C parts.

@@ -32,6 +32,9 @@ pub fn follow_freshness(
     way: Way,
 ) -> watch::Receiver<Arc<Freshness>> {
     let (sender, receiver) = watch::channel(Arc::new(Freshness::default()));
+    if let Some(own) = &own {
+        own.measured_by(receiver.clone());
+    }
     tokio::spawn(follow(view, own, (pause, way), sender));
     receiver
 }

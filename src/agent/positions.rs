@@ -2,8 +2,8 @@
 //!
 //! A primary tells a position only while it is one by right: what a deposed one has not seen is not acknowledged by it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::clock::boottime_ms;
 use crate::core::cluster::ClusterView;
-use crate::core::routing::freshness::Position;
+use crate::core::routing::freshness::{Freshness, Position};
 use crate::core::status::Role;
 use crate::core::wal::Lsn;
 use crate::postgres::routed::RoutedServer;
@@ -30,6 +30,8 @@ pub struct Positions {
     view: watch::Receiver<Arc<ClusterView>>,
     /// Only with a gate the right has an end.
     right: Option<Counters>,
+    /// How fresh the routes of this process find it.
+    freshness: OnceLock<watch::Receiver<Arc<Freshness>>>,
     replayed: watch::Sender<Lsn>,
     waiting: AtomicUsize,
     somebody: Notify,
@@ -47,6 +49,7 @@ impl Positions {
             watched,
             view,
             right,
+            freshness: OnceLock::new(),
             replayed: watch::Sender::new(Lsn(0)),
             waiting: AtomicUsize::new(0),
             somebody: Notify::new(),
@@ -64,7 +67,19 @@ impl Positions {
             let lasts = |counters: &Counters| counters.standing().gate_until_ms > boottime_ms();
             me.role == Some(Role::Primary) && me.writable && self.right.as_ref().is_none_or(lasts)
         };
-        (!position.primary || by_right()).then_some(position)
+        if position.primary {
+            return by_right().then_some(position);
+        }
+        let name = &self.view.borrow().me.name;
+        let freshness = self.freshness.get().map(|freshness| freshness.borrow().clone());
+        let measured = freshness.and_then(|freshness| freshness.measured(name, boottime_ms()));
+        Some(Position { measured, ..position })
+    }
+
+    /// From now on others are told how fresh the server is by this.
+    pub(super) fn measured_by(&self, freshness: watch::Receiver<Arc<Freshness>>) {
+        // Every route of this process measures the same.
+        drop(self.freshness.set(freshness));
     }
 
     /// Whether it has replayed up to `lsn` within `limit`.

@@ -162,6 +162,10 @@ impl Layout {
         let trash = self.trash();
         make_directory(&trash, 0o700, None)?;
         match fs::rename(&volume, trash.join(format!("{pod}-{:016x}", fastrand::u64(..)))) {
+            // A disk that somebody has mounted there stays, without its files.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                empty(&volume).map_err(DemoError::file("remove", &volume))
+            }
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(DemoError::file("remove", &volume)(error))
             }
@@ -232,6 +236,18 @@ fn make(path: &Path) -> io::Result<bool> {
     }
     DirBuilder::new().recursive(true).mode(0o755).create(path)?;
     Ok(true)
+}
+
+fn empty(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn remove(path: &Path) -> Result<(), DemoError> {

@@ -216,6 +216,7 @@ fn read_position(row: &Row) -> Result<Position, QueryError> {
         lsn: position,
         primary: false,
         streaming: get(row, "streaming")?,
+        measured: None,
     })
 }
 

@@ -10,9 +10,12 @@
 
 mod anomalies;
 mod checks;
+mod disk;
 mod faults;
+mod hardware;
 mod ledger;
 mod lists;
+mod network;
 mod report;
 mod rows;
 mod session;
@@ -28,13 +31,16 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use crate::harness::{Demo, Start, wait_for};
+use crate::namespaces;
 use faults::{Draw, Fault};
+use hardware::Hardware;
 use ledger::Ledger;
 
 /// Faults without a rest, after which all must be well again.
 const ACT: Duration = Duration::from_secs(40);
 /// Within this time after the last fault all stream again.
 const HEALED: Duration = Duration::from_mins(1);
+const NAME: &str = "chaos_lease::chaos_with_a_lease_loses_no_acknowledged_row_and_everything_heals";
 const DEFAULT_MINUTES: f64 = 2.5;
 /// The Lease's times: PostgreSQL's user gets the first ones.
 const TIMES: [&[&str]; 3] = [
@@ -65,31 +71,44 @@ fn say(line: &str) {
 
 #[test]
 fn chaos_with_a_lease_loses_no_acknowledged_row_and_everything_heals() {
+    if namespaces::has_run_inside(NAME) {
+        return;
+    }
+    if !namespaces::inside() {
+        say("not root: no partitions, no full disks");
+    }
     let seed = setting("PODGRES_CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..));
     let minutes: f64 = setting("PODGRES_CHAOS_MINUTES").unwrap_or(DEFAULT_MINUTES);
     let version = setting("PODGRES_CHAOS_VERSION").unwrap_or(16);
     let durability: String = setting("PODGRES_CHAOS_DURABILITY").unwrap_or_else(|| "majority".to_owned());
     let folder = crate::kit::open_folder();
+    let named = std::env::var_os("PODGRES_CHAOS_DIR").map(PathBuf::from);
+    let keep = named.is_some();
+    let directory = named.unwrap_or_else(|| folder.path().join("demo"));
+    let hardware = Hardware::new(folder.path(), &directory);
     let start = Start {
         version,
-        arguments: arguments(seed, &durability),
+        arguments: [arguments(seed, &durability), hardware.preloaded.words()].concat(),
     };
     say(&format!(
         "PODGRES_CHAOS_SEED={seed}, {minutes} minutes, PostgreSQL {version}, {:?}",
         start.arguments
     ));
-    let named = std::env::var_os("PODGRES_CHAOS_DIR").map(PathBuf::from);
-    let directory = named.unwrap_or_else(|| folder.path().join("demo"));
     say(&format!("in {}", directory.display()));
     let demo = start.run_in(&directory);
     let ledger = Arc::new(Ledger::new(durability != "async"));
-    let whole = catch_unwind(AssertUnwindSafe(|| run(&demo, &ledger, seed, minutes)));
+    let whole = catch_unwind(AssertUnwindSafe(|| run(&demo, &hardware, &ledger, seed, minutes)));
     if let Err(panic) = whole {
         report::failure(&demo, &ledger, seed);
         drop(demo);
+        hardware.keep(&directory);
         say(&format!("kept in {}", directory.display()));
         let _kept = folder.keep();
         resume_unwind(panic);
+    }
+    if keep {
+        drop(demo);
+        hardware.keep(&directory);
     }
 }
 
@@ -108,7 +127,7 @@ fn arguments(seed: u64, durability: &str) -> Vec<String> {
     fixed.into_iter().chain(set).collect()
 }
 
-fn run(demo: &Demo, ledger: &Arc<Ledger>, seed: u64, minutes: f64) {
+fn run(demo: &Demo, hardware: &Hardware, ledger: &Arc<Ledger>, seed: u64, minutes: f64) {
     let mut draw = Draw::new(seed, setting("PODGRES_CHAOS_FAULTS"));
     let status = demo.wait_streaming(2);
     if ledger.durable {
@@ -117,13 +136,14 @@ fn run(demo: &Demo, ledger: &Arc<Ledger>, seed: u64, minutes: f64) {
     let primary = checks::primary(&status).expect("a primary");
     demo.sql(&["--member", &primary], rows::TABLE);
     demo.sql(&["--member", &primary], lists::TABLE);
+    hardware.check_that_it_bites(demo, &primary);
     let identifier = status["system_identifier"].clone();
     let end = Instant::now() + Duration::from_secs_f64(minutes * 60.0);
     let mut slowest = Duration::ZERO;
     while Instant::now() < end {
         let clients = Clients::start(demo, ledger);
-        act(demo, &mut draw, ledger, end.min(Instant::now() + ACT));
-        let healed = heal(demo);
+        act(demo, hardware, &mut draw, ledger, end.min(Instant::now() + ACT));
+        let healed = heal(demo, hardware);
         slowest = slowest.max(healed);
         let now_us = ledger.now_us();
         ledger.book().rests.push(now_us);
@@ -139,22 +159,22 @@ fn run(demo: &Demo, ledger: &Arc<Ledger>, seed: u64, minutes: f64) {
 }
 
 /// Rounds of one or two faults at a time.
-fn act(demo: &Demo, draw: &mut Draw, ledger: &Ledger, end: Instant) {
+fn act(demo: &Demo, hardware: &Hardware, draw: &mut Draw, ledger: &Ledger, end: Instant) {
     while Instant::now() < end {
         let drawn = draw.round();
         let pause = Duration::from_millis(draw.random.u64(200..4500));
         std::thread::scope(|scope| {
             for fault in &drawn {
-                scope.spawn(move || one(demo, ledger, fault));
+                scope.spawn(move || one(demo, hardware, ledger, fault));
             }
         });
         std::thread::sleep(pause);
     }
 }
 
-fn one(demo: &Demo, ledger: &Ledger, fault: &Fault) {
+fn one(demo: &Demo, hardware: &Hardware, ledger: &Ledger, fault: &Fault) {
     let at = ledger.now_us();
-    let came = fault.happen(demo, &|what| {
+    let came = fault.happen(demo, hardware, &|what| {
         ledger.fault_begins(at, format!("{fault:?}"), fault.kind(), what);
     });
     say(&format!(
@@ -170,8 +190,9 @@ fn seconds(us: u64) -> f64 {
 }
 
 /// Takes back what faults may have left, and waits until all stream; how long that took.
-fn heal(demo: &Demo) -> Duration {
+fn heal(demo: &Demo, hardware: &Hardware) -> Duration {
     let started = Instant::now();
+    hardware.heal();
     demo.ask(&["api", "up"]);
     demo.ask(&["scale", "3"]);
     for ordinal in ["0", "1", "2"] {

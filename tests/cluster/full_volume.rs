@@ -65,3 +65,19 @@ fn a_full_volume_costs_one_failover_and_its_member_comes_back_when_there_is_room
     assert_eq!(term(&demo), Some(first + 1), "it went to and fro");
     demo.wait_sql(&["--member", "0"], "SELECT count(*) FROM numbers", "2");
 }
+
+/// The demo moves a volume aside to wipe it, which cannot be done to a mount point.
+#[test]
+fn a_mounted_volume_could_not_be_wiped() {
+    let folder = open_folder();
+    let directory = folder.path().join("demo");
+    let path = directory.join("volumes/data-demo-1");
+    fs::create_dir_all(&path).expect("a mount point");
+    let _volume = Volume::mount(&path, MORE);
+    let demo = Start::lease(16).with(&["--replicas", "2"]).run_in(&directory);
+    demo.wait_streaming(1);
+    fs::write(path.join("old"), "").expect("a file");
+    demo.ask(&["delete-pod", "1", "--wipe-volume"]);
+    demo.wait_streaming(1);
+    assert!(!path.join("old").exists(), "it was not wiped");
+}

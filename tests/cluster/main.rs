@@ -43,12 +43,14 @@ mod kit;
 mod logical;
 mod mounted;
 mod moves;
+mod namespaces;
 mod network;
 mod plain;
 mod planned_stops;
 mod pods;
 #[path = "../support/postgresql.rs"]
 mod postgresql;
+mod preloaded;
 mod relay;
 mod repair;
 mod reviewed;

@@ -12,6 +12,7 @@ mod moved;
 mod pgbench;
 mod slices;
 mod switched;
+mod unanswered;
 
 use serde_json::Value;
 

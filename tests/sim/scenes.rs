@@ -10,8 +10,12 @@ const HOUR: Time = 3_600 * SECOND;
 
 /// Three members that are well, and no fault but those of the scene.
 fn scene(durability: Durability) -> World {
+    scene_with(durability, LeaseTimes::default())
+}
+
+fn scene_with(durability: Durability, times: LeaseTimes) -> World {
     let config = Config {
-        times: LeaseTimes::default(),
+        times,
         faults: Vec::new(),
         write_pause: (200 * MS, SECOND),
         recovery: (50 * MS, 200 * MS),
@@ -43,8 +47,18 @@ fn term(world: &World) -> Option<u64> {
 
 #[test]
 fn a_hung_disk_kept_its_primary_in_office() {
-    for durability in [Durability::Majority, Durability::Preferred, Durability::Async] {
-        let mut world = scene(durability);
+    // Of the second the licence runs out before the disk counts as lost.
+    let short = LeaseTimes {
+        lease_duration_ms: 7_000,
+        renew_deadline_ms: 3_500,
+        retry_period_ms: 500,
+        peer_timeout_ms: 3_000,
+        ..LeaseTimes::default()
+    };
+    let all = [Durability::Majority, Durability::Preferred, Durability::Async];
+    let cases = [LeaseTimes::default(), short].map(|times| all.map(|durability| (durability, times)));
+    for (durability, times) in cases.into_iter().flatten() {
+        let mut world = scene_with(durability, times);
         let before = world.primary();
         world.inflict(Kind::DiskFailing, before.unwrap_or(0), 120 * SECOND);
         pass(&mut world, 30 * SECOND);

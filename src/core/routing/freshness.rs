@@ -4,6 +4,9 @@
 //! that was acknowledged up to that instant lies before that position. A standby that says later, at whatever
 //! time, that it has replayed so far contains all of it: `staleness = now - the instant of that mark`. Positions only
 //! grow, so late, delayed or repeated words can make a standby look older than it is and never younger.
+//!
+//! Who does not hear the primary has the word of the standby's own podgres, which has measured in the same way: an age, not a moment, counted from
+//! before the question.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -28,6 +31,18 @@ pub struct Position {
     pub primary: bool,
     /// A standby whose WAL receiver streams.
     pub streaming: bool,
+    /// Of a standby, if its podgres knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Measured>,
+}
+
+/// What a standby's own podgres has measured of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    /// How old its data was when it answered.
+    pub staleness_ms: u64,
+    /// The newest position on its timeline that it knows of.
+    pub newest_lsn: Lsn,
 }
 
 impl Position {
@@ -42,6 +57,7 @@ impl Position {
             lsn: written_end(insert_lsn).max(flush_lsn),
             primary: true,
             streaming: false,
+            measured: None,
         }
     }
 }
@@ -58,6 +74,8 @@ struct Mark {
 struct Known {
     timeline: TimelineId,
     lsn: Lsn,
+    /// The newest position that its own podgres knew of.
+    newest_lsn: Lsn,
     /// The newest instant whose mark it has passed.
     fresh_at_ms: Option<u64>,
 }
@@ -84,6 +102,11 @@ impl Freshness {
                 };
             }
             known.lsn = known.lsn.max(position.lsn);
+            if let Some(measured) = position.measured {
+                known.newest_lsn = known.newest_lsn.max(measured.newest_lsn);
+                let fresh_at_ms = asked_at_ms.checked_sub(measured.staleness_ms);
+                known.fresh_at_ms = known.fresh_at_ms.max(fresh_at_ms);
+            }
         }
         self.compare();
     }
@@ -100,17 +123,34 @@ impl Freshness {
         Some(now_ms.saturating_sub(fresh_at_ms))
     }
 
-    /// Bytes from what `name` has replayed to the newest known position: the primary's own word, or what another standby
-    /// has of it.
+    /// Bytes from what `name` has replayed to the newest known position: the primary's own word, or what a standby
+    /// has or knows of it.
     #[must_use]
     pub fn lag_bytes(&self, name: &str) -> Option<u64> {
-        let (known, told) = (self.servers.get(name)?, self.marks.back()?.lsn);
+        let known = self.servers.get(name)?;
+        let newest_lsn = self.newest_lsn()?;
+        (known.timeline == self.timeline).then(|| newest_lsn.bytes_since(known.lsn))
+    }
+
+    /// What to tell others of `name`, the own server.
+    #[must_use]
+    pub fn measured(&self, name: &str, now_ms: u64) -> Option<Measured> {
+        let on_newest = self.servers.get(name)?.timeline == self.timeline;
+        on_newest.then_some(Measured {
+            staleness_ms: self.staleness_ms(name, now_ms)?,
+            newest_lsn: self.newest_lsn()?,
+        })
+    }
+
+    fn newest_lsn(&self) -> Option<Lsn> {
+        let told = self.marks.back()?.lsn;
         let same = self
             .servers
             .values()
             .filter(|server| server.timeline == self.timeline);
-        let newest = same.map(|server| server.lsn).fold(told, Lsn::max);
-        (known.timeline == self.timeline).then(|| newest.bytes_since(known.lsn))
+        Some(same.fold(told, |newest, server| {
+            newest.max(server.lsn).max(server.newest_lsn)
+        }))
     }
 
     /// The newest timeline that a primary has told of.

@@ -8,6 +8,7 @@ fn primary(lsn: u64) -> Position {
         lsn: Lsn(lsn),
         primary: true,
         streaming: false,
+        measured: None,
     }
 }
 
@@ -89,6 +90,40 @@ fn what_another_standby_has_is_known_to_be_written() {
 }
 
 #[test]
+fn a_route_cut_off_from_the_primary_alone_took_every_standby_for_stale() {
+    let (mut near, mut far) = (Freshness::default(), Freshness::default());
+    for seen in [&mut near, &mut far] {
+        seen.heard("p", primary(100), 1_000);
+        seen.heard("s", standby(100), 1_000);
+    }
+    // Other machines, other clocks: the near one is 50 s ahead.
+    near.heard("p", primary(500), 60_000);
+    near.heard("s", standby(500), 60_100);
+    assert_eq!(near.measured("p", 60_200), None, "no standby");
+    let told = Position {
+        measured: near.measured("s", 60_200),
+        ..standby(500)
+    };
+    assert_eq!(far.staleness_ms("s", 10_300), Some(9_300));
+    far.heard("s", told, 10_150);
+    assert_eq!(far.staleness_ms("s", 10_300), Some(350));
+    // It has heard of more than it has replayed.
+    near.heard("p", primary(900), 60_300);
+    let told = Position {
+        measured: near.measured("s", 60_400),
+        ..standby(500)
+    };
+    far.heard("s", told, 10_400);
+    assert_eq!(
+        (far.staleness_ms("s", 10_400), far.lag_bytes("s")),
+        (Some(400), Some(400))
+    );
+    // What is said of one standby says nothing of another.
+    far.heard("t", standby(100), 10_400);
+    assert_eq!(far.staleness_ms("t", 10_400), Some(9_400));
+}
+
+#[test]
 fn tokens_at_the_start_of_a_page_are_met() {
     for (token, end) in [
         (0x300_0060, 0x300_0060),
@@ -129,11 +164,14 @@ fn members_that_are_gone_are_forgotten() {
 proptest! {
     /// The promise itself: whatever is asked when and answered late, a standby is never called fresher than it is.
     #[test]
-    fn nobody_is_called_fresher_than_he_is(steps in proptest::collection::vec((0u64..4, 0u64..50, 0u64..40), 1..200)) {
+    fn nobody_is_called_fresher_than_he_is(steps in proptest::collection::vec((0u64..5, 0u64..50, 0u64..40), 1..200)) {
         let mut seen = Freshness::default();
+        // Hears the standby's own podgres only, by a clock that is behind.
+        let (mut far, behind) = (Freshness::default(), 1_000_000);
+        far.heard("p", primary(0), 0);
         // The world: positions by time, and what the standby has.
-        let (mut now, mut written, mut replayed) = (1u64, 0u64, 0u64);
-        let mut history = vec![(0u64, 0u64)];
+        let (mut now, mut written, mut replayed) = (behind + 1, 0u64, 0u64);
+        let mut history = vec![(behind, 0u64)];
         for (kind, amount, delay) in steps {
             now += amount;
             match kind {
@@ -150,9 +188,15 @@ proptest! {
                     history.push((now, written));
                     seen.heard("p", primary(written), asked);
                 }
-                _ => seen.heard("s", standby(replayed), now),
+                3 => seen.heard("s", standby(replayed), now),
+                _ => {
+                    let asked = now;
+                    now += delay;
+                    let measured = seen.measured("s", now);
+                    far.heard("s", Position { measured, ..standby(replayed) }, asked - behind);
+                }
             }
-            if let Some(staleness) = seen.staleness_ms("s", now) {
+            for staleness in [seen.staleness_ms("s", now), far.staleness_ms("s", now - behind)].into_iter().flatten() {
                 let fresh_at = now - staleness;
                 let acknowledged = history.iter().filter(|(at, _)| *at <= fresh_at).map(|(_, lsn)| *lsn).max();
                 prop_assert!(Some(replayed) >= acknowledged);

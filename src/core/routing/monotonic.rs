@@ -192,6 +192,7 @@ mod tests {
             lsn: Lsn(lsn),
             primary,
             streaming: !primary,
+            measured: None,
         }
     }
 

@@ -9,8 +9,12 @@ use crate::chaos::checks::controller;
 use crate::chaos::faults::{ask, send};
 use crate::harness::Demo;
 use crate::kit::family;
+use crate::namespaces;
+use crate::preloaded::Disturbed;
 
-use super::checks;
+use super::hardware::Hardware;
+use super::network::From;
+use super::{checks, disk, network};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Whom {
@@ -41,7 +45,17 @@ pub(super) enum Fault {
     Switchover,
     /// To so many pods, and back to three after this time.
     Scale(u32, Duration),
+    Cut(Whom, From, Duration),
+    /// Each write and flush takes the first time longer.
+    SlowDisk(Whom, Duration, Duration),
+    HangingDisk(Whom, Duration),
+    FullDisk(Whom, Duration),
+    /// So many milliseconds off, and back.
+    Clock(Whom, i64, Duration),
 }
+
+/// Draws without a fault that is asked for, after which there is none.
+const DRAWS: u32 = 100_000;
 
 /// Where faults come from.
 pub(super) struct Draw {
@@ -68,14 +82,16 @@ impl Draw {
     }
 
     fn fault(&mut self) -> Fault {
-        loop {
+        for _ in 0..DRAWS {
             let fault = Fault::draw(&mut self.random);
             let kind = fault.kind();
             let wanted = |only: &String| only.split(',').any(|word| kind.contains(word));
-            if self.only.as_ref().is_none_or(wanted) {
+            let possible = namespaces::inside() || !fault.needs_namespaces();
+            if possible && self.only.as_ref().is_none_or(wanted) {
                 return fault;
             }
         }
+        panic!("no fault is named {:?}", self.only);
     }
 }
 
@@ -96,7 +112,7 @@ impl Fault {
         let part = parts[random.usize(0..parts.len())];
         let longest = [2000, 6000, 20000][random.usize(0..3)];
         let time = Duration::from_millis(random.u64(300..longest));
-        match random.u32(0..20) {
+        match random.u32(0..36) {
             0..5 => Self::Kill(whom, part),
             5..9 => Self::Freeze(whom, part, time),
             9..12 => Self::FreezePod(whom, time),
@@ -113,8 +129,20 @@ impl Fault {
             ),
             17 => Self::ApiDown(time),
             18 => Self::Switchover,
-            _ => Self::Scale(random.u32(4..6), time),
+            19 => Self::Scale(random.u32(4..6), time),
+            20..29 => Self::Cut(whom, From::draw(random), time),
+            29 | 30 => Self::SlowDisk(whom, Duration::from_millis(random.u64(5..300)), time),
+            31 => Self::HangingDisk(whom, time),
+            32 | 33 => Self::FullDisk(whom, time.clamp(Duration::from_secs(1), Duration::from_secs(15))),
+            _ => {
+                let far = [1000, 60_000, 3_600_000][random.usize(0..3)];
+                Self::Clock(whom, if random.bool() { far } else { -far }, time)
+            }
         }
+    }
+
+    fn needs_namespaces(&self) -> bool {
+        matches!(self, Self::Cut(..) | Self::FullDisk(..))
     }
 
     fn takes_a_volume(&self) -> bool {
@@ -135,16 +163,29 @@ impl Fault {
             Self::ApiDown(_) => "api down".to_owned(),
             Self::Switchover => "switchover".to_owned(),
             Self::Scale(..) => "scale".to_owned(),
+            Self::Cut(whom, from, _) => format!("cut ({}) of {}", from.kind(), of(whom)),
+            Self::SlowDisk(whom, ..) => format!("slow disk of {}", of(whom)),
+            Self::HangingDisk(whom, _) => format!("hanging disk of {}", of(whom)),
+            Self::FullDisk(whom, _) => format!("full disk of {}", of(whom)),
+            Self::Clock(whom, step_ms, _) => {
+                let way = if *step_ms < 0 { "back" } else { "on" };
+                format!("clock {way} of {}", of(whom))
+            }
         }
     }
 
     /// Does it and takes it back; what came of it. `begins` is told on whom it falls, before.
-    pub(super) fn happen(&self, demo: &Demo, begins: &dyn Fn(&str)) -> String {
+    pub(super) fn happen(&self, demo: &Demo, hardware: &Hardware, begins: &dyn Fn(&str)) -> String {
         let pod = match self {
             Self::Kill(whom, _)
             | Self::Freeze(whom, ..)
             | Self::FreezePod(whom, _)
-            | Self::DeletePod(whom, _) => ordinal(demo, *whom),
+            | Self::DeletePod(whom, _)
+            | Self::Cut(whom, ..)
+            | Self::SlowDisk(whom, ..)
+            | Self::HangingDisk(whom, _)
+            | Self::FullDisk(whom, _)
+            | Self::Clock(whom, ..) => ordinal(demo, *whom),
             Self::ApiDown(_) | Self::Switchover | Self::Scale(..) => None,
         };
         let pod = pod.unwrap_or(0);
@@ -154,6 +195,10 @@ impl Fault {
             return "not now: another copy may be needed".to_owned();
         }
         begins(&name);
+        let disturb = |what, value, time| {
+            let pids = [Part::Postmaster, Part::Agents].map(|part| pids(demo, &name, part));
+            disk::disturb(hardware, &name, &pids.concat(), (what, value), time)
+        };
         let done = match *self {
             Self::Kill(_, part) => signal(demo, &pids(demo, &name, part), Signal::KILL),
             Self::Freeze(_, part, time) => {
@@ -179,6 +224,14 @@ impl Fault {
                 std::thread::sleep(time);
                 format!("{more}; {}", ask(demo, &["scale", "3"]))
             }
+            Self::Cut(_, from, time) => network::cut(demo, pod, from, time),
+            Self::SlowDisk(_, delay, time) => {
+                let delay_us = i64::try_from(delay.as_micros()).expect("short");
+                disturb(Disturbed::DiskDelay, delay_us, time)
+            }
+            Self::HangingDisk(_, time) => disturb(Disturbed::DiskHangs, 1, time),
+            Self::FullDisk(_, time) => disk::fill(hardware, pod, time),
+            Self::Clock(_, step_ms, time) => disturb(Disturbed::ClockStep, step_ms * 1000, time),
         };
         format!("{name}: {done}")
     }

@@ -76,6 +76,9 @@ pub(super) struct Ledger {
     number: AtomicI64,
 }
 
+/// What PostgreSQL calls an internal error (XX000) and is none: the disk is full.
+const INNOCENT: [&str; 1] = ["could not write init file"];
+
 impl Ledger {
     pub(super) fn new(durable: bool) -> Self {
         Self {
@@ -113,7 +116,8 @@ impl Ledger {
     pub(super) fn met(&self, who: &str, error: &tokio_postgres::Error) {
         let code = error.code().map_or("connection", |code| code.code()).to_owned();
         let mut book = self.book();
-        if ["XX", "23", "22"].iter().any(|class| code.starts_with(class)) {
+        let cause = error.as_db_error().map_or("", |error| error.message());
+        if !INNOCENT.contains(&cause) && ["XX", "23", "22"].iter().any(|class| code.starts_with(class)) {
             book.wrong.push(format!("{who}: {error:?}"));
         }
         *book.errors.entry(code).or_default() += 1;

@@ -24,6 +24,7 @@ pub(super) fn gaps(ledger: &Ledger) {
         }
     }
     let mut table: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    let mut longest_pair: Option<(u64, &str)> = None;
     for (at, (from_us, kind)) in faults.iter().enumerate() {
         let next_us = faults.get(at + 1).map_or(u64::MAX, |(next_us, _)| *next_us);
         let rest_us = book.rests.iter().find(|rest_us| *rest_us > from_us);
@@ -35,6 +36,7 @@ pub(super) fn gaps(ledger: &Ledger) {
             .map(|pair| pair[1].min(until_us) - pair[0].max(*from_us))
             .max();
         let kind = if kind.contains(" + ") {
+            longest_pair = longest_pair.max(gap.map(|gap| (gap, kind.as_str())));
             "two at a time"
         } else {
             kind
@@ -53,6 +55,9 @@ pub(super) fn gaps(ledger: &Ledger) {
             seconds(*middle.unwrap_or(longest)),
             seconds(*longest)
         ));
+    }
+    if let Some((gap, kinds)) = longest_pair {
+        say(&format!("  of two the longest, {:.2} s: {kinds}", seconds(gap)));
     }
 }
 

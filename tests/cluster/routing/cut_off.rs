@@ -1,97 +1,81 @@
-//! The read-only switch under a Lease, where one pod alone does not reach the API server.
+//! A standby that a partition keeps from the primary, and from nobody else.
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use podgres::demo::Target;
-use rustix::process::Signal;
+use tokio_postgres::NoTls;
 
-use super::clients::{config_of, on_standby};
-use super::{ordinal_of, primary};
-use crate::harness::{Demo, Start, member, members, wait_for};
-use crate::kit::{open_folder, pid_in, signal};
+use super::clients::config_of;
+use crate::harness::{Demo, LIMIT, Start, wait_for};
+use crate::kit::open_folder;
+use crate::namespaces::{Cut, has_run_inside, inside};
+use crate::preloaded::Preloaded;
 
-/// Which API server the pods find: a sidecar reads it once, when it starts.
-struct Way {
-    link: PathBuf,
-    open: PathBuf,
-    folder: PathBuf,
+const BOUND: Duration = Duration::from_secs(2);
+/// Members are asked every 500 ms; the rest is for a busy machine.
+const DETECTION: Duration = Duration::from_secs(2);
+/// New sessions through each route of which none goes to the standby, after which it has left.
+const SESSIONS: u32 = 40;
+
+/// Whose data a new session through the read-only route of a pod reads.
+fn reads_from(demo: &Demo, route: u32) -> Result<IpAddr, tokio_postgres::Error> {
+    let config = config_of(demo, route, Target::ReadOnly);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("runtime").block_on(async {
+        let (client, connection) = config.connect(NoTls).await?;
+        tokio::spawn(connection);
+        let row = client.query_one("SELECT inet_server_addr()", &[]).await?;
+        Ok(row.get(0))
+    })
 }
 
-impl Way {
-    fn points_to(&self, target: &Path) {
-        let staged = self.folder.join("staged");
-        std::os::unix::fs::symlink(target, &staged).expect("a link");
-        std::fs::rename(&staged, &self.link).expect("the link");
-    }
-
-    /// The pod's sidecar begins anew, and finds a server that takes connections and never answers.
-    fn close_for(&self, demo: &Demo, pod: &str) -> TcpListener {
-        let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let text = std::fs::read_to_string(&self.open).expect("a kubeconfig");
-        let mut file: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        let url = format!("http://{}", silent.local_addr().expect("an address"));
-        file["clusters"][0]["cluster"]["server"] = url.into();
-        let nowhere = self.folder.join("nowhere");
-        std::fs::write(&nowhere, file.to_string()).expect("written");
-        self.points_to(&nowhere);
-        let before = pid_in(&demo.status().expect("a status"), pod, "sidecar");
-        signal(before, Signal::KILL);
-        demo.wait("the sidecar again, with what it remembers", |status| {
-            let again = member(status, pod);
-            let pid = again["pids"]["sidecar"].as_u64();
-            again["state"] == "streaming" && pid.is_some_and(|pid| pid != u64::from(before))
-        });
-        let complained = || demo.log(pod, "sidecar").contains("none came within");
-        assert!(
-            wait_for(Duration::from_secs(20), complained),
-            "it reaches the API"
-        );
-        self.points_to(&self.open);
-        silent
-    }
+/// Every route leads to `member` now and then.
+fn all_lead_to(demo: &Demo, member: IpAddr) -> bool {
+    (0..3).all(|route| (0..10).any(|_| reads_from(demo, route).is_ok_and(|found| found == member)))
 }
 
-/// Its read-write route went on serving the primary, for as long as it did not reach the API.
 #[test]
-fn a_pod_cut_off_from_the_api_alone_followed_the_switch_only_when_it_was_back() {
-    let folder = open_folder();
-    let directory = folder.path().join("demo");
-    let way = Way {
-        link: folder.path().join("kubeconfig"),
-        open: directory.join("kubeconfig"),
-        folder: folder.path().to_owned(),
-    };
-    way.points_to(&way.open);
-    let setting = format!("PODGRES_KUBECONFIG={}", way.link.display());
-    let demo = Start::lease(16).with(&["--set", &setting]).run_in(&directory);
-    let first = primary(&demo.wait_streaming(2));
-    let last = if first == "demo-2" { "demo-1" } else { "demo-2" };
-    let _silent = way.close_for(&demo, last);
-
-    let config = config_of(
-        &demo,
-        ordinal_of(last).parse().expect("an ordinal"),
-        Target::ReadWrite,
-    );
-    assert_eq!(on_standby(&config), Some(false), "writes at first");
-    for (turn, standby) in [("on", true), ("off", false), ("on", true)] {
-        let began = Instant::now();
-        demo.done(&["read-only", turn, "--reason", "a migration"]);
-        let follows = || on_standby(&config) == Some(standby);
-        assert!(
-            wait_for(Duration::from_secs(2), follows),
-            "{turn}: the route of {last} does not follow"
-        );
-        println!("{turn}: the command and the route took {:?}", began.elapsed());
-        let told = demo.wait("the switch in everybody's status", |status| {
-            status["read_only"] == standby && members(status).len() == 3
-        });
-        let reason = &told["read_only_switch"]["reason"];
-        assert_eq!(reason == "a migration", standby, "{reason}");
+fn a_standby_cut_off_from_the_primary_leaves_the_route_within_its_bound_and_comes_back_by_itself() {
+    let name =
+        "a_standby_cut_off_from_the_primary_leaves_the_route_within_its_bound_and_comes_back_by_itself";
+    if has_run_inside(&format!("routing::cut_off::{name}")) {
+        return;
     }
-    let log = demo.log(last, "sidecar");
-    let began_anew = log.rfind("none came within").expect("cut off");
-    assert!(!log[began_anew..].contains("the Kubernetes API answers again"));
+    assert!(inside(), "only root can cut a pod off: run this test as root");
+    let folder = open_folder();
+    let preloaded = Preloaded::new(&folder.path().join("faults"));
+    let mut start = Start::lease(16).with(&["--set", "PODGRES_MAX_STALENESS=2s"]);
+    start.arguments.extend(preloaded.words());
+    let demo = start.run();
+    demo.wait_streaming(2);
+    demo.sql(&["--member", "0"], "CREATE TABLE work (n int)");
+    let pods: Vec<IpAddr> = demo.deployed().pods.iter().map(|pod| pod.address).collect();
+    let (primary, standby) = (pods[0], pods[1]);
+    assert!(wait_for(LIMIT, || all_lead_to(&demo, standby)));
+
+    let cut = Cut::between(primary, standby);
+    let began = Instant::now();
+    demo.sql(&["--member", "0"], "INSERT INTO work VALUES (1)");
+    // From here on each route is asked until it no longer leads there.
+    let (mut last, mut without) = (Duration::ZERO, 0);
+    while without < SESSIONS {
+        let asked = began.elapsed();
+        assert!(asked < LIMIT, "sessions still go to the standby");
+        let found: Result<Vec<IpAddr>, _> = (0..3).map(|route| reads_from(&demo, route)).collect();
+        let found = found.unwrap_or_else(|error| panic!("{asked:?} after the cut: {error:?}"));
+        without += 1;
+        if found.contains(&standby) {
+            (last, without) = (asked, 0);
+        }
+    }
+    assert!(last < BOUND + DETECTION, "{last:?} after the cut");
+    let rows = demo.sql(&["--member", "1"], "SELECT count(*) FROM work");
+    assert_eq!(rows, "0", "clients reach it, and it has not heard of the row");
+    assert!(cut.packets() > 0);
+
+    drop(cut);
+    let back = || all_lead_to(&demo, standby);
+    assert!(wait_for(LIMIT, back), "it does not come back by itself");
+    demo.wait_sql(&["--member", "1"], "SELECT count(*) FROM work", "1");
 }

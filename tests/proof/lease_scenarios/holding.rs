@@ -43,6 +43,30 @@ fn a_primary_whose_disk_hangs_leaves_as_soon_as_others_can_prove_everything() {
     assert_eq!(alone.lease, None, "nobody could take over, and it is not renewed");
 }
 
+/// Chaos (seed 4150611631675991154): with a short right the licence had run out before the disk counted as lost. PostgreSQL was stopped, and its
+/// sidecar kept the Lease, which nobody takes from one that answers, until the disk came back.
+#[test]
+fn a_primary_that_was_stopped_before_its_disk_counted_as_lost_kept_the_lease() {
+    let failing = |for_ms: u64, values: &[(Of, u8)]| {
+        told(
+            &all(primary(values), &[(Set, 6), (Renewal, 2)]),
+            |_, observation| {
+                let supervisor = observation.supervisor.as_mut().expect("a supervisor");
+                supervisor.disk_failing_since_ms = Some(observation.at_ms - for_ms);
+                for peer in observation.peers.values_mut() {
+                    peer.held_data = HeldData::Some;
+                }
+            },
+        )
+    };
+    for state in [STOPPED, &[(Postmaster, 3), (Server, 0)]] {
+        let lost = failing(4_100, state);
+        assert_eq!(lost.situation, Situation::Resigning);
+        assert_eq!(holder(written(&lost, LeasePurpose::Release)), None);
+        assert_eq!(failing(3_900, state).lease, None, "a moment is waited");
+    }
+}
+
 /// Chaos under `preferred` (seed 12581071783132505159): on a busy machine a primary that nobody could replace was stopped as soon as it
 /// was ready, since the time was counted from the first failure on.
 #[test]
