@@ -72,7 +72,8 @@ impl Positions {
         }
         let name = &self.view.borrow().me.name;
         let freshness = self.freshness.get().map(|freshness| freshness.borrow().clone());
-        let measured = freshness.and_then(|freshness| freshness.measured(name, boottime_ms()));
+        let measured =
+            freshness.and_then(|freshness| freshness.measured(name, position.timeline, boottime_ms()));
         Some(Position { measured, ..position })
     }
 

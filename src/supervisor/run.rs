@@ -344,6 +344,7 @@ impl Supervisor {
         }
         self.stopping = true;
         self.abandon_work();
+        self.watch_shut_down();
         self.changed();
     }
 
@@ -379,8 +380,8 @@ impl Supervisor {
         self.work = Some(Work::settle(&self.inputs, child.status(), exit));
     }
 
-    /// Looks for the last checkpoint, unless something else is under way: then the end of the process has to do.
-    fn watch_shut_down(&mut self) {
+    /// Looks for the last checkpoint, unless something else is under way: then afterwards.
+    pub(super) fn watch_shut_down(&mut self) {
         if self.work.is_none() && self.child.as_ref().is_some_and(Child::is_shutting_down) {
             self.work = Some(Work::shut_down(&self.inputs));
         }

@@ -134,11 +134,11 @@ pub(super) async fn wait_shut_down(settings: &ServerSettings) -> Seen {
     loop {
         let now = data_directory::control_file(settings).await;
         if now.is_some() && now != known {
-            known = now;
             let seen = look(settings).await;
-            let facts = seen.data_directory.facts();
-            if facts.is_some_and(|facts| facts.control_state == ControlState::ShutDown) {
-                return seen;
+            match seen.data_directory.facts() {
+                Some(facts) if facts.control_state == ControlState::ShutDown => return seen,
+                Some(_) => known = now,
+                None => {}
             }
         }
         sleep(SHUT_DOWN_PAUSE).await;

@@ -232,6 +232,7 @@ impl Supervisor {
         }
         // Those that died while a tool ran.
         self.collect_children();
+        self.watch_shut_down();
     }
 
     fn looked(&mut self, seen: Seen) {

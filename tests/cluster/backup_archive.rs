@@ -107,6 +107,15 @@ impl Drop for Volume {
     }
 }
 
+/// Until no archiver of the two has anything left to do.
+fn wait_for_archivers(lab: &Lab) {
+    for ordinal in 0..2 {
+        let none = "SELECT count(*) = 0 FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'";
+        let done = || lab.demo.sql(&["--member", &ordinal.to_string()], none) == "t";
+        assert!(wait_for(LIMIT, done), "member {ordinal} still waits");
+    }
+}
+
 #[test]
 fn a_full_archive_loses_no_wal() {
     let lab = Lab::with_standbys(Start::new(VERSION), 1);
@@ -114,6 +123,8 @@ fn a_full_archive_loses_no_wal() {
     lab.demo.sql(&[], "CREATE TABLE t (content bytea)");
     lab.backup(&[]);
     lab.archive_all();
+    // What a standby still looks for would be out of its sight.
+    wait_for_archivers(&lab);
     // Over the archived WAL, which comes back before the restore.
     let identifier = lab.list()[0]["system_identifier"].clone();
     let identifier = identifier.as_str().map_or(identifier.to_string(), str::to_owned);
@@ -132,11 +143,7 @@ fn a_full_archive_loses_no_wal() {
     enlarge.args(["-o", "remount,size=200m"]).arg(&archive);
     assert!(enlarge.status().expect("mount").success());
     lab.archive_all();
-    for ordinal in 0..2 {
-        let none = "SELECT count(*) = 0 FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'";
-        let done = || lab.demo.sql(&["--member", &ordinal.to_string()], none) == "t";
-        assert!(wait_for(LIMIT, done), "member {ordinal} still waits");
-    }
+    wait_for_archivers(&lab);
     let mut copy = Command::new("cp");
     copy.arg("-a").arg(&archive).arg(&aside);
     assert!(copy.status().expect("cp").success());

@@ -132,11 +132,12 @@ impl Freshness {
         (known.timeline == self.timeline).then(|| newest_lsn.bytes_since(known.lsn))
     }
 
-    /// What to tell others of `name`, the own server.
+    /// What to tell others of `name`, the own server, which says that it is on `timeline`. Nothing while that is news: what is known is of another.
     #[must_use]
-    pub fn measured(&self, name: &str, now_ms: u64) -> Option<Measured> {
-        let on_newest = self.servers.get(name)?.timeline == self.timeline;
-        on_newest.then_some(Measured {
+    pub fn measured(&self, name: &str, timeline: TimelineId, now_ms: u64) -> Option<Measured> {
+        let known = self.servers.get(name)?.timeline;
+        let same = known == timeline && known == self.timeline;
+        same.then_some(Measured {
             staleness_ms: self.staleness_ms(name, now_ms)?,
             newest_lsn: self.newest_lsn()?,
         })

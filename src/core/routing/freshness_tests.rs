@@ -99,9 +99,9 @@ fn a_route_cut_off_from_the_primary_alone_took_every_standby_for_stale() {
     // Other machines, other clocks: the near one is 50 s ahead.
     near.heard("p", primary(500), 60_000);
     near.heard("s", standby(500), 60_100);
-    assert_eq!(near.measured("p", 60_200), None, "no standby");
+    assert_eq!(near.measured("p", TimelineId(1), 60_200), None, "no standby");
     let told = Position {
-        measured: near.measured("s", 60_200),
+        measured: near.measured("s", TimelineId(1), 60_200),
         ..standby(500)
     };
     assert_eq!(far.staleness_ms("s", 10_300), Some(9_300));
@@ -110,7 +110,7 @@ fn a_route_cut_off_from_the_primary_alone_took_every_standby_for_stale() {
     // It has heard of more than it has replayed.
     near.heard("p", primary(900), 60_300);
     let told = Position {
-        measured: near.measured("s", 60_400),
+        measured: near.measured("s", TimelineId(1), 60_400),
         ..standby(500)
     };
     far.heard("s", told, 10_400);
@@ -121,6 +121,16 @@ fn a_route_cut_off_from_the_primary_alone_took_every_standby_for_stale() {
     // What is said of one standby says nothing of another.
     far.heard("t", standby(100), 10_400);
     assert_eq!(far.staleness_ms("t", 10_400), Some(9_400));
+}
+
+/// Of a timeline that had ended: every standby then looked as far behind as the old primary had been ahead of the branch.
+#[test]
+fn what_a_standby_knew_of_the_timeline_before_was_told_with_its_new_one() {
+    let mut seen = Freshness::default();
+    seen.heard("p", primary(900), 1_000);
+    seen.heard("s", standby(500), 1_000);
+    assert!(seen.measured("s", TimelineId(1), 1_100).is_some());
+    assert_eq!(seen.measured("s", TimelineId(2), 1_100), None);
 }
 
 #[test]
@@ -192,7 +202,7 @@ proptest! {
                 _ => {
                     let asked = now;
                     now += delay;
-                    let measured = seen.measured("s", now);
+                    let measured = seen.measured("s", TimelineId(1), now);
                     far.heard("s", Position { measured, ..standby(replayed) }, asked - behind);
                 }
             }

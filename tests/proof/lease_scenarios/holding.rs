@@ -59,11 +59,39 @@ fn a_primary_that_was_stopped_before_its_disk_counted_as_lost_kept_the_lease() {
             },
         )
     };
-    for state in [STOPPED, &[(Postmaster, 3), (Server, 0)]] {
+    for state in [
+        STOPPED,
+        &[(Postmaster, 3), (Server, 0)],
+        // A planned move or the end of the pod, with the last checkpoint to come; and what can no longer be read.
+        &[(Postmaster, 8), (Server, 0), (HandingOver, 1)],
+        &[(Postmaster, 8), (Server, 0), (Stopping, 1)],
+        &[(Stopping, 1)],
+        &[(Postmaster, 0), (Server, 0), (Directory, 1)],
+    ] {
         let lost = failing(4_100, state);
         assert_eq!(lost.situation, Situation::Resigning);
         assert_eq!(holder(written(&lost, LeasePurpose::Release)), None);
-        assert_eq!(failing(3_900, state).lease, None, "a moment is waited");
+        let waiting = failing(3_900, state).lease.map(|write| write.purpose);
+        assert_ne!(waiting, Some(LeasePurpose::Release), "a moment is waited");
+    }
+}
+
+/// A directory that could not be read, or only by programs of another version: nobody else stood while the sidecar answered.
+#[test]
+fn a_holder_that_could_not_open_what_it_had_kept_the_lease() {
+    let closed = all(primary(STOPPED), &[(Set, 6), (Renewal, 2)]);
+    for directory in [1, 8] {
+        let decide = |down: u8| {
+            let choice = closed.with(Directory, directory).with(Down, down);
+            told(&choice, |_, observation| {
+                for peer in observation.peers.values_mut() {
+                    peer.held_data = HeldData::Some;
+                }
+            })
+        };
+        let purpose = |down: u8| decide(down).lease.map(|write| write.purpose);
+        assert_eq!(purpose(1), Some(LeasePurpose::Release), "{:#?}", decide(1));
+        assert_ne!(purpose(0), Some(LeasePurpose::Release));
     }
 }
 

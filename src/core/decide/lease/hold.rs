@@ -1,10 +1,5 @@
 //! Who holds the Lease: takes office, stays in it, and gives it back where it cannot serve.
 
-#![allow(
-    clippy::result_large_err,
-    reason = "what is handed back is the turn, no error that travels"
-)]
-
 use std::collections::BTreeMap;
 
 use crate::core::data_directory::DataDirectoryFacts;
@@ -29,10 +24,6 @@ const FAILED_STARTS: u32 = 3;
 pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decision {
     let Some(record) = standing.record else {
         return turn.row(Situation::LeaseUnread, String::new());
-    };
-    let turn = match without_disk(turn, standing, record) {
-        Ok(decision) => return decision,
-        Err(turn) => turn,
     };
     if let Some(until_ms) = licence_due(&turn, standing) {
         let action = PostgresAction::GrantLicence {
@@ -286,27 +277,8 @@ pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
     turn.act(Situation::Promoting, detail, action)
 }
 
-/// The data volume takes nothing any more and others have everything: the Lease is given back, whatever has become of
-/// PostgreSQL meanwhile. `Err` gives the turn back.
-fn without_disk<'a>(turn: Turn<'a>, standing: &Standing, record: &LeaseRecord) -> Result<Decision, Turn<'a>> {
-    let Some(failing_ms) = office::disk_lost_ms(turn.policy, turn.observation, record) else {
-        return Err(turn);
-    };
-    let detail = format!("the data volume has taken nothing for {failing_ms} ms");
-    Ok(turn.lease_row(Situation::Resigning, detail, release(record, standing, None)))
-}
-
 /// PostgreSQL is on its way down, which may take as long as its checkpoint: its licence goes on, or the fence would make it a crash.
 pub(super) fn stopping(turn: Turn<'_>, standing: &Standing, situation: Situation) -> Decision {
-    // What hangs on the disk cannot be killed either.
-    let unplanned = situation == Situation::Stopping && standing.is_holder;
-    let turn = match standing.record.filter(|_| unplanned) {
-        Some(record) => match without_disk(turn, standing, record) {
-            Ok(decision) => return decision,
-            Err(turn) => turn,
-        },
-        None => turn,
-    };
     let detail = match situation {
         Situation::Stopping => String::new(),
         _ => "PostgreSQL is stopping".to_owned(),
@@ -357,10 +329,6 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
             write,
         );
     }
-    let turn = match without_disk(turn, standing, record) {
-        Ok(decision) => return decision,
-        Err(turn) => turn,
-    };
     if let Some(detail) = turn.failed_start() {
         return turn.row(Situation::StartFailing, detail);
     }

@@ -99,6 +99,13 @@ fn situation(turn: Turn<'_>, standing: &Standing) -> Decision {
         }
         return turn.row(situation, progress_text(*progress));
     }
+    if let Some(record) = standing.record.filter(|_| standing.is_holder)
+        && let Some(failing_ms) = office::disk_lost_ms(turn.policy, turn.observation, record)
+    {
+        // Whatever has become of PostgreSQL: what hangs on the disk cannot be killed either.
+        let detail = format!("the data volume has taken nothing for {failing_ms} ms");
+        return turn.lease_row(Situation::Resigning, detail, release(record, standing, None));
+    }
     if turn.supervisor.stopping {
         return hand_over::leaving(turn, standing);
     }
@@ -159,17 +166,33 @@ fn stopped(turn: Turn<'_>, standing: &Standing) -> Decision {
     match &turn.supervisor.data_directory {
         DataDirectory::Unusable { detail } => {
             let detail = detail.clone();
-            turn.row(Situation::UnusableDataDirectory, detail)
+            not_to_be_opened(turn, standing, Situation::UnusableDataDirectory, detail)
         }
         DataDirectory::Complete(facts) if facts.major_version != turn.supervisor.major_version => {
             let detail = format!(
                 "PGDATA was made by PostgreSQL {}, the programs here are PostgreSQL {}",
                 facts.major_version, turn.supervisor.major_version
             );
-            turn.row(Situation::WrongMajorVersion, detail)
+            not_to_be_opened(turn, standing, Situation::WrongMajorVersion, detail)
         }
         DataDirectory::Empty => empty(turn, standing),
         DataDirectory::Complete(facts) => complete(turn, standing, facts),
+    }
+}
+
+/// What stands at PGDATA cannot be opened by this pod: a holder lets others in who have everything, after a while in which it may come back.
+fn not_to_be_opened(turn: Turn<'_>, standing: &Standing, situation: Situation, detail: String) -> Decision {
+    let since_ms = turn.memory.lease.down_since_ms.unwrap_or(standing.at_ms);
+    let long = standing.at_ms.saturating_sub(since_ms) > 2 * turn.policy.times.peer_timeout_ms;
+    match standing
+        .record
+        .filter(|record| standing.is_holder && long && !record.paused)
+    {
+        Some(record) if office::provable_elsewhere(turn.observation, record) => {
+            let write = release(record, standing, None);
+            turn.lease_row(situation, detail, write)
+        }
+        _ => turn.row(situation, detail),
     }
 }
 
