@@ -43,6 +43,12 @@ fn switchover(lab: &Lab) {
         .as_str()
         .expect("a name")
         .to_owned();
+    // Segments that were switched a moment ago are on their way.
+    lab.demo.wait("a standby that has caught up", |status| {
+        members(status)
+            .iter()
+            .any(|member| member["name"] == to.as_str() && member["lag_bytes"] == 0)
+    });
     lab.done(&["switchover", "--dir", text(&lab.demo.directory), "--to", &to]);
     lab.demo.wait("the new primary", |status| {
         let named = |member: &&serde_json::Value| member["name"] == to.as_str();
