@@ -76,6 +76,11 @@ pub(crate) fn apply(cluster: &Cluster, name: &str, deployed: &str) {
         let wanted = format!("image: {}\n", image(variable, default));
         manifest = manifest.replace(&format!("image: {shown}\n"), &wanted);
     }
+    // As its page says of clusters before 1.21.
+    let versions = cluster.kubectl(&["api-versions"]);
+    if !versions.lines().any(|version| version == "policy/v1") {
+        manifest = manifest.replace("apiVersion: policy/v1\n", "apiVersion: policy/v1beta1\n");
+    }
     let mut apply = kubectl::kubectl();
     apply.args(["-n", &cluster.namespace, "apply", "-f", "-"]);
     kubectl::text_with_input(&mut apply, &manifest);
