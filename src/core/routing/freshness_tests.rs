@@ -127,9 +127,14 @@ fn a_route_cut_off_from_the_primary_alone_took_every_standby_for_stale() {
 #[test]
 fn what_a_standby_knew_of_the_timeline_before_was_told_with_its_new_one() {
     let mut seen = Freshness::default();
+    seen.heard("p", primary(500), 900);
     seen.heard("p", primary(900), 1_000);
     seen.heard("s", standby(500), 1_000);
-    assert!(seen.measured("s", TimelineId(1), 1_100).is_some());
+    let measured = Measured {
+        staleness_ms: 200,
+        newest_lsn: Lsn(900),
+    };
+    assert_eq!(seen.measured("s", TimelineId(1), 1_100), Some(measured));
     assert_eq!(seen.measured("s", TimelineId(2), 1_100), None);
 }
 
