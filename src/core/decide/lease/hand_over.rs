@@ -116,32 +116,40 @@ fn once_written(
     let Some((record, facts)) = record.zip(written) else {
         return hold::stopping(turn, standing, situation);
     };
-    // Also where it is forced: what is still being sent is not to be lost for want of a moment.
-    let unforced = HandingOver {
-        forced: false,
-        ..handing_over
-    };
-    match given_to(&turn, unforced, facts).filter(|(_, peer)| preferred(&turn, handing_over, peer)) {
-        Some(successor) => hand_over(
-            turn,
-            standing,
-            (record, facts),
-            situation,
-            successor,
-            handing_over,
-        ),
+    match handed_over(&turn, standing, (record, facts), situation, handing_over) {
+        Some((detail, write)) => turn.lease_row(situation, detail, write),
         None => hold::stopping(turn, standing, situation),
     }
 }
 
-/// Whom a server that was shut down cleanly can be handed over to now.
-fn given_to<'a>(
-    turn: &Turn<'a>,
+/// The write that gives the Lease to the successor in the next term, and what to say of it; `None` while nobody can have it.
+///
+/// Until the process has ended WAL is still sent: nothing is lost then for want of a moment, not even where the move is forced, and whoever is
+/// preferred may have everything in a moment too.
+fn handed_over(
+    turn: &Turn<'_>,
+    standing: &Standing,
+    (record, facts): (&LeaseRecord, &DataDirectoryFacts),
+    situation: Situation,
     handing_over: HandingOver,
-    facts: &DataDirectoryFacts,
-) -> Option<(Ordinal, &'a PeerView)> {
+) -> Option<(String, Option<LeaseWrite>)> {
+    let ended = matches!(turn.supervisor.postmaster, Postmaster::Stopped { .. });
+    let asked = HandingOver {
+        forced: handing_over.forced && ended,
+        ..handing_over
+    };
     let clean = facts.control_state == ControlState::ShutDown;
-    successor(turn, handing_over, facts.position()).filter(|_| clean)
+    let found = successor(turn, asked, facts.position()).filter(|_| clean)?;
+    if !(ended || preferred(turn, asked, found.1)) {
+        return None;
+    }
+    let reason = match situation {
+        Situation::Leaving => "the primary's pod ended",
+        _ if handing_over.forced => "forced by the operator",
+        _ => "switchover",
+    };
+    let detail = format!("to {}-{}", turn.policy.cluster, found.0);
+    Some((detail, named(turn, standing, record, facts, found, reason)))
 }
 
 /// Whether nobody who is to come before `peer` may have everything in a moment too.
@@ -162,16 +170,9 @@ pub(super) fn while_stopped(
     let Some(handing_over) = turn.memory.lease.handing_over else {
         return turn.row(Situation::HandingOver, String::new()).soon();
     };
-    if let Some(successor) = given_to(&turn, handing_over, facts) {
-        let situation = Situation::HandingOver;
-        return hand_over(
-            turn,
-            standing,
-            (record, facts),
-            situation,
-            successor,
-            handing_over,
-        );
+    let situation = Situation::HandingOver;
+    if let Some((detail, write)) = handed_over(&turn, standing, (record, facts), situation, handing_over) {
+        return turn.lease_row(situation, detail, write);
     }
     let clean = facts.control_state == ControlState::ShutDown;
     let waited_ms = stopped_for_ms(&turn, standing);
@@ -195,25 +196,6 @@ pub(super) fn while_stopped(
         "no successor has everything".to_owned(),
         write,
     )
-}
-
-/// The Lease is given to the successor, in the next term.
-fn hand_over(
-    turn: Turn<'_>,
-    standing: &Standing,
-    (record, facts): (&LeaseRecord, &DataDirectoryFacts),
-    situation: Situation,
-    successor: (Ordinal, &PeerView),
-    handing_over: HandingOver,
-) -> Decision {
-    let detail = format!("to {}-{}", turn.policy.cluster, successor.0);
-    let reason = match situation {
-        Situation::Leaving => "the primary's pod ended",
-        _ if handing_over.forced => "forced by the operator",
-        _ => "switchover",
-    };
-    let write = named(&turn, standing, record, facts, successor, reason);
-    turn.lease_row(situation, detail, write)
 }
 
 /// The pod is ending, and its supervisor leaves PostgreSQL running for a while, so that it stops with little left to write.
@@ -283,16 +265,10 @@ pub(super) fn leaving(turn: Turn<'_>, standing: &Standing) -> Decision {
     };
     let clean = facts.control_state == ControlState::ShutDown;
     if clean && !record.paused {
-        if let Some(successor) = given_to(&turn, handing_over, facts) {
-            let situation = Situation::Leaving;
-            return hand_over(
-                turn,
-                standing,
-                (record, facts),
-                situation,
-                successor,
-                handing_over,
-            );
+        let situation = Situation::Leaving;
+        if let Some((detail, write)) = handed_over(&turn, standing, (record, facts), situation, handing_over)
+        {
+            return turn.lease_row(situation, detail, write);
         }
         let waited_ms = stopped_for_ms(&turn, standing);
         let somebody = turn.observation.peers.values().any(|peer| peer.running);
