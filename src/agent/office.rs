@@ -124,12 +124,11 @@ impl Office {
         Arc::make_mut(&mut write.record.history)
             .iter_mut()
             .for_each(stamp);
-        if write.purpose != crate::core::lease::LeasePurpose::Renew {
-            let purpose = write.purpose.as_str();
-            tracing::info!(purpose, term = write.record.term, "writing the Lease");
-        }
+        let (purpose, term) = (write.purpose, write.record.term);
         if !self.store.write(write) {
-            tracing::debug!("a write to the Lease is still under way");
+            tracing::debug!("a write to the Lease is still under way, or the Lease was not read yet");
+        } else if purpose != crate::core::lease::LeasePurpose::Renew {
+            tracing::info!(purpose = purpose.as_str(), term, "writing the Lease");
         }
     }
 

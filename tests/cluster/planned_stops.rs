@@ -1,9 +1,12 @@
 //! With a Lease: a primary that is stopped on purpose has little left to write, and the time that it needs.
 
+use std::time::Duration;
+
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::api::Api;
+use crate::api_way::ApiWay;
 use crate::harness::{Demo, LIMIT, Start, member, members, wait_for};
 use crate::hazards_wal::configured;
 use crate::kit::{family, open_folder, words};
@@ -100,6 +103,33 @@ fn a_primary_whose_pod_was_told_to_end_stopped_without_a_checkpoint() {
     );
     let history = demo.done(&["history", "-o", "json"]);
     assert!(history.contains("the primary's pod ended"), "{history}");
+}
+
+/// The others waited until its Lease had run out.
+#[test]
+fn a_primary_that_left_unseen_by_the_api_server_kept_its_office() {
+    let way = ApiWay::open();
+    let long = Start::lease(16).with(&["--set", "PODGRES_LEASE_DURATION=90s"]);
+    let demo = way.run(long.with(&["--set", "PODGRES_RENEW_DEADLINE=60s"]));
+    let name = primary(&demo.wait_streaming(2));
+    let _silent = way.close_for(&demo, &name);
+    let ordinal = name.rsplit('-').next().expect("an ordinal").to_owned();
+    std::thread::scope(|scope| {
+        scope.spawn(|| demo.ask(&["delete-pod", &ordinal]));
+        let taken = wait_for(Duration::from_secs(25), || {
+            let status = demo.status();
+            let others = status.iter().flat_map(|status| members(status));
+            others
+                .into_iter()
+                .any(|member| member["role"] == "primary" && member["name"] != name.as_str())
+        });
+        let log = demo.log(&name, "sidecar");
+        assert!(taken, "nobody took over: {log}");
+        // It told of each that it had in mind, twenty a second.
+        let writes = log.matches("writing the Lease").count();
+        assert!(writes < 10, "{writes} writes: {log}");
+    });
+    demo.wait_streaming(2);
 }
 
 #[test]

@@ -96,3 +96,22 @@ fn an_hour_without_the_api_server_stops_no_write() {
     }
     assert_eq!((world.primary(), term(&world)), before);
 }
+
+#[test]
+fn a_primary_that_left_unseen_by_the_api_server_kept_its_office() {
+    for durability in [Durability::Majority, Durability::Preferred] {
+        let mut world = scene(durability);
+        let before = world.primary();
+        let primary = before.unwrap_or(0);
+        world.inflict(Kind::ApiAwayForOne, primary, 120 * SECOND);
+        pass(&mut world, 5 * SECOND);
+        world.inflict(Kind::EndPod, primary, 120 * SECOND);
+        pass(&mut world, 4 * SECOND);
+        let trace = world.trace.last(5 * SECOND);
+        let after = world.primary();
+        assert!(
+            after.is_some() && after != before,
+            "{durability:?}: {after:?}\n{trace}"
+        );
+    }
+}

@@ -2,12 +2,13 @@
 
 use crate::core::cluster::PeerContact;
 use crate::core::data_directory::{ControlState, DataDirectory, DataDirectoryFacts};
-use crate::core::decision::{Decision, HandingOver, PostgresAction};
+use crate::core::decision::{Decision, HandingOver, Memory, PostgresAction};
 use crate::core::lease::{
     HistoryEntry, Identity, Incarnation, LeasePurpose, LeaseRecord, LeaseWrite, SynchronousSet,
 };
 use crate::core::member::Ordinal;
-use crate::core::observation::PeerView;
+use crate::core::observation::{Observation, PeerView};
+use crate::core::policy::Policy;
 use crate::core::situation::Situation;
 use crate::core::supervision::{Postmaster, ServerRole, StopMode};
 use crate::core::wal::{Lsn, WalPosition};
@@ -284,6 +285,20 @@ pub(super) fn leaving(turn: Turn<'_>, standing: &Standing) -> Decision {
     let by = clean.then_some(turn.policy.ordinal);
     let write = release(record, standing, by);
     turn.lease_row(Situation::Leaving, "the Lease is given back".to_owned(), write)
+}
+
+/// Whether this holder has left, with or without its supervisor, and cannot write that: the others need not wait until its Lease has run out.
+pub(super) fn left_untold(
+    policy: &Policy,
+    observation: &Observation,
+    memory: &Memory,
+    standing: &Standing,
+) -> bool {
+    let leaving = observation.supervisor.as_ref().is_none_or(|s| s.stopping);
+    let paused = standing.record.is_some_and(|record| record.paused);
+    let since_ms = memory.lease.stopped_since_ms.filter(|_| standing.is_holder);
+    let long = since_ms.is_some_and(|since_ms| standing.at_ms >= since_ms + policy.times.peer_timeout_ms / 2);
+    leaving && !paused && long
 }
 
 /// How long the successor has had to receive the end of the WAL.

@@ -61,7 +61,8 @@ pub(super) fn without_supervisor(
     if let Some(record) = standing.record.as_ref().filter(|_| standing.is_holder) {
         let since_ms = decision.memory.lease.down_since_ms.unwrap_or(standing.at_ms);
         let long = standing.at_ms.saturating_sub(since_ms) > 2 * policy.times.peer_timeout_ms;
-        decision.lease = if long && !record.paused && office::provable_elsewhere(observation, record) {
+        let gone = long || hand_over::left_untold(policy, observation, &decision.memory, &standing);
+        decision.lease = if gone && !record.paused && office::provable_elsewhere(observation, record) {
             release(record, &standing, None)
         } else {
             office::renewal(policy, observation, &decision.memory, &standing)

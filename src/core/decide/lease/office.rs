@@ -293,11 +293,14 @@ fn note_service(lease: &mut LeaseMemory, observation: &Observation, standing: &S
         Some(since) if down && !unwanted => Some(since),
         _ => down.then_some(observation.at_ms),
     };
-    let stopped = standing.is_holder
-        && observation
-            .supervisor
-            .as_ref()
-            .is_some_and(|supervisor| matches!(supervisor.postmaster, Postmaster::Stopped { .. }));
+    // A supervisor that has ended after its PostgreSQL leaves it stopped.
+    let stopped = observation
+        .supervisor
+        .as_ref()
+        .map_or(lease.stopped_since_ms.is_some(), |supervisor| {
+            matches!(supervisor.postmaster, Postmaster::Stopped { .. })
+        });
+    let stopped = standing.is_holder && stopped;
     lease.stopped_since_ms = match lease.stopped_since_ms {
         Some(since) if stopped => Some(since),
         _ => stopped.then_some(observation.at_ms),

@@ -10,6 +10,8 @@ use crate::core::supervision::{Postmaster, ServerRole};
 
 /// After a write that failed or whose outcome is unknown.
 const WRITE_PAUSE_MS: u64 = 250;
+/// After that long without an answer of the API server a member does not count as one that could claim.
+const SEES_API_PERIODS: u64 = 3;
 
 /// Who is what in this turn.
 pub(super) struct Standing<'a> {
@@ -167,7 +169,8 @@ fn patience_ms(
     };
     if peer.contact == PeerContact::Connected {
         // Another pod under the holder's name: the one that held the Lease is gone.
-        return (!peer.uid.is_empty() && peer.uid != identity.uid).then_some(0);
+        let replaced = !peer.uid.is_empty() && peer.uid != identity.uid;
+        return (replaced || has_left(policy, observation, peer)).then_some(0);
     }
     let looking_ms = observation.at_ms
         - memory
@@ -181,6 +184,23 @@ fn patience_ms(
         None => Some(sidecar_ms),
         Some(server) => Some(left_ms(server.receiver_silent_ms?).max(sidecar_ms)),
     }
+}
+
+/// The holder says that it has left and cannot write that, as this member could.
+fn has_left(policy: &Policy, observation: &Observation, peer: &PeerView) -> bool {
+    let term = observation.lease.stored.as_ref().map(|stored| stored.record.term);
+    let report = peer.leadership.as_ref();
+    let said = report.and_then(|report| report.suspects_term);
+    said.is_some() && said == term && sees_api(policy, observation)
+}
+
+/// The API server has answered lately.
+pub(super) fn sees_api(policy: &Policy, observation: &Observation) -> bool {
+    let lease = &observation.lease;
+    let patience_ms = policy.times.retry_period_ms * SEES_API_PERIODS;
+    lease
+        .answered_at_ms
+        .is_some_and(|answered| lease.error.is_none() || observation.at_ms < answered + patience_ms)
 }
 
 /// The network says that the peer's process is not there.
