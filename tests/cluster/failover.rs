@@ -230,8 +230,8 @@ fn the_api_server_may_be_away_while_a_standby_is_lost() {
 #[test]
 fn sidecars_that_began_anew_while_the_api_server_was_away_knew_no_primary() {
     let times = [
-        "PODGRES_LEASE_DURATION=6s",
-        "PODGRES_RENEW_DEADLINE=2500ms",
+        "PODGRES_LEASE_DURATION=8s",
+        "PODGRES_RENEW_DEADLINE=4s",
         "PODGRES_RETRY_PERIOD=500ms",
     ];
     let demo = lease(16, &times.map(|time| ["--set", time]).concat());
@@ -250,7 +250,7 @@ fn sidecars_that_began_anew_while_the_api_server_was_away_knew_no_primary() {
     let begun = Instant::now();
     let mut number = 0;
     // Beyond the Lease's duration and the right of before.
-    while begun.elapsed() < Duration::from_secs(10) {
+    while begun.elapsed() < Duration::from_secs(12) {
         number += 1;
         insert_soon(&demo, number);
     }
