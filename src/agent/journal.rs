@@ -180,6 +180,7 @@ mod tests {
             report: None,
             upstream: None,
             gate_until_ms: 0,
+            read_lease: false,
             memory: Box::default(),
             recheck_after_ms: 0,
         }

@@ -132,6 +132,11 @@ impl Office {
         }
     }
 
+    /// Reads the Lease; what is found shows in the view.
+    pub(super) fn read(&self) {
+        self.store.nudge();
+    }
+
     /// Lets the gate confirm until then, and has it attached to a server that runs as the primary.
     pub(super) fn open_gate(&mut self, until_ms: u64, target: Option<GateTarget>) {
         let Some((gate, _)) = &self.gate else { return };

@@ -245,6 +245,9 @@ impl Agent {
             server.or(recorded),
         );
         office.open_gate(decision.gate_until_ms, target);
+        if decision.read_lease {
+            office.read();
+        }
         if let Some(write) = decision.lease.clone() {
             office.write(write);
         }

@@ -146,7 +146,16 @@ async fn leave(pod: &Pod, published: Published) -> Result<(), Failure> {
     terminated().await?;
     let own = pod.name.to_string();
     let mut view = published.view;
-    let holds = |view: &Arc<ClusterView>| view.lease_holder.as_deref() == Some(own.as_str());
+    // A pod that does not reach the API server has its peers' word that somebody else does.
+    let overtaken = |view: &Arc<ClusterView>| {
+        let terms = view
+            .peers
+            .iter()
+            .filter_map(|peer| Some(peer.status.as_ref()?.leadership.as_ref()?.term));
+        terms.max() > Some(view.term)
+    };
+    let holds =
+        |view: &Arc<ClusterView>| view.lease_holder.as_deref() == Some(own.as_str()) && !overtaken(view);
     let ending = |view: &Arc<ClusterView>| {
         [
             Situation::Leaving,

@@ -123,6 +123,9 @@ pub struct LeaseMemory {
     pub confirmed_term: u64,
     /// The last confirmation given to a primary, and when.
     pub confirmed: Option<(Office, u64)>,
+    /// The last confirmation that each other member said it gave, and when it was first heard.
+    #[serde(default)]
+    pub confirmed_by_others: BTreeMap<Ordinal, (Office, u64)>,
     /// A peer has promised a newer term than the one in office, since when.
     pub overtaken_since_ms: Option<u64>,
     /// A planned move under way.
@@ -138,6 +141,9 @@ pub struct LeaseMemory {
     /// The primary's `synchronous_standby_names` that has been seen in force without a break, and since when.
     #[serde(default)]
     pub named: Option<(String, u64)>,
+    /// The holder of this term has told that it has given up and cannot write that, and when this was first heard.
+    #[serde(default)]
+    pub given_up: Option<(u64, u64)>,
     /// Since when a holder's PostgreSQL does not serve.
     pub down_since_ms: Option<u64>,
     /// Since when a primary that has become ready answers no question: each postmaster's own time.
@@ -179,6 +185,9 @@ pub struct Decision {
     /// At most one write to the Lease.
     #[serde(default)]
     pub lease: Option<LeaseWrite>,
+    /// The Lease is read now: what is decided next needs an answer from after this.
+    #[serde(default)]
+    pub read_lease: bool,
     /// With `leadership=lease`: what the others are told.
     #[serde(default)]
     pub report: Option<LeadershipReport>,

@@ -91,7 +91,7 @@ pub(crate) enum Of {
 pub(crate) const COUNT: usize = Of::Blind as usize + 1;
 /// How many values each choice has.
 pub(crate) const SIZES: [u8; COUNT] = [
-    2, 8, 2, 5, 2, 4, 3, 10, 7, 9, 8, 2, 4, 11, 4, 3, 7, 12, 2, 5, 3, 3, 9, 4, 3, 2, 2, 5, 2, 3, 4, 6, 2,
+    2, 8, 2, 5, 2, 4, 3, 10, 7, 9, 8, 2, 4, 11, 4, 3, 8, 12, 2, 5, 3, 3, 9, 4, 3, 2, 2, 5, 2, 3, 4, 6, 2,
 ];
 
 /// One value for each choice.
@@ -403,6 +403,8 @@ pub(crate) fn remembered(choice: &Choice) -> Memory {
                 since_ms,
                 forced: choice.get(Of::HandingOver) == 2,
             }),
+            // Heard before the API server's last answer.
+            given_up: (choice.get(Of::HolderPeer) == 7).then_some((TERM, NOW_MS - 1_000)),
             down_since_ms: Some(since_ms),
             stopped_since_ms: Some(since_ms),
             unanswered_since_ms: Some(since_ms),

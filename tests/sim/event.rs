@@ -210,6 +210,12 @@ pub(crate) enum Event {
         member: usize,
         pod: u64,
     },
+    /// The supervisor looks whether all is down, and then, for who wants to know, once more.
+    Farewell {
+        member: usize,
+        epoch: u64,
+        told: bool,
+    },
     Killed {
         member: usize,
         pod: u64,
@@ -255,6 +261,7 @@ impl Event {
             | E::Harder { member, .. }
             | E::LeftAlone { member, .. }
             | E::Settled { member, .. }
+            | E::Farewell { member, .. }
             | E::Write { member, .. }
             | E::Connect { member, .. }
             | E::ReceiverEnd { member, .. }

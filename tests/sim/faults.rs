@@ -77,6 +77,7 @@ impl World {
             Kind::CrashSupervisor => return self.kill_supervisor(member, length, false),
             Kind::CrashPod => return self.crash_pod(member, length, false),
             Kind::EndPod => return self.end_pod(member, length),
+            Kind::EndContainer => return self.end_container(member, length),
             Kind::LoseVolume => return self.lose_volume(member, length),
             Kind::Switchover | Kind::Failover => return self.ask_move(kind, other),
             Kind::CancelJob => return self.cancel_job(member),
@@ -236,7 +237,7 @@ impl World {
     }
 
     /// PID 1 of its container: PostgreSQL goes with it.
-    fn kill_supervisor(&mut self, member: usize, back: Time, silent: bool) {
+    pub(crate) fn kill_supervisor(&mut self, member: usize, back: Time, silent: bool) {
         let pod = self.members[member].pod;
         self.cancel_job(member);
         self.end_data(member, false);
@@ -271,18 +272,13 @@ impl World {
 
     /// TERM: PostgreSQL stops, the sidecar hands over; what is left is killed after the grace period.
     fn end_pod(&mut self, member: usize, back: Time) {
-        let there = &mut self.members[member];
+        let there = &self.members[member];
         let (pod, frozen) = (there.pod, there.frozen);
         if frozen {
             return;
         }
-        there.ending = true;
-        if let Some(supervisor) = &mut there.supervisor {
-            supervisor.status.stopping = true;
-        }
-        self.cancel_job(member);
-        self.begin_to_leave(member);
-        self.status_changed(member);
+        self.end_container(member, back);
+        self.members[member].ending = true;
         let grace = self.random.between(2 * SECOND, 10 * SECOND);
         self.after(grace, Event::Killed { member, pod, back });
     }

@@ -93,6 +93,10 @@ const NAMED_OF_THREE: &[(u64, &str)] = &[
         12_116_326,
         "a reload from before a promise attached the standby again after it",
     ),
+    (
+        14_334_619,
+        "a member was forced into office beside a primary that another had just confirmed",
+    ),
 ];
 
 #[derive(Debug, Default)]

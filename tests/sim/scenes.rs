@@ -109,9 +109,27 @@ fn a_primary_that_left_unseen_by_the_api_server_kept_its_office() {
         pass(&mut world, 4 * SECOND);
         let trace = world.trace.last(5 * SECOND);
         let after = world.primary();
+        assert!(world.members[primary].exists, "its sidecar has ended");
         assert!(
             after.is_some() && after != before,
             "{durability:?}: {after:?}\n{trace}"
         );
     }
+}
+
+#[test]
+fn a_container_that_began_anew_while_nobody_reached_the_api_server_cost_the_primary() {
+    let mut world = scene(Durability::Majority);
+    let before = (world.primary(), term(&world));
+    let primary = before.0.unwrap_or(0);
+    world.inflict(Kind::ApiAway, primary, HOUR);
+    // By then everybody knows.
+    pass(&mut world, 10 * SECOND);
+    world.inflict(Kind::EndContainer, primary, 3 * SECOND);
+    pass(&mut world, 30 * SECOND);
+    let acknowledged = world.oracle.acknowledged;
+    pass(&mut world, 60 * SECOND);
+    let more = world.oracle.acknowledged - acknowledged;
+    assert!(more > 40, "{more} commits\n{}", world.trace.last(90 * SECOND));
+    assert_eq!((world.primary(), term(&world)), before);
 }

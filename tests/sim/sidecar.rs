@@ -180,6 +180,9 @@ impl World {
         if let Some(write) = decision.lease {
             self.begin_put(member, write);
         }
+        if decision.read_lease {
+            self.after(MS, Event::List { member, epoch });
+        }
         match decision.postgres {
             None => self.wake(
                 member,

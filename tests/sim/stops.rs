@@ -6,6 +6,7 @@ use podgres::core::wal::WalPosition;
 
 use crate::config::{MS, SECOND, Time};
 use crate::event::Event;
+use crate::postgres::Postgres;
 use crate::wal::lsn;
 use crate::world::World;
 
@@ -33,8 +34,48 @@ impl World {
         self.status_changed(member);
     }
 
+    /// TERM to the supervisor, which ends when all is down; its pod and the sidecar stay.
+    pub(crate) fn end_container(&mut self, member: usize, back: Time) {
+        let there = &mut self.members[member];
+        let Some(supervisor) = there.supervisor.as_mut().filter(|_| !there.frozen) else {
+            return;
+        };
+        supervisor.status.stopping = true;
+        supervisor.back = Some(back);
+        let epoch = supervisor.epoch;
+        self.cancel_job(member);
+        self.begin_to_leave(member);
+        self.status_changed(member);
+        let told = false;
+        self.after(MS, Event::Farewell { member, epoch, told });
+    }
+
+    /// All being down the last status waits for a while to be fetched.
+    pub(crate) fn farewell(&mut self, member: usize, epoch: u64, told: bool) {
+        let told_for = self.random.between(600 * MS, SECOND);
+        let there = &self.members[member];
+        let begun_since = |p: &Postgres| p.stopping.is_none() && matches!(p.role, ServerRole::Standby { .. });
+        if there.postgres.as_ref().is_some_and(begun_since) {
+            self.stop_postgres(member, false, None);
+        }
+        let there = &mut self.members[member];
+        let down = there.postgres.is_none();
+        let Some(supervisor) = there.supervisor.as_mut().filter(|s| s.epoch == epoch) else {
+            return;
+        };
+        let down = down && !supervisor.working;
+        match supervisor.back {
+            Some(back) if down && told => self.kill_supervisor(member, back, false),
+            _ => {
+                let pause = if down { told_for } else { 20 * MS };
+                let told = down;
+                self.after(pause, Event::Farewell { member, epoch, told });
+            }
+        }
+    }
+
     /// TERM: a primary with a licence is left to its sidecar for a while; see `src/supervisor/farewell.rs`.
-    pub(crate) fn begin_to_leave(&mut self, member: usize) {
+    fn begin_to_leave(&mut self, member: usize) {
         let there = &self.members[member];
         let limit = if there.sidecar.is_some() {
             15 * SECOND

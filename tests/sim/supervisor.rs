@@ -43,6 +43,8 @@ pub(crate) struct Supervisor {
     /// A term is being written.
     pub(crate) binding: bool,
     pub(crate) job_upstream: Option<usize>,
+    /// TERM has come: its container is started again so long after its end.
+    pub(crate) back: Option<Time>,
 }
 
 impl Supervisor {
@@ -83,6 +85,7 @@ impl World {
             working: false,
             binding: false,
             job_upstream: None,
+            back: None,
         });
         self.wake(member, 2 * MS);
     }

@@ -356,6 +356,7 @@ impl World {
             } => self.confirmed(from, pg, conn, flushed),
             E::StartSidecar { member, pod } => self.start_sidecar(member, pod),
             E::StartSupervisor { member, pod } => self.start_supervisor(member, pod),
+            E::Farewell { member, epoch, told } => self.farewell(member, epoch, told),
             E::Killed { member, pod, back } => self.killed(member, pod, back),
             E::Replace { member, pod } => self.replace(member, pod),
             E::Fault if self.now == self.fault_at => self.fault(),

@@ -53,6 +53,7 @@ pub fn decide_with(policy: &Policy, mut memory: Box<Memory>, observation: &Obser
             report: None,
             upstream: None,
             gate_until_ms: 0,
+            read_lease: false,
             memory,
             recheck_after_ms: 200,
         };
@@ -161,6 +162,7 @@ impl<'a> Turn<'a> {
             report: None,
             upstream: None,
             gate_until_ms: 0,
+            read_lease: false,
             memory: self.memory,
             recheck_after_ms: REGULARLY_MS,
         }

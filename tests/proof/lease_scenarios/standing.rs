@@ -13,6 +13,49 @@ fn one_silent_sidecar_is_suspected_and_not_more() {
     assert_eq!(streams.situation, Situation::Streaming, "the WAL still comes");
 }
 
+/// The primary says that it has given up: who has had an answer of the API server since believes it, and who hears of one that has.
+#[test]
+fn a_primary_that_left_unseen_by_the_api_server_is_believed_by_those_who_see_it() {
+    type Change = fn(&mut Memory, &mut Observation);
+    let unanswered: Change = |memory, observation| {
+        observation.lease.answered_at_ms = memory.lease.given_up.map(|(_, heard_ms)| heard_ms);
+    };
+    let told_by_third: Change = |memory, observation| {
+        observation.lease.answered_at_ms = memory.lease.given_up.map(|(_, heard_ms)| heard_ms);
+        let third = observation.peers.get_mut(&Ordinal(2)).expect("the third");
+        third.leadership.as_mut().expect("its report").suspects_term = Some(TERM);
+    };
+    let of_before: Change = |_, observation| {
+        let holder = observation.peers.get_mut(&Ordinal(0)).expect("the holder");
+        holder.leadership.as_mut().expect("its report").suspects_term = Some(TERM - 1);
+    };
+    let receives: Change = |_, observation| {
+        observation.server.as_mut().expect("a server").receiver_streaming = true;
+    };
+    let cases: [(Change, bool); 5] = [
+        (|_, _| {}, true),
+        (unanswered, false),
+        (told_by_third, true),
+        (of_before, false),
+        (receives, false),
+    ];
+    for (number, (change, believed)) in cases.into_iter().enumerate() {
+        let decision = told(&usual(&[(HolderPeer, 7), (Server, 3)]), change);
+        let suspects = decision.report.expect("a report").suspects_term;
+        assert_eq!(
+            suspects.is_some(),
+            believed,
+            "case {number}: {:?}",
+            decision.situation
+        );
+    }
+    // First heard in this turn: the Lease is read.
+    let first = told(&usual(&[(HolderPeer, 7), (Server, 3)]), |memory, _| {
+        memory.lease.given_up = None;
+    });
+    assert!(first.read_lease && first.report.is_some_and(|report| report.suspects_term.is_none()));
+}
+
 /// The primary's sidecar has said nothing for so long; its WAL as well, if the receiver still runs.
 fn silent(sidecar_ms: u64, receiver_ms: Option<u64>) -> Decision {
     told(&usual(LOST), |_, observation| {

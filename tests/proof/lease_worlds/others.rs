@@ -60,6 +60,16 @@ pub(super) fn holder_peer(choice: &Choice) -> Option<PeerView> {
         3 => Some(lost(PeerContact::Refused, 300)),
         4 => Some(lost(PeerContact::TimedOut, 5_000)),
         5 => None,
+        7 => Some(PeerView {
+            running: false,
+            ..member(
+                choice.other(),
+                LeadershipReport {
+                    suspects_term: Some(TERM),
+                    ..content(TERM)
+                },
+            )
+        }),
         _ => Some(member(
             choice.other(),
             LeadershipReport {

@@ -172,11 +172,14 @@ pub(super) fn while_stopped(
         return turn.row(Situation::HandingOver, String::new()).soon();
     };
     let situation = Situation::HandingOver;
-    if let Some((detail, write)) = handed_over(&turn, standing, (record, facts), situation, handing_over) {
+    let waited_ms = stopped_for_ms(&turn, standing);
+    // Then nobody else can be told either: the peers may confirm it as the primary that it was.
+    let in_vain = standing.unanswered && waited_ms >= turn.policy.times.peer_timeout_ms;
+    let handed_over = handed_over(&turn, standing, (record, facts), situation, handing_over);
+    if let Some((detail, write)) = handed_over.filter(|_| !in_vain) {
         return turn.lease_row(situation, detail, write);
     }
-    let clean = facts.control_state == ControlState::ShutDown;
-    let waited_ms = stopped_for_ms(&turn, standing);
+    let clean = facts.control_state == ControlState::ShutDown && !in_vain;
     // What is being written may name the successor.
     let undecided = turn.observation.lease.writing;
     if clean && (undecided || waited_ms < 2 * turn.policy.times.stop_timeout_ms) {

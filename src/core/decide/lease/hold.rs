@@ -207,6 +207,7 @@ fn overtaken(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Opti
         report: None,
         upstream: None,
         gate_until_ms: 0,
+        read_lease: false,
         memory: turn.memory.clone(),
         recheck_after_ms: 0,
     };

@@ -6,6 +6,7 @@
 
 mod first;
 mod follow;
+mod forced;
 mod hand_over;
 mod hold;
 mod office;
@@ -40,14 +41,16 @@ pub(super) fn decide(mut turn: Turn<'_>) -> Decision {
         // Nothing else would end the wait at that moment.
         decision.recheck_after_ms = decision.recheck_after_ms.min(left_ms);
     }
+    decision.read_lease = decision
+        .memory
+        .lease
+        .given_up
+        .is_some_and(|(_, heard_ms)| heard_ms == standing.at_ms);
     decision.upstream = standing.holder_elsewhere;
     decision.gate_until_ms = office::gate_until_ms(observation, &standing);
-    decision.report = Some(report::report(
-        policy,
-        observation,
-        &mut decision.memory,
-        &standing,
-    ));
+    let gives_up = decision.situation == Situation::Resigning
+        || hand_over::left_untold(policy, observation, &decision.memory, &standing);
+    report::tell(policy, observation, &mut decision, &standing, gives_up);
     decision
 }
 
@@ -58,23 +61,20 @@ pub(super) fn without_supervisor(
     mut decision: Decision,
 ) -> Decision {
     let standing = office::note(policy, &mut decision.memory, observation);
+    let mut gives_up = false;
     if let Some(record) = standing.record.as_ref().filter(|_| standing.is_holder) {
         let since_ms = decision.memory.lease.down_since_ms.unwrap_or(standing.at_ms);
         let long = standing.at_ms.saturating_sub(since_ms) > 2 * policy.times.peer_timeout_ms;
         let gone = long || hand_over::left_untold(policy, observation, &decision.memory, &standing);
-        decision.lease = if gone && !record.paused && office::provable_elsewhere(observation, record) {
+        gives_up = gone && !record.paused;
+        decision.lease = if gives_up && office::provable_elsewhere(observation, record) {
             release(record, &standing, None)
         } else {
             office::renewal(policy, observation, &decision.memory, &standing)
         };
     }
     decision.upstream = standing.holder_elsewhere;
-    decision.report = Some(report::report(
-        policy,
-        observation,
-        &mut decision.memory,
-        &standing,
-    ));
+    report::tell(policy, observation, &mut decision, &standing, gives_up);
     decision
 }
 

@@ -11,7 +11,7 @@ use crate::core::policy::Policy;
 use crate::core::status::HeldData;
 use crate::core::supervision::{Postmaster, ServerRole};
 
-use super::standing::{Standing, recorded};
+use super::standing::{self, Standing, recorded};
 
 /// How often a primary asks its peers while the API server is silent.
 const BEAT_MS: u64 = 250;
@@ -93,12 +93,18 @@ pub(super) fn gate_until_ms(observation: &Observation, standing: &Standing) -> u
 
 /// Brings what is remembered up to date before any row is looked at; who is what with that.
 pub(super) fn note<'a>(policy: &Policy, memory: &mut Memory, observation: &'a Observation) -> Standing<'a> {
+    let given_up = standing::gives_up(policy, observation);
+    memory.lease.given_up = given_up.map(|term| match memory.lease.given_up {
+        Some((known, heard_ms)) if known == term => (term, heard_ms),
+        _ => (term, observation.at_ms),
+    });
     let mut standing = Standing::of(policy, memory, observation);
     let lease = &mut memory.lease;
     if let Some(stored) = &observation.lease.stored {
         lease.record = Some(Arc::clone(&stored.record));
     }
     note_confirmations(policy, lease, observation, &standing);
+    note_others(lease, observation);
     standing.confirmed_until_ms = lease.confirmed_until_ms;
     note_streaming(policy, lease, observation);
     note_named(lease, observation);
@@ -164,6 +170,22 @@ fn note_confirmations(
     let until_ms = records.map(|record| confirmed_until_ms(policy, lease, observation, record));
     let until_ms = until_ms.min().unwrap_or(0);
     lease.confirmed_until_ms = lease.confirmed_until_ms.max(until_ms);
+}
+
+/// What the others confirm.
+fn note_others(lease: &mut LeaseMemory, observation: &Observation) {
+    for (ordinal, peer) in &observation.peers {
+        let said = peer.leadership.as_ref().and_then(|report| report.confirms);
+        let Some(office) = said.filter(|_| peer.contact == PeerContact::Connected) else {
+            continue;
+        };
+        let known = lease.confirmed_by_others.get(ordinal);
+        if known.is_none_or(|(known, _)| *known != office) {
+            lease
+                .confirmed_by_others
+                .insert(*ordinal, (office, observation.at_ms));
+        }
+    }
 }
 
 /// The last renewal is older than it should be, and not because of the disk: then nobody is to keep it in office.

@@ -10,13 +10,13 @@ use crate::core::data_directory::{ControlState, DataDirectoryFacts};
 use crate::core::decision::{Decision, PostgresAction};
 use crate::core::lease::{
     Durability, FinalPosition, HISTORY_LIMIT, HistoryEntry, LeadershipReport, LeasePurpose, LeaseRecord,
-    LeaseWrite, MoveRequest,
+    LeaseWrite,
 };
 use crate::core::member::Ordinal;
 use crate::core::situation::Situation;
 
 use super::standing::{Standing, recorded};
-use super::{Turn, office};
+use super::{Turn, forced, office};
 
 /// A standby that runs: what it does about a primary that is lost, if it is. `Err` gives the turn back.
 pub(super) fn consider<'a>(turn: Turn<'a>, standing: &Standing) -> Result<Decision, Turn<'a>> {
@@ -29,8 +29,8 @@ pub(super) fn consider<'a>(turn: Turn<'a>, standing: &Standing) -> Result<Decisi
     if record.paused {
         return Err(turn);
     }
-    if forced(&turn, record) {
-        return Ok(by_force(turn, standing, record));
+    if forced::is_asked(&turn, record) {
+        return Ok(forced::take_over(turn, standing, record));
     }
     let vacant = record.holder.is_none() || own_name(&turn, record);
     match record.synchronous.proof() {
@@ -117,7 +117,7 @@ fn by_expiry<'a>(
 }
 
 /// As far as this member can know: nobody holds the Lease, or it has run out by this clock, and so has what this member confirmed.
-fn right_over(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord) -> bool {
+pub(super) fn right_over(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord) -> bool {
     let deadline_ms = turn.policy.times.renew_deadline_ms;
     let bound = turn.memory.lease.confirmed.is_some_and(|(office, given_ms)| {
         office.term == record.term && standing.at_ms < given_ms + deadline_ms
@@ -130,10 +130,10 @@ fn right_over(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord) -> boo
     record.holder.is_none() || (standing.expired && !bound && !young)
 }
 
-fn not_over(standing: &Standing) -> String {
+pub(super) fn not_over(standing: &Standing) -> String {
     let holder = standing.holder_name();
     if standing.expired {
-        format!("{holder}; what this member may have confirmed of it must run out first")
+        format!("{holder}; what members may have confirmed of it must run out first")
     } else {
         format!("{holder}, which must run out first")
     }
@@ -279,9 +279,15 @@ fn recorded_peers<'a>(
 /// How many other recorded members have lost the primary, and how many have bound themselves already.
 fn others(turn: &Turn<'_>, record: &LeaseRecord) -> (u32, u32) {
     let (mut lost, mut bound) = (0, 0);
-    for (_, report) in recorded_peers(turn, record) {
+    let holder = record
+        .holder
+        .as_ref()
+        .and_then(|holder| turn.policy.ordinal_of(&holder.pod));
+    for (ordinal, report) in recorded_peers(turn, record) {
         let promised = report.promised_term > record.term;
-        lost += u32::from(promised || report.suspects_term == Some(record.term) || record.holder.is_none());
+        // The holder's word of itself is not that of one who has lost it.
+        let suspects = report.suspects_term == Some(record.term) && Some(ordinal) != holder;
+        lost += u32::from(promised || suspects || record.holder.is_none());
         bound += u32::from(promised);
     }
     (lost, bound)
@@ -292,7 +298,7 @@ fn in_set(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
 }
 
 /// The term to stand for: newer than the record's, and not older than what a member has promised already.
-fn next_term(turn: &Turn<'_>, record: &LeaseRecord) -> u64 {
+pub(super) fn next_term(turn: &Turn<'_>, record: &LeaseRecord) -> u64 {
     let promised = recorded_peers(turn, record)
         .map(|(_, report)| report.promised_term)
         .max();
@@ -365,53 +371,6 @@ fn name_again(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Deci
     let detail = format!("flushed up to {} on timeline {}", own.flush_lsn, own.timeline);
     let write = claim(&turn, standing, record, (term, Some(own)), "it was named already");
     turn.lease_row(Situation::Standing, detail, write)
-}
-
-fn forced(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
-    matches!(record.request, Some(MoveRequest::Failover { to, .. }) if to == turn.policy.ordinal)
-}
-
-/// The operator has asked for this member although commits may be lost; even then never beside a primary with a right.
-fn by_force(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
-    let holder = standing
-        .holder_elsewhere
-        .and_then(|holder| turn.observation.peers.get(&holder));
-    let in_office = holder.is_some_and(|peer| {
-        let office = peer.leadership.as_ref().and_then(|report| report.office);
-        peer.contact == PeerContact::Connected && office.is_some_and(|office| office.term == record.term)
-    });
-    if in_office {
-        return turn
-            .row(
-                Situation::BetterCandidate,
-                "the primary hands over itself".to_owned(),
-            )
-            .soon();
-    }
-    let term = next_term(&turn, record);
-    if standing.promised < term {
-        return turn.act(
-            Situation::Detaching,
-            "forced by the operator".to_owned(),
-            PostgresAction::Detach { term },
-        );
-    }
-    let Some(own) = standing.final_position else {
-        return turn
-            .row(Situation::Comparing, "waiting for replay to end".to_owned())
-            .soon();
-    };
-    if !right_over(&turn, standing, record) {
-        return turn.row(Situation::Comparing, not_over(standing));
-    }
-    let write = claim(
-        &turn,
-        standing,
-        record,
-        (term, Some(own)),
-        "forced by the operator",
-    );
-    turn.lease_row(Situation::Standing, "forced by the operator".to_owned(), write)
 }
 
 /// A stopped member whose directory was last written as the primary that the record still stands for.

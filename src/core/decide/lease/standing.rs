@@ -31,6 +31,8 @@ pub(super) struct Standing<'a> {
     pub(super) unchanged_ms: u64,
     pub(super) duration_ms: u64,
     pub(super) may_write: bool,
+    /// The API server has not answered since a request failed.
+    pub(super) unanswered: bool,
     /// A write that was sent and not answered may have given the office away.
     given_away: bool,
     pub(super) promised: u64,
@@ -75,6 +77,7 @@ impl<'a> Standing<'a> {
             unchanged_ms: at_ms.saturating_sub(lease.changed_at_ms),
             duration_ms,
             may_write: !lease.writing && !failed_lately,
+            unanswered: lease.error.is_some(),
             given_away: lease
                 .uncertain
                 .as_ref()
@@ -104,9 +107,13 @@ impl<'a> Standing<'a> {
     }
 
     /// A write over the newest known version, if one may be begun now.
+    ///
+    /// One that gives the office away leaves this member without a right until its outcome is known: not while the API server does not answer.
     pub(super) fn write(&self, purpose: LeasePurpose, record: LeaseRecord) -> Option<LeaseWrite> {
         let over = self.version.map(str::to_owned);
-        self.may_write.then_some(LeaseWrite {
+        let gives_away = matches!(purpose, LeasePurpose::HandOver | LeasePurpose::Release);
+        let may = self.may_write && !(gives_away && self.unanswered);
+        may.then_some(LeaseWrite {
             purpose,
             over,
             record: Box::new(record),
@@ -170,7 +177,8 @@ fn patience_ms(
     if peer.contact == PeerContact::Connected {
         // Another pod under the holder's name: the one that held the Lease is gone.
         let replaced = !peer.uid.is_empty() && peer.uid != identity.uid;
-        return (replaced || has_left(policy, observation, peer)).then_some(0);
+        let given_up = || receiver.is_none() && given_up(memory, observation, ordinal);
+        return (replaced || given_up()).then_some(0);
     }
     let looking_ms = observation.at_ms
         - memory
@@ -186,12 +194,29 @@ fn patience_ms(
     }
 }
 
-/// The holder says that it has left and cannot write that, as this member could.
-fn has_left(policy: &Policy, observation: &Observation, peer: &PeerView) -> bool {
-    let term = observation.lease.stored.as_ref().map(|stored| stored.record.term);
-    let report = peer.leadership.as_ref();
-    let said = report.and_then(|report| report.suspects_term);
-    said.is_some() && said == term && sees_api(policy, observation)
+/// The term that the holder's word is of, if it says that it wants to be rid of the Lease of that term.
+pub(super) fn gives_up(policy: &Policy, observation: &Observation) -> Option<u64> {
+    let record = &observation.lease.stored.as_ref()?.record;
+    let peer = observation.peers.get(&holder(policy, Some(record))?)?;
+    let said = peer.leadership.as_ref()?.suspects_term;
+    said.filter(|term| peer.contact == PeerContact::Connected && *term == record.term)
+}
+
+/// The holder cannot write that it has given up, and somebody else could: the API server has answered since it was first heard, this
+/// member or another that draws the same conclusion.
+fn given_up(memory: &Memory, observation: &Observation, holder: Ordinal) -> bool {
+    let Some((term, heard_ms)) = memory.lease.given_up else {
+        return false;
+    };
+    let answered = observation
+        .lease
+        .answered_at_ms
+        .is_some_and(|at_ms| at_ms > heard_ms);
+    let concludes = |(ordinal, peer): (&Ordinal, &PeerView)| {
+        let said = peer.leadership.as_ref().and_then(|report| report.suspects_term);
+        *ordinal != holder && peer.contact == PeerContact::Connected && said == Some(term)
+    };
+    answered || observation.peers.iter().any(concludes)
 }
 
 /// The API server has answered lately.
