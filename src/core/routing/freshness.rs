@@ -103,6 +103,11 @@ impl Freshness {
             }
             known.lsn = known.lsn.max(position.lsn);
             if let Some(measured) = position.measured {
+                if position.timeline > self.timeline {
+                    // Its podgres has heard a primary of that timeline.
+                    self.timeline = position.timeline;
+                    self.marks.clear();
+                }
                 known.newest_lsn = known.newest_lsn.max(measured.newest_lsn);
                 let fresh_at_ms = asked_at_ms.checked_sub(measured.staleness_ms);
                 known.fresh_at_ms = known.fresh_at_ms.max(fresh_at_ms);
@@ -144,17 +149,15 @@ impl Freshness {
     }
 
     fn newest_lsn(&self) -> Option<Lsn> {
-        let told = self.marks.back()?.lsn;
-        let same = self
-            .servers
-            .values()
-            .filter(|server| server.timeline == self.timeline);
-        Some(same.fold(told, |newest, server| {
-            newest.max(server.lsn).max(server.newest_lsn)
-        }))
+        let told = self.marks.back().map(|mark| mark.lsn);
+        let same = |server: &&Known| server.timeline == self.timeline;
+        let known = self.servers.values().filter(same).map(|server| server.newest_lsn);
+        let told = told.max(known.max().filter(|newest| *newest > Lsn::default()))?;
+        let had = self.servers.values().filter(same).map(|server| server.lsn);
+        Some(had.fold(told, Lsn::max))
     }
 
-    /// The newest timeline that a primary has told of.
+    /// The newest timeline that a primary has told of, to this podgres or to a standby's.
     #[must_use]
     pub fn timeline(&self) -> TimelineId {
         self.timeline

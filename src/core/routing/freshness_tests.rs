@@ -123,6 +123,45 @@ fn a_route_cut_off_from_the_primary_alone_took_every_standby_for_stale() {
     assert_eq!(far.staleness_ms("t", 10_400), Some(9_400));
 }
 
+/// It has heard no primary itself: a standby has, and tells what it knows.
+#[test]
+fn a_route_that_began_while_cut_off_from_the_primary_knew_no_fresh_standby() {
+    let measured = Some(Measured {
+        staleness_ms: 40,
+        newest_lsn: Lsn(900),
+    });
+    let mut seen = Freshness::default();
+    seen.heard("t", standby(850), 1_000);
+    assert_eq!((seen.staleness_ms("t", 1_000), seen.lag_bytes("t")), (None, None));
+    seen.heard(
+        "s",
+        Position {
+            measured,
+            ..standby(800)
+        },
+        1_000,
+    );
+    assert_eq!(seen.staleness_ms("s", 1_010), Some(50));
+    assert_eq!((seen.lag_bytes("s"), seen.lag_bytes("t")), (Some(100), Some(50)));
+    assert_eq!(
+        seen.staleness_ms("t", 1_010),
+        None,
+        "its own podgres has said nothing"
+    );
+    // A later primary, known to another standby alone.
+    let later = Position {
+        timeline: TimelineId(2),
+        measured,
+        ..standby(950)
+    };
+    seen.heard("t", later, 1_100);
+    assert_eq!(seen.timeline(), TimelineId(2));
+    assert_eq!(
+        (seen.lag_bytes("s"), seen.staleness_ms("t", 1_100)),
+        (None, Some(40))
+    );
+}
+
 /// Of a timeline that had ended: every standby then looked as far behind as the old primary had been ahead of the branch.
 #[test]
 fn what_a_standby_knew_of_the_timeline_before_was_told_with_its_new_one() {

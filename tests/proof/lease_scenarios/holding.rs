@@ -43,6 +43,30 @@ fn a_primary_whose_disk_hangs_leaves_as_soon_as_others_can_prove_everything() {
     assert_eq!(alone.lease, None, "nobody could take over, and it is not renewed");
 }
 
+/// It claimed, gave back, and claimed again once that had expired.
+#[test]
+fn a_last_primary_whose_disk_hangs_claimed_the_lease_again_and_again() {
+    let back = |for_ms: u64| {
+        let world = all(
+            usual(STOPPED),
+            &[(Holder, 1), (Age, 1), (Directory, 3), (Held, 2), (Set, 6)],
+        );
+        told(&world, |_, observation| {
+            let supervisor = observation.supervisor.as_mut().expect("a supervisor");
+            supervisor.disk_failing_since_ms = Some(observation.at_ms - for_ms);
+            for peer in observation.peers.values_mut() {
+                peer.held_data = HeldData::Some;
+            }
+        })
+    };
+    assert_eq!(
+        back(100).lease.map(|write| write.purpose),
+        Some(LeasePurpose::Claim)
+    );
+    let lost = back(4_100);
+    assert_eq!((lost.situation, lost.lease), (Situation::NoCandidate, None));
+}
+
 /// Chaos (seed 4150611631675991154): with a short right the licence had run out before the disk counted as lost. PostgreSQL was stopped, and its
 /// sidecar kept the Lease, which nobody takes from one that answers, until the disk came back.
 #[test]

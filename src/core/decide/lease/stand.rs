@@ -395,6 +395,11 @@ pub(super) fn last_holder<'a>(
     if !released && !standing.expired {
         return Ok(turn.row(Situation::AwaitingExpiry, standing.holder_name()).soon());
     }
+    if let Some(failing_ms) = office::disk_lost_ms(turn.policy, turn.observation, record) {
+        // It would only give it back.
+        let detail = format!("the data volume has taken nothing for {failing_ms} ms");
+        return Ok(turn.row(Situation::NoCandidate, detail));
+    }
     let write = claim(
         &turn,
         standing,
