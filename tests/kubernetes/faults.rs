@@ -155,8 +155,11 @@ fn kubelet_off(cluster: &Cluster) {
     let outage = writer.outage(|| {
         cluster.delete_pod(&primary, true);
         recovering().expect("it still runs on");
+        // It goes on for some time, until it hears that it is gone.
+        cluster.primary_besides(&primary);
     });
     println!("    outage by pg-rw, the primary forced away without its kubelet: {outage:?}");
+    assert!(outage > Duration::ZERO, "the pod was away before it was measured");
     let next = cluster.primary_besides(&primary);
     let answered = cluster.ask_past_the_routes(&next, &before.address, "INSERT INTO steady VALUES (-1, 1)");
     println!("    the earlier primary, asked to write: {answered:?}");
