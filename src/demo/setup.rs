@@ -83,7 +83,7 @@ async fn prepare_in(directory: &Path, options: &Options) -> Result<Prepared, Dem
     let claim = claim(&layout, &topology, replicas, earlier.as_ref()).await?;
     let mut state = DemoState {
         replicas,
-        leadership: leadership(options, earlier.as_ref()),
+        leadership: leadership(options.leadership, earlier.as_ref().map(|state| state.leadership)),
         api_server: None,
         network: claim.network,
         ports: claim.ports,
@@ -118,9 +118,9 @@ async fn prepare_in(directory: &Path, options: &Options) -> Result<Prepared, Dem
     })
 }
 
-fn leadership(options: &Options, earlier: Option<&DemoState>) -> Leadership {
-    let kept = earlier.map(|state| state.leadership);
-    options.leadership.or(kept).unwrap_or(Leadership::Lease)
+/// What is asked for, else what the demo in that directory had.
+fn leadership(asked: Option<Leadership>, kept: Option<Leadership>) -> Leadership {
+    asked.or(kept).unwrap_or(Leadership::Lease)
 }
 
 /// The Lease API on the DNS server's address, on the port of the earlier run if that is free, and a kubeconfig for it.
@@ -348,4 +348,18 @@ pub(super) fn environment(
     kept.chain(own.map(|(key, value)| (key.to_owned(), value)))
         .chain(more.iter().map(|(key, value)| (key.clone(), value.clone())))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_demo_has_a_lease_unless_it_was_made_or_is_asked_for_without() {
+        use Leadership::{FixedOrdinal, Lease};
+        assert_eq!(leadership(None, None), Lease);
+        assert_eq!(leadership(None, Some(FixedOrdinal)), FixedOrdinal);
+        assert_eq!(leadership(Some(Lease), Some(FixedOrdinal)), Lease);
+        assert_eq!(leadership(Some(FixedOrdinal), None), FixedOrdinal);
+    }
 }

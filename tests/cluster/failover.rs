@@ -314,6 +314,7 @@ fn under_async_a_frozen_sidecar_ends_the_acknowledgements() {
         "SELECT count(DISTINCT number / 1000000) FROM numbers WHERE number > 1000000",
         "4",
     );
+    let postmaster = demo.pid(&first, "postgres");
     signal(sidecar, Signal::STOP);
     let frozen = Instant::now();
     let others: Vec<&str> = ["0", "1", "2"]
@@ -327,6 +328,10 @@ fn under_async_a_frozen_sidecar_ends_the_acknowledgements() {
         })
     });
     assert!(moved, "nobody took over");
+    assert!(
+        !std::path::Path::new(&format!("/proc/{postmaster}")).exists(),
+        "it could be written to beside another"
+    );
     for writer in writers {
         let last = writer.join().expect("a writer");
         let late = last.saturating_duration_since(frozen);

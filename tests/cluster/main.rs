@@ -6,6 +6,7 @@
 )]
 
 mod api;
+mod api_calls;
 mod api_way;
 #[path = "../support/authority.rs"]
 mod authority;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
+use serde_json::Value;
 
 use crate::cluster::{Cluster, PodFacts};
 use crate::faults;
@@ -47,6 +48,7 @@ struct Storm<'a> {
     seed: u64,
     end: Instant,
     done: Vec<String>,
+    system_identifier: Value,
 }
 
 impl<'a> Storm<'a> {
@@ -60,6 +62,7 @@ impl<'a> Storm<'a> {
             seed,
             end: Instant::now() + Duration::from_secs(seconds),
             done: Vec::new(),
+            system_identifier: cluster.status()["system_identifier"].clone(),
         }
     }
 
@@ -110,7 +113,10 @@ impl<'a> Storm<'a> {
         self.cluster.settle();
         writer.progress(100);
         writer.verify();
-        let count = |pod: &str| self.cluster.sql(pod, "SELECT count(*), sum(number) FROM steady");
+        let identifier = self.cluster.status()["system_identifier"].clone();
+        assert_eq!(identifier, self.system_identifier, "another database");
+        let rows = "SELECT count(*), md5(string_agg(writer || ':' || number, ',' ORDER BY writer, number)) FROM steady";
+        let count = |pod: &str| self.cluster.sql(pod, rows);
         writer.remove();
         let primary = self.cluster.primary();
         wait::within(

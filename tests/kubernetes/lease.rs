@@ -63,6 +63,8 @@ pub(crate) const GROUP: Group = Group {
             "a_bad_image_stops_at_one_member_and_is_rolled_back",
             upkeep::bad_image,
         ),
+        ("an_update_replaces_all_pods_and_loses_nothing", upkeep::rolling),
+        ("a_primary_that_is_scaled_away_hands_over", volumes::scaled_away),
         (
             "row_61_pods_deleted_at_random_under_load_lose_nothing",
             chaos::pods,
@@ -169,17 +171,25 @@ fn labels(cluster: &Cluster) {
             .filter_map(|pod| pod.metadata.name)
             .collect()
     };
-    let primary = cluster.primary();
-    until(
-        "one pod is labelled primary",
-        || labelled("primary"),
-        |names| *names == [primary.clone()],
-    );
-    until(
-        "two are labelled standby",
-        || labelled("standby").len(),
-        |count| *count == 2,
-    );
+    let as_it_is = || {
+        let primary = cluster.primary();
+        until(
+            "one pod is labelled primary",
+            || labelled("primary"),
+            |names| *names == [primary.clone()],
+        );
+        until(
+            "two are labelled standby",
+            || labelled("standby").len(),
+            |count| *count == 2,
+        );
+        primary
+    };
+    let before = as_it_is();
+    cluster.switch_over(&cluster.standby());
+    let primary = as_it_is();
+    assert_ne!(primary, before);
+    cluster.settle();
     drop(until(
         "the Service follows",
         || cluster.sql_by("pg-primary", "SELECT pg_is_in_recovery()"),

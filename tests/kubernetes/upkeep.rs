@@ -107,6 +107,41 @@ pub(crate) fn bad_image(cluster: &Cluster) {
     writer.remove();
 }
 
+/// A changed setting: all pods are replaced, the last one first, which is the primary's here, and another one when it comes back.
+pub(crate) fn rolling(cluster: &Cluster) {
+    let first = format!("pg-{}", cluster.replicas() - 1);
+    if cluster.primary() != first {
+        cluster.switch_over(&first);
+        cluster.settle();
+    }
+    let before = cluster.pods();
+    let writer = Writer::start(cluster);
+    let patch = json!({"data": {"PODGRES_MAX_STALENESS": "9s"}}).to_string();
+    cluster.kubectl(&["patch", "configmap/pg-settings", "-p", &patch]);
+    let outage = writer.outage(|| {
+        cluster.kubectl(&["rollout", "restart", "statefulset/pg"]);
+        cluster.kubectl(&["rollout", "status", "statefulset/pg", "--timeout=240s"]);
+    });
+    println!("    outage by pg-rw, the worst of an update of all pods: {outage:?}");
+    cluster.settle();
+    for (name, pod) in cluster.pods() {
+        assert_ne!(pod.uid, before[&name].uid, "{name} is the pod of before");
+        let setting = [
+            "exec",
+            &name,
+            "-c",
+            "postgres",
+            "--",
+            "printenv",
+            "PODGRES_MAX_STALENESS",
+        ];
+        assert_eq!(cluster.kubectl(&setting).trim(), "9s", "{name}");
+    }
+    writer.verify();
+    writer.remove();
+    assert!(outage < Duration::from_secs(10), "{outage:?}");
+}
+
 pub(crate) fn password(cluster: &Cluster) {
     let before = cluster.pods();
     let login = |password: &str| {

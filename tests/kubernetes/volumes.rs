@@ -1,6 +1,7 @@
 //! Volumes: one for each member, kept while pods and sets come and go, and what happens without one.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use serde_json::json;
@@ -54,6 +55,31 @@ pub(crate) fn row_34(cluster: &Cluster) {
     cluster.settle();
     assert_eq!(cluster.status()["system_identifier"], identifier);
     assert_eq!(cluster.sql(FIRST, "SELECT number FROM outlived"), "3");
+}
+
+/// A primary that is scaled away hands over; and from three to one in one step nothing is lost, whoever can take writes then.
+pub(crate) fn scaled_away(cluster: &Cluster) {
+    cluster.scale(4);
+    cluster.switch_over("pg-3");
+    cluster.settle();
+    let writer = Writer::start(cluster);
+    let outage = writer.outage(|| cluster.scale(3));
+    println!("    outage by pg-rw, the primary scaled away: {outage:?}");
+    writer.verify();
+    cluster.switch_over("pg-2");
+    cluster.settle();
+    writer.progress(100);
+    cluster.kubectl(&["scale", "statefulset/pg", "--replicas=1"]);
+    until(
+        "one pod is left",
+        || cluster.pods().into_keys().collect::<Vec<_>>(),
+        |pods| *pods == [FIRST],
+    );
+    cluster.scale(3);
+    writer.progress(100);
+    writer.verify();
+    writer.remove();
+    assert!(outage < Duration::from_secs(10), "{outage:?}");
 }
 
 /// What is on a member's volume, as a pod of its own sees it.

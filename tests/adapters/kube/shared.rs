@@ -39,6 +39,25 @@ async fn a_claim_and_renewals_are_seen_by_all() {
     }
 }
 
+/// As `kubectl patch` with a version in it: whoever is late changes nothing.
+#[tokio::test]
+async fn a_patch_over_an_old_version_is_a_conflict() {
+    for place in places().await {
+        let old = version(&claim(&place.store(0), 0).await);
+        place
+            .patch(&json!({"metadata": {"labels": {"first": "yes"}}}))
+            .await;
+        let late = json!({"metadata": {"resourceVersion": old, "labels": {"second": "yes"}}});
+        let (status, answer) = place.ask("PATCH", &format!("/{}", place.name), Some(&late)).await;
+        assert_eq!((status, &answer["reason"]), (409, &json!("Conflict")), "{answer}");
+        let labels = place.object().await["metadata"]["labels"].clone();
+        assert_eq!(
+            (&labels["first"], &labels["second"]),
+            (&json!("yes"), &Value::Null)
+        );
+    }
+}
+
 #[tokio::test]
 async fn of_two_writes_over_one_version_one_succeeds() {
     for place in places().await {

@@ -207,3 +207,58 @@ fn same_everywhere(demo: &Demo, primary: &str) -> Vec<String> {
     }
     wrong
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::ledger::{Acknowledged, Office};
+    use super::*;
+
+    /// On a timeline, by a server, asked for and told.
+    type Row = (u32, &'static str, u64, u64);
+
+    fn judged(rows: &[Row]) -> Vec<String> {
+        let ledger = Ledger::new(true);
+        let row = |(timeline, server, begun_us, told_us): &Row| Acknowledged {
+            writer: 1,
+            number: 1,
+            begun_us: *begun_us,
+            told_us: *told_us,
+            office: Office {
+                timeline: *timeline,
+                server: (*server).to_owned(),
+                started: String::new(),
+            },
+        };
+        ledger.book().rows.extend(rows.iter().map(row));
+        two_acknowledged(&ledger)
+    }
+
+    #[test]
+    fn two_that_acknowledge_are_found_and_a_sound_hand_over_is_not_blamed() {
+        let sound = [
+            (1, "a", 0, 5),
+            (1, "a", 10, 30),
+            (2, "b", 12, 20),
+            (2, "b", 40, 41),
+        ];
+        assert_eq!(
+            judged(&sound),
+            Vec::<String>::new(),
+            "an answer that was read late"
+        );
+        let cases: [(&[Row], &str); 2] = [
+            (
+                &[(1, "a", 0, 5), (1, "b", 6, 9)],
+                "timeline 1 was acknowledged by",
+            ),
+            (
+                &[(1, "a", 0, 5), (2, "b", 7, 9), (1, "a", 10, 12)],
+                "asked for at 10 us",
+            ),
+        ];
+        for (rows, words) in cases {
+            let wrong = judged(rows);
+            assert!(wrong.len() == 1 && wrong[0].contains(words), "{words}: {wrong:?}");
+        }
+    }
+}

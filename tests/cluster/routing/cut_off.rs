@@ -7,7 +7,7 @@ use podgres::demo::Target;
 use tokio_postgres::NoTls;
 
 use super::clients::config_of;
-use crate::harness::{Demo, LIMIT, Start, wait_for};
+use crate::harness::{Demo, LIMIT, Start, members, wait_for};
 use crate::kit::open_folder;
 use crate::namespaces::{Cut, has_run_inside, inside};
 use crate::preloaded::Preloaded;
@@ -54,6 +54,16 @@ fn a_standby_cut_off_from_the_primary_leaves_the_route_within_its_bound_and_come
     let (primary, standby) = (pods[0], pods[1]);
     assert!(wait_for(LIMIT, || all_lead_to(&demo, standby)));
 
+    let office = || {
+        let status = demo.status().expect("a status");
+        let promised = members(&status)
+            .iter()
+            .map(|member| member["promised_term"].as_u64());
+        let promised: Vec<_> = promised.collect();
+        assert!(promised.iter().all(Option::is_some), "{status}");
+        (status["term"].clone(), super::primary(&status), promised)
+    };
+    let before = office();
     let cut = Cut::between(primary, standby);
     let began = Instant::now();
     demo.sql(&["--member", "0"], "INSERT INTO work VALUES (1)");
@@ -73,6 +83,7 @@ fn a_standby_cut_off_from_the_primary_leaves_the_route_within_its_bound_and_come
     let rows = demo.sql(&["--member", "1"], "SELECT count(*) FROM work");
     assert_eq!(rows, "0", "clients reach it, and it has not heard of the row");
     assert!(cut.packets() > 0);
+    assert_eq!(office(), before, "one member's suspicion was enough");
 
     drop(cut);
     let back = || all_lead_to(&demo, standby);

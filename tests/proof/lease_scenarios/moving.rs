@@ -32,6 +32,24 @@ fn a_pod_that_ends_hands_over_or_gives_the_lease_back() {
             .holder
             .is_some()
     );
+    for (preferred, other) in [(0, 2), (2, 0)] {
+        let choice = leaving.with(HolderPeer, 6);
+        let decision = told(&choice, |_, observation| {
+            let flushed = observation.peers.values().filter_map(|peer| peer.flush_lsn).max();
+            for (ordinal, peer) in &mut observation.peers {
+                peer.flush_lsn = flushed;
+                let wanted = if ordinal.0 == preferred { 1 } else { 5 };
+                peer.leadership.as_mut().expect("its report").priority = Some(wanted);
+            }
+        });
+        let to = format!("pg-{preferred}");
+        let record = written(&decision, LeasePurpose::HandOver);
+        assert_eq!(
+            holder(record),
+            Some(to.as_str()),
+            "and not pg-{other}, which has as much"
+        );
+    }
     let alone = decided(&all(leaving, &[(HolderPeer, 5), (ThirdPeer, 0)]));
     let record = written(&alone, LeasePurpose::Release);
     assert_eq!((holder(record), record.released_by), (None, Some(Ordinal(1))));

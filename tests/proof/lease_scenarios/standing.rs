@@ -115,6 +115,29 @@ fn the_one_with_less_leaves_it_to_the_one_with_more() {
     assert_eq!(decision.lease, None);
 }
 
+/// Among equals; whoever has more comes first all the same.
+#[test]
+fn the_preferred_of_equals_claims() {
+    for (third, own_priority, its_priority, situation) in [
+        (5, 10, 0, Situation::BetterCandidate),
+        (5, 10, 20, Situation::Standing),
+        (6, 10, 99, Situation::BetterCandidate),
+        (4, 10, 0, Situation::Standing),
+    ] {
+        let choice = usual(AT_REST).with(ThirdPeer, third);
+        let (memory, mut observation) = (remembered(&choice), observed(&choice));
+        let peer = observation.peers.get_mut(&Ordinal(2)).expect("the third");
+        peer.leadership.as_mut().expect("its report").priority = Some(its_priority);
+        let mut policy = lease_policy(&choice);
+        policy.priority = Some(own_priority);
+        let decision = decide(&policy, &memory, &observation);
+        assert_eq!(
+            decision.situation, situation,
+            "{third}, {own_priority} and {its_priority}"
+        );
+    }
+}
+
 #[test]
 fn the_best_of_enough_claims_before_the_lease_has_run_out() {
     for third in [4, 5] {
