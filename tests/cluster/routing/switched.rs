@@ -38,6 +38,15 @@ fn writes_on_standby(demo: &Demo, ordinal: u32) -> Option<bool> {
     on_standby(&config_of(demo, ordinal, Target::ReadWrite))
 }
 
+/// Whether the pages of all members show the switch so.
+fn pages_show(demo: &Demo, line: &str) -> bool {
+    let shows = |ordinal| {
+        let page = demo.get(ordinal, "/metrics");
+        page.is_some_and(|(_, text)| text.lines().any(|found| found == line))
+    };
+    (0..3).all(shows)
+}
+
 /// From before the operator's command until every pod's route has begun a session where it belongs, by the servers' word (all on one clock).
 fn all_endpoints_follow(demo: &Demo, turned: &str, began: SystemTime) -> Duration {
     let first = |ordinal: u32| {
@@ -63,6 +72,7 @@ fn there_and_back(demo: &Demo) -> [Duration; 2] {
     let first = primary(&status);
     demo.sql(&[], "CREATE TABLE work (n int)");
     insert(demo).expect("row 37: by default clients can add items");
+    assert!(pages_show(demo, "podgres_read_only 0"), "before the switch");
     let writers = Clients::start(&demo.directory, Target::ReadWrite, Work::Write, 4);
     let readers = Clients::start(&demo.directory, Target::ReadWrite, Work::Read, 4);
     writers.wait_for_more(20);
@@ -87,6 +97,10 @@ fn there_and_back(demo: &Demo) -> [Duration; 2] {
     assert_eq!(demo.sql(&[], "SELECT pg_is_in_recovery()"), "t");
     readers.wait_for_more(50);
     let status = demo.wait("the switch in the status", |status| status["read_only"] == true);
+    assert!(
+        wait_for(Duration::from_secs(5), || pages_show(demo, "podgres_read_only 1")),
+        "switched on"
+    );
     assert_eq!(status["read_only_switch"]["reason"], "a migration");
     assert!(
         status["read_only_switch"]["by"]
@@ -107,6 +121,8 @@ fn there_and_back(demo: &Demo) -> [Duration; 2] {
     assert!(on.max(off) < ALL_FOLLOW, "on after {on:?}, off after {off:?}");
     let writable = wait_for(Duration::from_secs(5), || insert(demo).is_ok());
     assert!(writable, "row 42: {:?}", insert(demo));
+    let off_shown = || pages_show(demo, "podgres_read_only 0");
+    assert!(wait_for(Duration::from_secs(5), off_shown), "switched off");
     writers.wait_for_more(20);
     let (writers, readers) = (writers.stop(), readers.stop());
     assert!(Counts::get(&writers.read_only) > 0, "{writers:?}");
