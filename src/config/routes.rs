@@ -300,6 +300,46 @@ mod tests {
     }
 
     #[test]
+    fn a_listener_has_its_own_limits_or_those_of_all() {
+        let words = [
+            "route",
+            "--max-connections",
+            "50",
+            "--max-connections-per-client",
+            "5",
+            "--hold",
+            "3s",
+            "--drain-timeout",
+            "4s",
+            "--listen",
+            "7433,mode=read-only,max_connections=7",
+            "--listen",
+            "7434,mode=read-only,max_connections_per_client=2",
+        ];
+        let routes = Line::try_parse_from(words).expect("valid").routes;
+        let limits = |routes: &RouteArguments| {
+            let listeners = routes.listeners(6432, 6433).expect("valid");
+            let limits = listeners.iter().map(|listen| routes.limits(listen));
+            let seen = limits.map(|limits| (limits.max_connections, limits.max_connections_per_client));
+            seen.collect::<Vec<_>>()
+        };
+        assert_eq!(limits(&routes), [(50, 5), (50, 5), (7, 5), (50, 2)]);
+        let first = &routes.listeners(6432, 6433).expect("valid")[0];
+        let times = routes.limits(first);
+        assert_eq!(
+            (times.hold, times.drain_timeout),
+            (Duration::from_secs(3), Duration::from_secs(4))
+        );
+        let plain = Line::try_parse_from(["route", "--listen", "7433,max_connections=7"]);
+        let all = (4000, usize::MAX);
+        assert_eq!(
+            limits(&plain.expect("valid").routes),
+            [all, all, (7, usize::MAX)],
+            "one client address may have all by default"
+        );
+    }
+
+    #[test]
     fn ports_and_names_are_given_once() {
         for words in [
             vec!["--listen", "6432,mode=read-only"],

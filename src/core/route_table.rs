@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::cluster::verdict::{primary_is_down, primary_is_gone};
+use super::cluster::verdict::{primary_is_down, primary_is_gone, primary_is_silent};
 use super::cluster::{ClusterView, LagMode, PeerContact, PeerEntry};
 use super::routing::{RouteTable, Server};
 use super::status::{MemberState, MemberStatus, Role};
@@ -24,7 +24,12 @@ pub fn route_table_of_peers(view: &ClusterView) -> RouteTable {
 }
 
 fn table(view: &ClusterView, me: Option<&MemberStatus>) -> RouteTable {
-    let unheard = primary_is_gone(view);
+    // Whoever may not use the primary anyhow misses nothing by taking silence for its end.
+    let unheard = if view.read_only {
+        primary_is_silent(view)
+    } else {
+        primary_is_gone(view)
+    };
     let peers = view.peers.iter().filter_map(believed);
     let members: Vec<&MemberStatus> = me.into_iter().chain(peers).collect();
     let in_office = members.iter().filter_map(|member| term_in_office(member)).max();
@@ -203,6 +208,29 @@ mod tests {
         assert_eq!(told(with(PeerContact::Unreachable)), (true, false, 2));
         assert_eq!(told(with(PeerContact::Refused)), (true, true, 2));
         assert_eq!(told(peer(down(primary(0)))), (true, true, 2));
+    }
+
+    /// With nobody left to bear witness that the primary was lost, its reads ended with its WAL receiver.
+    #[test]
+    fn the_last_standby_served_nobody_behind_the_switch() {
+        let silent = |status| PeerEntry {
+            contact: PeerContact::TimedOut,
+            heard_ms_ago: Some(9_000),
+            ..peer(status)
+        };
+        let told = |read_only: bool, other: PeerEntry| {
+            let mut seen = view(cut_off(standby(1)), vec![silent(primary(0)), other]);
+            seen.read_only = read_only;
+            let table = route_table(&seen);
+            let served = |mode| candidates(&RoutePolicy::new(mode), &table).len();
+            let served = [RouteMode::ReadWrite, RouteMode::ReadOnly].map(served);
+            (table.unheard, served)
+        };
+        // Nobody says how old its data are: that keeps a read-only endpoint from it.
+        assert_eq!(told(true, silent(standby(2))), (true, [1, 0]));
+        assert_eq!(told(false, silent(standby(2))), (false, [0, 0]));
+        let streams = told(true, peer(standby(2)));
+        assert!(!streams.0, "the other one streams: there is a primary");
     }
 
     /// The routes cut its sessions, though its PostgreSQL did not notice.

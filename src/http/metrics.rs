@@ -143,6 +143,31 @@ mod tests {
         text.lines().find(|line| line.starts_with(start)).unwrap_or("")
     }
 
+    /// No number twice, so that two that are swapped are seen.
+    fn route() -> RouteCounters {
+        RouteCounters {
+            route: "read_write".to_owned(),
+            sessions: 3,
+            held: 4,
+            sessions_total: 110,
+            held_total: 111,
+            held_microseconds_total: 112,
+            bytes_to_server_total: 113,
+            bytes_to_client_total: 114,
+            refused_total: vec![("too_many_connections", 115), ("no_server", 116)],
+            cut_total: 117,
+            drained_total: 118,
+            connect_failures_total: 119,
+            cancel_requests_total: 120,
+            servers: vec![ServerCounters {
+                server: "pg-0".to_owned(),
+                sessions_total: 121,
+                connect_microseconds_total: 122,
+                staleness_milliseconds_total: 123,
+            }],
+        }
+    }
+
     #[test]
     fn the_page_of_a_primary() {
         let mut me = primary(0);
@@ -153,16 +178,10 @@ mod tests {
             lost: false,
             safe_wal_size_bytes: Some(-5),
         }];
-        let route = RouteCounters {
-            route: "read_write".to_owned(),
-            sessions: 3,
-            sessions_total: 10,
-            ..RouteCounters::default()
-        };
         let counters = Counters {
             situations: vec!["primary_running", "standby_streaming"],
             clones: vec![(CloneReason::Empty, 1), (CloneReason::WalGone, 2)],
-            routes: vec![route],
+            routes: vec![route()],
             lease: Some(LeaseCounters {
                 age_ms: Some(1_500),
                 answered_ms_ago: Some(500),

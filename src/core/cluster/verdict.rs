@@ -243,6 +243,12 @@ pub fn primary_is_gone(view: &ClusterView) -> bool {
     no_primary(view, witnessed)
 }
 
+/// As [`primary_is_gone`], without a witness: this member may be the one that is cut off, and follow nobody.
+#[must_use]
+pub fn primary_is_silent(view: &ClusterView) -> bool {
+    no_primary(view, true)
+}
+
 /// Whether nothing newer than what the standbys have can be acknowledged anywhere: as [`primary_is_gone`], without the
 /// inference from silence. All standbys may be cut off from a primary that goes on.
 #[must_use]

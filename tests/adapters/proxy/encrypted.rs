@@ -4,19 +4,18 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use podgres::core::routing::{RouteMode, Server};
 use podgres::postgres::tls::ClientTls;
 use podgres::proxy::{CertificateFolder, Encryption, Limits, RefusalReason};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_postgres::config::{SslMode, SslNegotiation};
-use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
 
 use super::cluster::{Cluster, DOMAIN, cluster, loopback, member};
+use super::ends::{assert_cancelled, one_session};
 use super::routes::{PATIENCE, Route, answer, complaint, read_to_end, short_hold, table, until};
 use crate::user::temporary_directory;
 
@@ -191,16 +190,26 @@ async fn an_encrypted_cancel_request_finds_its_server() {
     // Through an endpoint that would lead to the other server.
     let write = route(&cluster, RouteMode::ReadWrite, Limits::default(), servers).await;
     let token = client.cancel_token();
-    let asleep = tokio::spawn(async move { client.batch_execute("SELECT pg_sleep(60)").await });
-    let limit = Instant::now() + PATIENCE;
-    while !asleep.is_finished() {
-        assert!(Instant::now() < limit, "not cancelled");
-        cancel(&token, &write, &tls).await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let error = asleep.await.expect("no panic").expect_err("cancelled");
-    assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED));
+    assert_cancelled(client, async || cancel(&token, &write, &tls).await).await;
     assert_eq!(write.stats.sessions_total.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_cancel_request_through_a_full_endpoint_ends_the_query() {
+    let cluster = cluster();
+    let write = route(&cluster, RouteMode::ReadWrite, one_session(), vec![member(0)]).await;
+    let (config, tls) = encrypted_client(&cluster, &write);
+    let (client, connection) = config.connect(tls.postgres_connector()).await.expect("session");
+    tokio::spawn(connection);
+    let refused = complaint(&write.psql("sslmode=require", "SELECT 1").await);
+    assert!(
+        refused.contains("too many clients already"),
+        "it is full: {refused}"
+    );
+    let token = client.cancel_token();
+    assert_cancelled(client, async || cancel(&token, &write, &tls).await).await;
+    let counted = write.stats.cancels_total.load(Ordering::Relaxed);
+    assert!(counted > 0, "it went through this endpoint");
 }
 
 #[tokio::test(flavor = "multi_thread")]

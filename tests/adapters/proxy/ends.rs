@@ -9,6 +9,7 @@ use podgres::proxy::{Limits, RefusalReason};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::NoTls;
+use tokio_postgres::error::SqlState;
 
 use super::cluster::{cluster, member};
 use super::routes::{PATIENCE, Route, answer, code_of, complaint, until};
@@ -122,6 +123,45 @@ async fn the_limit_is_53300_and_leaves_room_for_cancel_requests() {
     })
     .await;
     assert_eq!(answer(&write.psql("", "SELECT 1").await), "1");
+}
+
+/// One session in all, and of each client: only cancel requests come in beside it.
+pub(super) fn one_session() -> Limits {
+    Limits {
+        max_connections: 1,
+        max_connections_per_client: 1,
+        ..Limits::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_request_through_a_full_endpoint_ends_the_query() {
+    let _cluster = cluster();
+    let write = Route::read_write(one_session(), vec![member(0)]).await;
+    let client = write.connect().await.expect("session");
+    let error = write.connect().await.expect_err("it is full");
+    assert_eq!(code_of(&error), "53300");
+    let token = client.cancel_token();
+    let cancel = async || {
+        let stream = TcpStream::connect(write.address).await.expect("connect");
+        token.cancel_query_raw(stream, NoTls).await.expect("sent");
+    };
+    assert_cancelled(client, cancel).await;
+    let counted = write.stats.cancels_total.load(Ordering::Relaxed);
+    assert!(counted > 0, "it went through this endpoint");
+}
+
+/// Cancels what the session does until it has ended, and expects it to say so.
+pub(super) async fn assert_cancelled(client: tokio_postgres::Client, cancel: impl AsyncFn()) {
+    let asleep = tokio::spawn(async move { client.batch_execute("SELECT pg_sleep(60)").await });
+    let limit = Instant::now() + PATIENCE;
+    while !asleep.is_finished() {
+        assert!(Instant::now() < limit, "not cancelled");
+        cancel().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let error = asleep.await.expect("no panic").expect_err("cancelled");
+    assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,8 +5,8 @@ use podgres::proxy::{Limits, RefusalReason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::cluster::{cluster, member};
-use super::routes::{Route, answer, complaint, read_to_end};
+use super::cluster::{Cluster, cluster, member};
+use super::routes::{Route, answer, complaint, read_to_end, until};
 
 const IN_RECOVERY: &str = "SELECT pg_is_in_recovery()";
 
@@ -64,6 +64,31 @@ async fn servers_are_shown_who_the_client_is() {
     let words = "sslmode=disable application_name=shop";
     let shown = answer(&write.psql(words, "SHOW application_name").await);
     assert_eq!(shown, "shop 127.0.0.1");
+}
+
+/// The `application_name` of a session that a balancer announces as that of 192.0.2.7, by the primary's word.
+async fn announced(cluster: &Cluster, route: &Route, name: &str) -> String {
+    let words = format!("user\0quick\0database\0postgres\0application_name\0{name}\0\0");
+    let length = u32::try_from(words.len() + 8).expect("a length");
+    let header = b"PROXY TCP4 192.0.2.7 192.0.2.9 4000 5432\r\n";
+    let startup = [&length.to_be_bytes()[..], &[0, 3, 0, 0], words.as_bytes()].concat();
+    let mut stream = TcpStream::connect(route.address).await.expect("connect");
+    let sent = stream.write_all(&[header, &startup[..]].concat()).await;
+    sent.expect("sent");
+    assert_eq!(stream.read_u8().await.expect("an answer"), b'R', "authenticated");
+    let sql = format!("SELECT application_name FROM pg_stat_activity WHERE application_name LIKE '{name}%'");
+    until("the session is there", || !cluster.admin(0, &sql).is_empty()).await;
+    cluster.admin(0, &sql)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_are_shown_whom_a_balancer_announces_unless_they_are_not_to_be() {
+    let cluster = cluster();
+    let shown = Route::read_write(Limits::default(), vec![member(0)]).await;
+    let name = announced(&cluster, &shown, "announced").await;
+    assert_eq!(name, "announced 192.0.2.7");
+    let hidden = Route::without_clients(vec![member(0)]).await;
+    assert_eq!(announced(&cluster, &hidden, "hidden").await, "hidden");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -73,6 +73,12 @@ pub(super) fn long_hold() -> Limits {
     }
 }
 
+/// Whom a route believes who the clients are, and whether it tells the servers.
+struct Shown {
+    proxies: Option<&'static str>,
+    clients: bool,
+}
+
 impl Route {
     pub(super) async fn read_write(limits: Limits, servers: Vec<Server>) -> Self {
         Self::start(RouteMode::ReadWrite, limits, table(servers)).await
@@ -120,13 +126,34 @@ impl Route {
         encryption: Option<Encryption>,
         knowledge: impl FnOnce(watch::Receiver<Arc<RouteTable>>) -> Knowledge,
     ) -> Self {
-        Self::run(policy, limits, table, encryption, knowledge, Some("127.0.0.0/8")).await
+        let shown = Shown {
+            proxies: Some("127.0.0.0/8"),
+            clients: true,
+        };
+        Self::run(policy, limits, table, encryption, knowledge, shown).await
     }
 
     /// A read-write route that believes no balancer.
     pub(super) async fn without_proxies(servers: Vec<Server>) -> Self {
+        let shown = Shown {
+            proxies: None,
+            clients: true,
+        };
+        Self::read_write_showing(shown, servers).await
+    }
+
+    /// A read-write route that leaves `application_name` alone.
+    pub(super) async fn without_clients(servers: Vec<Server>) -> Self {
+        let shown = Shown {
+            proxies: Some("127.0.0.0/8"),
+            clients: false,
+        };
+        Self::read_write_showing(shown, servers).await
+    }
+
+    async fn read_write_showing(shown: Shown, servers: Vec<Server>) -> Self {
         let (policy, limits) = (RoutePolicy::new(RouteMode::ReadWrite), Limits::default());
-        Self::run(policy, limits, table(servers), None, Knowledge::of_table, None).await
+        Self::run(policy, limits, table(servers), None, Knowledge::of_table, shown).await
     }
 
     async fn run(
@@ -135,7 +162,7 @@ impl Route {
         table: RouteTable,
         encryption: Option<Encryption>,
         knowledge: impl FnOnce(watch::Receiver<Arc<RouteTable>>) -> Knowledge,
-        proxies: Option<&str>,
+        shown: Shown,
     ) -> Self {
         let socket = TcpListener::bind((loopback(ROUTES), 0)).await.expect("port");
         let address = socket.local_addr().expect("address");
@@ -146,12 +173,13 @@ impl Route {
             policy,
             named_policies: named_policies(),
             limits,
-            trusted_proxies: proxies
+            trusted_proxies: shown
+                .proxies
                 .map(|network| network.parse().expect("network"))
                 .into_iter()
                 .collect(),
             encryption,
-            show_clients: true,
+            show_clients: shown.clients,
             knowledge: knowledge(receiver),
             sessions: Arc::clone(&sessions),
             reads: Arc::default(),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use podgres::demo::{Target, dsn};
 use podgres::postgres::tls::ClientTls;
 use tokio_postgres::Config;
-use tokio_postgres::config::{LoadBalanceHosts, SslMode};
+use tokio_postgres::config::{ChannelBinding, LoadBalanceHosts, SslMode};
 
 use super::clients::{Clients, Counts, Work, drained_and_cut};
 use super::primary;
@@ -50,6 +50,8 @@ fn config(demo: &Demo, target: Target) -> Config {
     config.user(&state.superuser).dbname(&state.database);
     config.password(plain.get_password().expect("a password"));
     config.ssl_mode(SslMode::Require);
+    // A login that somebody else's certificate came between fails, whether the route ends TLS or passes it through.
+    config.channel_binding(ChannelBinding::Require);
     config.load_balance_hosts(LoadBalanceHosts::Random);
     config
 }

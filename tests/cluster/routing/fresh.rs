@@ -21,11 +21,11 @@ fn pair() -> Demo {
 }
 
 /// The standby's WAL receiver, stopped: nothing tells anybody that it is.
-struct Frozen(Pid);
+pub(super) struct Frozen(Pid);
 
 impl Frozen {
-    fn receiver(demo: &Demo) -> Self {
-        let pid = demo.sql(&["--member", "1"], "SELECT pid FROM pg_stat_wal_receiver");
+    pub(super) fn receiver(demo: &Demo, member: &str) -> Self {
+        let pid = demo.sql(&["--member", member], "SELECT pid FROM pg_stat_wal_receiver");
         let pid = Pid::from_raw(pid.parse().expect("a process id")).expect("a process id");
         kill_process(pid, Signal::STOP).expect("SIGSTOP");
         Self(pid)
@@ -95,7 +95,7 @@ fn a_standby_that_falls_silent_is_left_within_the_bound_and_comes_back_by_itself
     assert!(fresh, "an idle standby is fresh");
     strict_clients_missed_an_idle_standby_half_of_the_time(&demo);
 
-    let frozen = Frozen::receiver(&demo);
+    let frozen = Frozen::receiver(&demo, "1");
     demo.sql(&["--member", "0"], "INSERT INTO work VALUES (1)");
     let began = Instant::now();
     let left = wait_for(Duration::from_secs(10), || {

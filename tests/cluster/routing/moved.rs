@@ -1,16 +1,19 @@
 //! Planned moves under load.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use podgres::demo::Target;
 use rustix::process::Signal;
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
 
-use super::clients::{Clients, Counts, Work, config_of, drained_and_cut};
+use super::clients::{Clients, Counts, Work, config_of, drained_and_cut, on_standby};
 use super::{found_primary, leased, ordinal_of, primary};
 use crate::harness::{Demo, member, wait_for};
 use crate::kit::signal;
+
+/// The peer timeout of 2 s, and what a busy machine takes to see that it is over and to say so.
+const SOON_HEARD: Duration = Duration::from_secs(8);
 
 #[test]
 fn a_switchover_breaks_no_transaction() {
@@ -95,6 +98,43 @@ fn sessions_through_the_endpoint_of_a_pod_that_stops_end_between_transactions() 
     assert!(Counts::get(&counts.between) >= 6, "{counts:?}");
     let there = demo.sql(&[], "SELECT count(*) FROM work");
     assert_eq!(there, Counts::get(&counts.done).to_string());
+}
+
+/// No word comes from a frozen pod, and its connections stay open: it is the route beside another member that ends them.
+#[test]
+fn a_session_on_a_primary_that_fell_silent_ends_and_its_client_finds_the_successor() {
+    let demo = leased(&[]);
+    let lost = primary(&demo.wait_streaming(2));
+    let first: u32 = ordinal_of(&lost).parse().expect("an ordinal");
+    let through = config_of(&demo, (first + 1) % 3, Target::ReadWrite);
+    let runtime = Runtime::new().expect("runtime");
+    let asleep = runtime.spawn({
+        let through = through.clone();
+        async move {
+            let (client, connection) = through.connect(NoTls).await.expect("session");
+            tokio::spawn(connection);
+            client.batch_execute("SELECT pg_sleep(60)").await
+        }
+    });
+    demo.wait_sql(
+        &["--member", &ordinal_of(&lost)],
+        "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'",
+        "1",
+    );
+    demo.ask(&["freeze", &ordinal_of(&lost)]);
+    let frozen = Instant::now();
+    let heard = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), asleep).await });
+    let heard = heard.expect("an end").expect("no panic");
+    println!("its client heard after {:?}: {heard:?}", frozen.elapsed());
+    assert!(heard.is_err(), "{heard:?}");
+    assert!(frozen.elapsed() < SOON_HEARD, "{:?}", frozen.elapsed());
+    let again = || on_standby(&through) == Some(false);
+    assert!(
+        wait_for(Duration::from_secs(30), again),
+        "the successor is not found"
+    );
+    demo.ask(&["thaw", &ordinal_of(&lost)]);
+    assert_ne!(primary(&demo.wait_streaming(2)), lost);
 }
 
 /// A session through the primary's endpoint, on that standby.

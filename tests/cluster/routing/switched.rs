@@ -38,6 +38,15 @@ fn writes_on_standby(demo: &Demo, ordinal: u32) -> Option<bool> {
     on_standby(&config_of(demo, ordinal, Target::ReadWrite))
 }
 
+/// Whether the pages of all members show the switch so.
+fn pages_show(demo: &Demo, line: &str) -> bool {
+    let shows = |ordinal| {
+        let page = demo.get(ordinal, "/metrics");
+        page.is_some_and(|(_, text)| text.lines().any(|found| found == line))
+    };
+    (0..3).all(shows)
+}
+
 /// From before the operator's command until every pod's route has begun a session where it belongs, by the servers' word (all on one clock).
 fn all_endpoints_follow(demo: &Demo, turned: &str, began: SystemTime) -> Duration {
     let first = |ordinal: u32| {
@@ -63,6 +72,7 @@ fn there_and_back(demo: &Demo) -> [Duration; 2] {
     let first = primary(&status);
     demo.sql(&[], "CREATE TABLE work (n int)");
     insert(demo).expect("row 37: by default clients can add items");
+    assert!(pages_show(demo, "podgres_read_only 0"), "before the switch");
     let writers = Clients::start(&demo.directory, Target::ReadWrite, Work::Write, 4);
     let readers = Clients::start(&demo.directory, Target::ReadWrite, Work::Read, 4);
     writers.wait_for_more(20);
@@ -87,6 +97,10 @@ fn there_and_back(demo: &Demo) -> [Duration; 2] {
     assert_eq!(demo.sql(&[], "SELECT pg_is_in_recovery()"), "t");
     readers.wait_for_more(50);
     let status = demo.wait("the switch in the status", |status| status["read_only"] == true);
+    assert!(
+        wait_for(Duration::from_secs(5), || pages_show(demo, "podgres_read_only 1")),
+        "switched on"
+    );
     assert_eq!(status["read_only_switch"]["reason"], "a migration");
     assert!(
         status["read_only_switch"]["by"]
@@ -107,6 +121,8 @@ fn there_and_back(demo: &Demo) -> [Duration; 2] {
     assert!(on.max(off) < ALL_FOLLOW, "on after {on:?}, off after {off:?}");
     let writable = wait_for(Duration::from_secs(5), || insert(demo).is_ok());
     assert!(writable, "row 42: {:?}", insert(demo));
+    let off_shown = || pages_show(demo, "podgres_read_only 0");
+    assert!(wait_for(Duration::from_secs(5), off_shown), "switched off");
     writers.wait_for_more(20);
     let (writers, readers) = (writers.stop(), readers.stop());
     assert!(Counts::get(&writers.read_only) > 0, "{writers:?}");
@@ -183,6 +199,63 @@ fn row_37_to_42_the_switch_with_a_lease() {
         there_and_back(&demo)
     );
     direct_sessions_follow(&demo);
+}
+
+/// It cannot know what was acknowledged, and takes over from nobody. Reads ended with its WAL receiver: nobody bore witness that the primary was lost.
+#[test]
+fn the_last_of_three_members_served_nobody_behind_the_switch() {
+    let demo = leased(&[]);
+    demo.sql(&[], "CREATE TABLE work (n int)");
+    insert(&demo).expect("a write");
+    let first: u32 = ordinal_of(&primary(&demo.wait_streaming(2)))
+        .parse()
+        .expect("an ordinal");
+    let (frozen, left) = ([first, (first + 1) % 3], (first + 2) % 3);
+    for ordinal in frozen {
+        demo.ask(&["freeze", &ordinal.to_string()]);
+    }
+    demo.done(&["read-only", "on", "--reason", "two of three are gone"]);
+    let route = config_of(&demo, left, Target::ReadWrite);
+    let on_itself = || on_standby(&route) == Some(true);
+    assert!(
+        wait_for(Duration::from_secs(20), on_itself),
+        "nobody serves reads"
+    );
+    let began = Instant::now();
+    // Longer than the WAL receiver waits for a word, and than the age that a read-only endpoint allows.
+    while began.elapsed() < Duration::from_secs(12) {
+        assert_eq!(on_standby(&route), Some(true), "after {:?}", began.elapsed());
+        assert_eq!(insert_through(&route), Err("25006".to_owned()));
+    }
+    for ordinal in frozen {
+        demo.ask(&["thaw", &ordinal.to_string()]);
+    }
+    let all = |standby| (0..3).all(|ordinal| writes_on_standby(&demo, ordinal) == Some(standby));
+    demo.wait_streaming(2);
+    assert!(
+        wait_for(Duration::from_secs(15), || all(true)),
+        "who was frozen hears of it"
+    );
+    demo.done(&["read-only", "off"]);
+    assert!(wait_for(Duration::from_secs(15), || all(false)), "and of the end");
+    insert(&demo).expect("a write again");
+}
+
+/// What a new session with this configuration is told: the SQLSTATE of a refusal.
+fn insert_through(config: &tokio_postgres::Config) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("runtime").block_on(async {
+        let told = |error: tokio_postgres::Error| {
+            let code = error.code().map(|code| code.code().to_owned());
+            code.unwrap_or_else(|| error.to_string())
+        };
+        let (client, connection) = config.connect(NoTls).await.map_err(told)?;
+        tokio::spawn(connection);
+        client
+            .batch_execute("INSERT INTO work VALUES (7)")
+            .await
+            .map_err(told)
+    })
 }
 
 const DIRECT: &str = "INSERT INTO work VALUES (9)";

@@ -1,11 +1,14 @@
-// node-postgres; its cancel request is never encrypted.
+// node-postgres, which binds its logins to the certificate if told to; its cancel request is never encrypted.
 const fs = require("node:fs");
 const { Client, Query } = require("pg");
 
 async function session(port, ssl) {
   const where = { host: process.env.PGHOST, port, database: "postgres" };
-  const client = new Client({ ...where, ssl });
+  const client = new Client({ ...where, ssl, enableChannelBinding: true });
+  let mechanism = "none";
+  client.connection.once("authenticationSASLContinue", () => (mechanism = client.saslSession.mechanism));
   await client.connect();
+  if (mechanism !== "SCRAM-SHA-256-PLUS") throw new Error(`the login is not bound to the certificate: ${mechanism}`);
   const encrypted = await client.query("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()");
   const sleep = new Query("SELECT pg_sleep(60)");
   const ended = new Promise((resolve) => {
