@@ -6,7 +6,7 @@ mod pods;
 mod rights;
 mod route;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::CommandFactory as _;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
@@ -19,7 +19,7 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use podgres::cmd::CommandLine;
 use podgres::core::cluster::check::CHECK_PATHS;
 use podgres::core::manifests::{
-    DEFAULT_STOP_TIMEOUT_SECONDS, LEASE_GROUP, LEASE_VERBS, SLICE_GROUP, SLICE_VERBS, check,
+    DEFAULT_STOP_TIMEOUT_SECONDS, EVENT_GROUP, LEASE_GROUP, LEASE_VERBS, SLICE_GROUP, SLICE_VERBS, check,
 };
 use podgres::core::routing::slice::slice_name;
 use podgres::kube::PREFIX;
