@@ -2,6 +2,7 @@
 
 mod backup;
 mod constants;
+mod patches;
 mod pods;
 mod rights;
 mod route;
