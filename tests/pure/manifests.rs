@@ -28,50 +28,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::kustomize::{build, documents, top};
+use crate::kustomize::{COMPONENTS, EITHER, LEASE, build, combinations, documents, top};
 use crate::source::files_below;
-
-/// All components, in an order that fits all, and what each needs: another one, or the Lease.
-const COMPONENTS: [(&str, &str); 14] = [
-    ("parallel", ""),
-    ("tls", ""),
-    ("role-label", LEASE),
-    ("endpoint-slices", LEASE),
-    ("events", LEASE),
-    ("monitoring", ""),
-    ("backup", ""),
-    ("backup-s3", "backup"),
-    ("alpine", ""),
-    ("one-writer-volumes", ""),
-    ("one-image", ""),
-    ("classic-sidecar", ""),
-    ("older-jobs", ""),
-    ("older-apis", "classic-sidecar"),
-];
-const LEASE: &str = "overlays/lease";
-
-/// Whose patches expect the sidecar at different places.
-const EITHER: [&str; 2] = ["one-image", "classic-sidecar"];
-
-/// Each overlay with each pair of components that fit, and with what these need.
-fn combinations() -> BTreeSet<(&'static str, Vec<&'static str>)> {
-    let mut combinations = BTreeSet::new();
-    for overlay in [LEASE, "overlays/fixed"] {
-        let fits = |(_, needs): &&(&str, &str)| *needs != LEASE || overlay == LEASE;
-        for one in COMPONENTS.iter().filter(fits) {
-            for other in COMPONENTS.iter().filter(fits) {
-                let wanted = [one.0, one.1, other.0, other.1];
-                let names = COMPONENTS.iter().map(|(name, _)| *name);
-                let both = EITHER.iter().all(|name| wanted.contains(name));
-                if !both {
-                    combinations.insert((overlay, names.filter(|name| wanted.contains(name)).collect()));
-                }
-            }
-        }
-        combinations.insert((overlay, Vec::new()));
-    }
-    combinations
-}
 
 #[test]
 fn every_component_is_among_the_combinations() {
