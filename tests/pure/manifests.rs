@@ -28,7 +28,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::kustomize::{COMPONENTS, EITHER, LEASE, build, combinations, documents, top};
+use crate::kustomize::{COMPONENTS, EITHER, LEASE, build, combinations, documents, settings, top};
 use crate::source::files_below;
 
 #[test]
@@ -111,16 +111,6 @@ fn podgres_check_finds_nothing() {
         let found = check(&build(overlay, &components), &settings);
         assert_eq!(found, [], "{overlay} {components:?}");
     }
-}
-
-/// Every variable that a flag of any verb has.
-fn settings() -> Vec<String> {
-    let command = CommandLine::command();
-    let arguments = command.get_subcommands().flat_map(clap::Command::get_arguments);
-    arguments
-        .filter_map(|argument| argument.get_env())
-        .map(|name| name.to_string_lossy().into_owned())
-        .collect()
 }
 
 /// The default of a flag of `podgres sidecar`.

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use clap::CommandFactory as _;
+use podgres::cmd::CommandLine;
 use serde_json::Value;
 
 /// All components, in an order that fits all, and what each needs: another one, or the Lease.
@@ -71,6 +73,16 @@ pub(crate) fn documents(path: &Path) -> Vec<Value> {
         serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     };
     read.entry(path.to_owned()).or_insert_with(parsed).clone()
+}
+
+/// Every variable that a flag of any verb has.
+pub(crate) fn settings() -> Vec<String> {
+    let command = CommandLine::command();
+    let arguments = command.get_subcommands().flat_map(clap::Command::get_arguments);
+    arguments
+        .filter_map(|argument| argument.get_env())
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect()
 }
 
 pub(crate) fn top() -> PathBuf {
