@@ -116,8 +116,9 @@ fn kubectl_makes_the_objects_that_the_tests_read() {
     std::thread::scope(|scope| {
         for part in combinations.chunks(half) {
             scope.spawn(|| {
-                part.iter()
-                    .for_each(|(overlay, components)| assert_same(overlay, components))
+                for (overlay, components) in part {
+                    assert_same(overlay, components);
+                }
             });
         }
     });
