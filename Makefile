@@ -12,7 +12,7 @@ cargo_fuzz_version := 0.13.2
 # The image's name, and what else images/build takes: IMAGE=registry.example/podgres:1 make image BUILDER=podman
 IMAGE ?= podgres:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 architecture := $(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(shell uname -m)))
-shell_scripts := .ci/run benches/run images/build images/sbom tests/kubernetes/images tests/kubernetes/lab tests/kubernetes/machines tests/sim/mutants/check tests/tools/again tests/tools/clients tests/tools/helm tests/tools/need tests/tools/postgresql
+shell_scripts := .ci/run benches/run images/build images/rustflags images/sbom tests/kubernetes/images tests/kubernetes/lab tests/kubernetes/machines tests/sim/mutants/check tests/tools/again tests/tools/clients tests/tools/helm tests/tools/need tests/tools/postgresql
 
 .PHONY: help
 help: ## this list
@@ -143,9 +143,8 @@ static: compiler ## the release binary without any shared library, for the image
 		rustup target add $(static_target)
 	fi
 	export CC_$(subst -,_,$(static_target))=musl-gcc
-	# Relocations take a third of their room as RELR.
-	smaller="-Wl,-z,pack-relative-relocs,--no-eh-frame-hdr,-T,images/no-unwinding.ld"
-	export CARGO_TARGET_$(shell uname -m | tr a-z A-Z)_UNKNOWN_LINUX_MUSL_RUSTFLAGS="-Cforce-unwind-tables=no -Clink-arg=$$smaller"
+	flags=$$(images/rustflags $(target))
+	export CARGO_ENCODED_RUSTFLAGS="$$flags"
 	# Minutes, for the image alone.
 	export CARGO_PROFILE_RELEASE_LTO=fat
 	cargo build --release --target $(static_target)

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+use podgres::core::manifests::check;
 use serde_json::{Value, json};
 
-use crate::kustomize::{build, top};
+use crate::kustomize::{build, settings, top};
 
 /// An overlay with components, and the chart's values that say the same. "kube" is the version that Helm finds.
 const SAME: [(&str, &[&str], &[&str]); 24] = [
@@ -145,7 +146,11 @@ fn helm(verb: &[&str], values: &[&str]) -> Output {
 
 /// What the release "pg" would be.
 fn rendered(values: &[&str]) -> Vec<Value> {
-    let output = helm(&["template", "pg"], values);
+    released("pg", values)
+}
+
+fn released(name: &str, values: &[&str]) -> Vec<Value> {
+    let output = helm(&["template", name], values);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{values:?}: {error}");
     let text = String::from_utf8(output.stdout).expect("text");
@@ -210,6 +215,53 @@ fn the_chart_makes_the_objects_of_the_overlays_and_components() {
                 object == expected,
                 "{name:?} of {overlay} {components:?}:\n{object:#}\nand not\n{expected:#}"
             );
+        }
+    }
+}
+
+/// Every key and text of an object.
+fn texts(value: &Value) -> Vec<&str> {
+    match value {
+        Value::String(text) => vec![text],
+        Value::Array(list) => list.iter().flat_map(texts).collect(),
+        Value::Object(map) => map
+            .iter()
+            .flat_map(|(key, value)| std::iter::once(key.as_str()).chain(texts(value)))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The overlays are of a cluster "pg", and the release may be called anything: with dashes, and a number that is no ordinal. No constant is called as it is.
+#[test]
+fn a_release_of_another_name_has_nothing_of_pg() {
+    const RELEASE: &str = "a-1-orders";
+    let settings = settings();
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    for (overlay, components, values) in SAME {
+        let values: Vec<&str> = values
+            .iter()
+            // The user's own text.
+            .map(|value| match *value {
+                BUCKET => "backup.s3.destination=s3://my-bucket/orders",
+                other => other,
+            })
+            .collect();
+        let objects = released(RELEASE, &values);
+        assert_eq!(check(&objects, &settings), [], "{overlay} {components:?}");
+        for object in &objects {
+            let name = object["metadata"]["name"].as_str().expect("a name");
+            assert!(name.starts_with(RELEASE), "{overlay} {components:?}: {name}");
+            for text in texts(object) {
+                // In URLs and paths, too.
+                let part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+                let mut words = text.split(|c| !part(c));
+                assert!(
+                    words.all(|word| word != "pg" && !word.starts_with("pg-")),
+                    "{overlay} {components:?}: {} \"{name}\" says \"{text}\"",
+                    object["kind"]
+                );
+            }
         }
     }
 }

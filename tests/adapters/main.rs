@@ -25,6 +25,11 @@ mod kube;
     clippy::expect_used,
     reason = "clippy takes a test's helpers for code that ships"
 )]
+mod kubectl;
+#[allow(
+    clippy::expect_used,
+    reason = "clippy takes a test's helpers for code that ships"
+)]
 #[path = "../support/kustomize.rs"]
 mod kustomize;
 mod peers;

@@ -2,11 +2,12 @@
 
 mod backup;
 mod constants;
+mod patches;
 mod pods;
 mod rights;
 mod route;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::CommandFactory as _;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
@@ -19,7 +20,7 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use podgres::cmd::CommandLine;
 use podgres::core::cluster::check::CHECK_PATHS;
 use podgres::core::manifests::{
-    DEFAULT_STOP_TIMEOUT_SECONDS, LEASE_GROUP, LEASE_VERBS, SLICE_GROUP, SLICE_VERBS, check,
+    DEFAULT_STOP_TIMEOUT_SECONDS, EVENT_GROUP, LEASE_GROUP, LEASE_VERBS, SLICE_GROUP, SLICE_VERBS, check,
 };
 use podgres::core::routing::slice::slice_name;
 use podgres::kube::PREFIX;
@@ -27,50 +28,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::kustomize::{build, documents, top};
+use crate::kustomize::{COMPONENTS, EITHER, LEASE, build, combinations, documents, settings, top};
 use crate::source::files_below;
-
-/// All components, in an order that fits all, and what each needs: another one, or the Lease.
-const COMPONENTS: [(&str, &str); 14] = [
-    ("parallel", ""),
-    ("tls", ""),
-    ("role-label", LEASE),
-    ("endpoint-slices", LEASE),
-    ("events", LEASE),
-    ("monitoring", ""),
-    ("backup", ""),
-    ("backup-s3", "backup"),
-    ("alpine", ""),
-    ("one-writer-volumes", ""),
-    ("one-image", ""),
-    ("classic-sidecar", ""),
-    ("older-jobs", ""),
-    ("older-apis", "classic-sidecar"),
-];
-const LEASE: &str = "overlays/lease";
-
-/// Whose patches expect the sidecar at different places.
-const EITHER: [&str; 2] = ["one-image", "classic-sidecar"];
-
-/// Each overlay with each pair of components that fit, and with what these need.
-fn combinations() -> BTreeSet<(&'static str, Vec<&'static str>)> {
-    let mut combinations = BTreeSet::new();
-    for overlay in [LEASE, "overlays/fixed"] {
-        let fits = |(_, needs): &&(&str, &str)| *needs != LEASE || overlay == LEASE;
-        for one in COMPONENTS.iter().filter(fits) {
-            for other in COMPONENTS.iter().filter(fits) {
-                let wanted = [one.0, one.1, other.0, other.1];
-                let names = COMPONENTS.iter().map(|(name, _)| *name);
-                let both = EITHER.iter().all(|name| wanted.contains(name));
-                if !both {
-                    combinations.insert((overlay, names.filter(|name| wanted.contains(name)).collect()));
-                }
-            }
-        }
-        combinations.insert((overlay, Vec::new()));
-    }
-    combinations
-}
 
 #[test]
 fn every_component_is_among_the_combinations() {
@@ -152,16 +111,6 @@ fn podgres_check_finds_nothing() {
         let found = check(&build(overlay, &components), &settings);
         assert_eq!(found, [], "{overlay} {components:?}");
     }
-}
-
-/// Every variable that a flag of any verb has.
-fn settings() -> Vec<String> {
-    let command = CommandLine::command();
-    let arguments = command.get_subcommands().flat_map(clap::Command::get_arguments);
-    arguments
-        .filter_map(|argument| argument.get_env())
-        .map(|name| name.to_string_lossy().into_owned())
-        .collect()
 }
 
 /// The default of a flag of `podgres sidecar`.

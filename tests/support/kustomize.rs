@@ -1,12 +1,57 @@
 //! What `kubectl kustomize` makes of our folders, as far as they use it: resources, components, JSON patches with a target (by kind alone: whatever there is of it), and the deletion of an object.
 //!
 //! So that the manifests can be judged where there is neither kubectl nor a cluster. Anything else in a kustomization.yaml is refused.
+//! `tests/adapters/kubectl.rs` holds it against kubectl itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use clap::CommandFactory as _;
+use podgres::cmd::CommandLine;
 use serde_json::Value;
+
+/// All components, in an order that fits all, and what each needs: another one, or the Lease.
+pub(crate) const COMPONENTS: [(&str, &str); 14] = [
+    ("parallel", ""),
+    ("tls", ""),
+    ("role-label", LEASE),
+    ("endpoint-slices", LEASE),
+    ("events", LEASE),
+    ("monitoring", ""),
+    ("backup", ""),
+    ("backup-s3", "backup"),
+    ("alpine", ""),
+    ("one-writer-volumes", ""),
+    ("one-image", ""),
+    ("classic-sidecar", ""),
+    ("older-jobs", ""),
+    ("older-apis", "classic-sidecar"),
+];
+pub(crate) const LEASE: &str = "overlays/lease";
+
+/// Whose patches expect the sidecar at different places.
+pub(crate) const EITHER: [&str; 2] = ["one-image", "classic-sidecar"];
+
+/// Each overlay with each pair of components that fit, and with what these need.
+pub(crate) fn combinations() -> BTreeSet<(&'static str, Vec<&'static str>)> {
+    let mut combinations = BTreeSet::new();
+    for overlay in [LEASE, "overlays/fixed"] {
+        let fits = |(_, needs): &&(&str, &str)| *needs != LEASE || overlay == LEASE;
+        for one in COMPONENTS.iter().filter(fits) {
+            for other in COMPONENTS.iter().filter(fits) {
+                let wanted = [one.0, one.1, other.0, other.1];
+                let names = COMPONENTS.iter().map(|(name, _)| *name);
+                let both = EITHER.iter().all(|name| wanted.contains(name));
+                if !both {
+                    combinations.insert((overlay, names.filter(|name| wanted.contains(name)).collect()));
+                }
+            }
+        }
+        combinations.insert((overlay, Vec::new()));
+    }
+    combinations
+}
 
 /// The objects of `k8s/FOLDER` with components, in the order that a user lists them.
 pub(crate) fn build(folder: &str, components: &[&str]) -> Vec<Value> {
@@ -28,6 +73,16 @@ pub(crate) fn documents(path: &Path) -> Vec<Value> {
         serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     };
     read.entry(path.to_owned()).or_insert_with(parsed).clone()
+}
+
+/// Every variable that a flag of any verb has.
+pub(crate) fn settings() -> Vec<String> {
+    let command = CommandLine::command();
+    let arguments = command.get_subcommands().flat_map(clap::Command::get_arguments);
+    arguments
+        .filter_map(|argument| argument.get_env())
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect()
 }
 
 pub(crate) fn top() -> PathBuf {

@@ -1,5 +1,9 @@
 //! Backups: the policy lets them through, and their Jobs have what they need.
 
+use std::process::ExitCode;
+
+use podgres::cmd::ExitStatus;
+
 use super::*;
 
 /// A policy that is enforced must not keep backups from their members, nor members from the bucket.
@@ -42,6 +46,42 @@ fn a_cronjob_had_a_field_that_clusters_before_1_26_do_not_know() {
             );
         }
     }
+}
+
+/// A run that would fail in the same way again ends its Job; one that a deadline or a lost connection ended is tried again.
+#[test]
+fn exit_codes_that_end_a_job_are_those_of_the_code() {
+    let code = |status: ExitStatus| {
+        let found = (0..=u8::MAX).find(|code| ExitCode::from(*code) == ExitCode::from(status));
+        found.expect("a code")
+    };
+    let given_up = [ExitStatus::Settings, ExitStatus::Refused, ExitStatus::Permission].map(code);
+    let objects = build("overlays/fixed", &["backup"]);
+    let restore = documents(&top().join("components/backup/restore.yaml"));
+    let mut seen = 0;
+    for object in objects.iter().chain(&restore) {
+        let job = match object["kind"].as_str() {
+            Some("CronJob") => &object["spec"]["jobTemplate"]["spec"],
+            Some("Job") => &object["spec"],
+            _ => continue,
+        };
+        seen += 1;
+        let containers = job["template"]["spec"]["containers"].as_array();
+        let [container] = &containers.expect("containers")[..] else {
+            panic!("one container: {object:#}");
+        };
+        let failed = json!({"containerName": container["name"], "operator": "In", "values": given_up});
+        let rules = json!([
+            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+            {"action": "FailJob", "onExitCodes": failed},
+        ]);
+        assert_eq!(
+            job["podFailurePolicy"]["rules"], rules,
+            "{}",
+            object["metadata"]["name"]
+        );
+    }
+    assert_eq!(seen, 3, "backup, verify and restore");
 }
 
 /// Who has one image with both has none that is called "podgres".

@@ -66,6 +66,73 @@ fn verbs_in_the_code() -> BTreeSet<String> {
         .collect()
 }
 
+/// What labels and Events add: each the one rule that the code needs, and none for what is not asked for.
+#[test]
+fn labels_and_events_add_what_the_code_asks_for_and_nothing_else() {
+    let rules = |components: &[&str]| {
+        let objects = build("overlays/lease", components);
+        let rules = one(&objects, "Role", "pg")["rules"].as_array();
+        rules.expect("rules").clone()
+    };
+    let lease = rules(&[]);
+    let added = |components: &[&str]| {
+        let all = rules(components);
+        assert_eq!(all[..lease.len()], lease, "{components:?}");
+        all[lease.len()..].to_vec()
+    };
+    let asked = asked_about_pods();
+    let rule = |group: &str| {
+        let (resource, verbs) = &asked[group];
+        json!({"apiGroups": [group], "resources": [resource], "verbs": verbs})
+    };
+    let (mut pods, events) = (rule(""), rule(EVENT_GROUP));
+    // Members by their names, as many as one may scale to; RBAC cannot bind the creation of an object to its name.
+    pods["resourceNames"] = (0..5).map(|ordinal| format!("pg-{ordinal}")).collect();
+    assert_eq!(added(&["role-label"]), [pods.clone()]);
+    assert_eq!(added(&["events"]), [events.clone()]);
+    assert_eq!(added(&["role-label", "events"]), [pods, events]);
+    assert_eq!(asked.len(), 2, "the code asks for more: {asked:?}");
+}
+
+/// API group, resource and verbs of what src/kube/pod.rs sends: of the path, and of the word that it shows to whoever lacks the right, held against
+/// the method that is sent.
+fn asked_about_pods() -> BTreeMap<String, (String, BTreeSet<String>)> {
+    let files = files_below("src/kube");
+    let file = files.iter().find(|file| file.path.ends_with("kube/pod.rs"));
+    let text = &file.expect("the file").text;
+    let quoted = |text: &str| text.split('"').nth(1).expect("a literal").to_owned();
+    let mut asked: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
+    let requests: Vec<&str> = text.split("let path = ").skip(1).collect();
+    for request in &requests {
+        let path = quoted(request);
+        let mut parts = path.split('/').skip(1);
+        let group = match parts.next() {
+            Some("api") => "",
+            _ => parts.next().expect("a group"),
+        };
+        let after = path.split("/namespaces/{}/").nth(1).expect("in a namespace");
+        let resource = after.split('/').next().expect("a resource");
+        let verb = quoted(request.split("verb: ").nth(1).expect("a verb"));
+        let method = quoted(request.split(".send(&asked, ").nth(1).expect("a request"));
+        let of_method = match method.as_str() {
+            "PATCH" => "patch",
+            "POST" => "create",
+            other => panic!("{other} is not expected"),
+        };
+        assert_eq!(verb, of_method, "{path}");
+        let (known, verbs) = asked.entry(group.to_owned()).or_default();
+        assert!(
+            known.is_empty() || known == resource,
+            "{group}: {known}, {resource}"
+        );
+        resource.clone_into(known);
+        verbs.insert(verb);
+    }
+    let sent = text.matches(".send(&asked").count();
+    assert_eq!(sent, requests.len(), "each request has its path before it");
+    asked
+}
+
 #[test]
 fn with_fixed_leadership_there_is_no_right_and_no_token() {
     let objects = build("overlays/fixed", &[]);
