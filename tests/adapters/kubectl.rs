@@ -115,7 +115,7 @@ fn kubectl_makes_the_objects_that_the_tests_read() {
     let half = combinations.len().div_ceil(2);
     std::thread::scope(|scope| {
         for part in combinations.chunks(half) {
-            scope.spawn(|| {
+            scope.spawn(move || {
                 for (overlay, components) in part {
                     assert_same(overlay, components);
                 }

@@ -88,8 +88,8 @@ fn labels_and_events_add_what_the_code_asks_for_and_nothing_else() {
     let (mut pods, events) = (rule(""), rule(EVENT_GROUP));
     // Members by their names, as many as one may scale to; RBAC cannot bind the creation of an object to its name.
     pods["resourceNames"] = (0..5).map(|ordinal| format!("pg-{ordinal}")).collect();
-    assert_eq!(added(&["role-label"]), [pods.clone()]);
-    assert_eq!(added(&["events"]), [events.clone()]);
+    assert_eq!(added(&["role-label"]), std::slice::from_ref(&pods));
+    assert_eq!(added(&["events"]), std::slice::from_ref(&events));
     assert_eq!(added(&["role-label", "events"]), [pods, events]);
     assert_eq!(asked.len(), 2, "the code asks for more: {asked:?}");
 }
