@@ -43,6 +43,14 @@ fn a_primary_whose_disk_hangs_leaves_as_soon_as_others_can_prove_everything() {
     assert_eq!(alone.lease, None, "nobody could take over, and it is not renewed");
 }
 
+/// Else a sidecar that finds the Lease deleted would not know that it was primary in this term.
+#[test]
+fn a_primary_writes_the_term_down_that_it_began_itself() {
+    let behind = decided(&primary(&[(Held, 1)]));
+    assert_eq!(behind.postgres, Some(PostgresAction::Hold { term: TERM }));
+    assert_ne!(decided(&primary(&[])).postgres, behind.postgres);
+}
+
 /// It claimed, gave back, and claimed again once that had expired.
 #[test]
 fn a_last_primary_whose_disk_hangs_claimed_the_lease_again_and_again() {

@@ -1,5 +1,8 @@
 //! Planned moves, pauses, changes of the set, beginnings.
 
+use podgres::core::cluster::PeerContact;
+use podgres::core::observation::PeerView;
+
 use super::*;
 
 #[test]
@@ -109,6 +112,39 @@ fn a_deleted_lease_is_written_again_by_the_primary_in_office() {
     assert_eq!(decision.situation, Situation::LeaseMissing);
     let unread = decided(&primary(&[(Holder, 6)]));
     assert_eq!((unread.lease, unread.postgres), (None, None));
+}
+
+/// The last primary, stopped: any member that is silent, or hears nothing of its own supervisor, may have promised a later term.
+#[test]
+fn a_deleted_lease_is_made_anew_once_every_member_has_been_heard() {
+    let deleted = all(
+        usual(STOPPED),
+        &[(Holder, 5), (Directory, 3), (Held, 2), (Promised, 1)],
+    );
+    let made = |change: fn(&mut PeerView)| {
+        let decision = told(&deleted, |memory, observation| {
+            memory.lease.record = None;
+            for peer in observation.peers.values_mut() {
+                peer.contact = PeerContact::Connected;
+                peer.held_data = HeldData::Some;
+            }
+            observation
+                .peers
+                .get_mut(&Ordinal(2))
+                .map(change)
+                .expect("the third");
+        });
+        (decision.lease.is_some(), decision.situation)
+    };
+    assert!(made(|_| {}).0, "{:?}", made(|_| {}).1);
+    assert_eq!(
+        made(|peer| peer.leadership = None),
+        (false, Situation::LeaseMissing)
+    );
+    assert_eq!(
+        made(|peer| peer.contact = PeerContact::TimedOut),
+        (false, Situation::LeaseMissing)
+    );
 }
 
 #[test]
