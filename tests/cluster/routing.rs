@@ -24,7 +24,9 @@ fn leased(more: &[&str]) -> Demo {
     demo.wait("two synchronous standbys", |status| {
         let sync = members(status).iter().filter(|member| member["sync"] == true);
         let recorded = status["synchronous"]["members"].as_array().map_or(0, Vec::len);
-        (sync.count(), recorded) == (2, 2)
+        // Before that nobody can prove that it has every commit.
+        let proven = status["synchronous"]["quorum"].as_u64() > Some(0);
+        proven && (sync.count(), recorded) == (2, 2)
     });
     demo
 }
