@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use podgres::core::manifests::check;
 use serde_json::{Value, json};
 
+use crate::kubectl::{Objects, assert_same};
 use crate::kustomize::{build, settings, top};
 
 /// An overlay with components, and the chart's values that say the same. "kube" is the version that Helm finds.
@@ -158,7 +159,7 @@ fn released(name: &str, values: &[&str]) -> Vec<Value> {
 }
 
 /// By kind and name, without what the chart alone has: a mark that a change of settings restarts members, and one on what outlives a release.
-fn by_name(objects: Vec<Value>) -> BTreeMap<(String, String), Value> {
+fn by_name(objects: Vec<Value>) -> Objects {
     let mut named = BTreeMap::new();
     for mut object in objects {
         if let Some(template) = object.pointer_mut("/spec/template/metadata/annotations") {
@@ -207,15 +208,7 @@ fn the_chart_makes_the_objects_of_the_overlays_and_components() {
         expected.iter_mut().for_each(with_images);
         let expected = by_name(expected);
         let found = by_name(rendered(&[values, &[SECRET]].concat()));
-        let names = |objects: &BTreeMap<(String, String), Value>| objects.keys().cloned().collect::<Vec<_>>();
-        assert_eq!(names(&found), names(&expected), "{overlay} {components:?}");
-        for (name, object) in &found {
-            let expected = &expected[name];
-            assert!(
-                object == expected,
-                "{name:?} of {overlay} {components:?}:\n{object:#}\nand not\n{expected:#}"
-            );
-        }
+        assert_same(&format!("{overlay} {components:?}"), &found, &expected);
     }
 }
 

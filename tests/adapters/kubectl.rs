@@ -82,7 +82,7 @@ fn printed(overlay: &str, components: &[&str]) -> Vec<Value> {
 }
 
 /// By kind and name, in whatever order they came.
-fn by_name(objects: Vec<Value>) -> BTreeMap<(String, String), Value> {
+fn by_name(objects: Vec<Value>) -> Objects {
     let text = |value: &Value| value.as_str().expect("a name").to_owned();
     let count = objects.len();
     let named: BTreeMap<_, _> = objects
@@ -93,16 +93,17 @@ fn by_name(objects: Vec<Value>) -> BTreeMap<(String, String), Value> {
     named
 }
 
-fn assert_same(overlay: &str, components: &[&str]) {
-    let expected = by_name(printed(overlay, components));
-    let found = by_name(build(overlay, components));
-    let names = |objects: &BTreeMap<(String, String), Value>| objects.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&found), names(&expected), "{overlay} {components:?}");
-    for (name, object) in &found {
+/// Objects by kind and name.
+pub(crate) type Objects = BTreeMap<(String, String), Value>;
+
+pub(crate) fn assert_same(what: &str, found: &Objects, expected: &Objects) {
+    let names = |objects: &Objects| objects.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(found), names(expected), "{what}");
+    for (name, object) in found {
         let expected = &expected[name];
         assert!(
             object == expected,
-            "{name:?} of {overlay} {components:?}: read as\n{object:#}\nand not\n{expected:#}"
+            "{name:?} of {what}: read as\n{object:#}\nand not\n{expected:#}"
         );
     }
 }
@@ -117,7 +118,9 @@ fn kubectl_makes_the_objects_that_the_tests_read() {
         for part in combinations.chunks(half) {
             scope.spawn(move || {
                 for (overlay, components) in part {
-                    assert_same(overlay, components);
+                    let what = format!("{overlay} {components:?}");
+                    let found = by_name(build(overlay, components));
+                    assert_same(&what, &found, &by_name(printed(overlay, components)));
                 }
             });
         }
