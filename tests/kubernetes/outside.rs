@@ -91,5 +91,5 @@ pub(crate) fn orders(cluster: &Cluster) {
     );
     let unknown = operator.run(&["switchover", "--to", "pg-9"]);
     let said = kubectl::complaint(&unknown);
-    assert_eq!(unknown.status.code(), Some(65), "{said}");
+    assert_eq!(unknown.status.code(), Some(64), "{said}");
 }
