@@ -161,7 +161,7 @@ impl Agent {
                 of,
                 writable: peer.is_some_and(|peer| peer.writable),
                 timeline: peer.and_then(|peer| peer.timeline),
-                detached: self.memory.lease.detached_since_ms.is_some(),
+                detached: self.memory.lease.detached.is_some(),
                 idle,
             }
         });

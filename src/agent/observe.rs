@@ -51,7 +51,7 @@ pub(super) async fn server(
                 tracing::warn!(detail, hint = error.hint(), "PostgreSQL did not answer");
                 *complaint = Some(detail.clone());
             }
-            let refused = matches!(error, QueryError::AuthenticationFailed { .. });
+            let refused = error.turns_away();
             Asked {
                 server: None,
                 login_refused: refused.then_some(detail),

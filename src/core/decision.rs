@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::lease::{LeadershipReport, LeaseRecord, LeaseWrite, Office};
+use super::lease::{FinalPosition, LeadershipReport, LeaseRecord, LeaseWrite, Office};
 use super::member::Ordinal;
 use super::situation::Situation;
 use super::status::ServerStatus;
@@ -154,7 +154,10 @@ pub struct LeaseMemory {
     #[serde(default)]
     pub unanswered_since_ms: Option<u64>,
     /// Since when this standby is detached: facts about an upstream from before do not count.
-    pub detached_since_ms: Option<u64>,
+    pub detached: Option<(FinalPosition, u64)>,
+    /// The time of the record's last change for which the API server was asked whether it has run out.
+    #[serde(default)]
+    pub asked_of: Option<u64>,
     /// Since when this standby runs without being ready: after `pg_rewind` it may need WAL before it can answer.
     #[serde(default)]
     pub starting_since_ms: Option<u64>,

@@ -194,16 +194,17 @@ fn owned(
 /// How WAL is archived. On the command line too, for as long as the server runs: with another command, that `ALTER SYSTEM` gave,
 /// WAL would count as archived and be recycled.
 pub(super) fn archive(settings: &ServerSettings) -> Vec<(&'static str, String)> {
+    // From an archive a standby would take WAL of a primary that it has promised not to follow, and never knows when it has all.
+    let nowhere = ("restore_command", String::new());
     let Some(command) = &settings.archive_command else {
-        return Vec::new();
+        return if settings.gated { vec![nowhere] } else { Vec::new() };
     };
     vec![
         // A standby keeps what the primary has not archived: after a failover nobody else has it.
         ("archive_mode", "always".to_owned()),
         ("archive_command", command.clone()),
         ("archive_library", String::new()),
-        // From the archive a standby would take WAL of a primary that it has promised not to follow.
-        ("restore_command", String::new()),
+        nowhere,
     ]
 }
 

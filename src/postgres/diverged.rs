@@ -76,7 +76,7 @@ pub(super) async fn keep(
     for (from, end) in &stretches {
         contents.add(waldump::count(settings, &wal, *from, *end).await?);
     }
-    if contents.records == 0 {
+    if contents.records == 0 && !contents.uncounted {
         return Ok(None);
     }
     let to = facts
@@ -153,6 +153,7 @@ fn store(
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let target = folder.join(format!("{}-tl{timeline}", now.as_secs()));
     let staged = with_suffix(&target, UNFINISHED);
+    remove_unfinished(folder)?;
     create_private_directory(&staged)?;
     let files = wal_files(wal, branch.lsn, timelines)?;
     let needed: u64 = files.iter().map(|(_, bytes)| bytes).sum();
@@ -174,6 +175,25 @@ fn store(
     prune(folder);
     sync_directory(folder)?;
     Ok(report)
+}
+
+/// What a kill or a full volume has left of earlier tries.
+fn remove_unfinished(folder: &Path) -> Result<(), FileError> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.file("read directory", folder)?,
+    };
+    for entry in entries {
+        let path = entry.file("read directory", folder)?.path();
+        if path
+            .as_os_str()
+            .as_encoded_bytes()
+            .ends_with(UNFINISHED.as_bytes())
+        {
+            fs::remove_dir_all(&path).file("remove directory", &path)?;
+        }
+    }
+    Ok(())
 }
 
 fn take(file: &Path, target: &Path, how: Keep) -> Result<(), FileError> {

@@ -28,7 +28,17 @@ pub enum PostmasterStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PostmasterPid {
     pub pid: u32,
+    /// Seconds since 1970.
+    pub started_at_s: Option<u64>,
     pub status: PostmasterStatus,
+}
+
+impl PostmasterPid {
+    /// Whether both speak of the same server: process ids alone come again in a new container.
+    #[must_use]
+    pub fn is_of(&self, other: &Self) -> bool {
+        (self.pid, self.started_at_s) == (other.pid, other.started_at_s)
+    }
 }
 
 /// What the file says; `None` if there is none or it is not readable as one.
@@ -79,14 +89,20 @@ pub(super) fn parse(text: &str) -> Option<PostmasterPid> {
     let mut lines = text.lines();
     // A stand-alone backend writes its process id with a minus sign.
     let pid = lines.next()?.trim().trim_start_matches('-').parse().ok()?;
-    let status = match lines.nth(6).map_or("", str::trim) {
+    // The data directory stands between.
+    let started_at_s = lines.nth(1).and_then(|line| line.trim().parse().ok());
+    let status = match lines.nth(4).map_or("", str::trim) {
         "starting" => PostmasterStatus::Starting,
         "stopping" => PostmasterStatus::Stopping,
         "ready" => PostmasterStatus::Ready,
         "standby" => PostmasterStatus::Standby,
         _ => PostmasterStatus::Unknown,
     };
-    Some(PostmasterPid { pid, status })
+    Some(PostmasterPid {
+        pid,
+        started_at_s,
+        status,
+    })
 }
 
 #[cfg(test)]

@@ -69,6 +69,19 @@ pub enum QueryError {
 }
 
 impl QueryError {
+    /// PostgreSQL runs and serves others, and does not let podgres in: a stop would change nothing, since every copy is the same.
+    #[must_use]
+    pub fn turns_away(&self) -> bool {
+        match self {
+            Self::AuthenticationFailed { .. } => true,
+            // No free connection, no such database, a database that takes no connections, no right to connect.
+            Self::Server { sqlstate, .. } => {
+                ["53300", "3D000", "55000", "42501"].contains(&sqlstate.as_str())
+            }
+            _ => false,
+        }
+    }
+
     /// What the operator can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {

@@ -72,6 +72,7 @@ SELECT current_setting('server_version_num')::int AS server_version,
 /// error. The receiver's timeline is that of the last byte received; without a receiver the newest timeline
 /// that the control file or a file name in `pg_wal` tells of is taken. `pg_last_wal_receive_lsn()` is null
 /// before the first streaming, and starts at a segment's beginning, so the replay position may be further.
+/// `pg_stat_wal_receiver` does not show a receiver that is still connecting; the startup process waits for it in `RecoveryWalStream`.
 const STATUS: &str = "
 SELECT in_recovery,
        CASE WHEN in_recovery THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
@@ -83,11 +84,12 @@ SELECT in_recovery,
             (SELECT min_recovery_end_timeline FROM pg_control_recovery())) END AS control_timeline,
        receiver.received_tli AS receiver_timeline,
        coalesce(receiver.status = 'streaming', false) AS receiver_streaming,
-       receiver.status IS NOT NULL AS receiver_present,
+       receiver.status IS NOT NULL OR EXISTS (
+            SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver') AS receiver_present,
        (extract(epoch FROM receiver.last_msg_receipt_time) * 1000000)::bigint AS receiver_heard,
        (extract(epoch FROM clock_timestamp() - receiver.last_msg_receipt_time) * 1000)::bigint AS receiver_age_ms,
        CASE WHEN in_recovery AND receiver.status IS NULL THEN
-            (SELECT bool_or(wait_event IN ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream'))
+            (SELECT bool_or(wait_event = 'RecoveryRetrieveRetryInterval')
              FROM pg_stat_activity WHERE backend_type = 'startup') END AS replay_waiting,
        current_setting('synchronous_standby_names') AS synchronous_standby_names,
        receiver.latest_end_lsn AS upstream_lsn,

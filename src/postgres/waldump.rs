@@ -31,6 +31,8 @@ pub(super) struct Contents {
     pub(super) last_commit: Option<String>,
     /// The last record of a transaction.
     pub(super) last_lsn: Option<Lsn>,
+    /// There was more than could be counted in time.
+    pub(super) uncounted: bool,
 }
 
 /// Reads the WAL in `folder` from `from` on, up to `end` or its own.
@@ -53,10 +55,11 @@ pub(super) async fn count(
     if let Some(end) = end {
         arguments.extend(["-e".to_owned(), end.to_string()]);
     }
-    read(settings, folder, &arguments, "--stats", |line| {
+    let ended = read(settings, folder, &arguments, "--stats", |line| {
         contents.take_statistics(line);
     })
     .await?;
+    contents.uncounted = !ended;
     if contents.records > 0 {
         read(settings, folder, &arguments, "--rmgr=Transaction", |line| {
             contents.take_transaction(line);
@@ -66,13 +69,14 @@ pub(super) async fn count(
     Ok(contents)
 }
 
+/// False: it took too long.
 async fn read(
     settings: &ServerSettings,
     folder: &Path,
     arguments: &[String],
     kind: &str,
     mut take: impl FnMut(&str),
-) -> Result<(), ProgramError> {
+) -> Result<bool, ProgramError> {
     let mut waldump = command(&settings.program("pg_waldump"), Locale::C, Signal::KILL);
     waldump
         .env("TZ", "UTC")
@@ -95,9 +99,9 @@ async fn read(
     };
     let Ok(ended) = timeout(LIMIT, all).await else {
         tracing::warn!("the WAL was not counted to its end within {} s", LIMIT.as_secs());
-        return Ok(());
+        return Ok(false);
     };
-    ended
+    ended.map(|()| true)
 }
 
 impl Contents {
@@ -141,6 +145,7 @@ impl Contents {
         self.first_commit = self.first_commit.take().or(later.first_commit);
         self.last_commit = later.last_commit.or(self.last_commit.take());
         self.last_lsn = later.last_lsn.or(self.last_lsn);
+        self.uncounted |= later.uncounted;
     }
 }
 

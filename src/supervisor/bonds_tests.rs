@@ -45,7 +45,7 @@ fn supervisor(folder: &Path) -> Supervisor {
     };
     let inputs = Arc::new(Inputs::new(settings(folder), None));
     let mut supervisor = Supervisor::new(inputs, found, LicenceClock::new().expect("a timer"));
-    supervisor.child = Some(Child::new(getpid(), ALONE));
+    supervisor.child = Some(Child::new(getpid(), ALONE, None));
     supervisor
 }
 

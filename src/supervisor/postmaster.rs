@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::reaper;
 use crate::core::supervision::{Postmaster, ServerRole, StopMode};
+use crate::postgres::postmaster_pid::PostmasterPid;
 
 /// A started postmaster that has not been collected yet.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub(super) struct Child {
     pub(super) pid: Pid,
     pub(super) role: ServerRole,
     pub(super) ready: bool,
+    /// What another postmaster had left when this one was started.
+    pub(super) leftover: Option<PostmasterPid>,
     stopping: Option<Stopping>,
     /// As [`Postmaster::Stopping`] says it.
     pub(super) shut_down: bool,
@@ -29,11 +32,12 @@ struct Stopping {
 }
 
 impl Child {
-    pub(super) fn new(pid: Pid, role: ServerRole) -> Self {
+    pub(super) fn new(pid: Pid, role: ServerRole, leftover: Option<PostmasterPid>) -> Self {
         Self {
             pid,
             role,
             ready: false,
+            leftover,
             stopping: None,
             shut_down: false,
         }

@@ -53,6 +53,19 @@ pub(super) enum Refusal {
     PromisedMeanwhile { term: u64 },
 }
 
+/// For an answer, which is one line of bounded length: the beginning and the end of what a program may have said at any length.
+pub(super) fn shortened(message: &str) -> String {
+    /// Characters of each. In JSON one may take six bytes.
+    const PART: usize = 2_000;
+    let length = message.chars().count();
+    if length <= 2 * PART {
+        return message.to_owned();
+    }
+    let first: String = message.chars().take(PART).collect();
+    let last: String = message.chars().skip(length - PART).collect();
+    format!("{first} […] {last}")
+}
+
 impl Supervisor {
     /// Replies now, or leaves that to the work it begins.
     pub(super) fn answer(&mut self, call: Call) {
@@ -128,7 +141,9 @@ impl Supervisor {
                 self.told();
                 SupervisorReply::Status(Box::new(self.status()))
             }
-            Err(message) => SupervisorReply::Refused { message },
+            Err(message) => SupervisorReply::Refused {
+                message: shortened(&message),
+            },
         };
         drop(reply.send(answer));
     }
@@ -260,5 +275,25 @@ impl Supervisor {
         if before {
             self.changed();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Its JSON was longer than the sidecar reads in one line, and the sidecar took the supervisor for gone.
+    #[test]
+    fn a_long_message_of_a_program_made_the_status_unreadable() {
+        let long = "\u{1}".repeat(190_000) + "the reason";
+        let told = shortened(&long);
+        assert!(told.ends_with("the reason"), "{told}");
+        let line = serde_json::to_string(&SupervisorReply::Refused { message: told }).expect("JSON");
+        assert!(
+            line.len() < crate::core::supervision::MAX_LINE_BYTES / 2,
+            "{}",
+            line.len()
+        );
+        assert_eq!(shortened("short"), "short");
     }
 }

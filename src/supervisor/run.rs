@@ -392,7 +392,7 @@ impl Supervisor {
         let Some(child) = &mut self.child else {
             return;
         };
-        if tools::is_ready(&self.inputs.settings, child.pid) {
+        if tools::is_ready(&self.inputs.settings, child.pid, child.leftover.as_ref()) {
             child.ready = true;
             self.changed();
         }

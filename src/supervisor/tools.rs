@@ -199,10 +199,14 @@ pub(super) async fn prepare_start(
         DataDirectory::Empty => Err("cannot start: the data directory is empty".to_owned()),
         DataDirectory::Unusable { detail } => Err(format!("cannot start: {detail}")),
     };
-    if prepared.is_ok() {
-        (seen.incarnation, seen.diverged) = names_and_reports(&settings).await;
+    if prepared.is_err() {
+        return (seen, prepared);
     }
-    (seen, prepared)
+    (seen.incarnation, seen.diverged) = names_and_reports(&settings).await;
+    // It is looked at no more while the server runs, and without its name a member counts for nothing.
+    let named = seen.incarnation.is_some();
+    let unnamed = || Err("could not prepare the start: the incarnation was not read in time".to_owned());
+    (seen, if named { prepared } else { unnamed() })
 }
 
 /// What tells a standby that it is to become the primary, once it gets SIGUSR1.
@@ -267,9 +271,14 @@ pub(super) fn spawn_postmaster(settings: &ServerSettings) -> Result<Pid, String>
     Ok(Pid::from_child(&child))
 }
 
+/// What an earlier postmaster has left, before another is started.
+pub(super) fn leftover(settings: &ServerSettings) -> Option<PostmasterPid> {
+    postmaster_pid::read_postmaster_pid(settings)
+}
+
 /// Whether the postmaster says that it accepts connections, or waits for its primary.
-pub(super) fn is_ready(settings: &ServerSettings, postmaster: Pid) -> bool {
-    let status = postmaster_status(settings, postmaster);
+pub(super) fn is_ready(settings: &ServerSettings, postmaster: Pid, leftover: Option<&PostmasterPid>) -> bool {
+    let status = postmaster_status(settings, postmaster, leftover);
     matches!(status, Some(PostmasterStatus::Ready | PostmasterStatus::Standby))
 }
 
@@ -279,9 +288,15 @@ pub(super) fn was_promoted(settings: &ServerSettings) -> bool {
     !settings.data_directory.join("standby.signal").exists()
 }
 
-fn postmaster_status(settings: &ServerSettings, postmaster: Pid) -> Option<PostmasterStatus> {
-    let PostmasterPid { pid, status } = postmaster_pid::read_postmaster_pid(settings)?;
-    (i32::try_from(pid) == Ok(postmaster.as_raw_nonzero().get())).then_some(status)
+fn postmaster_status(
+    settings: &ServerSettings,
+    postmaster: Pid,
+    leftover: Option<&PostmasterPid>,
+) -> Option<PostmasterStatus> {
+    let said = postmaster_pid::read_postmaster_pid(settings)?;
+    let own = i32::try_from(said.pid) == Ok(postmaster.as_raw_nonzero().get());
+    let earlier = leftover.is_some_and(|leftover| said.is_of(leftover));
+    (own && !earlier).then_some(said.status)
 }
 
 /// Runs a job until its end or until `cancelled` says what to do with its remains.

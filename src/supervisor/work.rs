@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::inputs::{self, Inputs};
 use super::postmaster::Child;
-use super::requests::{Refusal, Reply};
+use super::requests::{Refusal, Reply, shortened};
 use super::run::{INSPECT_INTERVAL, Supervisor};
 use super::tools::{self, Cleanup, JobFailure, Seen};
 use super::{panic, reaper};
@@ -250,9 +250,10 @@ impl Supervisor {
             ServerRole::Standby { .. } => "standby",
         };
         tracing::info!("starting PostgreSQL {} as {name}", self.found.major_version);
+        let leftover = tools::leftover(&self.inputs.settings);
         let pid = tools::spawn_postmaster(&self.inputs.settings)?;
         panic::record_postmaster(Some(pid));
-        self.child = Some(Child::new(pid, role));
+        self.child = Some(Child::new(pid, role, leftover));
         self.fenced = false;
         self.gave(given);
         self.changed();
@@ -292,7 +293,7 @@ impl Supervisor {
                 JobState::Failed {
                     refused: kind != FailureKind::Passing,
                     kind,
-                    message,
+                    message: shortened(&message),
                 }
             }
         };

@@ -408,7 +408,7 @@ pub(crate) fn remembered(choice: &Choice) -> Memory {
             down_since_ms: Some(since_ms),
             stopped_since_ms: Some(since_ms),
             unanswered_since_ms: Some(since_ms),
-            detached_since_ms: Some(since_ms),
+            detached: own::position(choice).map(|position| (position, since_ms)),
             starting_since_ms: Some(since_ms),
             waiting_since_ms: long.then_some(since_ms),
             ..LeaseMemory::default()

@@ -156,10 +156,16 @@ fn a_standby_whose_wal_is_gone_was_called_streaming_whenever_it_tried_again() {
 
     let mut moved = tries;
     moved.flush_lsn = Lsn(moved.flush_lsn.0 + 1);
-    assert!(gone.memory.believes_streaming(&moved), "it has received something");
+    assert!(
+        gone.memory.believes_streaming(&moved),
+        "it has received something"
+    );
     observation.server = Some(moved);
     let streams = decide(&policy, &gone.memory, &observation);
-    assert_eq!((streams.situation, streams.memory.wal_gone_at), (Situation::Streaming, None));
+    assert_eq!(
+        (streams.situation, streams.memory.wal_gone_at),
+        (Situation::Streaming, None)
+    );
 }
 
 #[test]

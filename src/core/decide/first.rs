@@ -126,17 +126,7 @@ pub(super) fn contested(turn: &Turn<'_>, facts: &DataDirectoryFacts) -> Option<(
             format!("{cluster}-{ordinal} accepts writes"),
         ));
     }
-    let ahead = peers.iter().find_map(|(ordinal, peer)| {
-        let same = peer.system_identifier == Some(facts.system_identifier);
-        let timeline = peer
-            .timeline
-            .filter(|timeline| same && *timeline > facts.timeline)?;
-        Some(format!(
-            "{cluster}-{ordinal} is on timeline {timeline}, PGDATA here is on timeline {}",
-            facts.timeline
-        ))
-    });
-    if let Some(detail) = ahead {
+    if let Some(detail) = behind(turn, facts) {
         return Some((Situation::FirstBehindPeer, detail));
     }
     let asked = turn.observation.peers_asked() || turn.waited_ms() >= turn.policy.discovery_timeout_ms;
@@ -148,8 +138,22 @@ pub(super) fn contested(turn: &Turn<'_>, facts: &DataDirectoryFacts) -> Option<(
     })
 }
 
+/// A peer that is on a later timeline of the same database.
+pub(super) fn behind(turn: &Turn<'_>, facts: &DataDirectoryFacts) -> Option<String> {
+    turn.observation.peers.iter().find_map(|(ordinal, peer)| {
+        let same = peer.system_identifier == Some(facts.system_identifier);
+        let timeline = peer
+            .timeline
+            .filter(|timeline| same && *timeline > facts.timeline)?;
+        Some(format!(
+            "{}-{ordinal} is on timeline {timeline}, PGDATA here is on timeline {}",
+            turn.policy.cluster, facts.timeline
+        ))
+    })
+}
+
 impl Turn<'_> {
-    fn waited_ms(&self) -> u64 {
+    pub(super) fn waited_ms(&self) -> u64 {
         let began_at_ms = self.memory.began_at_ms.unwrap_or(self.observation.at_ms);
         self.observation.at_ms.saturating_sub(began_at_ms)
     }

@@ -85,8 +85,8 @@ pub const SITUATIONS: [(Situation, Outlook, &str, &str); 64] = {
             S::LoginRefused,
             Refused,
             "login_refused",
-            "PostgreSQL runs and serves clients, but does not let podgres in: give the superuser's role and the Secret the same \
-             password; until then nothing is seen or changed here, and nobody can take over",
+            "PostgreSQL runs and serves clients, but does not let podgres in: mend what it says (a password that is not the \
+             Secret's, no free connection, no database \"postgres\"); until then nothing is seen or changed here, and nobody can take over",
         ),
         (
             S::Recovering,

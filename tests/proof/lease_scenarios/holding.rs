@@ -364,3 +364,23 @@ fn a_standby_that_had_connected_again_was_judged_by_the_wal_sender_that_it_had_l
         [Ordinal(0), Ordinal(2)]
     );
 }
+
+/// `ALTER SYSTEM SET synchronous_standby_names` and a reload: commits waited for nobody, for good.
+#[test]
+fn a_primary_that_was_told_otherwise_is_told_again() {
+    let otherwise = |for_ms: u64| {
+        told(&primary(&[]), |memory, observation| {
+            let server = observation.server.as_mut().expect("a server");
+            server.synchronous_standby_names = String::new();
+            memory.lease.named = Some((String::new(), observation.at_ms - for_ms));
+        })
+    };
+    let (moment, again) = (otherwise(999), otherwise(1_000));
+    assert_eq!(moment.postgres, None, "a reload takes a moment");
+    assert!(!waits_for(&again).is_empty());
+    let (_, since_ms) = again.memory.lease.named.expect("what is in force");
+    assert!(
+        since_ms > moment.memory.lease.named.expect("the same").1,
+        "once a second"
+    );
+}

@@ -92,6 +92,9 @@ fn a_directory_from_a_backup_was_taken_for_the_last_primarys_or_a_standbys() {
     }
     let never_confirmed = decided(&restored.with(Holder, 1).with(Set, 0));
     assert_eq!(written(&never_confirmed, LeasePurpose::Claim).term, 6);
+    // Beside a primary that nobody confirmed for it was started as a standby of other WAL.
+    let beside = decided(&restored.with(Holder, 2).with(Set, 0));
+    assert_eq!((beside.situation, beside.postgres), (Situation::Restored, None));
 }
 
 #[test]

@@ -298,3 +298,69 @@ fn a_failover_while_switched_to_read_only_keeps_direct_sessions_from_writing() {
         "a planned move goes first"
     );
 }
+
+/// A standby that alone did not reach the API server took the record, which it could not see renewed, for one that had run out.
+#[test]
+fn under_async_a_standby_without_the_api_server_left_a_healthy_primary() {
+    let old = usual(&[(Age, 1), (Set, 9), (Durability, 0)]);
+    let answered = |ago_ms: u64| {
+        told(&old, |_, observation| {
+            observation.lease.answered_at_ms = Some(observation.at_ms - ago_ms);
+        })
+    };
+    assert_eq!(answered(10_000).situation, Situation::Streaming);
+    assert!(
+        answered(10_000).read_lease,
+        "it is asked whether it has been renewed"
+    );
+    assert_eq!(answered(100).situation, Situation::Detaching);
+    let again = told(&old, |memory, observation| {
+        observation.lease.answered_at_ms = Some(observation.at_ms - 10_000);
+        memory.lease.asked_of = Some(observation.lease.changed_at_ms);
+    });
+    assert!(!again.read_lease, "and once");
+}
+
+/// The cluster was under a Lease, had a fixed primary for a while, and its members come back to the Lease one after another.
+#[test]
+fn a_primary_with_fixed_leadership_was_taken_for_the_replaced_holder() {
+    let suspects = |fixed: bool| {
+        let decision = told(&usual(&[(HolderPeer, 6)]), |_, observation| {
+            let holder = observation.peers.get_mut(&Ordinal(0)).expect("the holder");
+            holder.contact = podgres::core::cluster::PeerContact::Connected;
+            holder.uid = "another".to_owned();
+            holder.writable = true;
+            if fixed {
+                holder.leadership = None;
+            }
+        });
+        decision.report.expect("a report").suspects_term
+    };
+    assert_eq!((suspects(false), suspects(true)), (Some(TERM), None));
+}
+
+/// A receiver for the earlier primary could begin after the position was told, as long as the startup process had not read its configuration again.
+#[test]
+fn a_position_was_told_as_final_before_postgresql_had_let_go_of_its_upstream() {
+    let at_rest = |change: fn(&mut Memory, &Observation)| {
+        let decision = told(&usual(AT_REST), |memory, observation| change(memory, observation));
+        decision.report.expect("a report").final_position
+    };
+    assert!(at_rest(|_, _| {}).is_some());
+    assert_eq!(
+        at_rest(|memory, _| memory.lease.detached = None),
+        None,
+        "first seen"
+    );
+    assert_eq!(
+        at_rest(
+            |memory, observation| memory.lease.detached.as_mut().expect("at rest").1 = observation.at_ms - 99
+        ),
+        None
+    );
+    assert_eq!(
+        at_rest(|memory, _| memory.lease.detached.as_mut().expect("at rest").0.flush_lsn.0 -= 1),
+        None,
+        "it has moved"
+    );
+}

@@ -1,7 +1,7 @@
 //! What the member knows of itself: its directory, its PostgreSQL, its supervisor.
 
 use podgres::core::data_directory::{ControlState, DataDirectory, DataDirectoryFacts};
-use podgres::core::lease::Incarnation;
+use podgres::core::lease::{FinalPosition, Incarnation};
 use podgres::core::member::{Ordinal, slot_name};
 use podgres::core::status::{ReplicationStatus, ServerStatus, SlotStatus};
 use podgres::core::supervision::{
@@ -133,6 +133,14 @@ pub(super) fn server_status(choice: &Choice) -> Option<ServerStatus> {
     };
     let slots = vec![slot(choice.other()), slot(Ordinal(2))];
     Some(ServerStatus { slots, ..status })
+}
+
+/// Where the server stands.
+pub(super) fn position(choice: &Choice) -> Option<FinalPosition> {
+    server_status(choice).map(|server| FinalPosition {
+        timeline: server.timeline,
+        flush_lsn: server.flush_lsn.max(server.replay_lsn),
+    })
 }
 
 /// What the primary sees of a standby that has everything.

@@ -245,12 +245,16 @@ fn words(peer: u8, report: &Report) -> LeadershipReport {
         office: report.office.then(|| office(report.beat)),
         confirms: report.confirms.map(|beat| office(Some(beat))),
         suspects_term: report.suspects.then_some(term),
-        final_position: report.detached.then_some(FinalPosition {
-            timeline: TimelineId(1),
-            flush_lsn: HERE,
-        }),
+        final_position: report.detached.then_some(rest()),
         priority: Some(0),
         sees_api: true,
+    }
+}
+
+fn rest() -> FinalPosition {
+    FinalPosition {
+        timeline: TimelineId(1),
+        flush_lsn: HERE,
     }
 }
 
@@ -291,7 +295,7 @@ fn remembered(bound: Bound, there: &Member) -> Memory {
             confirmed: there.given.map(|age| (Office { term, beat: 1 }, ago(age))),
             // Whatever it waits for besides, it has waited for long enough.
             overtaken_since_ms: Some(ago(1)),
-            detached_since_ms: Some(ago(1)),
+            detached: Some((rest(), ago(1))),
             waiting_since_ms: Some(ago(1)),
             ..LeaseMemory::default()
         },

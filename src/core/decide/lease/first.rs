@@ -102,7 +102,15 @@ fn lost_lease(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -
         };
         !others.into_iter().all(heard)
     });
-    if terms.promised > terms.held || silent.is_some() || unheard || !turn.observation.dns_answered {
+    if let Some(detail) = first::behind(&turn, facts) {
+        return turn.row(Situation::LeaseMissing, detail);
+    }
+    // In a new pod nothing is remembered: DNS is given time to name the others.
+    let alone = remembered.is_none()
+        && turn.observation.peers.is_empty()
+        && turn.waited_ms() < turn.policy.discovery_timeout_ms;
+    let silent = silent.is_some() || alone;
+    if terms.promised > terms.held || silent || unheard || !turn.observation.dns_answered {
         return turn
             .row(
                 Situation::LeaseMissing,
@@ -230,10 +238,14 @@ pub(super) fn initdb(turn: Turn<'_>, standing: &Standing) -> Decision {
             .row(Situation::Claiming, "the Lease is being renewed".to_owned())
             .soon();
     }
-    if !turn.policy.new_cluster
-        && let Some(detail) = first::holder_of_data(&turn)
-    {
-        return turn.row(Situation::PeerHoldsData, detail);
+    if !turn.policy.new_cluster {
+        if let Some(detail) = first::holder_of_data(&turn) {
+            return turn.row(Situation::PeerHoldsData, detail);
+        }
+        // The Lease may have been there before this member, made or emptied by hand.
+        if let Some((situation, detail)) = first::unanswered(&turn) {
+            return turn.row(situation, detail).soon();
+        }
     }
     let detail = format!("term {}", standing.term());
     turn.act(

@@ -188,7 +188,7 @@ fn detached(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: 
         let detail = format!("term {} is promised", standing.promised);
         return turn.row(Situation::AwaitingPrimary, detail).soon();
     }
-    let Some(since_ms) = turn.memory.lease.detached_since_ms else {
+    let Some((_, since_ms)) = turn.memory.lease.detached else {
         let detail = format!("replayed up to {}", server.replay_lsn);
         return turn.row(Situation::AwaitingPrimary, detail).soon();
     };

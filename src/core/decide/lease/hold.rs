@@ -78,7 +78,7 @@ pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
 }
 
 /// The daily work of a primary: the synchronous set, then the slots.
-fn in_office(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
+fn in_office(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
     let given = match &turn.supervisor.postmaster {
         Postmaster::Running {
             role:
@@ -99,6 +99,16 @@ fn in_office(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decis
             next.renewals += 1;
             let write = standing.write(LeasePurpose::Record, next);
             return turn.lease_row(changing, "recorded in the Lease".to_owned(), write);
+        }
+        Next::TellAgain(told) => {
+            // An ALTER SYSTEM by somebody: the reload takes it out. Counted from now on, so that it is no more than one a second.
+            if let Some((_, since_ms)) = &mut turn.memory.lease.named {
+                *since_ms = standing.at_ms;
+            }
+            let synchronous_standby_names = told::text(turn.policy, &told);
+            let detail = format!("commits do not wait for {synchronous_standby_names}, and are to");
+            let server = ServerRole::primary(synchronous_standby_names);
+            return turn.act(changing, detail, PostgresAction::Reload { server });
         }
         Next::Tell(told) => {
             let synchronous_standby_names = told::text(turn.policy, &told);

@@ -45,7 +45,8 @@ pub(super) fn decide(mut turn: Turn<'_>) -> Decision {
         .memory
         .lease
         .given_up
-        .is_some_and(|(_, heard_ms)| heard_ms == standing.at_ms);
+        .is_some_and(|(_, heard_ms)| heard_ms == standing.at_ms)
+        || standing.asks_whether_expired(&mut decision.memory.lease);
     decision.upstream = standing.holder_elsewhere;
     decision.gate_until_ms = office::gate_until_ms(observation, &standing);
     let resigns = matches!(
@@ -285,13 +286,18 @@ fn was_primary(facts: &DataDirectoryFacts) -> bool {
     !(facts.standby_signal || copy || facts.control_state.was_standby())
 }
 
-/// A primary's directory that was never opened under a Lease, beside a record of standbys that confirmed commits: it comes from a backup.
+/// A primary's directory that was never opened under a Lease, beside a record of standbys that confirmed commits or of another holder: it comes from
+/// a backup.
 ///
 /// It lacks what they have, so that it is not the last primary's. Nor is it a standby's: its timeline may have the number of one that somebody else has
 /// begun, and then nothing tells its WAL from theirs.
 fn restored(turn: &Turn<'_>, record: &LeaseRecord, facts: &DataDirectoryFacts) -> bool {
     let opened = turn.supervisor.terms.held > 0;
-    was_primary(facts) && !facts.half_rewound && !opened && !record.synchronous.members.is_empty()
+    let ordinal = |holder: &crate::core::lease::Identity| turn.policy.ordinal_of(&holder.pod);
+    let elsewhere = record.holder.as_ref().map(ordinal);
+    let others = elsewhere.is_some_and(|holder| holder != Some(turn.policy.ordinal))
+        || !record.synchronous.members.is_empty();
+    was_primary(facts) && !facts.half_rewound && !opened && others
 }
 
 /// The role that the running server was given, as a standby's.

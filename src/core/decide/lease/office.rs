@@ -15,6 +15,9 @@ use super::standing::{self, Standing, recorded};
 
 /// How often a primary asks its peers while the API server is silent.
 const BEAT_MS: u64 = 250;
+/// For so long a position must not have moved before it is told as the final one: by then the startup process has read that it has no upstream
+/// any more, and begins no receiver for the earlier one.
+const REST_MS: u64 = 100;
 /// Beats whose time is remembered: more than a confirmation may be under way.
 const BEATS_KEPT: usize = 64;
 
@@ -128,11 +131,14 @@ pub(super) fn note<'a>(policy: &Policy, memory: &mut Memory, observation: &'a Ob
         Some(since) if starting => Some(since),
         _ => starting.then_some(observation.at_ms),
     };
-    let detached = standing.final_position.is_some();
-    lease.detached_since_ms = match lease.detached_since_ms {
-        Some(since) if detached => Some(since),
-        _ => detached.then_some(observation.at_ms),
-    };
+    lease.detached = standing.final_position.map(|position| match lease.detached {
+        Some((known, since_ms)) if known == position => (known, since_ms),
+        _ => (position, observation.at_ms),
+    });
+    let rested_ms = lease
+        .detached
+        .map_or(0, |(_, since_ms)| standing.at_ms.saturating_sub(since_ms));
+    standing.final_position = standing.final_position.filter(|_| rested_ms >= REST_MS);
     if standing.is_holder {
         // Whatever was wrong with this directory: now the others are measured by it.
         memory.condemned = None;
@@ -283,7 +289,7 @@ fn note_streaming(policy: &Policy, lease: &mut LeaseMemory, observation: &Observ
         return;
     };
     lease.opened_at_ms.get_or_insert(observation.at_ms);
-    for ordinal in observation.peers.keys() {
+    for ordinal in &super::told::others(policy, observation, lease.record.as_deref()) {
         // A WAL sender whose standby has connected again may be there for a while.
         let mut rows = server.replication.iter();
         if rows.any(|row| {

@@ -206,7 +206,7 @@ fn compare(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, proof:
 
 /// Another connected standby has not promised this term yet; under `async` its position may be the best one.
 fn still_streaming(turn: &Turn<'_>, record: &LeaseRecord, term: u64) -> bool {
-    let since_ms = turn.memory.lease.detached_since_ms.unwrap_or(0);
+    let since_ms = turn.memory.lease.detached.map_or(0, |(_, since_ms)| since_ms);
     let patient = turn.observation.at_ms < since_ms + turn.policy.times.peer_timeout_ms;
     let members = record
         .synchronous

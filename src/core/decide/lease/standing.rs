@@ -1,7 +1,7 @@
 //! An observation read in terms of right, quorum and position. Computes, and decides nothing.
 
 use crate::core::cluster::PeerContact;
-use crate::core::decision::Memory;
+use crate::core::decision::{LeaseMemory, Memory};
 use crate::core::lease::{FinalPosition, Incarnation, LeasePurpose, LeaseRecord, LeaseWrite};
 use crate::core::member::Ordinal;
 use crate::core::observation::{Observation, PeerView};
@@ -26,7 +26,7 @@ pub(super) struct Standing<'a> {
     /// Until when this holder may acknowledge, by renewal or by its peers; 0 if never.
     pub(super) renewed_until_ms: u64,
     pub(super) confirmed_until_ms: u64,
-    /// The record has not changed for the Lease's whole duration.
+    /// The record has not changed for the Lease's whole duration, by what the API server has answered.
     pub(super) expired: bool,
     pub(super) unchanged_ms: u64,
     pub(super) duration_ms: u64,
@@ -73,7 +73,8 @@ impl<'a> Standing<'a> {
             } else {
                 0
             },
-            expired: record.is_some() && at_ms >= lease.changed_at_ms + duration_ms,
+            // Who has had no answer since does not know whether it was renewed.
+            expired: record.is_some() && lease.answered_at_ms >= Some(lease.changed_at_ms + duration_ms),
             unchanged_ms: at_ms.saturating_sub(lease.changed_at_ms),
             duration_ms,
             may_write: !lease.writing && !failed_lately,
@@ -118,6 +119,13 @@ impl<'a> Standing<'a> {
             over,
             record: Box::new(record),
         })
+    }
+
+    /// True once for each record that has not changed for its whole duration by this member's clock, while no answer has said so.
+    pub(super) fn asks_whether_expired(&self, memory: &mut LeaseMemory) -> bool {
+        let due = self.record.is_some() && !self.expired && self.unchanged_ms >= self.duration_ms;
+        let changed_at_ms = self.at_ms - self.unchanged_ms;
+        due && memory.asked_of.replace(changed_at_ms) != Some(changed_at_ms)
     }
 
     /// For a sentence.
@@ -176,7 +184,9 @@ fn patience_ms(
     };
     if peer.contact == PeerContact::Connected {
         // Another pod under the holder's name: the one that held the Lease is gone.
-        let replaced = !peer.uid.is_empty() && peer.uid != identity.uid;
+        // One that serves without a Lease is the primary of a cluster that had fixed leadership meanwhile.
+        let fixed = peer.writable && peer.leadership.is_none();
+        let replaced = !peer.uid.is_empty() && peer.uid != identity.uid && !fixed;
         let given_up = || receiver.is_none() && given_up(memory, observation, ordinal);
         return (replaced || given_up()).then_some(0);
     }

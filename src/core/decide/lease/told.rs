@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::core::cluster::PeerContact;
 use crate::core::lease::{Durability, LeaseRecord, SynchronousSet};
 use crate::core::member::Ordinal;
+use crate::core::observation::Observation;
 use crate::core::policy::Policy;
 use crate::core::sync::{self, Change, Step, Told};
 use crate::core::synchronous_names;
@@ -18,6 +19,8 @@ pub(super) const JOINING: &str = "_joining";
 
 /// Each process of PostgreSQL reads a changed setting by itself, and until then lets commits go under the one of before.
 const RELOAD_LAG_MS: u64 = 250;
+/// What was told is in force by then, unless somebody else has told PostgreSQL otherwise.
+const TELL_AGAIN_MS: u64 = 1_000;
 
 /// Whether a WAL sender serves `member`, joined already or not.
 pub(super) fn belongs(policy: &Policy, application_name: &str, member: Ordinal) -> bool {
@@ -79,6 +82,8 @@ fn everybody(record: &LeaseRecord, uncertain: Option<&LeaseRecord>, holder: Ordi
 pub(super) enum Next {
     Nothing,
     Tell(Told),
+    /// It was told, and something else is in force.
+    TellAgain(Told),
     Record(Box<LeaseRecord>),
     Mark,
     Wait(&'static str),
@@ -94,6 +99,10 @@ pub(super) fn next(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord, t
         return Next::Tell(at_first(policy, record, observation.lease.uncertain.as_ref()));
     };
     if server.synchronous_standby_names != told_text {
+        let since_ms = turn.memory.lease.named.as_ref().map(|(_, since_ms)| *since_ms);
+        if since_ms.is_some_and(|since_ms| observation.at_ms >= since_ms.saturating_add(TELL_AGAIN_MS)) {
+            return Next::TellAgain(told);
+        }
         return Next::Wait("synchronous_standby_names is not in force yet");
     }
     let fit = fit(turn, record);
@@ -167,11 +176,27 @@ impl Next {
     }
 }
 
+/// The other members that are heard of, and those that are recorded.
+pub(super) fn others(
+    policy: &Policy,
+    observation: &Observation,
+    record: Option<&LeaseRecord>,
+) -> BTreeSet<Ordinal> {
+    let recorded = record
+        .into_iter()
+        .flat_map(|record| record.synchronous.members.keys());
+    let all = observation.peers.keys().chain(recorded).copied();
+    all.filter(|member| *member != policy.ordinal).collect()
+}
+
 /// Standbys that stream from here, or did so a moment ago.
 fn fit(turn: &Turn<'_>, record: &LeaseRecord) -> SynchronousSet {
     let mut members = BTreeMap::new();
     let at_ms = turn.observation.at_ms;
-    for (ordinal, peer) in &turn.observation.peers {
+    for ordinal in &others(turn.policy, turn.observation, Some(record)) {
+        // A recorded one may stream although DNS does not name it for a moment.
+        let peer = turn.observation.peers.get(ordinal);
+        let connected = peer.is_some_and(|peer| peer.contact == PeerContact::Connected);
         let streamed_at_ms = turn.memory.lease.streamed_at_ms.get(ordinal).copied();
         let times = turn.policy.times;
         // Where writes need not wait for lost standbys they do so shortly.
@@ -183,16 +208,16 @@ fn fit(turn: &Turn<'_>, record: &LeaseRecord) -> SynchronousSet {
         let lately = recently(streamed_at_ms);
         let known = record.synchronous.members.get(ordinal);
         // This process, or the time in office, began a moment ago: a recorded standby may be about to stream.
-        let opened = recently(turn.memory.lease.opened_at_ms) && peer.contact == PeerContact::Connected;
+        let opened = recently(turn.memory.lease.opened_at_ms) && connected;
         let young = known.is_some() && (opened || recently(turn.memory.began_at_ms));
         if !(lately || young) || scaled_away(turn, *ordinal) {
             continue;
         }
-        let report = peer.leadership.as_ref();
+        let report = peer.and_then(|peer| peer.leadership.as_ref());
         if report.is_some_and(|report| report.priority.is_none()) {
             continue;
         }
-        let now = streamed_at_ms == Some(at_ms) && peer.contact == PeerContact::Connected;
+        let now = streamed_at_ms == Some(at_ms) && connected;
         let told = report
             .and_then(|report| report.incarnation.clone())
             .filter(|_| now);
@@ -214,7 +239,7 @@ pub(super) fn flushed(turn: &Turn<'_>) -> BTreeMap<Ordinal, Lsn> {
         return BTreeMap::new();
     };
     let mut flushed = BTreeMap::new();
-    for ordinal in turn.observation.peers.keys() {
+    for ordinal in &others(turn.policy, turn.observation, turn.memory.lease.record.as_deref()) {
         let rows = server
             .replication
             .iter()
