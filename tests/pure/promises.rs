@@ -86,6 +86,9 @@ fn every_test_that_the_page_of_promises_names_exists() {
 #[test]
 fn numbers_are_read_from_names_and_sentences() {
     let numbers = |text| called(text).into_iter().collect::<Vec<_>>();
-    assert_eq!(numbers("fn row_19_20_and_70_off() // Rows 3 to 5"), [3, 4, 5, 19, 20, 70]);
+    assert_eq!(
+        numbers("fn row_19_20_and_70_off() // Rows 3 to 5"),
+        [3, 4, 5, 19, 20, 70]
+    );
     assert_eq!(numbers("row_57_to_a_moment, 8 rows of 9"), [57]);
 }
