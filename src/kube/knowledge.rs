@@ -9,9 +9,9 @@ use serde_json::Value;
 use super::error::{LeaseError, LeaseName};
 use super::record::{normalised, record_of, with_record};
 use super::remembered::{OpenWrite, Remembered};
-use crate::core::lease::{Identity, LeaseRecord, LeaseView, LeaseWrite, Renewal};
+use crate::core::lease::{Identity, LeaseRecord, LeaseView, LeaseWrite, Renewal, SynchronousSet};
 
-/// Writes without an answer that are remembered.
+/// Writes without an answer that are remembered, of those that say nothing new.
 const MOST_OPEN: usize = 32;
 
 /// A write that was begun.
@@ -313,6 +313,22 @@ impl Knowledge {
         self.show_uncertain();
     }
 
+    /// Of the open writes the oldest that would change nothing by landing which the rest would not: a renewal into silence, long past
+    /// any use. One that would give the office away or change whose confirmation counts stays for as long as it may land.
+    fn forget_one(&mut self) {
+        let stored = self.view.stored.as_ref().map(|stored| office(&stored.record));
+        let says_no_more = |at: usize, attempt: &Attempt| {
+            let same = |later: &Attempt| {
+                office(&later.record) == office(&attempt.record) && (attempt.refused || !later.refused)
+            };
+            stored == Some(office(&attempt.record)) || self.open[at + 1..].iter().any(same)
+        };
+        let mut open = self.open.iter().enumerate();
+        if let Some(at) = open.position(|(at, attempt)| says_no_more(at, attempt)) {
+            self.open.remove(at);
+        }
+    }
+
     /// A write ended without success. True if the Lease must be read to know more.
     pub(super) fn not_stored(&mut self, mut attempt: Attempt, error: &LeaseError, now_ms: u64) -> bool {
         self.view.writing = false;
@@ -324,9 +340,8 @@ impl Knowledge {
             self.show_uncertain();
             return false;
         }
-        // Renewals into silence, one per retry period: the oldest are long past any use.
         if self.open.len() >= MOST_OPEN {
-            self.open.remove(0);
+            self.forget_one();
         }
         let passed = attempt.over != self.version;
         self.open.push(attempt);
@@ -336,6 +351,11 @@ impl Knowledge {
         }
         true
     }
+}
+
+/// What a write would make of the office, beyond the time of its renewal.
+fn office(record: &LeaseRecord) -> (Option<&Identity>, u64, &SynchronousSet) {
+    (record.holder.as_ref(), record.term, &record.synchronous)
 }
 
 fn verb(create: bool) -> &'static str {

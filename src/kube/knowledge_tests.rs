@@ -307,6 +307,43 @@ fn open_writes_are_bounded() {
     assert_eq!(knowledge.view.uncertain, Some(record("pg-0/a", 100)));
 }
 
+/// It was forgotten after 32 later renewals had failed, and then the holder acknowledged commits beside the one it had named.
+#[test]
+fn an_unanswered_hand_over_outlasts_any_number_of_failed_renewals() {
+    let mut knowledge = knowledge();
+    let away = record("pg-1/b", 0);
+    let lost_one = |knowledge: &mut Knowledge, record: LeaseRecord, at_ms: u64| {
+        let attempt = begin(knowledge, Some("a"), record, at_ms);
+        knowledge.not_stored(attempt, &lost(), at_ms);
+    };
+    lost_one(&mut knowledge, away.clone(), 1);
+    for at_ms in 2..=100 {
+        lost_one(&mut knowledge, record("pg-0/a", at_ms), at_ms);
+        assert_eq!(knowledge.view.uncertain, Some(away.clone()), "at {at_ms}");
+    }
+    assert_eq!(knowledge.open.len(), MOST_OPEN);
+}
+
+/// What it would change was told to PostgreSQL as if it could not land any more.
+#[test]
+fn an_unanswered_change_of_the_synchronous_set_outlasts_any_number_of_failed_renewals() {
+    let mut knowledge = knowledge();
+    let mut changed = record("pg-0/a", 1);
+    changed.synchronous.quorum += 1;
+    let attempt = begin(&mut knowledge, Some("a"), changed.clone(), 1);
+    knowledge.not_stored(attempt, &lost(), 1);
+    for at_ms in 2..=100 {
+        let attempt = begin(&mut knowledge, Some("a"), record("pg-0/a", at_ms), at_ms);
+        knowledge.not_stored(attempt, &lost(), at_ms);
+        let shown = knowledge
+            .view
+            .uncertain
+            .as_ref()
+            .map(|record| &record.synchronous);
+        assert_eq!(shown, Some(&changed.synchronous), "at {at_ms}");
+    }
+}
+
 #[test]
 fn a_lease_that_goes_and_comes_is_another_version() {
     let mut knowledge = knowledge();
