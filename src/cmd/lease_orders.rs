@@ -269,7 +269,8 @@ impl ClusterLease {
 
 /// The Lease tells only that the request is gone: the reason is in the primary's log.
 fn refused() -> Answer {
-    let message = "the primary has refused the move: no successor fits, a checkpoint takes too long, or no successor has everything";
+    let message = "the primary has refused the move: no successor fits, a checkpoint takes too long, \
+                   or no successor has everything";
     Answer::new(Outcome::Failed, message).hint(
         "\"podgres explain\" with the same --cluster says who could take over now, and what stands in the way. \
          The log of the primary's sidecar has the reason.",
