@@ -47,7 +47,10 @@ impl Agent {
             &mut self.complaint,
         )
         .await;
-        let server = asked.server;
+        let mut server = asked.server;
+        if let Some(server) = &mut server {
+            server.receiver_streaming = self.memory.believes_streaming(server);
+        }
         self.note_server(server.as_ref());
         if let Some((pid, server)) = supervisor.as_ref().and_then(running_pid).zip(server.as_ref()) {
             self.warn_of_race(pid, server);

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::lease::{LeadershipReport, LeaseRecord, LeaseWrite, Office};
 use super::member::Ordinal;
 use super::situation::Situation;
+use super::status::ServerStatus;
 use super::supervision::{CloneReason, JobRequest, NextTimeline, ServerRole, StopMode};
 use super::wal::Lsn;
 
@@ -103,6 +104,9 @@ pub struct Memory {
     pub reload_at_ms: u64,
     /// Where a standby that does not stream stands, and since when.
     pub stalled: Option<Stalled>,
+    /// Where this standby stood when the WAL that it needs next was found to be gone.
+    #[serde(default)]
+    pub wal_gone_at: Option<Lsn>,
     /// Why the directory of this standby is to be replaced.
     pub condemned: Option<CloneReason>,
     /// Members whose slots exist though DNS does not list them, and since when.
@@ -166,6 +170,15 @@ pub struct HandingOver {
     pub since_ms: u64,
     /// The operator takes the loss of commits into account.
     pub forced: bool,
+}
+
+impl Memory {
+    /// Whether `server` receives WAL. PostgreSQL says so of every receiver that has connected, also of one that is about to be refused what is
+    /// gone: that one has streamed only when the standby stands elsewhere.
+    #[must_use]
+    pub fn believes_streaming(&self, server: &ServerStatus) -> bool {
+        server.receiver_streaming && self.wal_gone_at != Some(server.flush_lsn)
+    }
 }
 
 /// See [`Memory::stalled`].

@@ -64,8 +64,11 @@ impl ApiWay {
         let through = self.folder.path().join("through");
         std::fs::write(&through, file.to_string()).expect("written");
         self.points_to(&through);
-        for pod in pods {
-            signal(demo.pid(pod, "sidecar"), Signal::KILL);
+        // Asked before the first ends: one that has just begun anew does not know the others yet.
+        let status = demo.status().expect("a status");
+        let sidecars: Vec<u32> = pods.iter().map(|pod| pid_in(&status, pod, "sidecar")).collect();
+        for sidecar in sidecars {
+            signal(sidecar, Signal::KILL);
         }
         counted
     }

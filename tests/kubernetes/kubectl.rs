@@ -17,6 +17,14 @@ pub(crate) fn kubectl() -> Command {
     command
 }
 
+/// The kubeconfig file as kubectl puts it together, of however many.
+pub(crate) fn kubeconfig() -> tempfile::NamedTempFile {
+    let whole = text(kubectl().args(["config", "view", "--raw", "--flatten"]));
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), whole).expect("written");
+    file
+}
+
 /// Runs a page's commands in a folder, their `kubectl` in a namespace; what they wrote, or a panic.
 pub(crate) fn script(namespace: &str, script: &str, folder: &Path) -> String {
     /// Longer than any page's command takes here.

@@ -9,6 +9,7 @@ use kube::api::ListParams;
 
 use crate::chaos;
 use crate::cluster::{Cluster, states};
+use crate::outside;
 use crate::overlay::{self, Overlay};
 use crate::routes;
 use crate::runner::Group;
@@ -38,6 +39,7 @@ pub(crate) const GROUP: Group = Group {
         ),
         ("a_primary_deleted_gracefully_hands_over", graceful),
         ("a_switchover_is_one_command_in_a_pod", switchover),
+        ("orders_are_given_from_outside_by_the_api_alone", outside::orders),
         (
             "row_44_a_standby_that_does_not_stream_leaves_the_services_and_comes_back",
             upkeep::row_44,

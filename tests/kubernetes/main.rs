@@ -24,6 +24,7 @@ mod kubectl;
 mod lease;
 mod moving;
 mod node;
+mod outside;
 mod overlay;
 mod restore;
 mod rights;

@@ -23,10 +23,15 @@ pub(crate) fn alone(cluster: &Cluster) {
         let paths = mounts.flatten().map(|mount| mount.mount_path.as_str());
         assert_eq!(paths.collect::<Vec<_>>(), ["/etc/podgres/secret"], "and no token");
     }
+    let is_at = |service: &str| cluster.sql_by(service, WHERE);
+    // A pod is ready some time before the nodes know it as one of its Service's.
+    drop(until(
+        "the primary answers",
+        || is_at("pg-route-rw"),
+        |answer| answer.as_deref() == Ok("f"),
+    ));
     let made = cluster.sql_by("pg-route-rw", "CREATE TABLE by_route AS SELECT 1 AS one");
     made.expect("written by a route");
-    let is_at = |service: &str| cluster.sql_by(service, WHERE);
-    assert_eq!(is_at("pg-route-rw").as_deref(), Ok("f"));
     drop(until(
         "a standby answers",
         || is_at("pg-route-ro"),

@@ -190,11 +190,7 @@ pub(crate) fn password(cluster: &Cluster) {
 }
 
 pub(crate) fn check_live(cluster: &Cluster) {
-    // However kubectl finds it, and of however many files.
-    let mut whole = kubectl::kubectl();
-    let whole = kubectl::text(whole.args(["config", "view", "--raw", "--flatten"]));
-    let kubeconfig = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(kubeconfig.path(), whole).expect("written");
+    let kubeconfig = kubectl::kubeconfig();
     let check = || {
         let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_podgres"));
         check.args(["check", "--live", "pg", "-n", &cluster.namespace, "--kubeconfig"]);

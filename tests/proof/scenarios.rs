@@ -126,6 +126,42 @@ fn row_68_wal_gone_is_judged_only_after_standing_still_then_stopped_and_cloned()
     assert_eq!(reason, CloneReason::WalGone);
 }
 
+/// Each of its receivers counted as one that streams for as long as the primary took to refuse the WAL.
+#[test]
+fn a_standby_whose_wal_is_gone_was_called_streaming_whenever_it_tried_again() {
+    let status = SupervisorStatus {
+        postmaster: running_standby(),
+        ..supervisor(DataDirectory::Complete(standby_facts()))
+    };
+    let mut observation = observation(1, status);
+    observation.upstream = ready(upstream_facts());
+    observation.server = Some(server(true, false));
+    let primary = PeerView {
+        writable: true,
+        oldest_wal_lsn: Some(Lsn(0x900_0000)),
+        ..holder()
+    };
+    observation.peers = BTreeMap::from([(Ordinal(0), primary)]);
+    let policy = Policy {
+        reclone: false,
+        ..policy(1)
+    };
+    let first = decide(&policy, &Memory::default(), &observation);
+    let tries = server(true, true);
+    assert!(first.memory.believes_streaming(&tries), "nothing is known yet");
+    observation.at_ms += 5_000;
+    let gone = decide(&policy, &first.memory, &observation);
+    assert_eq!(gone.situation, Situation::WalGone);
+    assert!(!gone.memory.believes_streaming(&tries));
+
+    let mut moved = tries;
+    moved.flush_lsn = Lsn(moved.flush_lsn.0 + 1);
+    assert!(gone.memory.believes_streaming(&moved), "it has received something");
+    observation.server = Some(moved);
+    let streams = decide(&policy, &gone.memory, &observation);
+    assert_eq!((streams.situation, streams.memory.wal_gone_at), (Situation::Streaming, None));
+}
+
 #[test]
 fn a_killed_primary_is_started_again_at_once() {
     let status = SupervisorStatus {

@@ -83,6 +83,7 @@ impl World {
             Kind::CancelJob => return self.cancel_job(member),
             Kind::Scale => return self.scale(),
             Kind::DiskFailing => return self.fail_disk(member, length),
+            Kind::StartFailing => return self.fail_starts(member, length),
             Kind::DeleteLease => return self.delete_lease(),
             Kind::FreezePod => self.freeze(member),
             Kind::PauseSidecar => self.pause_sidecar(member),
@@ -182,6 +183,7 @@ impl World {
             let there = &mut self.members[member];
             there.disk_slow = false;
             there.disk_ok_at = there.disk_ok_at.min(now);
+            there.starts_at = there.starts_at.min(now);
             self.thaw(member);
             self.resume_sidecar(member);
             self.undo(Undo::Request(member));
@@ -202,7 +204,7 @@ impl World {
         }
     }
 
-    fn crash_postgres(&mut self, member: usize) {
+    pub(crate) fn crash_postgres(&mut self, member: usize) {
         let Some(postgres) = &self.members[member].postgres else {
             return;
         };
@@ -364,6 +366,14 @@ impl World {
         if let Some(epoch) = there.supervisor.as_ref().map(|supervisor| supervisor.epoch) {
             self.after(look, Event::DiskLook { member, epoch });
         }
+    }
+
+    /// PostgreSQL ends, and does not come up again.
+    fn fail_starts(&mut self, member: usize, length: Time) {
+        let until = self.now + length;
+        let there = &mut self.members[member];
+        there.starts_at = there.starts_at.max(until);
+        self.crash_postgres(member);
     }
 
     fn freeze(&mut self, member: usize) -> Undo {

@@ -32,7 +32,7 @@ impl World {
         self.operator(|record| record.request = Some(MoveRequest::Switchover { to, id }));
     }
 
-    fn force(&mut self, to: usize, id: String) {
+    pub(crate) fn force(&mut self, to: usize, id: String) {
         self.oracle.forced_at = Some(self.now);
         let to = self.members[to].policy.ordinal;
         self.operator(|record| record.request = Some(MoveRequest::Failover { to, id }));

@@ -296,8 +296,9 @@ impl World {
 
     /// Where nothing is wrong and nothing lasts, each period is as the one before: the next fault comes now.
     fn leave_quiet_out(&mut self, since: Time) {
-        let whole =
-            |member: &Member| member.exists && member.sidecar.is_some() && member.disk_ok_at <= self.now;
+        let whole = |member: &Member| {
+            member.exists && member.sidecar.is_some() && member.disk_ok_at.max(member.starts_at) <= self.now
+        };
         let complete = self.members.iter().all(|member| !member.wanted || whole(member));
         let next = self.fault_at.min(self.heal_at);
         let quiet = self.lasting == 0 && complete && self.now >= since + QUIET;

@@ -180,6 +180,9 @@ impl World {
             self.after(100 * MS, Event::Ready { member, pg });
             return;
         }
+        if self.now < self.members[member].starts_at {
+            return self.crash_postgres(member);
+        }
         if let Some(postgres) = self.postgres(member, pg) {
             postgres.is_ready = true;
         }

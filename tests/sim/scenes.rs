@@ -133,3 +133,37 @@ fn a_container_that_began_anew_while_nobody_reached_the_api_server_cost_the_prim
     assert!(more > 40, "{more} commits\n{}", world.trace.last(90 * SECOND));
     assert_eq!((world.primary(), term(&world)), before);
 }
+
+#[test]
+fn a_primary_that_did_not_start_was_kept_in_office_by_its_peers() {
+    for durability in [Durability::Majority, Durability::Preferred, Durability::Async] {
+        let mut world = scene(durability);
+        let before = world.primary();
+        world.inflict(Kind::StartFailing, before.unwrap_or(0), 300 * SECOND);
+        // Of the longest, crash recovery's time and then the Lease's.
+        pass(&mut world, 60 * SECOND);
+        let trace = world.trace.last(60 * SECOND);
+        let after = world.primary();
+        assert!(
+            after.is_some() && after != before,
+            "{durability:?}: {after:?}\n{trace}"
+        );
+    }
+}
+
+#[test]
+fn a_forced_failover_and_a_primary_that_did_not_start_waited_for_each_other() {
+    for durability in [Durability::Majority, Durability::Async] {
+        let mut world = scene(durability);
+        let primary = world.primary().unwrap_or(0);
+        let (gone, last) = ((primary + 1) % 3, (primary + 2) % 3);
+        world.inflict(Kind::CrashPod, gone, 300 * SECOND);
+        world.inflict(Kind::StartFailing, primary, 300 * SECOND);
+        pass(&mut world, 6 * SECOND);
+        assert_eq!(world.primary(), None, "two of three are needed");
+        world.force(last, "by the operator".to_owned());
+        pass(&mut world, 10 * SECOND);
+        let trace = world.trace.last(20 * SECOND);
+        assert_eq!(world.primary(), Some(last), "{durability:?}\n{trace}");
+    }
+}

@@ -308,6 +308,8 @@ impl World {
             }
             PostgresAction::Checkpoint => {
                 let delay = self.random.skewed(20 * MS, SECOND);
+                // The longest take longer than a licence, without another draw.
+                let delay = if delay > SECOND / 2 { 14 * delay } else { delay };
                 self.after(delay, Event::CheckpointDone { member, epoch });
                 self.after(MS, done(None));
             }

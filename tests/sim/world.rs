@@ -46,6 +46,8 @@ pub(crate) struct Member {
     pub(crate) disk_slow: bool,
     /// The disk takes nothing before this time.
     pub(crate) disk_ok_at: Time,
+    /// PostgreSQL ends before it is ready until this time.
+    pub(crate) starts_at: Time,
     /// What the pod's shared folder keeps of the Lease when a sidecar ends.
     pub(crate) kept_lease: Option<(u64, LeaseKept)>,
     held_up: Vec<Event>,
@@ -432,6 +434,7 @@ fn member(config: &Config, random: &mut Random, at: usize) -> Member {
         next_timeline: TimelineId(0),
         disk_slow: false,
         disk_ok_at: 0,
+        starts_at: 0,
         kept_lease: None,
         held_up: Vec::new(),
         resumed_at: 0,

@@ -68,10 +68,11 @@ pub fn decide_with(policy: &Policy, mut memory: Box<Memory>, observation: &Obser
         supervisor,
         memory,
     };
-    let decision = match policy.leadership {
+    let mut decision = match policy.leadership {
         Leadership::FixedOrdinal => fixed(turn),
         Leadership::Lease => lease::decide(turn),
     };
+    note::note_wal(&mut decision, observation);
     let wanted = read_only::wanted(policy, observation);
     let decision = read_only::told(decision, supervisor, observation, wanted);
     with_mounted_files(decision, supervisor, observation.at_ms)

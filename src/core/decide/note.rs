@@ -1,8 +1,9 @@
 //! What a turn adds to the memory before any row is looked at.
 
-use crate::core::decision::{Memory, PostgresAction, Stalled};
+use crate::core::decision::{Decision, Memory, PostgresAction, Stalled};
 use crate::core::observation::Observation;
 use crate::core::policy::Policy;
+use crate::core::situation::Situation;
 use crate::core::supervision::{CloneReason, JobKind, JobProgress, JobState, Postmaster, SupervisorStatus};
 
 use super::slots;
@@ -123,6 +124,16 @@ fn count_start(memory: &mut Memory, supervisor: &SupervisorStatus, at_ms: u64) {
         }
         Postmaster::Running { ready: false, .. } | Postmaster::Stopping { .. } => {}
     }
+}
+
+/// What the turn has found out of the WAL that this standby needs; forgotten once it stands elsewhere.
+pub(super) fn note_wal(decision: &mut Decision, observation: &Observation) {
+    let Some(server) = &observation.server else { return };
+    let gone = decision.situation == Situation::WalGone;
+    let known = &mut decision.memory.wal_gone_at;
+    *known = known
+        .filter(|at| *at == server.flush_lsn)
+        .or(gone.then_some(server.flush_lsn));
 }
 
 /// A standby's position is judged only once it has stood still: until then it may be replaying WAL that it has.

@@ -75,6 +75,18 @@ fn a_last_primary_whose_disk_hangs_claimed_the_lease_again_and_again() {
     assert_eq!((lost.situation, lost.lease), (Situation::NoCandidate, None));
 }
 
+/// Simulator (seed 640674956728): it resigned after three failed starts, nobody could take over, and each time it claimed again it resigned at once.
+#[test]
+fn a_last_primary_that_claimed_again_was_given_no_start() {
+    let world = all(
+        usual(STOPPED),
+        &[(Holder, 1), (Age, 1), (Directory, 3), (Held, 2), (Set, 6)],
+    );
+    let back = told(&world, |memory, _| memory.failures = 3);
+    assert_eq!(holder(written(&back, LeasePurpose::Claim)), Some("pg-1"));
+    assert_eq!(back.memory.failures, 0);
+}
+
 /// Chaos (seed 4150611631675991154): with a short right the licence had run out before the disk counted as lost. PostgreSQL was stopped, and its
 /// sidecar kept the Lease, which nobody takes from one that answers, until the disk came back.
 #[test]
@@ -125,6 +137,65 @@ fn a_holder_that_could_not_open_what_it_had_kept_the_lease() {
         assert_eq!(purpose(1), Some(LeasePurpose::Release), "{:#?}", decide(1));
         assert_ne!(purpose(0), Some(LeasePurpose::Release));
     }
+}
+
+/// Under `async` nobody took over from a primary whose PostgreSQL failed every start: the Lease was let run out, and the peers' confirmations
+/// took its place.
+#[test]
+fn a_primary_that_did_not_start_was_kept_in_office_by_its_peers() {
+    let down = |for_ms: u64| {
+        let stopped = all(primary(STOPPED), &[(Set, 0), (Durability, 2), (Renewal, 2)]);
+        told(&stopped, |memory, observation| {
+            memory.lease.down_since_ms = Some(observation.at_ms - for_ms);
+        })
+    };
+    let limit_ms = lease_policy(&primary(STOPPED)).times.recovery_timeout_ms;
+    let (while_it_may, after) = (down(limit_ms), down(limit_ms + 1));
+    assert!(!while_it_may.memory.lease.beats.is_empty(), "{while_it_may:#?}");
+    assert!(after.memory.lease.beats.is_empty());
+    assert_eq!(after.report.expect("a report").office, None);
+}
+
+/// It waited for the primary to hand over, which did not run, and the primary for its PostgreSQL: until the request was withdrawn.
+#[test]
+fn a_forced_failover_and_a_primary_that_did_not_start_waited_for_each_other() {
+    let asked = |for_ms: u64, values: &[(Of, u8)]| {
+        let stopped = all(primary(STOPPED), &[(Directory, 3), (Set, 0), (Durability, 2)]);
+        told(&all(stopped, values), |memory, observation| {
+            memory.lease.down_since_ms = Some(observation.at_ms - for_ms);
+        })
+    };
+    let forced = &[(Request, 4)];
+    let resigned = asked(4_000, forced);
+    assert_eq!(resigned.situation, Situation::Resigning);
+    let record = written(&resigned, LeasePurpose::Release);
+    assert_eq!((holder(record), record.released_by), (None, None));
+    assert!(record.request.is_some(), "the other still has to be told");
+    // A moment is given to a start; a switchover waits for a primary that runs; without a request it stays in office.
+    for other in [
+        asked(3_999, forced),
+        asked(4_000, &[(Request, 2)]),
+        asked(4_000, &[]),
+    ] {
+        assert_ne!(other.situation, Situation::Resigning, "{other:#?}");
+    }
+    let starting = |for_ms: u64, values: &[(Of, u8)]| {
+        let world = all(primary(&[(Postmaster, 3), (Server, 0), (Set, 0)]), values);
+        told(&world, |memory, observation| {
+            memory.lease.down_since_ms = Some(observation.at_ms - for_ms);
+        })
+    };
+    let limit_ms = lease_policy(&primary(STOPPED)).times.recovery_timeout_ms;
+    let stop = Some(PostgresAction::Stop {
+        mode: StopMode::Immediate,
+    });
+    assert_eq!(starting(limit_ms + 1, forced).postgres, stop);
+    assert_eq!(
+        starting(limit_ms, forced).postgres,
+        None,
+        "recovery may take so long"
+    );
+    assert_eq!(starting(limit_ms + 1, &[]).postgres, None);
 }
 
 /// Chaos under `preferred` (seed 12581071783132505159): on a busy machine a primary that nobody could replace was stopped as soon as it

@@ -260,15 +260,17 @@ fn changed_files_reached_no_server_under_a_lease() {
 
 #[test]
 fn a_primary_that_is_being_stopped_keeps_its_licence_and_only_in_its_right() {
-    for stopping in [0, 1] {
-        let under_way = primary(&[(Postmaster, 8), (Server, 0), (Licence, 1), (Stopping, stopping)]);
+    let stops = [0, 1].map(|stopping| primary(&[(Postmaster, 8), (Server, 0), (Stopping, stopping)]));
+    // A checkpoint and the sessions that took longer than one licence ended in the fence.
+    let serves_until_told = primary(&[(Stopping, 1)]);
+    for under_way in stops.into_iter().chain([serves_until_told]) {
+        let under_way = under_way.with(Licence, 1);
+        let granted =
+            |decision: &Decision| matches!(decision.postgres, Some(PostgresAction::GrantLicence { .. }));
         let decision = decided(&under_way);
-        assert!(
-            matches!(decision.postgres, Some(PostgresAction::GrantLicence { .. })),
-            "{decision:?}"
-        );
+        assert!(granted(&decision), "{decision:?}");
         let lapsed = decided(&all(under_way, LAPSED));
-        assert_eq!(lapsed.postgres, None);
+        assert!(!granted(&lapsed), "{lapsed:?}");
     }
 }
 
@@ -332,5 +334,60 @@ fn a_primary_whose_pod_ends_makes_a_checkpoint_first() {
     assert!(
         matches!(lapsed.postgres, Some(PostgresAction::Stop { .. })),
         "{lapsed:?}"
+    );
+}
+
+/// Whether its hand-over was written it could not learn, and nobody else was told that it had stopped.
+#[test]
+fn a_primary_whose_hand_over_was_not_answered_kept_its_silence() {
+    let says = |for_ms: u64, change: fn(&mut Observation)| {
+        let stopped = all(
+            primary(STOPPED),
+            &[(Directory, 2), (HandingOver, 1), (Request, 2), (Renewal, 2)],
+        );
+        told(&stopped, |memory, observation| {
+            memory.lease.stopped_since_ms = Some(observation.at_ms - for_ms);
+            let stored = observation.lease.stored.as_ref().expect("a Lease");
+            let mut away = (*stored.record).clone();
+            away.holder = Some(lease::Identity::parse("pg-0/elsewhere"));
+            observation.lease.uncertain = Some(away);
+            observation.lease.error = Some("no answer".to_owned());
+            change(observation);
+        })
+        .report
+        .expect("a report")
+        .suspects_term
+    };
+    assert_eq!(says(1_000, |_| {}), Some(TERM));
+    assert_eq!(says(999, |_| {}), None, "an answer may come");
+    assert_eq!(says(1_000, |observation| observation.lease.error = None), None);
+    assert_eq!(
+        says(1_000, |observation| observation.lease.uncertain = None),
+        None
+    );
+}
+
+/// A pause was for everything but the end of a container, whose hand-over was gone through with by the next one.
+#[test]
+fn a_paused_cluster_was_moved_by_the_end_of_a_container() {
+    let stopped = |values: &[(Of, u8)]| {
+        let world = all(
+            primary(STOPPED),
+            &[(Directory, 2), (HandingOver, 1), (HolderPeer, 5)],
+        );
+        decided(&all(world, values))
+    };
+    assert_eq!(
+        stopped(&[]).lease.map(|write| write.purpose),
+        Some(LeasePurpose::HandOver)
+    );
+    let paused = stopped(&[(Paused, 1)]);
+    assert_eq!(paused.situation, Situation::Reopening, "{paused:#?}");
+    assert_eq!(paused.memory.lease.handing_over, None);
+    let asked = stopped(&[(Paused, 1), (Request, 2)]);
+    assert_eq!(
+        asked.lease.map(|write| write.purpose),
+        Some(LeasePurpose::HandOver),
+        "the operator may"
     );
 }

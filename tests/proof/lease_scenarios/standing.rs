@@ -18,10 +18,14 @@ fn one_silent_sidecar_is_suspected_and_not_more() {
 fn a_primary_that_left_unseen_by_the_api_server_is_believed_by_those_who_see_it() {
     type Change = fn(&mut Memory, &mut Observation);
     let unanswered: Change = |memory, observation| {
+        observation.lease.answered_at_ms = memory.lease.given_up.map(|(_, heard_ms)| heard_ms - 1);
+    };
+    // The read that is asked for when it is heard may be sent in the same millisecond.
+    let at_once: Change = |memory, observation| {
         observation.lease.answered_at_ms = memory.lease.given_up.map(|(_, heard_ms)| heard_ms);
     };
     let told_by_third: Change = |memory, observation| {
-        observation.lease.answered_at_ms = memory.lease.given_up.map(|(_, heard_ms)| heard_ms);
+        observation.lease.answered_at_ms = memory.lease.given_up.map(|(_, heard_ms)| heard_ms - 1);
         let third = observation.peers.get_mut(&Ordinal(2)).expect("the third");
         third.leadership.as_mut().expect("its report").suspects_term = Some(TERM);
     };
@@ -32,9 +36,10 @@ fn a_primary_that_left_unseen_by_the_api_server_is_believed_by_those_who_see_it(
     let receives: Change = |_, observation| {
         observation.server.as_mut().expect("a server").receiver_streaming = true;
     };
-    let cases: [(Change, bool); 5] = [
+    let cases: [(Change, bool); 6] = [
         (|_, _| {}, true),
         (unanswered, false),
+        (at_once, true),
         (told_by_third, true),
         (of_before, false),
         (receives, false),

@@ -123,6 +123,11 @@ fn once_written(
     }
 }
 
+/// While the cluster is paused only the operator moves the primary, and the end of a pod or container does not.
+fn may_move(record: &LeaseRecord) -> bool {
+    !record.paused || record.request.is_some()
+}
+
 /// The write that gives the Lease to the successor in the next term, and what to say of it; `None` while nobody can have it.
 ///
 /// Until the process has ended WAL is still sent: nothing is lost then for want of a moment, not even where the move is forced, and whoever is
@@ -134,6 +139,9 @@ fn handed_over(
     situation: Situation,
     handing_over: HandingOver,
 ) -> Option<(String, Option<LeaseWrite>)> {
+    if !may_move(record) {
+        return None;
+    }
     let ended = matches!(turn.supervisor.postmaster, Postmaster::Stopped { .. });
     let asked = HandingOver {
         forced: handing_over.forced && ended,
@@ -179,7 +187,7 @@ pub(super) fn while_stopped(
     if let Some((detail, write)) = handed_over.filter(|_| !in_vain) {
         return turn.lease_row(situation, detail, write);
     }
-    let clean = facts.control_state == ControlState::ShutDown && !in_vain;
+    let clean = facts.control_state == ControlState::ShutDown && !in_vain && may_move(record);
     // What is being written may name the successor.
     let undecided = turn.observation.lease.writing;
     if clean && (undecided || waited_ms < 2 * turn.policy.times.stop_timeout_ms) {
@@ -210,6 +218,15 @@ fn before_stop(mut turn: Turn<'_>, standing: &Standing) -> Decision {
         forced: false,
     });
     turn.memory.lease.handing_over = Some(handing_over);
+    if let Some(until_ms) = hold::licence_due(&turn, standing) {
+        // A checkpoint and the sessions may take longer than one licence, and the fence would make the stop a crash.
+        let (detail, until_ms) = ("PostgreSQL still serves".to_owned(), Some(until_ms));
+        return turn.act(
+            Situation::Leaving,
+            detail,
+            PostgresAction::GrantLicence { until_ms },
+        );
+    }
     let server = turn.observation.server.as_ref();
     if standing.in_right() && server.is_some_and(|server| !server.in_recovery) {
         if !checkpointed(&turn, handing_over) {
@@ -290,14 +307,17 @@ pub(super) fn leaving(turn: Turn<'_>, standing: &Standing) -> Decision {
     turn.lease_row(Situation::Leaving, "the Lease is given back".to_owned(), write)
 }
 
-/// Whether this holder has left, with or without its supervisor, and cannot write that: the others need not wait until its Lease has run out.
+/// Whether this holder has left, with or without its supervisor, or has given its office away, and cannot learn that it was written: the others need
+/// not wait until its Lease has run out.
 pub(super) fn left_untold(
     policy: &Policy,
     observation: &Observation,
     memory: &Memory,
     standing: &Standing,
 ) -> bool {
-    let leaving = observation.supervisor.as_ref().is_none_or(|s| s.stopping);
+    // Of what it has written last it does not know whether it is the primary still.
+    let unsure = standing.given_away && standing.unanswered;
+    let leaving = unsure || observation.supervisor.as_ref().is_none_or(|s| s.stopping);
     let paused = standing.record.is_some_and(|record| record.paused);
     let since_ms = memory.lease.stopped_since_ms.filter(|_| standing.is_holder);
     let long = since_ms.is_some_and(|since_ms| standing.at_ms >= since_ms + policy.times.peer_timeout_ms / 2);

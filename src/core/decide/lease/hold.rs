@@ -139,7 +139,7 @@ fn steady(turn: Turn<'_>, standing: &Standing, why: &str) -> Decision {
 }
 
 /// The licence that the supervisor is to have, if it has less.
-fn licence_due(turn: &Turn<'_>, standing: &Standing) -> Option<u64> {
+pub(super) fn licence_due(turn: &Turn<'_>, standing: &Standing) -> Option<u64> {
     let right_until_ms = standing.right_until_ms();
     if !standing.in_right() {
         return None;
@@ -174,7 +174,8 @@ fn unserved(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, ready: bo
         let write = release(record, standing, None);
         return turn.lease_row(Situation::Resigning, detail, write);
     }
-    if ready && down_ms > limit_ms.max(standing.duration_ms) {
+    let useless = ready && down_ms > limit_ms.max(standing.duration_ms);
+    if useless || forced_away(&turn, standing, record) {
         let action = PostgresAction::Stop {
             mode: StopMode::Immediate,
         };
@@ -322,7 +323,9 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
     if record.paused && stopped_by_others(&turn) {
         return turn.row(Situation::Paused, "PostgreSQL is not started".to_owned());
     }
-    if turn.memory.failures >= FAILED_STARTS && office::provable_elsewhere(turn.observation, record) {
+    let others =
+        turn.memory.failures >= FAILED_STARTS && office::provable_elsewhere(turn.observation, record);
+    if others || forced_away(&turn, standing, record) {
         let write = release(record, standing, None);
         return turn.lease_row(
             Situation::Resigning,
@@ -339,6 +342,13 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
             .soon();
     }
     open(turn, standing, record, facts)
+}
+
+/// The operator wants another whatever is lost, and PostgreSQL does not come up here to be stopped for it.
+fn forced_away(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord) -> bool {
+    let asked = matches!(record.request, Some(MoveRequest::Failover { to, .. }) if to != turn.policy.ordinal);
+    let since_ms = turn.memory.lease.down_since_ms.unwrap_or(standing.at_ms);
+    asked && standing.at_ms >= since_ms + 2 * turn.policy.times.peer_timeout_ms
 }
 
 /// PostgreSQL ran here and ended, and not because podgres stopped it: while paused that is somebody's work.

@@ -61,7 +61,11 @@ pub(super) fn decide(mut turn: Turn<'_>) -> Decision {
         .is_some_and(|(_, heard_ms)| heard_ms == standing.at_ms);
     decision.upstream = standing.holder_elsewhere;
     decision.gate_until_ms = office::gate_until_ms(observation, &standing);
-    let gives_up = decision.situation == Situation::Resigning
+    let resigns = matches!(
+        decision.situation,
+        Situation::Resigning | Situation::HolderWithoutData | Situation::ForeignDataDirectory
+    );
+    let gives_up = standing.is_holder && resigns
         || hand_over::left_untold(policy, observation, &decision.memory, &standing);
     report::tell(policy, observation, &mut decision, &standing, gives_up);
     decision
@@ -204,7 +208,7 @@ fn not_to_be_opened(turn: Turn<'_>, standing: &Standing, situation: Situation, d
     {
         Some(record) if office::provable_elsewhere(turn.observation, record) => {
             let write = release(record, standing, None);
-            turn.lease_row(situation, detail, write)
+            turn.lease_row(Situation::Resigning, detail, write)
         }
         _ => turn.row(situation, detail),
     }

@@ -26,18 +26,7 @@ pub(super) fn renewal(
     standing: &Standing,
 ) -> Option<LeaseWrite> {
     let record = standing.record?;
-    // A disk that takes nothing any more must not keep others from taking over.
-    if disk_failing_ms(observation).is_some() || standing.promised > record.term {
-        return None;
-    }
-    let down_ms = memory
-        .lease
-        .down_since_ms
-        .map_or(0, |since| standing.at_ms.saturating_sub(since));
-    if down_ms > policy.times.recovery_timeout_ms
-        && record.system_identifier.is_some()
-        && !policy_alone(policy, record)
-    {
+    if lets_others_in(policy, &memory.lease, observation, record) || standing.promised > record.term {
         return None;
     }
     let renewal = observation
@@ -55,6 +44,23 @@ pub(super) fn renewal(
         next.timeline = next.timeline.max(server.timeline);
     }
     standing.write(LeasePurpose::Renew, next)
+}
+
+/// Nobody is to keep this holder in office, neither the Lease nor the peers: its disk takes nothing any more, or its PostgreSQL has been down for
+/// longer than crash recovery may take.
+fn lets_others_in(
+    policy: &Policy,
+    lease: &LeaseMemory,
+    observation: &Observation,
+    record: &LeaseRecord,
+) -> bool {
+    let down_ms = lease
+        .down_since_ms
+        .map_or(0, |since| observation.at_ms.saturating_sub(since));
+    let down = down_ms > policy.times.recovery_timeout_ms
+        && record.system_identifier.is_some()
+        && !policy_alone(policy, record);
+    down || disk_failing_ms(observation).is_some()
 }
 
 /// For how long the volume has taken no flush, if it takes none.
@@ -152,7 +158,8 @@ fn note_confirmations(
         lease.confirmed_until_ms = 0;
         lease.beats.clear();
     }
-    if asks_peers(policy, observation, standing) {
+    let kept = !lets_others_in(policy, lease, observation, record);
+    if kept && asks_peers(policy, observation, standing) {
         let last = lease.beats.last().copied().unwrap_or((observation.at_ms, 0));
         if observation.at_ms >= last.1 + BEAT_MS {
             // The time itself, so that a restarted sidecar never counts an old confirmation for a new beat.
@@ -188,11 +195,8 @@ fn note_others(lease: &mut LeaseMemory, observation: &Observation) {
     }
 }
 
-/// The last renewal is older than it should be, and not because of the disk: then nobody is to keep it in office.
+/// The last renewal is older than it should be.
 fn asks_peers(policy: &Policy, observation: &Observation, standing: &Standing) -> bool {
-    if disk_failing_ms(observation).is_some() {
-        return false;
-    }
     let times = policy.times;
     let patience_ms = times.retry_period_ms + times.retry_period_ms / 2;
     let renewed_ms = standing.renewed_until_ms.saturating_sub(times.renew_deadline_ms);

@@ -377,7 +377,7 @@ fn name_again(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Deci
 ///
 /// Nobody has begun a newer term, so that nobody can have more.
 pub(super) fn last_holder<'a>(
-    turn: Turn<'a>,
+    mut turn: Turn<'a>,
     standing: &Standing,
     record: &LeaseRecord,
     facts: &DataDirectoryFacts,
@@ -407,5 +407,7 @@ pub(super) fn last_holder<'a>(
         (record.term + 1, None),
         "the last primary came back",
     );
+    // Nobody came after it: its PostgreSQL is given as many starts as before.
+    turn.memory.failures = 0;
     Ok(turn.lease_row(Situation::Claiming, format!("term {}", record.term + 1), write))
 }

@@ -34,7 +34,7 @@ pub(super) struct Standing<'a> {
     /// The API server has not answered since a request failed.
     pub(super) unanswered: bool,
     /// A write that was sent and not answered may have given the office away.
-    given_away: bool,
+    pub(super) given_away: bool,
     pub(super) promised: u64,
     /// Set while this member is detached under its promise.
     pub(super) final_position: Option<FinalPosition>,
@@ -211,7 +211,7 @@ fn given_up(memory: &Memory, observation: &Observation, holder: Ordinal) -> bool
     let answered = observation
         .lease
         .answered_at_ms
-        .is_some_and(|at_ms| at_ms > heard_ms);
+        .is_some_and(|at_ms| at_ms >= heard_ms);
     let concludes = |(ordinal, peer): (&Ordinal, &PeerView)| {
         let said = peer.leadership.as_ref().and_then(|report| report.suspects_term);
         *ordinal != holder && peer.contact == PeerContact::Connected && said == Some(term)
