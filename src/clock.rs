@@ -1,7 +1,12 @@
-//! The one clock of podgres: `CLOCK_BOOTTIME`, which cannot be set and counts suspension.
+//! The clock of observations, rights and licences: `CLOCK_BOOTTIME`. Nobody can set it, and it goes on while the machine is suspended.
 //!
 //! All processes of a pod share it, so that a deadline may be handed from one to the other. It is never
-//! compared with another machine's.
+//! compared with another machine's. podgres uses two other clocks, and no right depends on either:
+//!
+//! - `Instant` (`CLOCK_MONOTONIC`, which stands still during suspension) is for limits, pauses and measured durations inside one
+//!   process.
+//! - The time of day (`SystemTime`, `kube::time_of_day`) is for people and for the age of backups. It can be set back, so it orders
+//!   nothing and ends no right.
 
 use rustix::time::{ClockId, clock_gettime};
 

@@ -251,10 +251,7 @@ impl ClusterLease {
                     (answer.primary, answer.term) = (Some(holder.pod.clone()), Some(record.term));
                     Ok(answer)
                 }
-                _ => Err(Answer::new(
-                    Outcome::Failed,
-                    "the primary has refused: no successor fits",
-                )),
+                _ => Err(refused()),
             };
         }
         let taken_back = self.client.update(|record| {
@@ -268,6 +265,16 @@ impl ClusterLease {
             Err(error) => Answer::new(Outcome::Failed, format!("{late}; {error}")),
         })
     }
+}
+
+/// The Lease tells only that the request is gone: the reason is in the primary's log.
+fn refused() -> Answer {
+    let message = "the primary has refused the move: no successor fits, a checkpoint takes too long, \
+                   or no successor has everything";
+    Answer::new(Outcome::Failed, message).hint(
+        "\"podgres explain\" with the same --cluster says who could take over now, and what stands in the way. \
+         The log of the primary's sidecar has the reason.",
+    )
 }
 
 fn unwritten(error: &LeaseError) -> Answer {

@@ -108,7 +108,7 @@ pub enum Verb {
     Install(install::Arguments),
 }
 
-/// The exit codes of PRODUCT: few, and each with one meaning.
+/// The exit codes that `docs/operations.md` lists: few, and each with one meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitStatus {
     /// Bad settings.

@@ -1,4 +1,12 @@
-//! Flags and environment, read once, into plain structs. Nothing else reads the environment.
+//! Flags and environment, read once, into plain structs. All settings of podgres are read here.
+//!
+//! Other places read the environment only for what is no setting of podgres:
+//!
+//! - `postgres::process`, `postgres::initdb` and `postgres::initdb_scripts` pass variables on to PostgreSQL's programs and to the user's
+//!   scripts (`PATH`, `LANG` and the like), as the official image does; `initdb` picks a locale of its own where there is no `LANG`.
+//! - `postgres::find` looks for PostgreSQL where Python keeps packages (`VIRTUAL_ENV`, `HOME`).
+//! - `demo::setup` passes a few variables (`PATH`, `TZ` …) on to the demo's processes.
+//! - `cmd::read_only` takes `USER` for the name of whoever turns the switch; `cmd::lease_orders` looks for `~/.kube/config`.
 //!
 //! Every flag has a `PODGRES_…` variable; the variables of the official PostgreSQL image and of the
 //! Kubernetes downward API keep their names. A bad value ends with exit code 64, the key, the value

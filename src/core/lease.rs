@@ -171,7 +171,7 @@ impl LeaseRecord {
         TimelineId(self.timeline.max(own).0.saturating_add(1))
     }
 
-    /// The same office: renewals and the operator's wishes aside.
+    /// Whether this pod is the holder.
     #[must_use]
     pub fn held_by(&self, identity: &Identity) -> bool {
         self.holder.as_ref() == Some(identity)

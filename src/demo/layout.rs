@@ -98,13 +98,14 @@ impl Layout {
         self.directory.join("secret").join("password")
     }
 
-    /// The password once more, in the form that libpq reads by itself.
-    #[must_use]
     /// For the pods' Kubernetes client, and kubectl.
+    #[must_use]
     pub(super) fn kubeconfig(&self) -> PathBuf {
         self.directory.join("kubeconfig")
     }
 
+    /// The password once more, in the form that libpq reads by itself.
+    #[must_use]
     pub(super) fn passfile(&self) -> PathBuf {
         self.directory.join("secret").join("pgpass")
     }

@@ -10,9 +10,8 @@
 //! | `/history` | every change of the primary, Patroni's rows |
 //! | `/config` | the settings in force, without secrets |
 //! | `/metrics` | `OpenMetrics` for those who accept it, else Prometheus' text format 0.0.4 |
-//! | `/peer/stream` | this member's status, a JSON line now and with every change; `{}` while nothing changes |
+//! | `/peer/stream` | this member's status, one JSON value per line (NDJSON): now and with every change; `{}` while nothing changes |
 //! | `/debug/decisions` | the last decisions with their observations |
-//!
 //! | `/explain` | why this member is what it is, and what a failover would do |
 //! | `/challenge` | what a member signs next on this connection |
 //! | `/position` | how far this member's server is, asked just now: what the routes measure freshness by |
@@ -21,7 +20,8 @@
 //! | POST `/switchover` `/failover` `/restart` `/reinitialize` `/pause` `/resume` `/read-only` | orders, see [`core::operate`](crate::core::operate); PATCH or PUT `/config` takes `pause` |
 //!
 //! The others answer GET, HEAD and OPTIONS. Any other method changes something: 401 or 403 without authority
-//! ([`authorise`]), else 405 where there is no such verb. An unknown path is 404; every body is JSON but `/metrics`.
+//! ([`authorise`]), else 405 where there is no such verb. An unknown path is 404. Every body is JSON, with three exceptions:
+//! `/metrics` (text), `/peer/stream` (NDJSON), and `/` for a browser (HTML).
 
 pub mod authorise;
 pub mod beside;

@@ -61,7 +61,7 @@ fn switchover(lab: &Lab) {
 }
 
 #[test]
-fn row_53_what_is_pruned_is_needed_by_no_kept_backup() {
+fn what_is_pruned_is_needed_by_no_kept_backup() {
     let lab = Lab::new(Start::lease(VERSION));
     lab.demo.sql(&[], "CREATE TABLE t (i int)");
     let mut names = Vec::new();

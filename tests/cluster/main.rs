@@ -1,4 +1,4 @@
-//! Whole clusters: the demo's processes on real PostgreSQL, rows of ACCEPTANCE by number.
+//! Whole clusters: the demo's processes on real PostgreSQL. Tests that begin with `row_` show a promise of `docs/promises.md`.
 
 #![allow(
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! What must hold for every decision, whatever is observed (ARCHITECTURE, "what must always hold").
+//! What must hold for every decision with fixed leadership, whatever is observed (docs/ARCHITECTURE.md, section 4).
 
 use std::collections::BTreeSet;
 

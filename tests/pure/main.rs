@@ -11,5 +11,6 @@ mod layers;
 mod links;
 mod manifests;
 mod mutants;
+mod promises;
 mod selection;
 mod source;

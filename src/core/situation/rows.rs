@@ -92,7 +92,7 @@ pub const SITUATIONS: [(Situation, Outlook, &str, &str); 64] = {
             S::Recovering,
             Passing,
             "recovering",
-            "the first ordinal is in recovery and will be the primary when it ends",
+            "PostgreSQL is in recovery and becomes the primary when that ends",
         ),
         (
             S::TwoWritable,

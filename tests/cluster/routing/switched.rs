@@ -1,4 +1,4 @@
-//! The read-only switch, rows 37 to 42 and 78 of ACCEPTANCE.
+//! The read-only switch: rows 37 to 42 and 78 of `docs/promises.md`.
 
 use std::time::{Duration, Instant, SystemTime};
 

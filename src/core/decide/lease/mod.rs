@@ -1,8 +1,21 @@
 //! Decisions with `leadership=lease`: whoever holds the Lease is the primary, and what leads there and away.
 //!
-//! `standing.rs` reads an observation in terms of right, quorum and position; `hold.rs` is for the holder, `follow.rs` for
-//! everybody else, `stand.rs` for those who have lost their primary. Never claims, promotes or follows
-//! without the proof that `docs/failover.md` describes.
+//! Never claims, promotes or follows without the proof that `docs/failover.md` describes.
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | `standing.rs` | nothing: it reads an observation in terms of right, quorum and position |
+//! | `first.rs` | a cluster's first moments, and those after its Lease was deleted |
+//! | `hold.rs` | the holder: it takes office, stays in it, gives it back |
+//! | `office.rs` | the right over time: renewals and the peers' confirmations |
+//! | `told.rs` | whose confirmations a commit waits for |
+//! | `hand_over.rs` | a planned move |
+//! | `follow.rs` | everybody but the holder |
+//! | `upstream.rs` | whether this member's WAL fits the holder's history |
+//! | `repair.rs` | a directory that cannot follow as it is: rewound, or cloned |
+//! | `stand.rs` | a member that has lost its primary: suspect, detach, compare, claim |
+//! | `forced.rs` | a forced failover |
+//! | `report.rs` | what a member tells the others of this |
 
 mod first;
 mod follow;
