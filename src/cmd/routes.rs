@@ -18,6 +18,7 @@ use crate::config::routes::{RouteArguments, TlsArgument};
 use crate::core::member::Topology;
 use crate::core::operate::{Answer, EndedSessions, Order};
 use crate::core::routing::listen::Listen;
+use crate::core::routing::settling::settled_term;
 use crate::core::routing::{RouteMode, RoutePolicy, RouteTable, Server};
 use crate::core::signature::MemberKey;
 use crate::peers::{PositionAsker, Reach, Way, send_signed_order, wait_for_replay};
@@ -29,7 +30,6 @@ use crate::proxy::{
 
 use super::open_files;
 use super::serve::Route;
-use super::settling::settled_term;
 use super::{ExitStatus, Failure, status_of, wiring};
 
 /// Between two questions for a member's position, at most and at least.
@@ -249,7 +249,7 @@ pub(super) async fn tell_left(
             let table = table.borrow_and_update();
             let leaving = table.servers.iter().filter(|server| server.leaving);
             let leaving: Vec<String> = leaving.map(|server| server.name.clone()).collect();
-            (leaving, table.term, settled_term(&table, &sessions))
+            (leaving, table.term, settled_term(&table, &sessions.primaries()))
         };
         let left = leaving.iter().filter(|name| sessions.of(name) == 0);
         say(&published.routes_left, Some(left.cloned().collect()));

@@ -203,3 +203,77 @@ impl Drop for Entered {
         self.sessions.lock().remove(&self.number);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::task::Waker;
+
+    use super::*;
+    use crate::core::routing::RouteMode;
+    use crate::proxy::SessionCounts;
+
+    fn session() -> Session {
+        let address = SocketAddr::from(([127, 0, 0, 1], 5432));
+        let ends = Ends {
+            server: "pg-0".to_owned(),
+            incarnation: 1,
+            role: Role::Primary,
+            http_address: address,
+            local: address,
+            unreadable: None,
+            reading: None,
+        };
+        let counted = Arc::new(SessionCounts::default()).open("pg-0", Role::Primary);
+        let policy = Arc::new(RoutePolicy::new(RouteMode::ReadWrite));
+        Session::new(ends, policy, counted)
+    }
+
+    #[test]
+    fn settled_is_who_holds_still_after_the_servers_word() {
+        // Who spoke, in order; whether the relay has seen the order to freeze; whether all that was read is passed on.
+        for (spoke, froze, settled) in [
+            (&[][..], None, false),
+            (&[], Some(true), false),
+            (&[Side::Server], None, false),
+            (&[Side::Server], Some(false), false),
+            (&[Side::Server], Some(true), true),
+            (&[Side::Server, Side::Client], Some(true), false),
+            (&[Side::Client], Some(true), false),
+            (&[Side::Client, Side::Server], Some(true), true),
+        ] {
+            let session = session();
+            for side in spoke {
+                session.spoke(*side);
+            }
+            assert!(session.command(Order::Freeze));
+            if let Some(emptied) = froze {
+                session.froze(emptied);
+            }
+            assert_eq!(session.is_settled(), settled, "{spoke:?} {froze:?}");
+        }
+    }
+
+    #[test]
+    fn who_goes_on_is_settled_no_more_and_a_cut_is_for_good() {
+        let session = session();
+        session.spoke(Side::Server);
+        session.command(Order::Freeze);
+        session.froze(true);
+        assert!(session.is_settled());
+        session.spoke(Side::Client);
+        assert!(!session.is_settled(), "a late answer is owed");
+        session.spoke(Side::Server);
+        session.froze(true);
+        assert!(session.is_settled());
+        assert!(session.command(Order::Run));
+        assert!(!session.is_settled());
+        assert_eq!(session.order(Waker::noop()), Order::Run);
+
+        assert!(session.command(Order::Cut) && session.is_cut());
+        for order in [Order::Run, Order::Freeze, Order::Cut] {
+            assert!(!session.command(order), "{order:?}");
+        }
+        assert_eq!(session.order(Waker::noop()), Order::Cut);
+    }
+}
