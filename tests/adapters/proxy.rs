@@ -14,6 +14,7 @@ mod leaving;
 mod newer;
 mod policies;
 mod protocol;
+mod returning;
 mod routes;
 mod sessions;
 mod sockets;

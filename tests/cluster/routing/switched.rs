@@ -270,13 +270,13 @@ fn insert_at(demo: &Demo, member: &str) -> Result<(), String> {
 }
 
 /// One session with a server itself, kept open.
-struct Direct {
+pub(super) struct Direct {
     runtime: tokio::runtime::Runtime,
     client: tokio_postgres::Client,
 }
 
 impl Direct {
-    fn open(demo: &Demo, member: &str) -> Self {
+    pub(super) fn open(demo: &Demo, member: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("runtime");
         let ordinal = Ordinal(ordinal_of(member).parse().expect("an ordinal"));
@@ -294,7 +294,7 @@ impl Direct {
     }
 
     /// The SQLSTATE of what was refused.
-    fn execute(&self, sql: &str) -> Result<(), String> {
+    pub(super) fn execute(&self, sql: &str) -> Result<(), String> {
         let done = self.runtime.block_on(self.client.batch_execute(sql));
         done.map_err(|error| {
             error
