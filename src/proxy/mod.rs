@@ -30,6 +30,7 @@ mod socket;
 pub mod startup;
 mod stats;
 mod terminated;
+mod total;
 mod unavailable;
 mod upstream;
 mod warden;
@@ -46,6 +47,7 @@ pub use reads::Reads;
 pub use refusal::{Refusal, RefusalReason};
 pub use server_name::fuzz_server_name;
 pub use stats::{RouteStats, ServerStats, SessionCounts};
+pub use total::TotalConnections;
 pub use unavailable::Unavailable;
 pub use workers::Workers;
 

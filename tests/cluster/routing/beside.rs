@@ -1,6 +1,7 @@
 //! `podgres route`: the endpoints of a process that is no member, which finds the members by DNS.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -136,6 +137,63 @@ fn a_route_kept_the_soft_limit_of_open_files() {
         told.contains("the limit of open files allows fewer connections") && told.contains("\"most\":150"),
         "{told}"
     );
+}
+
+/// The beginning of a session, on a connection that is kept.
+fn knock(at: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(at).expect("connect");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
+    let startup = b"\0\0\0\x12\0\x03\0\0user\0app\0\0";
+    stream.write_all(startup).expect("sent");
+    stream
+}
+
+/// Nobody is there to serve: the first session is held, and that is the one that this process has for all its endpoints.
+#[test]
+fn the_endpoints_of_a_route_had_no_limit_in_common() {
+    let at = |port| SocketAddr::from(([127, 213, 7, 3], port));
+    let child = podgres()
+        .args(["route", "--cluster", "nobody", "--dns-server", "127.213.7.4:53"])
+        .args(["--listen-address", "127.213.7.3", "--status-address"])
+        .arg(at(STATUS).to_string())
+        .args(["--hold", "10min"])
+        .env_clear()
+        .env("PODGRES_MAX_CONNECTIONS_TOTAL", "1")
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("podgres route");
+    let route = Beside {
+        child,
+        address: at(STATUS).ip(),
+    };
+    let counted = |line: &str| {
+        let page = route.get("/metrics");
+        page.is_some_and(|(_, page)| page.lines().any(|found| found == line))
+    };
+    let shown = |line: &str| assert!(wait_for(PATIENCE, || counted(line)), "{line}");
+    shown("podgres_route_held{route=\"read_write\"} 0");
+    let held = knock(at(6432));
+    shown("podgres_route_held{route=\"read_write\"} 1");
+    let mut told = Vec::new();
+    knock(at(6433)).read_to_end(&mut told).expect("a refusal");
+    let told = String::from_utf8_lossy(&told).into_owned();
+    for words in [
+        "\0C53300\0Msorry, too many clients already on all endpoints together\0D",
+        "The endpoints of this process together relay at most 1 sessions.",
+    ] {
+        assert!(told.contains(words), "{told}");
+    }
+    shown("podgres_route_refused_total{route=\"read_only\",reason=\"too_many_in_total\"} 1");
+    let mut cancel = TcpStream::connect(at(6433)).expect("connect");
+    cancel
+        .write_all(b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x01\0\0\0\x02")
+        .expect("sent");
+    shown("podgres_route_cancel_requests_total{route=\"read_only\"} 1");
+    drop(held);
+    shown("podgres_route_held{route=\"read_write\"} 0");
+    let _held = knock(at(6433));
+    shown("podgres_route_held{route=\"read_only\"} 1");
+    assert_eq!(route.stop(), Some(0));
 }
 
 #[test]
