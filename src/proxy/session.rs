@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
@@ -52,6 +52,8 @@ pub(super) struct Session {
     order: AtomicU8,
     /// Bits of [`SERVER_SPOKE`] and [`FROZEN`].
     report: AtomicU8,
+    /// The relay is to look whether its peers have room.
+    look: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -86,6 +88,7 @@ impl Session {
             _counted: counted,
             order: AtomicU8::new(Order::Run as u8),
             report: AtomicU8::new(0),
+            look: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
     }
@@ -106,6 +109,17 @@ impl Session {
             order if order == Order::Freeze as u8 => Order::Freeze,
             _ => Order::Cut,
         }
+    }
+
+    /// Has the relay look at its peers' room.
+    pub(super) fn look(&self) {
+        self.look.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Whether it is to, now.
+    pub(super) fn takes_look(&self) -> bool {
+        self.look.load(Ordering::Relaxed) && self.look.swap(false, Ordering::AcqRel)
     }
 
     pub(super) fn spoke(&self, side: Side) {

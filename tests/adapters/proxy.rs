@@ -20,4 +20,5 @@ mod sessions;
 mod sockets;
 mod together;
 mod traffic;
+mod vanished;
 mod waiting;
