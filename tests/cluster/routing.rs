@@ -6,6 +6,7 @@ mod clients;
 mod cut_off;
 mod encrypted;
 mod fresh;
+mod joined;
 mod languages;
 mod logged;
 mod looped;

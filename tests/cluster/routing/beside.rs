@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -15,20 +16,29 @@ use super::{leased, primary};
 use crate::hand::http_get;
 use crate::harness::{Demo, podgres, wait_for};
 
-const PATIENCE: Duration = Duration::from_secs(20);
-const READ_WRITE: u16 = 7432;
-const READ_ONLY: u16 = 7433;
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const READ_WRITE: u16 = 7432;
+pub(super) const READ_ONLY: u16 = 7433;
 const STRICT: u16 = 7434;
 const STATUS: u16 = 7435;
 
 /// A route beside an application, on an address of its own.
-struct Beside {
+pub(super) struct Beside {
     child: Child,
     address: IpAddr,
 }
 
 impl Beside {
     fn start(demo: &Demo) -> Self {
+        Self::with_password(demo, Some(&demo.deployed().password_file))
+    }
+
+    /// Without the members' password, as it is deployed beside an application.
+    pub(super) fn without_password(demo: &Demo) -> Self {
+        Self::with_password(demo, None)
+    }
+
+    fn with_password(demo: &Demo, password_file: Option<&Path>) -> Self {
         let state = demo.deployed();
         // The last byte of a loopback address that no pod of a demo has.
         let IpAddr::V4(pod) = state.pods[0].address else {
@@ -37,6 +47,7 @@ impl Beside {
         let [a, b, c, _] = pod.octets();
         let address = IpAddr::from([a, b, c, 250]);
         let child = podgres()
+            .env_clear()
             .args([
                 "route",
                 "--cluster",
@@ -53,7 +64,7 @@ impl Beside {
                 &format!("{STRICT},name=strict,max_lag=0,fallback=none"),
             ])
             .args(["--status-address", &SocketAddr::new(address, STATUS).to_string()])
-            .env("PODGRES_REPLICATION_PASSWORD_FILE", &state.password_file)
+            .envs(password_file.map(|file| ("PODGRES_REPLICATION_PASSWORD_FILE", file)))
             .stdout(Stdio::null())
             .spawn()
             .expect("podgres route");
@@ -63,12 +74,12 @@ impl Beside {
         route
     }
 
-    fn get(&self, path: &str) -> Option<(u16, String)> {
+    pub(super) fn get(&self, path: &str) -> Option<(u16, String)> {
         http_get(SocketAddr::new(self.address, STATUS), path)
     }
 
     /// Through one of its endpoints.
-    fn config(&self, demo: &Demo, port: u16) -> Config {
+    pub(super) fn config(&self, demo: &Demo, port: u16) -> Config {
         let plain = config(&demo.directory, Target::ReadWrite);
         let mut config = Config::new();
         config.host(self.address.to_string()).port(port);
@@ -79,7 +90,7 @@ impl Beside {
     }
 
     /// Whether a session through that endpoint is on a standby.
-    fn on_standby(&self, demo: &Demo, port: u16) -> bool {
+    pub(super) fn on_standby(&self, demo: &Demo, port: u16) -> bool {
         let config = self.config(demo, port);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("runtime").block_on(async {
@@ -91,7 +102,7 @@ impl Beside {
     }
 
     /// TERM; how it ends.
-    fn stop(mut self) -> Option<i32> {
+    pub(super) fn stop(mut self) -> Option<i32> {
         kill_process(Pid::from_child(&self.child), Signal::TERM).expect("TERM");
         self.child.wait().expect("wait").code()
     }
