@@ -5,6 +5,7 @@
 //! the servers are is told by the table. Never logs in, never changes or answers a query, never
 //! keeps a password or a key.
 
+mod answer;
 mod cancel;
 mod causal;
 mod certificate;
