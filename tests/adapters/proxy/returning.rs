@@ -12,6 +12,7 @@ use super::cluster::{cluster, loopback, member};
 use super::routes::{PATIENCE, Route};
 
 const DWELL: Duration = Duration::from_millis(500);
+const MAX_LAG_BYTES: u64 = 16 << 20;
 const WARMING: Duration = Duration::from_secs(5);
 /// In a row on the other one of two: once in a million times by chance.
 const SOME: usize = 20;
@@ -61,7 +62,6 @@ async fn returns(read: &Route, staleness_ms: u64, lag_bytes: u64) -> Instant {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_leaves_at_a_limit_and_returns_below_half_of_it() {
     let _cluster = cluster();
-    const MAX_LAG_BYTES: u64 = 16 << 20;
     let most = [(10_000, 0), (0, MAX_LAG_BYTES)];
     for (staleness_ms, lag_bytes) in most {
         let read = Route::read_only(Limits::default(), vec![member(0), member(1), member(2)]).await;

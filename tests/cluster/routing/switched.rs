@@ -109,11 +109,11 @@ fn turns(demo: &Demo, first: &str) -> [Vec<Duration>; 2] {
         demo.done(&["read-only", "off"]);
         followed.push(all_endpoints_follow(demo, "off", clock));
     }
-    println!("all followed {followed:?}, the primary was left {left:?} after the command began");
     [followed, left]
 }
 
-fn there_and_back(demo: &Demo) {
+/// Gives what [`turns`] does.
+fn there_and_back(demo: &Demo) -> [Vec<Duration>; 2] {
     let status = demo.wait_streaming(2);
     let first = primary(&status);
     demo.sql(&[], "CREATE TABLE work (n int)");
@@ -132,16 +132,16 @@ fn there_and_back(demo: &Demo) {
     writers.wait_for_more(20);
     assert_ne!(others_on(demo, &first), "");
 
-    let [mut followed, mut left] = turns(demo, &first);
+    let [mut followed, mut leaving] = turns(demo, &first);
     followed.sort();
-    left.sort();
+    leaving.sort();
     assert!(
         followed[TURNS] < ALL_FOLLOW && followed[2 * TURNS - 1] < WORST,
         "{followed:?}"
     );
     assert!(
-        left[TURNS / 2] < LEFT && left[TURNS - 1] < DRAIN_TIMEOUT,
-        "{left:?}"
+        leaving[TURNS / 2] < LEFT && leaving[TURNS - 1] < DRAIN_TIMEOUT,
+        "{leaving:?}"
     );
     writers.wait_for_more(20);
     demo.done(&["read-only", "on", "--reason", "a migration"]);
@@ -188,12 +188,14 @@ fn there_and_back(demo: &Demo) {
     let undisturbed = undisturbed.stop();
     undisturbed.assert_moved();
     assert_eq!(Counts::get(&undisturbed.between), 0, "row 41: {undisturbed:?}");
+    [followed, leaving]
 }
 
 #[test]
 fn row_37_to_42_the_switch_with_a_fixed_primary() {
     let mut demo = Start::new(16).with(&["--replicas", "3"]).run();
-    there_and_back(&demo);
+    let [followed, left] = there_and_back(&demo);
+    println!("all followed {followed:?}, the primary was left {left:?} after the command began");
     // It outlives the pod that was asked, and the primary.
     demo.done(&["read-only", "on"]);
     assert_eq!(
@@ -249,7 +251,8 @@ fn all_pods_anew_forgot_the_switch(demo: &mut Demo) -> Demo {
 #[test]
 fn row_37_to_42_the_switch_with_a_lease() {
     let demo = leased(&["--set", "PODGRES_READ_ONLY_DEFAULT=on"]);
-    there_and_back(&demo);
+    let [followed, left] = there_and_back(&demo);
+    println!("all followed {followed:?}, the primary was left {left:?} after the command began");
     direct_sessions_follow(&demo);
 }
 
