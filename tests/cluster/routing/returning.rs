@@ -84,20 +84,18 @@ fn a_standby_leaves_at_one_limit_returns_at_another_and_gets_its_share_slowly() 
     assert!(wait_for(WARMING * 2, || Instant::now() > warm));
     let both = looping.wait_for_more(warm, 200);
     let (early, late) = (looping.since(back.began), looping.since(warm));
-    let first_second = early.iter().filter(|session| session.began < back.began + WITHIN);
-    let first_second: Vec<Session> = first_second.skip(1).copied().collect();
-    let (at_first, in_the_end) = (share(&first_second, on_slow), share(&late, on_slow));
+    let first_ones = early
+        .iter()
+        .filter(|session| session.began < back.began + WITHIN * 2);
+    let first_ones: Vec<Session> = first_ones.skip(1).copied().collect();
+    let (at_first, in_the_end) = (share(&first_ones, on_slow), share(&late, on_slow));
     println!(
-        "of {} sessions in the first second {at_first:.2}, of {} later {in_the_end:.2}",
-        first_second.len(),
+        "of {} sessions in the first two seconds {at_first:.2}, of {} later {in_the_end:.2}",
+        first_ones.len(),
         both.len()
     );
-    assert!(
-        first_second.len() >= 40,
-        "too slow a machine: {}",
-        first_second.len()
-    );
-    assert!(at_first < 0.35 && in_the_end > 0.35, "{at_first} {in_the_end}");
+    assert!(first_ones.len() >= 15, "too slow a machine: {}", first_ones.len());
+    assert!(at_first < 0.4 && in_the_end > 0.35, "{at_first} {in_the_end}");
     looping.stop();
     writers.stop();
 }
