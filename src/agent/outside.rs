@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use crate::core::cluster::{ClusterView, PeerEntry, told_read_only};
-use crate::core::member::Topology;
+use crate::core::member::{MemberName, Topology};
 use crate::core::route_table::{route_table_of_peers, with_unseen};
 use crate::core::routing::RouteTable;
 use crate::core::status::MemberStatus;
@@ -80,6 +80,7 @@ async fn follow(
             .map(|(ordinal, peer)| peer.entry(&settings.topology.cluster, *ordinal, now))
             .collect();
         let all_heard = !entries.is_empty() && entries.iter().all(PeerEntry::connected);
+        let all_heard = all_heard && !names_others(&settings.topology.cluster, &entries);
         settled.send_if_modified(|known| std::mem::replace(known, all_heard) != all_heard);
         let next = seen(&settings, entries);
         let table = with_unseen(route_table_of_peers(&next), &routes.borrow(), &next);
@@ -99,6 +100,19 @@ async fn follow(
     }
 }
 
+/// Whether members have standbys that are not known here: one that is new, or one that has moved.
+fn names_others(cluster: &str, entries: &[PeerEntry]) -> bool {
+    let servers = entries
+        .iter()
+        .filter_map(|entry| entry.live_status()?.server.as_ref());
+    let mut standbys = servers.flat_map(|server| &server.replication);
+    standbys.any(|standby| {
+        let member = MemberName::parse(&standby.application_name);
+        let of_cluster = member.is_ok_and(|member| member.cluster == cluster);
+        of_cluster && entries.iter().all(|entry| entry.name != standby.application_name)
+    })
+}
+
 fn seen(settings: &OutsideSettings, peers: Vec<PeerEntry>) -> ClusterView {
     let cluster = settings.topology.cluster.clone();
     let told = peers.iter().filter_map(PeerEntry::live_status);
@@ -115,5 +129,32 @@ fn seen(settings: &OutsideSettings, peers: Vec<PeerEntry>) -> ClusterView {
         lease: None,
         me: MemberStatus::outsider(cluster, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
         peers,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::cluster::PeerContact;
+    use crate::core::cluster::fixtures::{peer, primary, standby};
+
+    /// DNS was asked every 10 s while all known members were heard.
+    #[test]
+    fn a_new_member_was_found_by_chance() {
+        let names = |entries: &[PeerEntry]| names_others("pg", entries);
+        let all = [peer(primary(0)), peer(standby(1)), peer(standby(2))];
+        assert!(!names(&all));
+        assert!(names(&all[..2]), "pg-2 streams, and is not known");
+        assert!(!names_others("other", &all[..2]), "no member of this cluster");
+        let silent = PeerEntry {
+            contact: PeerContact::TimedOut,
+            ..peer(primary(0))
+        };
+        assert!(!names(&[silent]), "an old word");
+        let mut receiver = primary(0);
+        let server = receiver.server.as_mut().expect("it runs");
+        server.replication.truncate(1);
+        "pg_receivewal".clone_into(&mut server.replication[0].application_name);
+        assert!(!names(&[peer(receiver)]), "no member at all");
     }
 }

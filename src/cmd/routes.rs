@@ -18,18 +18,18 @@ use crate::config::routes::{RouteArguments, TlsArgument};
 use crate::core::member::Topology;
 use crate::core::operate::{Answer, EndedSessions, Order};
 use crate::core::routing::listen::Listen;
+use crate::core::routing::settling::settled_term;
 use crate::core::routing::{RouteMode, RoutePolicy, RouteTable, Server};
 use crate::core::signature::MemberKey;
 use crate::peers::{PositionAsker, Reach, Way, send_signed_order, wait_for_replay};
 use crate::postgres::tls::ClientTls;
 use crate::proxy::{
     AskPosition, Authority, CertificateFolder, Encryption, EndSessions, Knowledge, Limits, Listener, Network,
-    Reads, RouteStats, SessionCounts, WaitForReplay, Workers,
+    Reads, RouteStats, SessionCounts, TotalConnections, WaitForReplay, Workers,
 };
 
 use super::open_files;
 use super::serve::Route;
-use super::settling::settled_term;
 use super::{ExitStatus, Failure, status_of, wiring};
 
 /// Between two questions for a member's position, at most and at least.
@@ -50,6 +50,7 @@ pub(super) struct Endpoints {
     encryption: Option<Encryption>,
     show_clients: bool,
     trusted_proxies: Vec<Network>,
+    total: TotalConnections,
     bound: Vec<(Listen, Limits, TcpListener, Arc<RouteStats>)>,
 }
 
@@ -87,6 +88,7 @@ impl Endpoints {
             encryption,
             show_clients: arguments.show_clients,
             trusted_proxies,
+            total: arguments.total_connections(),
             bound,
         })
     }
@@ -125,6 +127,7 @@ impl Endpoints {
     ) -> Result<JoinSet<()>, Failure> {
         let workers = Workers::start().map_err(|error| Failure::from_error(ExitStatus::Bug, &error))?;
         let (workers, reads) = (Arc::new(workers), Arc::<Reads>::default());
+        let total = Arc::new(self.total);
         let mut listening = JoinSet::new();
         let named: BTreeMap<_, _> = self
             .bound
@@ -144,6 +147,7 @@ impl Endpoints {
                 sessions: Arc::clone(sessions),
                 reads: Arc::clone(&reads),
                 stats,
+                total: Arc::clone(&total),
                 workers: Arc::clone(&workers),
             };
             let mut stopped = stopped.clone();
@@ -249,7 +253,7 @@ pub(super) async fn tell_left(
             let table = table.borrow_and_update();
             let leaving = table.servers.iter().filter(|server| server.leaving);
             let leaving: Vec<String> = leaving.map(|server| server.name.clone()).collect();
-            (leaving, table.term, settled_term(&table, &sessions))
+            (leaving, table.term, settled_term(&table, &sessions.primaries()))
         };
         let left = leaving.iter().filter(|name| sessions.of(name) == 0);
         say(&published.routes_left, Some(left.cloned().collect()));

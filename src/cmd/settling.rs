@@ -1,4 +1,4 @@
-//! Passes on to the endpoints of a process what `core::routing::settling` lets through, and says when they have left an old primary.
+//! Passes on to the endpoints of a process what `core::routing::settling` lets through, when it does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +9,6 @@ use tokio::time::sleep;
 use crate::clock::boottime_ms;
 use crate::core::routing::RouteTable;
 use crate::core::routing::settling::Settling;
-use crate::core::status::Role;
-use crate::proxy::SessionCounts;
 
 /// The tables as the endpoints of a process are to see them. `limit`: after it the old primary's right is over.
 pub(super) fn settled(
@@ -46,15 +44,6 @@ async fn pass_on(
     }
 }
 
-/// The table's term, once no session is left that began on another primary than this table's.
-pub(super) fn settled_term(table: &RouteTable, sessions: &SessionCounts) -> Option<u64> {
-    let current = |name: &String| {
-        let mut primaries = table.servers.iter().filter(|server| server.role == Role::Primary);
-        primaries.any(|server| server.name == *name)
-    };
-    table.term.filter(|_| sessions.primaries().iter().all(current))
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::time::Instant;
@@ -81,5 +70,30 @@ mod tests {
         assert_eq!(primaries(&mut tables).await, 0);
         assert_eq!(primaries(&mut tables).await, 1);
         assert!(began.elapsed() >= LIMIT, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn what_is_let_through_comes_at_once_and_once() {
+        let long = LIMIT * 1000;
+        let (sender, raw) = watch::channel(of_term(4, &[]));
+        let mut tables = settled(raw, long);
+        tokio::task::yield_now().await;
+        sender.send_replace(of_term(5, &["pg-0"]));
+        assert_eq!(primaries(&mut tables).await, 0);
+        sender.send_replace(of_term(5, &[]));
+        assert_eq!(
+            primaries(&mut tables).await,
+            1,
+            "everybody has left, long before the limit"
+        );
+        sender.send_replace(of_term(5, &[]));
+        sender.send_replace(of_term(6, &["pg-0"]));
+        assert_eq!(
+            primaries(&mut tables).await,
+            0,
+            "the same table is not told again"
+        );
+        drop(sender);
+        assert!(tables.changed().await.is_err(), "nobody is left to tell");
     }
 }

@@ -10,7 +10,7 @@ use super::units::duration_text;
 use super::{InvalidSetting, units};
 use crate::core::routing::listen::{Listen, on_primary_loss};
 use crate::core::routing::{Affinity, OnPrimaryLoss, ReadOnlyFallback, RouteMode, RoutePolicy};
-use crate::proxy::{Limits, Network};
+use crate::proxy::{Limits, Network, TotalConnections};
 
 /// Flags of the routing endpoints.
 #[derive(Args, Clone, Debug)]
@@ -58,6 +58,9 @@ pub struct RouteArguments {
     /// Connections per routing endpoint
     #[arg(long, env = "PODGRES_MAX_CONNECTIONS", default_value_t = 4000)]
     pub max_connections: usize,
+    /// Connections of all routing endpoints of the process together [default: no limit]
+    #[arg(long, env = "PODGRES_MAX_CONNECTIONS_TOTAL")]
+    pub max_connections_total: Option<usize>,
     /// Connections of one client address per routing endpoint [default: no limit]
     #[arg(long, env = "PODGRES_MAX_CONNECTIONS_PER_CLIENT")]
     pub max_connections_per_client: Option<usize>,
@@ -216,6 +219,13 @@ impl RouteArguments {
             drain_timeout: self.drain_timeout,
             ..Limits::default()
         }
+    }
+
+    /// How much all endpoints take on together.
+    #[must_use]
+    pub fn total_connections(&self) -> TotalConnections {
+        self.max_connections_total
+            .map_or_else(TotalConnections::default, TotalConnections::at_most)
     }
 }
 

@@ -30,6 +30,7 @@ use super::session::{Entered, Session, Sessions};
 use super::startup::{SessionStartup, Startup, StartupError};
 use super::stats::{RouteStats, SessionCounts, count_one};
 use super::terminated::Came;
+use super::total::TotalConnections;
 use super::upstream::{Link, Opening, Upstream, Wish};
 
 const SSL: &str = "SSL request";
@@ -58,15 +59,17 @@ pub(super) struct Endpoint {
     pub(super) reads: Arc<Reads>,
     pub(super) stats: Arc<RouteStats>,
     pub(super) slots: Arc<Semaphore>,
+    pub(super) total: Arc<TotalConnections>,
     pub(super) held: Semaphore,
     pub(super) cancels: Semaphore,
     pub(super) stopping: watch::Receiver<bool>,
 }
 
-/// A place among the sessions of a listener, and among those of the client.
+/// A place among the sessions of a listener, of the process, and of the client.
 #[derive(Debug)]
 pub(super) struct Slot {
-    _among_all: OwnedSemaphorePermit,
+    _of_listener: OwnedSemaphorePermit,
+    _in_total: Option<OwnedSemaphorePermit>,
     _of_client: ClientPlace,
 }
 
@@ -390,13 +393,15 @@ impl Endpoint {
 
     pub(super) fn slot(&self, client: IpAddr) -> Result<Slot, Refusal> {
         let max_connections = self.limits.max_connections;
-        let among_all = Arc::clone(&self.slots)
+        let of_listener = Arc::clone(&self.slots)
             .try_acquire_owned()
             .map_err(|_| Refusal::TooManyConnections { max_connections })?;
+        let in_total = self.total.enter()?;
         let max_connections = self.limits.max_connections_per_client;
         let of_client = self.clients.enter(client, max_connections);
         Ok(Slot {
-            _among_all: among_all,
+            _of_listener: of_listener,
+            _in_total: in_total,
             _of_client: of_client.ok_or(Refusal::TooManyOfClient { max_connections })?,
         })
     }

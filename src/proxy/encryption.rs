@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::certificate::{CertificateFolder, Shown};
-use super::startup;
+use super::{answer, startup};
 
 /// For the beginning of a server's answer.
 const FIRST_WORDS_BYTES: usize = 1024;
@@ -120,6 +120,9 @@ impl Encryption {
         let mut said = Vec::with_capacity(FIRST_WORDS_BYTES);
         match stream.read_buf(&mut said).await? {
             0 => Err(io::Error::other("it closed the connection without an answer")),
+            _ if answer::cannot_connect_now(&said) == Some(true) => {
+                Err(io::Error::other(answer::NO_SESSIONS_NOW))
+            }
             _ => Ok(ServerTls { stream, said }),
         }
     }

@@ -22,6 +22,7 @@ use super::forwarded::Network;
 use super::knowledge::Knowledge;
 use super::reads::Reads;
 use super::stats::{RouteStats, SessionCounts};
+use super::total::TotalConnections;
 use super::workers::Workers;
 
 /// After an error of `accept` that will not go away at once: out of file descriptors or memory.
@@ -49,6 +50,8 @@ pub struct Listener {
     /// Shared by the listeners of one process.
     pub reads: Arc<Reads>,
     pub stats: Arc<RouteStats>,
+    /// Shared by the listeners of one process.
+    pub total: Arc<TotalConnections>,
     /// Shared by the listeners of one process.
     pub workers: Arc<Workers>,
 }
@@ -130,6 +133,7 @@ impl Listener {
             sessions: self.sessions,
             reads: self.reads,
             stats: self.stats,
+            total: self.total,
             stopping,
         };
         (self.socket, Arc::new(endpoint))

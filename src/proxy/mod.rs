@@ -5,6 +5,7 @@
 //! the servers are is told by the table. Never logs in, never changes or answers a query, never
 //! keeps a password or a key.
 
+mod answer;
 mod cancel;
 mod causal;
 mod certificate;
@@ -30,6 +31,7 @@ mod socket;
 pub mod startup;
 mod stats;
 mod terminated;
+mod total;
 mod unavailable;
 mod upstream;
 mod warden;
@@ -46,6 +48,7 @@ pub use reads::Reads;
 pub use refusal::{Refusal, RefusalReason};
 pub use server_name::fuzz_server_name;
 pub use stats::{RouteStats, ServerStats, SessionCounts};
+pub use total::TotalConnections;
 pub use unavailable::Unavailable;
 pub use workers::Workers;
 

@@ -38,6 +38,8 @@ pub enum Refusal {
     Replication,
     #[error("sorry, too many clients already")]
     TooManyConnections { max_connections: usize },
+    #[error("sorry, too many clients already on all endpoints together")]
+    TooManyInTotal { max_connections: usize },
     #[error("sorry, too many clients already from this address")]
     TooManyOfClient { max_connections: usize },
     #[error(transparent)]
@@ -66,6 +68,7 @@ pub enum RefusalReason {
     InvalidOption,
     Replication,
     TooManyConnections,
+    TooManyInTotal,
     TooManyOfClient,
     ProxyHeader,
     TooManyHeld,
@@ -77,7 +80,7 @@ pub enum RefusalReason {
 }
 
 impl RefusalReason {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::ProtocolViolation,
         Self::UnsupportedProtocol,
         Self::StartupTimeout,
@@ -85,6 +88,7 @@ impl RefusalReason {
         Self::InvalidOption,
         Self::Replication,
         Self::TooManyConnections,
+        Self::TooManyInTotal,
         Self::TooManyOfClient,
         Self::ProxyHeader,
         Self::TooManyHeld,
@@ -105,6 +109,7 @@ impl RefusalReason {
             Self::InvalidOption => "invalid_option",
             Self::Replication => "replication",
             Self::TooManyConnections => "too_many_connections",
+            Self::TooManyInTotal => "too_many_in_total",
             Self::TooManyOfClient => "too_many_of_client",
             Self::ProxyHeader => "proxy_header",
             Self::TooManyHeld => "too_many_held",
@@ -128,6 +133,7 @@ impl Refusal {
             Self::InvalidOption(_) => RefusalReason::InvalidOption,
             Self::Replication => RefusalReason::Replication,
             Self::TooManyConnections { .. } => RefusalReason::TooManyConnections,
+            Self::TooManyInTotal { .. } => RefusalReason::TooManyInTotal,
             Self::TooManyOfClient { .. } => RefusalReason::TooManyOfClient,
             Self::ProxyHeader(_) => RefusalReason::ProxyHeader,
             Self::TooManyHeld { .. } => RefusalReason::TooManyHeld,
@@ -151,6 +157,7 @@ impl Refusal {
             | RefusalReason::ProxyHeader => "08P01",
             RefusalReason::UnsupportedProtocol | RefusalReason::Replication => "0A000",
             RefusalReason::TooManyConnections
+            | RefusalReason::TooManyInTotal
             | RefusalReason::TooManyOfClient
             | RefusalReason::TooManyHeld => "53300",
             RefusalReason::InvalidOption => "22023",
@@ -190,6 +197,9 @@ impl Refusal {
             Self::TooManyConnections { max_connections } => {
                 format!("This endpoint relays at most {max_connections} sessions.")
             }
+            Self::TooManyInTotal { max_connections } => {
+                format!("The endpoints of this process together relay at most {max_connections} sessions.")
+            }
             Self::TooManyOfClient { max_connections } => {
                 format!("This endpoint relays at most {max_connections} sessions of one client address.")
             }
@@ -223,6 +233,9 @@ impl Refusal {
             Self::ProxyHeader(_) => "Check what the balancer in front sends: PROXY protocol 1 or 2 over TCP.",
             Self::TooManyConnections { .. } | Self::TooManyOfClient { .. } => {
                 "Close sessions, use a connection pool, or raise the limit of the endpoint."
+            }
+            Self::TooManyInTotal { .. } => {
+                "Close sessions, use a connection pool, or raise PODGRES_MAX_CONNECTIONS_TOTAL."
             }
             Self::TooManyHeld { .. } => "Connect again once the cluster has a server that fits.",
             Self::Unavailable(unavailable) => unavailable.hint(),
@@ -291,6 +304,7 @@ mod tests {
             .into(),
             Refusal::Replication,
             Refusal::TooManyConnections { max_connections: 1 },
+            Refusal::TooManyInTotal { max_connections: 1 },
             Refusal::TooManyOfClient { max_connections: 1 },
             InvalidHeader.into(),
             Refusal::TooManyHeld { max_held: 1 },

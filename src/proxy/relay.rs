@@ -18,6 +18,7 @@ use tokio_rustls::{client, server};
 
 use super::connection::Occupied;
 use super::session::{Order, Session, Side};
+use super::socket::bear_with;
 use super::stats::RouteStats;
 
 /// For a client to read the server's last words.
@@ -135,6 +136,8 @@ pub(super) struct Relay<C, S, W> {
     stats: Arc<RouteStats>,
     up: W,
     down: W,
+    /// Of client and server: see [`bear_with`].
+    lifted: [bool; 2],
 }
 
 impl<C, S, W> Relay<C, S, W>
@@ -157,6 +160,7 @@ where
             stats,
             up,
             down,
+            lifted: [false; 2],
         }
     }
 
@@ -208,6 +212,15 @@ where
             return Poll::Ready(Ended::Cut);
         }
         let (client, server) = (&mut relay.client, &mut relay.server);
+        if relay.session.takes_look() {
+            for (socket, lifted) in [client.socket(), server.socket()]
+                .into_iter()
+                .zip(&mut relay.lifted)
+            {
+                // One that cannot be asked is broken, which reading tells.
+                let _asked = bear_with(socket, lifted);
+            }
+        }
         let reading = order == Order::Run;
         let session = &relay.session;
         let up = relay

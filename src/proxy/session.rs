@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
@@ -52,6 +52,8 @@ pub(super) struct Session {
     order: AtomicU8,
     /// Bits of [`SERVER_SPOKE`] and [`FROZEN`].
     report: AtomicU8,
+    /// The relay is to look whether its peers have room.
+    look: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -86,6 +88,7 @@ impl Session {
             _counted: counted,
             order: AtomicU8::new(Order::Run as u8),
             report: AtomicU8::new(0),
+            look: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
     }
@@ -106,6 +109,17 @@ impl Session {
             order if order == Order::Freeze as u8 => Order::Freeze,
             _ => Order::Cut,
         }
+    }
+
+    /// Has the relay look at its peers' room.
+    pub(super) fn look(&self) {
+        self.look.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Whether it is to, now.
+    pub(super) fn takes_look(&self) -> bool {
+        self.look.load(Ordering::Relaxed) && self.look.swap(false, Ordering::AcqRel)
     }
 
     pub(super) fn spoke(&self, side: Side) {
@@ -201,5 +215,79 @@ pub(super) struct Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         self.sessions.lock().remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::task::Waker;
+
+    use super::*;
+    use crate::core::routing::RouteMode;
+    use crate::proxy::SessionCounts;
+
+    fn session() -> Session {
+        let address = SocketAddr::from(([127, 0, 0, 1], 5432));
+        let ends = Ends {
+            server: "pg-0".to_owned(),
+            incarnation: 1,
+            role: Role::Primary,
+            http_address: address,
+            local: address,
+            unreadable: None,
+            reading: None,
+        };
+        let counted = Arc::new(SessionCounts::default()).open("pg-0", Role::Primary);
+        let policy = Arc::new(RoutePolicy::new(RouteMode::ReadWrite));
+        Session::new(ends, policy, counted)
+    }
+
+    #[test]
+    fn settled_is_who_holds_still_after_the_servers_word() {
+        // Who spoke, in order; whether the relay has seen the order to freeze; whether all that was read is passed on.
+        for (spoke, froze, settled) in [
+            (&[][..], None, false),
+            (&[], Some(true), false),
+            (&[Side::Server], None, false),
+            (&[Side::Server], Some(false), false),
+            (&[Side::Server], Some(true), true),
+            (&[Side::Server, Side::Client], Some(true), false),
+            (&[Side::Client], Some(true), false),
+            (&[Side::Client, Side::Server], Some(true), true),
+        ] {
+            let session = session();
+            for side in spoke {
+                session.spoke(*side);
+            }
+            assert!(session.command(Order::Freeze));
+            if let Some(emptied) = froze {
+                session.froze(emptied);
+            }
+            assert_eq!(session.is_settled(), settled, "{spoke:?} {froze:?}");
+        }
+    }
+
+    #[test]
+    fn who_goes_on_is_settled_no_more_and_a_cut_is_for_good() {
+        let session = session();
+        session.spoke(Side::Server);
+        session.command(Order::Freeze);
+        session.froze(true);
+        assert!(session.is_settled());
+        session.spoke(Side::Client);
+        assert!(!session.is_settled(), "a late answer is owed");
+        session.spoke(Side::Server);
+        session.froze(true);
+        assert!(session.is_settled());
+        assert!(session.command(Order::Run));
+        assert!(!session.is_settled());
+        assert_eq!(session.order(Waker::noop()), Order::Run);
+
+        assert!(session.command(Order::Cut) && session.is_cut());
+        for order in [Order::Run, Order::Freeze, Order::Cut] {
+            assert!(!session.command(order), "{order:?}");
+        }
+        assert_eq!(session.order(Waker::noop()), Order::Cut);
     }
 }

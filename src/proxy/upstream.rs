@@ -30,7 +30,7 @@ use super::refusal::Refusal;
 use super::session::{Ends, Session};
 use super::stats::{CountedSession, Raised, count_one};
 use super::unavailable::{FailedAttempt, Unavailable};
-use super::{socket, startup};
+use super::{answer, socket, startup};
 
 /// When every candidate failed and the table stays as it is, they are tried again after this.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -398,10 +398,7 @@ async fn say(stream: &mut TcpStream, opening: Opening<'_>) -> io::Result<Option<
 /// for a process that is frozen.
 async fn say_startup(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes).await?;
-    match stream.peek(&mut [0]).await? {
-        0 => Err(io::Error::other("it closed the connection without an answer")),
-        _ => Ok(()),
-    }
+    answer::begun(stream).await
 }
 
 fn is_other_certificate(error: &io::Error) -> bool {

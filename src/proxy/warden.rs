@@ -4,6 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
 
 use crate::clock::boottime_ms;
 use crate::core::routing::membership::Membership;
@@ -14,11 +17,15 @@ use super::drain::drain;
 use super::session::{Order, Session};
 use super::stats::count_one;
 
+/// Between two looks at whether the peers of the sessions have room.
+const LOOK_PAUSE: Duration = Duration::from_secs(15);
+
 impl Endpoint {
     /// Runs until the listener stops, and ends what is left then.
     pub(super) async fn watch_over(self: Arc<Self>) {
         let (mut knowledge, mut stopping) = (self.knowledge.clone(), self.stopping.clone());
         let mut draining = None;
+        let mut next_look = Instant::now() + LOOK_PAUSE;
         loop {
             knowledge.mark_seen();
             let table = knowledge.now();
@@ -47,6 +54,10 @@ impl Endpoint {
                 () = drained => draining = None,
                 () = knowledge.changed() => {}
                 () = self.relayed.come_late.notified() => {}
+                () = sleep_until(next_look) => {
+                    next_look = Instant::now() + LOOK_PAUSE;
+                    self.relayed.all().iter().for_each(|session| session.look());
+                }
             }
         }
         drop(draining);

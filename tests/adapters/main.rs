@@ -32,6 +32,12 @@ mod kubectl;
 )]
 #[path = "../support/kustomize.rs"]
 mod kustomize;
+#[allow(
+    clippy::expect_used,
+    reason = "clippy takes a test's helpers for code that ships"
+)]
+#[path = "../support/namespaces.rs"]
+mod namespaces;
 mod peers;
 mod postgres_client;
 mod postgres_files;

@@ -45,6 +45,7 @@ mod kit;
 mod logical;
 mod mounted;
 mod moves;
+#[path = "../support/namespaces.rs"]
 mod namespaces;
 mod network;
 mod plain;

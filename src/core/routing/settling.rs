@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::RouteTable;
+use crate::core::status::Role;
 
 /// What is remembered from table to table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +41,17 @@ impl Settling {
             }
         }
     }
+}
+
+/// The table's term, once no session is left that began on another primary than this table's. `with_sessions`: the servers with
+/// sessions that began while they were the primary.
+#[must_use]
+pub fn settled_term(table: &RouteTable, with_sessions: &[String]) -> Option<u64> {
+    let current = |name: &String| {
+        let mut primaries = table.servers.iter().filter(|server| server.role == Role::Primary);
+        primaries.any(|server| server.name == *name)
+    };
+    table.term.filter(|_| with_sessions.iter().all(current))
 }
 
 #[cfg(test)]
@@ -99,5 +111,74 @@ pub(crate) mod tests {
             (620, &newer),
         ];
         assert_eq!(primaries(&steps), [true, false, false, true, false, false, true]);
+    }
+    #[test]
+    fn a_table_without_a_term_is_let_through_and_ends_the_wait() {
+        let without = Arc::new(RouteTable {
+            term: None,
+            ..RouteTable::clone(&of_term(0, &["pg-0"]))
+        });
+        let mut settling = Settling::default();
+        assert_eq!(settling.next(&without, 0, 300), (Arc::clone(&without), None));
+        let new = of_term(5, &["pg-0"]);
+        assert_eq!(settling.next(&new, 100, 300).1, Some(400));
+        assert_eq!(
+            settling.next(&new, 200, 300).1,
+            Some(400),
+            "not from each look anew"
+        );
+        assert_eq!(settling.next(&without, 210, 300), (Arc::clone(&without), None));
+        assert_eq!(
+            settling.next(&new, 220, 300).1,
+            Some(520),
+            "seen for the first time again"
+        );
+    }
+
+    #[test]
+    fn an_earlier_term_than_one_let_through_is_not_held_back() {
+        let mut settling = Settling::default();
+        assert_eq!(settling.next(&of_term(5, &[]), 0, 300).1, None);
+        for again in [5, 4] {
+            let late = of_term(again, &["pg-0"]);
+            assert_eq!(settling.next(&late, 1, 300), (Arc::clone(&late), None), "{again}");
+        }
+        assert_eq!(
+            settling.next(&of_term(6, &["pg-0"]), 2, u64::MAX).1,
+            Some(u64::MAX)
+        );
+    }
+
+    #[test]
+    fn a_term_is_settled_once_nobody_is_on_another_primary() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let table = of_term(5, &[]);
+        let mut standby = table.servers[0].clone();
+        "pg-0".clone_into(&mut standby.name);
+        standby.role = Role::Standby;
+        let mut servers = table.servers.clone();
+        servers.push(standby);
+        let beside = RouteTable {
+            servers,
+            ..RouteTable::clone(&table)
+        };
+        let without = RouteTable {
+            term: None,
+            ..beside.clone()
+        };
+        for (table, with_sessions, expected) in [
+            (&without, &[][..], None),
+            (&without, &["pg-1"], None),
+            (&beside, &[], Some(5)),
+            (&beside, &["pg-1"], Some(5)),
+            (&beside, &["pg-0"], None),
+            (&beside, &["pg-0", "pg-1"], None),
+            (&beside, &["pg-2"], None),
+            (&beside.without_primary(), &["pg-1"], None),
+            (&beside.without_primary(), &[], Some(5)),
+        ] {
+            let settled = settled_term(table, &names(with_sessions));
+            assert_eq!(settled, expected, "{with_sessions:?} on {table:?}");
+        }
     }
 }

@@ -176,6 +176,7 @@ impl Cluster {
         fs::write(data.join("postgresql.conf"), configuration + CONFIGURATION + &tls).expect("configuration");
         fs::write(data.join("pg_hba.conf"), HBA).expect("hba");
         self.launch(0, &data, "on");
+        self.running.push(data);
         let password = PASSWORD.replace('\'', "''");
         self.admin(
             0,
@@ -186,6 +187,16 @@ impl Cluster {
     }
 
     fn start_standby(&mut self, n: u8, tls: &str) {
+        let data = self.run_standby(n, tls);
+        self.running.push(data);
+    }
+
+    /// A standby beside those that all tests share.
+    pub(super) fn further_standby(&self, n: u8) -> Further {
+        Further(self.run_standby(n, "on"))
+    }
+
+    fn run_standby(&self, n: u8, tls: &str) -> PathBuf {
         let data = self.make_member_directory(n);
         let path = data.to_str().expect("path");
         let primary = loopback(1).to_string();
@@ -201,9 +212,10 @@ impl Cluster {
         while self.admin(n, streams) != "1" {
             assert!(std::time::Instant::now() < limit, "pg-{n} does not stream");
         }
+        data
     }
 
-    fn launch(&mut self, n: u8, data: &Path, tls: &str) {
+    fn launch(&self, n: u8, data: &Path, tls: &str) {
         let socket = self.member_directory(n);
         let options = format!(
             "-c listen_addresses={} -c unix_socket_directories={} -c ssl={tls}",
@@ -212,7 +224,6 @@ impl Cluster {
         );
         let log = socket.join("log");
         let (data_path, log) = (data.to_str().expect("path"), log.to_str().expect("path"));
-        self.running.push(data.to_owned());
         run(
             "pg_ctl",
             &[
@@ -225,17 +236,38 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         for data in self.running.iter().rev() {
-            let stopped = as_postgres("pg_ctl")
-                .args(["stop", "-w", "-s", "-m", "immediate", "-D"])
-                .arg(data)
-                .status();
-            let stopped = stopped.is_ok_and(|status| status.success());
-            assert!(
-                stopped || std::thread::panicking(),
-                "could not stop {}",
-                data.display()
-            );
+            stop(data);
         }
+    }
+}
+
+fn stop(data: &Path) {
+    let stopped = as_postgres("pg_ctl")
+        .args(["stop", "-w", "-s", "-m", "immediate", "-D"])
+        .arg(data)
+        .status();
+    let stopped = stopped.is_ok_and(|status| status.success());
+    assert!(
+        stopped || std::thread::panicking(),
+        "could not stop {}",
+        data.display()
+    );
+}
+
+/// A server of one test, stopped with it.
+pub(super) struct Further(PathBuf);
+
+impl Further {
+    /// Has it refuse new sessions, and wait for those that there are.
+    pub(super) fn begin_to_stop(&self) {
+        let data = self.0.to_str().expect("path");
+        run("pg_ctl", &["stop", "-W", "-s", "-m", "smart", "-D", data]);
+    }
+}
+
+impl Drop for Further {
+    fn drop(&mut self) {
+        stop(&self.0);
     }
 }
 

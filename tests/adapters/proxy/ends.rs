@@ -1,18 +1,19 @@
 //! How sessions end before the client wants it, and who is not let in.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use podgres::core::routing::Server;
+use podgres::core::routing::{RouteMode, Server};
 use podgres::core::status::Role;
-use podgres::proxy::{Limits, RefusalReason};
+use podgres::proxy::{Limits, RefusalReason, TotalConnections};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
 
 use super::cluster::{cluster, member};
-use super::routes::{PATIENCE, Route, answer, code_of, complaint, until};
+use super::routes::{PATIENCE, Route, answer, code_of, complaint, long_hold, until};
 
 async fn answers(client: &tokio_postgres::Client) -> bool {
     let asking = timeout(PATIENCE, client.query_one("SELECT 1", &[])).await;
@@ -149,6 +150,55 @@ async fn a_cancel_request_through_a_full_endpoint_ends_the_query() {
     assert_cancelled(client, cancel).await;
     let counted = write.stats.cancels_total.load(Ordering::Relaxed);
     assert!(counted > 0, "it went through this endpoint");
+}
+
+/// Each endpoint had its own limit alone: what a process could take on grew with each `--listen`.
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_of_one_process_had_no_limit_in_common() {
+    let _cluster = cluster();
+    let total = Arc::new(TotalConnections::at_most(2));
+    let write = Route::within(&total, RouteMode::ReadWrite, Limits::default(), vec![member(0)]).await;
+    let read = Route::within(&total, RouteMode::ReadOnly, long_hold(), vec![member(1)]).await;
+    let own = Route::within(&total, RouteMode::ReadWrite, one_session(), vec![member(0)]).await;
+    let reader = read.connect().await.expect("first");
+    read.set(Vec::new());
+    until("its session is cut", || reader.is_closed()).await;
+    let held = read.spawn_psql("sslmode=disable", "SELECT 1");
+    until("one that is held counts", || {
+        read.stats.held.load(Ordering::Relaxed) == 1
+    })
+    .await;
+    let writer = own.connect().await.expect("second");
+
+    let error = write.connect().await.expect_err("one too many of all");
+    assert_eq!(code_of(&error), "53300");
+    assert_eq!(write.refused(RefusalReason::TooManyInTotal), 1);
+    let text = complaint(&write.psql("sslmode=prefer", "SELECT 1").await);
+    for words in [
+        "FATAL:  sorry, too many clients already on all endpoints together",
+        "DETAIL:  The endpoints of this process together relay at most 2 sessions.",
+        "HINT:  Close sessions, use a connection pool, or raise PODGRES_MAX_CONNECTIONS_TOTAL.",
+    ] {
+        assert!(text.contains(words), "{text}");
+    }
+    let error = own.connect().await.expect_err("its own limit comes first");
+    assert_eq!(code_of(&error), "53300");
+    assert_eq!(own.refused(RefusalReason::TooManyConnections), 1);
+
+    let token = writer.cancel_token();
+    assert_cancelled(writer, async || {
+        let stream = TcpStream::connect(write.address).await.expect("connect");
+        token.cancel_query_raw(stream, NoTls).await.expect("sent");
+    })
+    .await;
+    until("the place of the ended session is free", || {
+        own.stats.sessions.load(Ordering::Relaxed) == 0
+    })
+    .await;
+    assert_eq!(answer(&write.psql("sslmode=disable", "SELECT 1").await), "1");
+    read.set(vec![member(1)]);
+    let output = timeout(PATIENCE, held.wait_with_output()).await;
+    assert_eq!(answer(&output.expect("in time").expect("psql")), "1");
 }
 
 /// Cancels what the session does until it has ended, and expects it to say so.

@@ -10,7 +10,8 @@ use podgres::core::routing::{
     Affinity, OnPrimaryLoss, ReadOnlyFallback, RouteMode, RoutePolicy, RouteTable, Server,
 };
 use podgres::proxy::{
-    Encryption, Knowledge, Limits, Listener, ListenerError, RefusalReason, RouteStats, SessionCounts, Workers,
+    Encryption, Knowledge, Limits, Listener, ListenerError, RefusalReason, RouteStats, SessionCounts,
+    TotalConnections, Workers,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -73,10 +74,21 @@ pub(super) fn long_hold() -> Limits {
     }
 }
 
-/// Whom a route believes who the clients are, and whether it tells the servers.
-struct Shown {
+/// Whom a route believes who the clients are, whether it tells the servers, and what it shares with others.
+struct Manners {
     proxies: Option<&'static str>,
     clients: bool,
+    total: Arc<TotalConnections>,
+}
+
+impl Default for Manners {
+    fn default() -> Self {
+        Self {
+            proxies: Some("127.0.0.0/8"),
+            clients: true,
+            total: Arc::default(),
+        }
+    }
 }
 
 impl Route {
@@ -126,34 +138,46 @@ impl Route {
         encryption: Option<Encryption>,
         knowledge: impl FnOnce(watch::Receiver<Arc<RouteTable>>) -> Knowledge,
     ) -> Self {
-        let shown = Shown {
-            proxies: Some("127.0.0.0/8"),
-            clients: true,
+        let manners = Manners::default();
+        Self::run(policy, limits, table, encryption, knowledge, manners).await
+    }
+
+    /// A route that shares its places with others.
+    pub(super) async fn within(
+        total: &Arc<TotalConnections>,
+        mode: RouteMode,
+        limits: Limits,
+        servers: Vec<Server>,
+    ) -> Self {
+        let manners = Manners {
+            total: Arc::clone(total),
+            ..Manners::default()
         };
-        Self::run(policy, limits, table, encryption, knowledge, shown).await
+        let (policy, table) = (RoutePolicy::new(mode), table(servers));
+        Self::run(policy, limits, table, None, Knowledge::of_table, manners).await
     }
 
     /// A read-write route that believes no balancer.
     pub(super) async fn without_proxies(servers: Vec<Server>) -> Self {
-        let shown = Shown {
+        let manners = Manners {
             proxies: None,
-            clients: true,
+            ..Manners::default()
         };
-        Self::read_write_showing(shown, servers).await
+        Self::read_write_with(manners, servers).await
     }
 
     /// A read-write route that leaves `application_name` alone.
     pub(super) async fn without_clients(servers: Vec<Server>) -> Self {
-        let shown = Shown {
-            proxies: Some("127.0.0.0/8"),
+        let manners = Manners {
             clients: false,
+            ..Manners::default()
         };
-        Self::read_write_showing(shown, servers).await
+        Self::read_write_with(manners, servers).await
     }
 
-    async fn read_write_showing(shown: Shown, servers: Vec<Server>) -> Self {
+    async fn read_write_with(manners: Manners, servers: Vec<Server>) -> Self {
         let (policy, limits) = (RoutePolicy::new(RouteMode::ReadWrite), Limits::default());
-        Self::run(policy, limits, table(servers), None, Knowledge::of_table, shown).await
+        Self::run(policy, limits, table(servers), None, Knowledge::of_table, manners).await
     }
 
     async fn run(
@@ -162,7 +186,7 @@ impl Route {
         table: RouteTable,
         encryption: Option<Encryption>,
         knowledge: impl FnOnce(watch::Receiver<Arc<RouteTable>>) -> Knowledge,
-        shown: Shown,
+        manners: Manners,
     ) -> Self {
         let socket = TcpListener::bind((loopback(ROUTES), 0)).await.expect("port");
         let address = socket.local_addr().expect("address");
@@ -173,17 +197,18 @@ impl Route {
             policy,
             named_policies: named_policies(),
             limits,
-            trusted_proxies: shown
+            trusted_proxies: manners
                 .proxies
                 .map(|network| network.parse().expect("network"))
                 .into_iter()
                 .collect(),
             encryption,
-            show_clients: shown.clients,
+            show_clients: manners.clients,
             knowledge: knowledge(receiver),
             sessions: Arc::clone(&sessions),
             reads: Arc::default(),
             stats: Arc::clone(&stats),
+            total: manners.total,
             workers: Arc::new(Workers::here()),
         };
         let (stop, stopped) = oneshot::channel::<()>();

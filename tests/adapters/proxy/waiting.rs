@@ -9,9 +9,13 @@ use podgres::core::status::Role;
 use podgres::proxy::{Limits, RefusalReason};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_postgres::NoTls;
+use tokio_postgres::error::SqlState;
 
 use super::cluster::{cluster, loopback, member};
-use super::routes::{Route, answer, code_of, complaint, long_hold, short_hold, table, until};
+use super::encrypted;
+use super::routes::{PATIENCE, Route, answer, code_of, complaint, long_hold, short_hold, table, until};
 
 fn dead(name: &str) -> Server {
     Server {
@@ -176,4 +180,45 @@ async fn a_server_that_loses_its_role_during_the_attempt_is_not_used() {
         assert_eq!(answer(&child.wait_with_output().await.expect("psql")), "1");
         assert_eq!(write.stats.cut_total.load(Ordering::Relaxed), 0);
     }
+}
+
+/// Its "the database system is shutting down" was passed on, with another standby beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_stopping_turned_new_sessions_away() {
+    let cluster = cluster();
+    let stopping = cluster.further_standby(3);
+    let read = Route::read_only(short_hold(), vec![member(3)]).await;
+    let kept = read.connect().await.expect("session");
+    stopping.begin_to_stop();
+    let direct = || async {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host(loopback(4).to_string())
+            .user("quick")
+            .dbname("postgres");
+        let refused = config.connect(NoTls).await.err();
+        refused.and_then(|error| error.code().cloned())
+    };
+    let limit = Instant::now() + PATIENCE;
+    while direct().await != Some(SqlState::CANNOT_CONNECT_NOW) {
+        assert!(Instant::now() < limit, "it goes on");
+    }
+
+    let servers = vec![member(0), member(1), member(3)];
+    let ended = encrypted::route(&cluster, RouteMode::ReadOnly, short_hold(), servers.clone()).await;
+    read.set(servers);
+    for _ in 0..20 {
+        let client = read.connect().await.expect("another serves");
+        let row = client.query_one("SELECT host(inet_server_addr())", &[]).await;
+        assert_eq!(row.expect("row").get::<_, String>(0), loopback(2).to_string());
+        assert_eq!(answer(&ended.psql("sslmode=require", "SELECT 1").await), "1");
+    }
+    read.set(vec![member(3)]);
+    let error = read.connect().await.expect_err("nobody else is there");
+    let text = format!("{error:?}");
+    assert!(text.contains("it takes no sessions just now (57P03)"), "{text}");
+    assert!(
+        kept.simple_query("SELECT 1").await.is_ok(),
+        "who was there goes on"
+    );
 }

@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use podgres::core::member::Ordinal;
 use podgres::demo::DemoState;
+use tokio::net::TcpSocket;
 
 use crate::harness::Demo;
-use crate::namespaces::{Cut, answers};
+use crate::namespaces::Cut;
+
+/// An answer over loopback takes microseconds.
+const ANSWER: Duration = Duration::from_millis(400);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum From {
@@ -93,4 +97,14 @@ fn begin(pod: IpAddr, other: SocketAddr, from: From) -> Cut {
             ])
         }
     }
+}
+
+/// Whether anything comes back when `from` knocks at `to`: a connection or a refusal.
+fn answers(from: IpAddr, to: SocketAddr) -> bool {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("runtime").block_on(async {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((from, 0).into()).expect("an own address");
+        tokio::time::timeout(ANSWER, socket.connect(to)).await.is_ok()
+    })
 }

@@ -1,7 +1,9 @@
 //! `podgres route`: the endpoints of a process that is no member, which finds the members by DNS.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -14,20 +16,29 @@ use super::{leased, primary};
 use crate::hand::http_get;
 use crate::harness::{Demo, podgres, wait_for};
 
-const PATIENCE: Duration = Duration::from_secs(20);
-const READ_WRITE: u16 = 7432;
-const READ_ONLY: u16 = 7433;
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const READ_WRITE: u16 = 7432;
+pub(super) const READ_ONLY: u16 = 7433;
 const STRICT: u16 = 7434;
 const STATUS: u16 = 7435;
 
 /// A route beside an application, on an address of its own.
-struct Beside {
+pub(super) struct Beside {
     child: Child,
     address: IpAddr,
 }
 
 impl Beside {
     fn start(demo: &Demo) -> Self {
+        Self::with_password(demo, Some(&demo.deployed().password_file))
+    }
+
+    /// Without the members' password, as it is deployed beside an application.
+    pub(super) fn without_password(demo: &Demo) -> Self {
+        Self::with_password(demo, None)
+    }
+
+    fn with_password(demo: &Demo, password_file: Option<&Path>) -> Self {
         let state = demo.deployed();
         // The last byte of a loopback address that no pod of a demo has.
         let IpAddr::V4(pod) = state.pods[0].address else {
@@ -36,6 +47,7 @@ impl Beside {
         let [a, b, c, _] = pod.octets();
         let address = IpAddr::from([a, b, c, 250]);
         let child = podgres()
+            .env_clear()
             .args([
                 "route",
                 "--cluster",
@@ -52,7 +64,7 @@ impl Beside {
                 &format!("{STRICT},name=strict,max_lag=0,fallback=none"),
             ])
             .args(["--status-address", &SocketAddr::new(address, STATUS).to_string()])
-            .env("PODGRES_REPLICATION_PASSWORD_FILE", &state.password_file)
+            .envs(password_file.map(|file| ("PODGRES_REPLICATION_PASSWORD_FILE", file)))
             .stdout(Stdio::null())
             .spawn()
             .expect("podgres route");
@@ -62,12 +74,12 @@ impl Beside {
         route
     }
 
-    fn get(&self, path: &str) -> Option<(u16, String)> {
+    pub(super) fn get(&self, path: &str) -> Option<(u16, String)> {
         http_get(SocketAddr::new(self.address, STATUS), path)
     }
 
     /// Through one of its endpoints.
-    fn config(&self, demo: &Demo, port: u16) -> Config {
+    pub(super) fn config(&self, demo: &Demo, port: u16) -> Config {
         let plain = config(&demo.directory, Target::ReadWrite);
         let mut config = Config::new();
         config.host(self.address.to_string()).port(port);
@@ -78,7 +90,7 @@ impl Beside {
     }
 
     /// Whether a session through that endpoint is on a standby.
-    fn on_standby(&self, demo: &Demo, port: u16) -> bool {
+    pub(super) fn on_standby(&self, demo: &Demo, port: u16) -> bool {
         let config = self.config(demo, port);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("runtime").block_on(async {
@@ -90,7 +102,7 @@ impl Beside {
     }
 
     /// TERM; how it ends.
-    fn stop(mut self) -> Option<i32> {
+    pub(super) fn stop(mut self) -> Option<i32> {
         kill_process(Pid::from_child(&self.child), Signal::TERM).expect("TERM");
         self.child.wait().expect("wait").code()
     }
@@ -136,6 +148,63 @@ fn a_route_kept_the_soft_limit_of_open_files() {
         told.contains("the limit of open files allows fewer connections") && told.contains("\"most\":150"),
         "{told}"
     );
+}
+
+/// The beginning of a session, on a connection that is kept.
+fn knock(at: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(at).expect("connect");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
+    let startup = b"\0\0\0\x12\0\x03\0\0user\0app\0\0";
+    stream.write_all(startup).expect("sent");
+    stream
+}
+
+/// Nobody is there to serve: the first session is held, and that is the one that this process has for all its endpoints.
+#[test]
+fn the_endpoints_of_a_route_had_no_limit_in_common() {
+    let at = |port| SocketAddr::from(([127, 213, 7, 3], port));
+    let child = podgres()
+        .args(["route", "--cluster", "nobody", "--dns-server", "127.213.7.4:53"])
+        .args(["--listen-address", "127.213.7.3", "--status-address"])
+        .arg(at(STATUS).to_string())
+        .args(["--hold", "10min"])
+        .env_clear()
+        .env("PODGRES_MAX_CONNECTIONS_TOTAL", "1")
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("podgres route");
+    let route = Beside {
+        child,
+        address: at(STATUS).ip(),
+    };
+    let counted = |line: &str| {
+        let page = route.get("/metrics");
+        page.is_some_and(|(_, page)| page.lines().any(|found| found == line))
+    };
+    let shown = |line: &str| assert!(wait_for(PATIENCE, || counted(line)), "{line}");
+    shown("podgres_route_held{route=\"read_write\"} 0");
+    let held = knock(at(6432));
+    shown("podgres_route_held{route=\"read_write\"} 1");
+    let mut told = Vec::new();
+    knock(at(6433)).read_to_end(&mut told).expect("a refusal");
+    let told = String::from_utf8_lossy(&told).into_owned();
+    for words in [
+        "\0C53300\0Msorry, too many clients already on all endpoints together\0D",
+        "The endpoints of this process together relay at most 1 sessions.",
+    ] {
+        assert!(told.contains(words), "{told}");
+    }
+    shown("podgres_route_refused_total{route=\"read_only\",reason=\"too_many_in_total\"} 1");
+    let mut cancel = TcpStream::connect(at(6433)).expect("connect");
+    cancel
+        .write_all(b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x01\0\0\0\x02")
+        .expect("sent");
+    shown("podgres_route_cancel_requests_total{route=\"read_only\"} 1");
+    drop(held);
+    shown("podgres_route_held{route=\"read_write\"} 0");
+    let _held = knock(at(6433));
+    shown("podgres_route_held{route=\"read_only\"} 1");
+    assert_eq!(route.stop(), Some(0));
 }
 
 #[test]

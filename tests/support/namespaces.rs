@@ -1,22 +1,16 @@
-//! A network and mount namespace of a test's own: partitions between the pods of a demo, disks that nobody else sees.
+//! A network and mount namespace of a test's own: partitions between the pods of a demo, peers that vanish, disks that nobody else sees.
 //!
-//! All pods of a demo have addresses of one loopback device: where [`Preloaded`](crate::preloaded::Preloaded) makes each speak from its own, packets
+//! All pods of a demo have addresses of one loopback device: where `Preloaded` of the cluster tests makes each speak from its own, packets
 //! can be dropped by who sends and who gets them. The test's own clients come from 127.0.0.1 and reach everybody.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use serde_json::Value;
-use tokio::net::TcpSocket;
-
-use crate::plain::run;
 
 /// Set for the run inside.
 const INSIDE: &str = "PODGRES_TEST_INSIDE";
-/// An answer over loopback takes microseconds.
-const ANSWER: Duration = Duration::from_millis(400);
 
 /// Whether this process is in namespaces of the test's own.
 pub(crate) fn inside() -> bool {
@@ -112,15 +106,7 @@ impl Drop for Cut {
 }
 
 fn nft(commands: &str) {
-    run(Command::new("nft").arg(commands));
-}
-
-/// Whether anything comes back when `from` knocks at `to`: a connection or a refusal.
-pub(crate) fn answers(from: IpAddr, to: SocketAddr) -> bool {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("runtime").block_on(async {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.bind((from, 0).into()).expect("an own address");
-        tokio::time::timeout(ANSWER, socket.connect(to)).await.is_ok()
-    })
+    let output = Command::new("nft").arg(commands).output().expect("nft");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{commands}: {errors}");
 }
