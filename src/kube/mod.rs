@@ -49,7 +49,7 @@ pub enum Reach {
     InCluster,
     /// A kubeconfig file; without `context`, its current one.
     Kubeconfig { path: PathBuf, context: Option<String> },
-    /// An address without TLS, for `kubectl proxy`; the file holds a bearer token.
+    /// An address without TLS, for tests: the program itself reads a kubeconfig. The file holds a bearer token.
     Url {
         url: String,
         token_file: Option<PathBuf>,

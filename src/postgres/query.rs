@@ -12,9 +12,9 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls, Statement};
 
+use super::Login;
 use super::scram::VerifierMemory;
 use super::status_query::{self, ServerFacts, Silence};
-use super::{Login, ServerSettings};
 use crate::clock::boottime_ms;
 use crate::core::member::MemberName;
 use crate::core::status::ServerStatus;
@@ -115,17 +115,6 @@ impl Drop for Session {
 
 impl LocalServer {
     /// Connects with the first call.
-    #[must_use]
-    pub fn new(settings: &ServerSettings) -> Self {
-        Self::at(
-            SocketAddr::new(settings.local_address, settings.port),
-            MemberName::parse(&settings.member).ok(),
-            settings.superuser.clone(),
-            settings.replication.clone(),
-        )
-    }
-
-    /// As [`LocalServer::new`], for a process that knows no more of the server than this.
     #[must_use]
     pub fn at(address: SocketAddr, member: Option<MemberName>, superuser: Login, replication: Login) -> Self {
         Self {

@@ -276,7 +276,7 @@ impl Supervisor {
             return;
         }
         let writes = self.child.as_ref().is_some_and(|child| !child.shut_down);
-        if self.stop_if_writable("its licence ran out") && writes {
+        if self.stop_if_writable() && writes {
             self.fenced = true;
         }
         self.changed();
@@ -294,14 +294,14 @@ impl Supervisor {
     }
 
     /// Fast, then immediate after [`Self::patience`], then killed after another.
-    pub(super) fn stop_if_writable(&mut self, reason: &str) -> bool {
+    fn stop_if_writable(&mut self) -> bool {
         let Some(child) = &self.child else {
             return false;
         };
         let writable =
             matches!(child.role, ServerRole::Primary { .. }) || tools::was_promoted(&self.inputs.settings);
         if writable {
-            self.stop(StopMode::Fast, Some(self.patience()), reason);
+            self.stop(StopMode::Fast, Some(self.patience()), "its licence ran out");
         }
         writable
     }

@@ -104,11 +104,6 @@ impl ApiServer {
     }
 
     #[must_use]
-    pub fn is_up(&self) -> bool {
-        self.listener.is_some()
-    }
-
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -118,7 +113,7 @@ impl ApiServer {
         format!("http://{}", self.address)
     }
 
-    /// From now on, requests must bear this token; `None`: anybody may ask.
+    /// From now on, requests must bear this token; `None`: anybody may ask. For tests of the client: the demo asks for none.
     pub fn require_token(&self, token: Option<&str>) {
         *self.shared.token.lock().unwrap_or_else(PoisonError::into_inner) = token.map(str::to_owned);
     }

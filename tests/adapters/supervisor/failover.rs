@@ -76,7 +76,7 @@ async fn detaches_and_is_promoted(major: u32) {
         "cannot go back to term 2: this member was primary in term 3"
     );
     // The fence knows its new role.
-    second.ask(SupervisorRequest::RevokeLicence).await;
+    second.ask(licence(Duration::from_millis(300))).await;
     second
         .until(|status| matches!(status.postmaster, Postmaster::Stopped { .. }))
         .await;
