@@ -241,10 +241,10 @@ async fn load(
         let path = directory.join(&object.path);
         extract::file(store, record, object, options.key.as_ref(), path.clone()).await?;
         match &object.content {
-            Content::Globals => server.during(client.script("template1", &path, false)).await??,
+            Content::Globals => server.during(client.load_globals(&path)).await??,
             Content::Dump { format, .. } => {
                 let jobs = if format.parallel_restore() { JOBS } else { 1 };
-                server.during(client.load_new("template1", &path, jobs)).await??;
+                server.during(client.load_new(&path, jobs)).await??;
             }
             Content::Base | Content::Tablespace { .. } | Content::Manifest => {}
         }

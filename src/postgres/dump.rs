@@ -14,6 +14,8 @@ use super::session::Address;
 use crate::core::backup::DumpFormat;
 
 const AMCHECK: &str = "pg_amcheck";
+/// Where to connect while databases are dropped and made.
+const MAINTENANCE_DATABASE: &str = "template1";
 /// Restoring a dump takes as long as it takes; a day is more than any.
 const LOAD_LIMIT: Duration = Duration::from_hours(24);
 
@@ -90,12 +92,7 @@ impl Client {
     }
 
     /// Loads a dump as the database it was made of, which is dropped first if it is there. More than one job reads no tar.
-    pub async fn load_new(
-        &self,
-        maintenance_database: &str,
-        dump: &Path,
-        jobs: usize,
-    ) -> Result<(), ProgramError> {
+    pub async fn load_new(&self, dump: &Path, jobs: usize) -> Result<(), ProgramError> {
         let mut pg_restore = self.program("pg_restore");
         pg_restore.args([
             "--exit-on-error",
@@ -109,17 +106,17 @@ impl Client {
         pg_restore.arg(format!("--jobs={jobs}"));
         pg_restore
             .arg("-d")
-            .arg(self.conninfo(maintenance_database))
+            .arg(self.conninfo(MAINTENANCE_DATABASE))
             .arg(dump);
         program::run(pg_restore, LOAD_LIMIT).await.map(drop)
     }
 
-    /// Runs a script by psql; without `stop` errors are passed over, as a role that is there already.
-    pub async fn script(&self, database: &str, script: &Path, stop: bool) -> Result<(), ProgramError> {
+    /// Runs a dump of the globals by psql; errors are passed over, as a role that is there already.
+    pub async fn load_globals(&self, script: &Path) -> Result<(), ProgramError> {
         let mut psql = self.program("psql");
-        psql.args(["-X", "-q", "--no-password"])
-            .arg(format!("-vON_ERROR_STOP={}", u8::from(stop)));
-        psql.arg("-d").arg(self.conninfo(database)).arg("-f").arg(script);
+        psql.args(["-X", "-q", "--no-password", "-vON_ERROR_STOP=0"]);
+        psql.arg("-d").arg(self.conninfo(MAINTENANCE_DATABASE));
+        psql.arg("-f").arg(script);
         program::run(psql, LOAD_LIMIT).await.map(drop)
     }
 
