@@ -30,7 +30,6 @@ const ROOMS: &[(&str, Floor)] = &[
     ("peers", Floor::Adapter),
     ("postgres", Floor::Adapter),
     ("proxy", Floor::Adapter),
-    ("signal", Floor::Adapter),
     ("store", Floor::Adapter),
     ("supervisor_client", Floor::Adapter),
     ("agent", Floor::Middle),
