@@ -9,9 +9,9 @@ use rustix::process::{Gid, Uid};
 use crate::backup::BackupError;
 use crate::config::backup::StoreArguments;
 use crate::config::{Environment as _, ProcessEnvironment};
-use crate::demo::{self, PodUser};
 use crate::postgres::error::JobError;
 use crate::postgres::find;
+use crate::postgres::user::{ServerUser, server_user};
 use crate::store::{Destination, LockError, Store, StoreError, StoreSettings};
 
 use super::{ExitStatus, Failure};
@@ -63,8 +63,8 @@ pub(super) fn create(
     Ok(Opened { store, settings })
 }
 
-fn unprivileged_user() -> Result<Option<PodUser>, Failure> {
-    demo::pod_user().map_err(|error| Failure::from_error(ExitStatus::Settings, &error))
+fn unprivileged_user() -> Result<Option<ServerUser>, Failure> {
+    server_user().map_err(|error| Failure::from_error(ExitStatus::Settings, &error))
 }
 
 /// Runs `work` until TERM or Ctrl-C, which end it in order: what it drops cleans up behind itself.
@@ -81,7 +81,7 @@ pub(super) async fn until_terminated<T>(
 }
 
 /// What cannot be made or given is told by whoever then uses it.
-fn give_new_folder(folder: &Path, user: &PodUser) {
+fn give_new_folder(folder: &Path, user: &ServerUser) {
     if std::fs::create_dir(folder).is_ok() {
         std::os::unix::fs::chown(folder, Some(user.uid), Some(user.gid)).ok();
     }
@@ -132,7 +132,7 @@ pub(super) async fn program_directory(flag: Option<&Path>) -> Result<PathBuf, Fa
 /// PostgreSQL refuses root: whoever runs as root goes on as `postgres`, or `nobody`, for good.
 ///
 /// Called before any thread is made: threads that come later have the same user.
-fn become_user(user: &PodUser) -> Result<(), Failure> {
+fn become_user(user: &ServerUser) -> Result<(), Failure> {
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     rustix::thread::set_thread_groups(&[])
         .and_then(|()| rustix::thread::set_thread_res_gid(gid, gid, gid))

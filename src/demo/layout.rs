@@ -9,8 +9,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use super::DemoError;
-use super::state::PodUser;
 use super::user;
+use crate::postgres::user::ServerUser;
 
 /// The longest run directory: 107 bytes less a slash and the longest name of a socket in it.
 const RUN_DIRECTORY_BYTES: usize = 107 - 1 - "supervisor.sock".len();
@@ -22,7 +22,7 @@ pub(super) struct Layout {
     directory: PathBuf,
     /// Where the sockets are.
     sockets: PathBuf,
-    user: Option<PodUser>,
+    user: Option<ServerUser>,
 }
 
 /// Where the emptyDir of a pod is, in a demo whose directory is here: the one or the other.
@@ -51,7 +51,7 @@ impl Layout {
     pub(super) fn prepare(
         directory: &Path,
         longest_pod: &str,
-        user: Option<PodUser>,
+        user: Option<ServerUser>,
     ) -> Result<Self, DemoError> {
         make(directory).map_err(DemoError::file("create", directory))?;
         let directory = fs::canonicalize(directory).map_err(DemoError::file("find", directory))?;
@@ -209,7 +209,7 @@ impl Layout {
 }
 
 /// Makes a directory of the demo, or checks that the one that exists is its own.
-fn make_directory(path: &Path, mode: u32, user: Option<&PodUser>) -> Result<(), DemoError> {
+fn make_directory(path: &Path, mode: u32, user: Option<&ServerUser>) -> Result<(), DemoError> {
     let failed = || DemoError::file("create", path);
     let made = make(path).map_err(failed())?;
     let found = fs::symlink_metadata(path).map_err(failed())?;

@@ -13,9 +13,10 @@ use super::api::{ApiServer, write_kubeconfig};
 use super::dns::{Server, Zone};
 use super::layout::Layout;
 use super::state::{DemoState, Network, PodState, Ports};
-use super::{DemoError, Options, orphans, programs, secret, user};
+use super::{DemoError, Options, orphans, programs, secret};
 use crate::core::member::{MemberName, Ordinal, Topology};
 use crate::core::policy::Leadership;
+use crate::postgres::user::server_user;
 
 const DEFAULT_REPLICAS: u32 = 3;
 const DEFAULT_CLUSTER: &str = "demo";
@@ -65,7 +66,7 @@ fn temporary_directory() -> Result<PathBuf, DemoError> {
 }
 
 async fn prepare_in(directory: &Path, options: &Options) -> Result<Prepared, DemoError> {
-    let user = user::pod_user()?;
+    let user = server_user()?;
     let earlier = DemoState::load(directory)?;
     let topology = topology(options, earlier.as_ref(), directory)?;
     let replicas = replicas(options, earlier.as_ref(), &topology)?;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::DemoError;
 use crate::core::member::{Ordinal, Topology};
 use crate::core::policy::Leadership;
+use crate::postgres::user::ServerUser;
 
 const FILE_NAME: &str = "demo.json";
 
@@ -49,14 +50,6 @@ impl Network {
     }
 }
 
-/// The operating-system user that runs everything in the pods.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PodUser {
-    pub name: String,
-    pub uid: u32,
-    pub gid: u32,
-}
-
 /// One pod that exists, or did when the demo ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodState {
@@ -87,7 +80,7 @@ pub struct DemoState {
     /// Where the pods' PostgreSQL programs are: as found, or the copy that the pods' user can reach.
     pub program_directory: PathBuf,
     /// `None`: the pods run as whoever runs the demo.
-    pub user: Option<PodUser>,
+    pub user: Option<ServerUser>,
     pub control_socket: PathBuf,
     /// How long a pod may take to end by itself.
     pub grace_ms: u64,

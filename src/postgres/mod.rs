@@ -53,6 +53,7 @@ pub mod terms;
 pub mod timelines;
 pub mod tls;
 mod tls_files;
+pub mod user;
 pub mod verify;
 mod waldump;
 
