@@ -15,6 +15,7 @@ pub mod config;
 pub mod core;
 pub mod demo;
 pub mod dns;
+pub mod files;
 pub mod http;
 pub mod kube;
 pub mod peers;

@@ -9,6 +9,7 @@ use rustix::process::{Gid, Uid};
 use crate::backup::BackupError;
 use crate::config::backup::StoreArguments;
 use crate::config::{Environment as _, ProcessEnvironment};
+use crate::files;
 use crate::postgres::error::JobError;
 use crate::postgres::find;
 use crate::postgres::user::{ServerUser, server_user};
@@ -147,24 +148,10 @@ fn become_user(user: &ServerUser) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes a file that only its owner reads.
-pub(super) fn write_private(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let opened = std::fs::File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path);
-    opened
-        .and_then(|mut file| file.write_all(content))
-        .map_err(|error| {
-            Failure::new(
-                super::status_of(&error),
-                format!("could not write \"{}\": {error}", path.display()),
-            )
-        })
+/// Writes a file of the run directory that only its owner reads.
+pub(super) fn write_generated(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    files::write_generated(path, content)
+        .map_err(|error| Failure::from_error(super::status_of(&error.source), &error))
 }
 
 /// A folder of this process' own, which goes with it.

@@ -74,7 +74,7 @@ pub(super) async fn options(
     let passfile = run.path().join("passfile");
     if logical {
         let Login { user, password } = &logins.superuser;
-        backing::write_private(&passfile, &passfile::line(user, password.expose().as_bytes()))?;
+        backing::write_generated(&passfile, &passfile::line(user, password.expose().as_bytes()))?;
     }
     Ok(Options {
         kind: if logical { Kind::Logical } else { Kind::Physical },

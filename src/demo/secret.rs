@@ -1,13 +1,13 @@
 //! The superuser's password: drawn once, kept in files that only the pods' user can read.
 
-use std::fs::{self, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::fs;
+use std::io::{self, Read};
 use std::path::Path;
 
 use super::DemoError;
 use super::dsn::without_line_ends;
 use super::layout::Layout;
+use crate::files::{Making, replace};
 use crate::postgres::passfile;
 use crate::postgres::user::ServerUser;
 
@@ -48,22 +48,12 @@ fn draw() -> io::Result<Vec<u8>> {
         .collect())
 }
 
-/// Writes beside and renames, so that the file is never there without its content, owner and mode.
+/// For the pods' user alone.
 fn write(path: &Path, content: &[u8], user: Option<&ServerUser>) -> io::Result<()> {
-    let staged = path.with_extension("new");
-    match fs::remove_file(&staged) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&staged)?;
-    file.write_all(content)?;
-    if let Some(user) = user {
-        chown(&staged, Some(user.uid), Some(user.gid))?;
-    }
-    file.set_permissions(Permissions::from_mode(0o400))?;
-    fs::rename(&staged, path)
+    let making = Making {
+        mode: 0o400,
+        owner: user.map(|user| (user.uid, user.gid)),
+        durable: false,
+    };
+    replace(path, content, making).map_err(|error| error.source)
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::DemoError;
 use crate::core::member::{Ordinal, Topology};
 use crate::core::policy::Leadership;
+use crate::files::{Making, replace};
 use crate::postgres::user::ServerUser;
 
 const FILE_NAME: &str = "demo.json";
@@ -116,15 +117,14 @@ impl DemoState {
     /// The directory cannot be written.
     pub fn save(&self, directory: &Path) -> Result<(), DemoError> {
         let path = directory.join(FILE_NAME);
-        let staged = directory.join(format!("{FILE_NAME}.new"));
-        let failed = DemoError::file("write", &path);
-        let text = match serde_json::to_vec_pretty(self) {
-            Ok(text) => text,
-            Err(error) => return Err(failed(error.into())),
+        let text =
+            serde_json::to_vec_pretty(self).map_err(|error| DemoError::file("write", &path)(error.into()))?;
+        let making = Making {
+            mode: 0o666,
+            owner: None,
+            durable: false,
         };
-        std::fs::write(&staged, text)
-            .and_then(|()| std::fs::rename(&staged, &path))
-            .map_err(failed)
+        replace(&path, &text, making).map_err(|error| DemoError::file("write", &path)(error.source))
     }
 
     #[must_use]

@@ -9,13 +9,16 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::ServerSettings;
-use super::error::{FileContext as _, FileError, JobError};
-use super::files::{blocking, create_private_directory, sync_directory, with_suffix, write_private};
+use super::error::JobError;
+use super::files::blocking;
 use super::staging;
 use super::waldump::{self, Contents};
 use crate::core::data_directory::DataDirectoryFacts;
 use crate::core::supervision::DivergedWal;
 use crate::core::wal::{Lsn, TimelineHistory, TimelineId, WalPosition};
+use crate::files::{
+    FileContext as _, FileError, create_private_directory, sync_directory, with_suffix, write_private,
+};
 
 /// Beside PGDATA.
 const FOLDER: &str = "podgres.diverged";

@@ -5,37 +5,12 @@
 
 use std::error::Error;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::replication::UpstreamError;
 use super::tls::TlsError;
 use crate::core::supervision::FailureKind;
-
-/// A file operation that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("could not {verb} \"{}\"", path.display())]
-pub struct FileError {
-    /// What was tried: "read file", "rename directory".
-    pub verb: &'static str,
-    pub path: PathBuf,
-    #[source]
-    pub source: io::Error,
-}
-
-/// Says which file an [`io::Error`] is about.
-pub(super) trait FileContext<T> {
-    fn file(self, verb: &'static str, path: &Path) -> Result<T, FileError>;
-}
-
-impl<T, E: Into<io::Error>> FileContext<T> for Result<T, E> {
-    fn file(self, verb: &'static str, path: &Path) -> Result<T, FileError> {
-        self.map_err(|source| FileError {
-            verb,
-            path: path.to_owned(),
-            source: source.into(),
-        })
-    }
-}
+use crate::files::FileError;
 
 /// A program that did not do what it was started for.
 #[derive(Debug, thiserror::Error)]

@@ -11,11 +11,12 @@ use rustix::process::Signal;
 use tokio_postgres::{Client, NoTls};
 
 use super::error::JobError;
-use super::files::{blocking, write_private};
+use super::files::blocking;
 use super::process::{Locale, command};
 use super::staging::{self, Target};
 use super::temporary_server::{PrivateDirectory, TemporaryServer};
 use super::{Secret, ServerSettings, conf, incarnation, initdb_scripts, program, roles};
+use crate::files::write_private;
 
 /// initdb takes seconds; slow volumes and many locales take longer.
 const INITDB_LIMIT: Duration = Duration::from_mins(10);

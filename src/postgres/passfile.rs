@@ -6,8 +6,8 @@
 use std::path::PathBuf;
 
 use super::ServerSettings;
-use super::error::{ConfigurationError, FileError};
-use super::files::{create_private_directory, write_generated};
+use super::error::ConfigurationError;
+use crate::files::{FileError, create_private_directory, write_generated};
 
 /// Where the passfile is: `<run directory>/passfile`.
 #[must_use]

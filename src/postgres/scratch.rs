@@ -12,12 +12,12 @@ use tokio::time::{Instant, interval, timeout};
 
 use super::dump::Client;
 use super::error::{JobError, ProgramError};
-use super::files::{create_private_directory, write_private};
 use super::postmaster_pid::{self, PostmasterStatus};
 use super::process::{Locale, command};
 use super::program::{Event, Line, Program, outcome};
 use super::scratch_settings::{self, PORT};
 use super::session::Address;
+use crate::files::{create_private_directory, write_private};
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// Replay says something every ten seconds (`log_startup_progress_interval`), and for every segment of the archive.

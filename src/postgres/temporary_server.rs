@@ -10,12 +10,12 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, interval, timeout};
 
-use super::error::{FileError, JobError, ProgramError};
-use super::files::write_private;
+use super::error::{JobError, ProgramError};
 use super::postmaster_pid::{self, PostmasterStatus};
 use super::process::{Locale, command};
 use super::program::{Event, Program, outcome};
 use super::{ServerSettings, conf};
+use crate::files::{FileError, write_private};
 
 /// A fresh cluster starts within a second; a loaded machine may take longer.
 const START_LIMIT: Duration = Duration::from_mins(2);
@@ -171,7 +171,7 @@ impl PrivateDirectory {
         let path = settings.run_directory.join("initdb");
         let private = Self(path);
         private.remove();
-        super::files::create_private_directory(&private.0)?;
+        crate::files::create_private_directory(&private.0)?;
         Ok(private)
     }
 

@@ -9,10 +9,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::error::{FileContext as _, FileError};
-use super::files::{exists, sync_directory, write_private};
 use crate::core::supervision::NextTimeline;
 use crate::core::wal::TimelineId;
+use crate::files::{FileContext as _, FileError, exists, sync_directory, write_private};
 
 const PASSED_OVER: &str = "# passed over by podgres: another member may have begun this timeline\n";
 /// A row longer than this is no row of failed promotions.

@@ -10,8 +10,8 @@ use crate::source::{Source, code_of, files_below, positions};
 enum Floor {
     /// Imports nothing of ours.
     Core,
-    /// The one clock. Imports nothing of ours; all but the core read it.
-    Clock,
+    /// The one clock, and what all do with files. Imports nothing of ours; all but the core use it.
+    Ground,
     /// One outside thing each. Imports the core.
     Adapter,
     /// Where deciding meets doing. Imports the core and adapters, never another of this floor.
@@ -23,7 +23,8 @@ enum Floor {
 /// Every room, by the first segment of its path in the crate.
 const ROOMS: &[(&str, Floor)] = &[
     ("core", Floor::Core),
-    ("clock", Floor::Clock),
+    ("clock", Floor::Ground),
+    ("files", Floor::Ground),
     ("dns", Floor::Adapter),
     ("http", Floor::Adapter),
     ("kube", Floor::Adapter),
@@ -75,9 +76,9 @@ fn floor_of(room: &str) -> Option<Floor> {
 
 fn may_import(from: Floor, to: Floor) -> bool {
     match from {
-        Floor::Core | Floor::Clock => false,
-        Floor::Adapter => matches!(to, Floor::Core | Floor::Clock),
-        Floor::Middle => matches!(to, Floor::Core | Floor::Clock | Floor::Adapter),
+        Floor::Core | Floor::Ground => false,
+        Floor::Adapter => matches!(to, Floor::Core | Floor::Ground),
+        Floor::Middle => matches!(to, Floor::Core | Floor::Ground | Floor::Adapter),
         Floor::Top => true,
     }
 }
