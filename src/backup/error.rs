@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::core::backup::choose::ChooseError;
 use crate::core::backup::parent::NoParent;
 use crate::core::backup::tar::InvalidHeader;
-use crate::core::backup::wal_file::InvalidWalFile;
+use crate::core::wal_file::InvalidWalFile;
 use crate::files::{self, FileError};
 use crate::postgres::error::{JobError, ProgramError};
 use crate::postgres::find::FindError;

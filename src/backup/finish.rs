@@ -7,7 +7,7 @@ use std::path::Path;
 use super::BackupError;
 use super::error::FileContext as _;
 use super::replay::{connect, scratch_error};
-use crate::core::backup::wal_file::WalFile;
+use crate::core::wal_file::WalFile;
 use crate::files::write_private;
 use crate::postgres::roles;
 use crate::postgres::scratch::ScratchServer;

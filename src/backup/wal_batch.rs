@@ -14,8 +14,8 @@ use super::BackupError;
 use super::error::FileContext as _;
 use super::wal::{Pushed, Writer, push};
 use super::wal_place::Place;
-use crate::core::backup::wal_file::WalFile;
 use crate::core::data_directory::SystemIdentifier;
+use crate::core::wal_file::WalFile;
 use crate::files::{create_private_directory, remove_file};
 use crate::store::Store;
 

@@ -26,3 +26,4 @@ pub mod sync;
 pub mod synchronous_names;
 pub mod units;
 pub mod wal;
+pub mod wal_file;

@@ -163,8 +163,8 @@ mod tests {
     use super::*;
     use crate::core::backup::Verification;
     use crate::core::backup::fixtures::{child, entry, failed};
-    use crate::core::backup::wal_file::WalFile;
     use crate::core::wal::{Lsn, TimelineHistory, TimelineId};
+    use crate::core::wal_file::WalFile;
 
     #[test]
     fn where_dumps_and_copies_lay_together_one_kind_was_never_verified() {
