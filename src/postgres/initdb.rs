@@ -14,7 +14,7 @@ use super::error::JobError;
 use super::files::blocking;
 use super::process::{Locale, command};
 use super::staging::{self, Target};
-use super::temporary_server::{PrivateDirectory, TemporaryServer};
+use super::temporary_server::{self, PrivateDirectory};
 use super::{Secret, ServerSettings, conf, incarnation, initdb_scripts, program, roles};
 use crate::files::write_private;
 
@@ -85,14 +85,13 @@ async fn restore(words: &[String], staging: &Path) -> Result<(), JobError> {
 async fn fill_anew(settings: &ServerSettings, staging: &Path, private: &Path) -> Result<(), JobError> {
     initialise(settings, staging, private).await?;
     conf::release_initdb_defaults(staging)?;
-    let mut server = TemporaryServer::start(settings, staging, private).await?;
-    let sockets = server.socket_directory.clone();
+    let mut server = temporary_server::start(settings, staging, private).await?;
     let work = async {
-        populate(settings, &sockets).await?;
-        initdb_scripts::run(settings, staging, &sockets).await
+        populate(settings, private).await?;
+        initdb_scripts::run(settings, staging, private).await
     };
-    server.during(work).await?;
-    server.stop().await
+    server.during(work).await??;
+    Ok(server.stop().await?)
 }
 
 async fn initialise(settings: &ServerSettings, staging: &Path, private: &Path) -> Result<(), JobError> {

@@ -28,6 +28,7 @@ mod lines;
 pub mod mounted;
 pub mod passfile;
 pub mod postmaster_pid;
+mod private_server;
 pub mod process;
 mod program;
 pub mod progress;
