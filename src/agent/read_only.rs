@@ -7,7 +7,7 @@ use crate::core::lease::ReadOnlySwitch;
 use crate::core::operate::{Answer, Outcome};
 use crate::kube::time_of_day;
 
-use super::operator::{Operator, PAUSE_LIMIT, unwritten};
+use super::operator::{Operator, PAUSE_LIMIT};
 
 impl Operator {
     /// Turns the read-only switch, and waits until every member that is heard knows: its routes follow what it knows.
@@ -20,7 +20,7 @@ impl Operator {
         match &self.lease {
             Some(store) => {
                 let written = store.update(|record| record.turn_read_only(switch.clone())).await;
-                written.map_err(|error| unwritten(&error))?;
+                written.map_err(|error| error.answer())?;
             }
             None => self.switch.turn(switch),
         }

@@ -14,10 +14,10 @@ use rustix::fs::inotify;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::unix::AsyncFd;
 
+use super::BackupError;
 use super::error::FileContext as _;
 use super::own_folder::OwnFolder;
 use super::pipeline::ObjectWriter;
-use super::BackupError;
 use crate::core::backup::StoredObject;
 use crate::core::backup::tar::{ARCHIVE_END, Member, MemberKind};
 use crate::files::{create_private_directory, remove_file};

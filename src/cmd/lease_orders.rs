@@ -98,7 +98,7 @@ impl ClusterLease {
         match self.client.update(|record| record.paused = paused).await {
             Ok(_) if paused => Answer::new(Outcome::Done, "the cluster is paused"),
             Ok(_) => Answer::new(Outcome::Done, "the cluster is not paused any more"),
-            Err(error) => unwritten(&error),
+            Err(error) => error.answer(),
         }
     }
 
@@ -113,7 +113,7 @@ impl ClusterLease {
         {
             Ok(_) if on => Answer::new(Outcome::Done, "the cluster is read-only"),
             Ok(_) => Answer::new(Outcome::Done, "the cluster takes writes again"),
-            Err(error) => unwritten(&error),
+            Err(error) => error.answer(),
         }
     }
 
@@ -150,7 +150,7 @@ impl ClusterLease {
             .client
             .update(|record| record.order = Some(asked.clone()))
             .await;
-        written.map_err(|error| unwritten(&error))?;
+        written.map_err(|error| error.answer())?;
         let answer = self.answer_to(&id).await;
         let own = |order: &MemberOrder| order.id == id;
         let removed = self
@@ -195,7 +195,7 @@ impl ClusterLease {
     }
 
     async fn existing(&self) -> Result<StoredLease, Answer> {
-        let stored = self.client.get().await.map_err(|error| unwritten(&error))?;
+        let stored = self.client.get().await.map_err(|error| error.answer())?;
         stored.ok_or_else(|| {
             Answer::new(Outcome::Failed, format!("there is no Lease \"{}\"", self.cluster))
                 .hint("Is leadership fixed? Then give the command in a pod: kubectl exec POD -c sidecar -- podgres …")
@@ -225,7 +225,7 @@ impl ClusterLease {
         let written = self.client.update(|record| {
             record.request.get_or_insert_with(|| asked.clone());
         });
-        let written = written.await.map_err(|error| unwritten(&error))?;
+        let written = written.await.map_err(|error| error.answer())?;
         if written.record.request.as_ref() != Some(&asked) {
             return Err(Answer::new(Outcome::Pending, "another move is under way"));
         }
@@ -267,14 +267,6 @@ impl ClusterLease {
             Ok(_) => Answer::new(Outcome::Failed, format!("{late}; the request was taken back")),
             Err(error) => Answer::new(Outcome::Failed, format!("{late}; {error}")),
         })
-    }
-}
-
-fn unwritten(error: &LeaseError) -> Answer {
-    let answer = Answer::new(Outcome::Failed, error.to_string());
-    match error.hint() {
-        Some(hint) => answer.hint(hint),
-        None => answer,
     }
 }
 

@@ -5,6 +5,7 @@
 //! table, enumerated, simulated and replayed.
 
 pub mod backup;
+pub mod causes;
 pub mod cluster;
 pub mod data_directory;
 pub mod decide;

@@ -17,6 +17,7 @@ use super::process::{self, Signals};
 use super::setup::{self, Prepared};
 use super::state::PodState;
 use super::{DemoError, Options, PodManagement, addresses, banner};
+use crate::core::causes;
 use crate::core::member::Ordinal;
 use crate::core::policy::Leadership;
 
@@ -353,11 +354,6 @@ fn new_uid() -> String {
 
 /// What lies behind an error, one after the other.
 pub(super) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = Vec::new();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push(cause.to_string());
-        next = cause.source();
-    }
+    let text: Vec<String> = causes::causes(error).map(ToString::to_string).collect();
     text.join(": ")
 }

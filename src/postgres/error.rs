@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use super::replication::UpstreamError;
 use super::tls::TlsError;
+use crate::core::causes::causes;
 use crate::core::supervision::FailureKind;
 use crate::files::FileError;
 
@@ -241,18 +242,15 @@ impl ConfigurationError {
 /// The error and its causes in one line: `could not read file "x": permission denied`.
 #[must_use]
 pub fn describe(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
+    causes(error).fold(error.to_string(), |text, cause| {
         // A cause that is already part of the text (a transparent error) is not said twice.
-        let said = error.to_string();
-        if !text.ends_with(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
+        let said = cause.to_string();
+        if text.ends_with(&said) {
+            text
+        } else {
+            format!("{text}: {said}")
         }
-        cause = error.source();
-    }
-    text
+    })
 }
 
 #[cfg(test)]
