@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::core::cluster::ClusterView;
 use crate::core::lease::ReadOnlySwitch;
 use crate::core::operate::{Answer, Outcome};
-use crate::kube::time_of_day;
+use crate::kube::timestamp;
 
 use super::operator::{Operator, PAUSE_LIMIT};
 
@@ -14,7 +14,7 @@ impl Operator {
     pub(super) async fn read_only(&self, on: bool, reason: String, by: String) -> Result<Answer, Answer> {
         let switch = on.then(|| ReadOnlySwitch {
             by,
-            at: time_of_day(),
+            at: timestamp(0),
             reason,
         });
         match &self.lease {

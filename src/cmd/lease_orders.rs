@@ -13,7 +13,7 @@ use crate::core::lease::{LeaseRecord, MemberOrder, MoveRequest, ReadOnlySwitch, 
 use crate::core::member::MemberName;
 use crate::core::observation::MemberRequest;
 use crate::core::operate::{Answer, Outcome};
-use crate::kube::{LeaseClient, LeaseError, Reach, time_of_day};
+use crate::kube::{LeaseClient, LeaseError, Reach, timestamp};
 
 use super::pod_pages::PodPages;
 use super::{ExitStatus, Failure};
@@ -104,7 +104,7 @@ impl ClusterLease {
 
     /// Turns the read-only switch.
     pub(super) async fn read_only(&self, on: bool, reason: String, by: String) -> Answer {
-        let at = time_of_day();
+        let at = timestamp(0);
         let switch = on.then_some(ReadOnlySwitch { by, at, reason });
         match self
             .client

@@ -47,6 +47,8 @@ const NOT_IN_CORE: &[&str] = &[
     "tokio",
     "Instant",
     "SystemTime",
+    "Timestamp::now",
+    "Zoned::now",
     "rand",
     "fastrand",
     "HashMap",
