@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::boottime_ms;
 use crate::core::cluster::PeerEntry;
@@ -92,15 +93,6 @@ pub struct Agent {
     pub(super) visitors: Visitors,
     pub(super) recorder: Recorder,
     outlets: Outlets,
-}
-
-/// A task that ends with its owner.
-struct AbortOnDrop(tokio::task::AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl Agent {
@@ -224,10 +216,10 @@ impl Agent {
     }
 
     /// For as long as this process is the one that PostgreSQL is told by.
-    fn follow_orders(&self, until: Until) -> Option<AbortOnDrop> {
+    fn follow_orders(&self, until: Until) -> Option<AbortOnDropHandle<()>> {
         let store = self.office.as_ref().filter(|_| until == Until::Ended)?.store();
         let task = tokio::spawn(ordered::follow(Arc::clone(&self.operator), store));
-        Some(AbortOnDrop(task.abort_handle()))
+        Some(AbortOnDropHandle::new(task))
     }
 
     fn take_office(&mut self, observation: &Observation, decision: &Decision) {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
-use tokio::task::AbortHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::LeaseSettings;
 use super::client::ApiClient;
@@ -19,7 +19,7 @@ use crate::core::lease::{LeaseRecord, LeaseView, LeaseWrite, StoredLease};
 /// Follows one Lease; ends with its owner. A write that was begun goes on to its end.
 pub struct LeaseStore {
     shared: Arc<Shared>,
-    follower: AbortHandle,
+    _follower: AbortOnDropHandle<()>,
 }
 
 /// What the follower and a write have in common.
@@ -61,8 +61,11 @@ impl LeaseStore {
             view,
             nudge: Notify::new(),
         });
-        let follower = tokio::spawn(follow(Arc::clone(&shared))).abort_handle();
-        Self { shared, follower }
+        let follower = tokio::spawn(follow(Arc::clone(&shared)));
+        Self {
+            shared,
+            _follower: AbortOnDropHandle::new(follower),
+        }
     }
 
     /// What is known, and every change of it.
@@ -109,12 +112,6 @@ impl LeaseStore {
         let updated = update(&self.shared.api, change).await;
         self.shared.nudge.notify_one();
         updated
-    }
-}
-
-impl Drop for LeaseStore {
-    fn drop(&mut self) {
-        self.follower.abort();
     }
 }
 

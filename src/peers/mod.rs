@@ -16,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use crate::core::cluster::PeerContact;
 use crate::core::cluster::PeerEntry;
@@ -78,13 +78,7 @@ pub struct Peers {
 #[derive(Debug)]
 struct Task {
     addresses: watch::Sender<Vec<SocketAddr>>,
-    abort: AbortHandle,
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.abort.abort();
-    }
+    _follower: AbortOnDropHandle<()>,
 }
 
 impl Peers {
@@ -142,8 +136,11 @@ impl Peers {
             targets,
             snapshots: self.snapshots.clone(),
         };
-        let abort = tokio::spawn(follower.run()).abort_handle();
-        self.tasks.insert(ordinal, Task { addresses, abort });
+        let task = Task {
+            addresses,
+            _follower: AbortOnDropHandle::new(tokio::spawn(follower.run())),
+        };
+        self.tasks.insert(ordinal, task);
     }
 
     /// Every followed peer as it is known now.
