@@ -25,3 +25,4 @@ pub mod store;
 pub mod supervisor;
 pub mod supervisor_client;
 pub mod telemetry;
+mod watched;

@@ -19,6 +19,7 @@ use crate::core::observation::MemberRequest;
 use crate::core::operate::{Answer, Order, Outcome};
 use crate::core::signature::MemberKey;
 use crate::core::status::{MemberState, MemberStatus};
+use crate::core::units::milliseconds;
 use crate::kube::LeaseStore;
 use crate::peers::{Way, send_signed_order};
 use crate::postgres::ReadLogins;
@@ -88,7 +89,7 @@ impl Operator {
             }
         };
         let mut answer = answer.unwrap_or_else(|answer| answer);
-        answer.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        answer.elapsed_ms = milliseconds(began.elapsed());
         if !of_a_route {
             tracing::info!(outcome = ?answer.outcome, elapsed_ms = answer.elapsed_ms, "{}", answer.message);
         }

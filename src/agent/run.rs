@@ -24,6 +24,7 @@ use crate::peers::{Peers, Way};
 use crate::postgres::Login;
 use crate::postgres::query::LocalServer;
 use crate::postgres::tls::ClientTls;
+use crate::watched;
 
 use super::counters::Clones;
 use super::ending::{Outcome, Until, ended};
@@ -286,17 +287,10 @@ impl Agent {
         );
         let settled =
             decision.situation.outlook() == Outlook::Steady && view.peers.iter().all(PeerEntry::connected);
-        self.settled
-            .send_if_modified(|known| std::mem::replace(known, settled) != settled);
+        watched::set(&self.settled, settled);
         let table = route_table(&view);
-        self.outlets.routes.send_if_modified(|known| {
-            let table = with_unseen(table, known, &view);
-            let changed = **known != table;
-            if changed {
-                *known = Arc::new(table);
-            }
-            changed
-        });
+        let table = with_unseen(table, &self.outlets.routes.borrow(), &view);
+        watched::set(&self.outlets.routes, Arc::new(table));
         // Those who only show the view look when they are asked; the streams to the peers are woken for change.
         self.outlets.view.send_if_modified(|known| {
             let woken = change(&known.me, &view.me) > Change::Age;

@@ -13,6 +13,7 @@ use crate::core::lease::{LeaseRecord, MemberOrder, MoveRequest, ReadOnlySwitch, 
 use crate::core::member::MemberName;
 use crate::core::observation::MemberRequest;
 use crate::core::operate::{Answer, Outcome};
+use crate::core::units::milliseconds;
 use crate::kube::{LeaseClient, LeaseError, Reach, timestamp};
 
 use super::pod_pages::PodPages;
@@ -121,7 +122,7 @@ impl ClusterLease {
     pub(super) async fn moved(&self, to: Option<&str>, forced: bool) -> Answer {
         let began = Instant::now();
         let mut answer = self.try_move(to, forced).await.unwrap_or_else(|answer| answer);
-        answer.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        answer.elapsed_ms = milliseconds(began.elapsed());
         answer
     }
 

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod data_directory;
 pub mod decide;
 pub mod decision;
+pub mod fnv;
 pub mod lease;
 pub mod manifests;
 pub mod member;

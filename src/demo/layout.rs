@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 
 use super::DemoError;
 use super::user;
+use crate::core::fnv::fnv_1a;
+use crate::core::supervision::SOCKET_NAME;
 use crate::postgres::user::ServerUser;
 
 /// The longest run directory: 107 bytes less a slash and the longest name of a socket in it.
-const RUN_DIRECTORY_BYTES: usize = 107 - 1 - "supervisor.sock".len();
+const RUN_DIRECTORY_BYTES: usize = 107 - 1 - SOCKET_NAME.len();
 
 /// The directories and files of one demo.
 #[derive(Clone, Debug)]
@@ -257,12 +259,6 @@ fn remove(path: &Path) -> Result<(), DemoError> {
     }
 }
 
-/// FNV-1a: the same in every build, unlike the standard library's.
 fn hash_of(path: &Path) -> u64 {
-    path.as_os_str()
-        .as_encoded_bytes()
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        })
+    fnv_1a(path.as_os_str().as_encoded_bytes().iter().copied())
 }

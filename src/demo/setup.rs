@@ -16,6 +16,7 @@ use super::state::{DemoState, Network, PodState, Ports};
 use super::{DemoError, Options, orphans, programs, secret};
 use crate::core::member::{MemberName, Ordinal, Topology};
 use crate::core::policy::Leadership;
+use crate::core::units::milliseconds;
 use crate::postgres::user::server_user;
 
 const DEFAULT_REPLICAS: u32 = 3;
@@ -94,7 +95,7 @@ async fn prepare_in(directory: &Path, options: &Options) -> Result<Prepared, Dem
         program_directory,
         user,
         control_socket: layout.control_socket(),
-        grace_ms: u64::try_from(options.grace.as_millis()).unwrap_or(u64::MAX),
+        grace_ms: milliseconds(options.grace),
         pods: Vec::new(),
         cluster: topology.cluster,
         service: topology.service,

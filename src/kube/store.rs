@@ -15,6 +15,7 @@ use super::remembered::Keeper;
 use super::update::update;
 use crate::clock::boottime_ms;
 use crate::core::lease::{LeaseRecord, LeaseView, LeaseWrite, StoredLease};
+use crate::watched;
 
 /// Follows one Lease; ends with its owner. A write that was begun goes on to its end.
 pub struct LeaseStore {
@@ -124,12 +125,8 @@ impl Shared {
         drop(self.keep(&knowledge));
         let view = knowledge.view.clone();
         // Under the lock, so that views leave in their order.
-        self.view.send_if_modified(|shown| {
-            let changed = *shown != view;
-            log_change(shown.error.as_deref(), view.error.as_deref());
-            *shown = view;
-            changed
-        });
+        log_change(self.view.borrow().error.as_deref(), view.error.as_deref());
+        watched::set(&self.view, view);
         result
     }
 

@@ -22,6 +22,7 @@ pub use crate::core::cluster::PeerContact;
 use crate::core::cluster::PeerEntry;
 use crate::core::member::{MemberName, Ordinal};
 use crate::core::status::MemberStatus;
+use crate::watched;
 
 pub use client::{RequestError, ask, get_json};
 pub use order::{send_order, send_signed_order};
@@ -111,7 +112,7 @@ impl Peers {
             addresses.sort_unstable();
             addresses.dedup();
             match self.tasks.get(&ordinal) {
-                Some(task) => drop(task.addresses.send_if_modified(|known| replace(known, addresses))),
+                Some(task) => drop(watched::set(&task.addresses, addresses)),
                 None => self.follow(ordinal, addresses),
             }
         }
@@ -155,10 +156,4 @@ impl Peers {
         // The sender lives as long as this receiver.
         drop(self.news.changed().await);
     }
-}
-
-fn replace(known: &mut Vec<SocketAddr>, new: Vec<SocketAddr>) -> bool {
-    let differs = *known != new;
-    *known = new;
-    differs
 }

@@ -30,6 +30,7 @@ use crate::core::supervision::{
 };
 use crate::core::switch::SwitchPosition;
 use crate::postgres::mounted::Fingerprint;
+use crate::watched;
 
 /// How often `postmaster.pid` is read while PostgreSQL starts, and only then.
 const READY_POLL: Duration = Duration::from_millis(30);
@@ -263,9 +264,7 @@ impl Supervisor {
     pub(super) fn changed(&mut self) {
         let primary = |child: &Child| matches!(child.role, ServerRole::Primary { .. });
         let probed = self.inputs.settings.gated && self.child.as_ref().is_some_and(primary);
-        self.disk
-            .wanted
-            .send_if_modified(|wanted| std::mem::replace(wanted, probed) != probed);
+        watched::set(&self.disk.wanted, probed);
         self.version += 1;
         self.versions.send_replace(self.version);
     }

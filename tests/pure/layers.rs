@@ -10,7 +10,7 @@ use crate::source::{Source, code_of, files_below, positions};
 enum Floor {
     /// Imports nothing of ours.
     Core,
-    /// The one clock, and what all do with files. Imports nothing of ours; all but the core use it.
+    /// The one clock, and what all do with files and watches. Imports nothing of ours; all but the core use it.
     Ground,
     /// One outside thing each. Imports the core.
     Adapter,
@@ -25,6 +25,7 @@ const ROOMS: &[(&str, Floor)] = &[
     ("core", Floor::Core),
     ("clock", Floor::Ground),
     ("files", Floor::Ground),
+    ("watched", Floor::Ground),
     ("dns", Floor::Adapter),
     ("http", Floor::Adapter),
     ("kube", Floor::Adapter),
