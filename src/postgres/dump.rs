@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::process::{ChildStdout, Command};
 
+use super::conninfo::Conninfo;
 use super::error::ProgramError;
 use super::process::{Locale, command};
 use super::program::{self, Program};
@@ -136,38 +137,26 @@ impl Client {
     }
 
     fn conninfo(&self, database: &str) -> String {
-        let quoted = |value: &str| format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"));
-        let path = |path: &Path| quoted(&path.to_string_lossy());
-        let mut words = match &self.address {
+        let mut text = Conninfo::default();
+        match &self.address {
             Address::Tcp { host, address, port } => {
-                vec![
-                    format!("host={}", quoted(host)),
-                    format!("hostaddr={address}"),
-                    format!("port={port}"),
-                ]
+                text.add("host", host);
+                text.add("hostaddr", &address.to_string());
+                text.add("port", &port.to_string());
             }
             Address::Socket { folder, port } => {
-                vec![format!("host={}", path(folder)), format!("port={port}")]
+                text.add_path("host", folder);
+                text.add("port", &port.to_string());
             }
-        };
-        words.push(format!("dbname={} user={}", quoted(database), quoted(&self.user)));
-        words.push(format!(
-            "application_name={} gssencmode=disable",
-            quoted(&self.application_name)
-        ));
-        words.extend(
-            self.passfile
-                .iter()
-                .map(|file| format!("passfile={}", path(file))),
-        );
-        words.push(self.authority.as_ref().map_or_else(
-            || "sslmode=prefer".to_owned(),
-            |authority| format!("sslmode=verify-full sslrootcert={}", path(authority)),
-        ));
-        // As for the standbys' connections: libpq fails where it may not look into the home directory.
-        let none = self.program_directory.join("no-client-certificate");
-        words.push(format!("sslcert={}", path(&none)));
-        words.join(" ")
+        }
+        text.add("dbname", database);
+        text.add("user", &self.user);
+        text.add("application_name", &self.application_name);
+        if let Some(passfile) = &self.passfile {
+            text.add_path("passfile", passfile);
+        }
+        text.add_encryption(self.authority.as_deref(), &self.program_directory);
+        text.0
     }
 }
 
@@ -212,8 +201,8 @@ mod tests {
         };
         assert_eq!(
             client.conninfo("a' host='x"),
-            "host='/run/a b' port=5432 dbname='a\\' host=\\'x' user='o\\'b\\\\' application_name='podgres_backup' \
-             gssencmode=disable passfile='/run/pass' sslmode=prefer sslcert='/programs/no-client-certificate'"
+            "host='/run/a b' port=5432 dbname='a\\' host=\\'x' user='o\\'b\\\\' application_name=podgres_backup \
+             passfile=/run/pass sslmode=prefer gssencmode=disable sslcert=/programs/no-client-certificate"
         );
     }
 }
