@@ -261,14 +261,6 @@ pub(super) fn state_of(pid: u32) -> Option<char> {
     tree::processes().get(&pid).map(|process| process.state)
 }
 
-pub(super) async fn until(wanted: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !wanted() {
-        assert!(began.elapsed() < LIMIT, "never came");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 pub(super) async fn status_when_running(directory: &Path) -> DemoStatus {
     let began = Instant::now();
     loop {

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::postgresql::programs;
 use crate::user::{give_away, run_as_server_user, temporary_directory};
+use crate::wait::eventually;
 
 pub(super) const PORT: u16 = 5432;
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
@@ -69,15 +70,6 @@ pub(super) fn replication() -> Login {
 /// The program directories of all versions that tests run against.
 pub(super) fn installations() -> [PathBuf; 3] {
     [15, 16, 18].map(programs)
-}
-
-/// Waits until `condition` is true, for at most a minute.
-pub(super) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + START_LIMIT;
-    while !condition().await {
-        assert!(Instant::now() < deadline, "timed out: {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 impl TestServer {

@@ -8,9 +8,8 @@ use rustix::process::Signal;
 
 use crate::postgresql::programs;
 
-use super::server::{
-    LIMIT, PORT, TestServer, access, eventually, fresh_address, installations, login, replication,
-};
+use super::server::{LIMIT, PORT, TestServer, access, fresh_address, installations, login, replication};
+use crate::wait::eventually;
 
 const SLOT: &str = "podgres_pg_1";
 
