@@ -100,7 +100,7 @@ fn seen(settings: &OutsideSettings, peers: Vec<PeerEntry>) -> ClusterView {
     let read_only = told_read_only(&told.collect::<Vec<_>>());
     ClusterView {
         cluster: cluster.clone(),
-        leadership: String::new(),
+        leadership: None,
         durability: String::new(),
         term: 0,
         lease_holder: None,

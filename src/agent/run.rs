@@ -378,7 +378,7 @@ impl Agent {
 
 /// `None` until the Lease has been read.
 fn followed_at_first(settings: &Settings) -> Option<Ordinal> {
-    let fixed = settings.policy.leadership == Leadership::FixedOrdinal && !settings.policy.first();
+    let fixed = settings.policy.leadership == Leadership::Fixed && !settings.policy.first();
     fixed.then_some(settings.policy.first_ordinal)
 }
 

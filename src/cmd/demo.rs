@@ -198,7 +198,7 @@ async fn start(start: Start, directory: Option<PathBuf>) -> Result<(), Failure> 
             PodManagementArgument::Parallel => PodManagement::Parallel,
         }),
         leadership: start.leadership.map(|leadership| match leadership {
-            LeadershipArgument::Fixed => Leadership::FixedOrdinal,
+            LeadershipArgument::Fixed => Leadership::Fixed,
             LeadershipArgument::Lease => Leadership::Lease,
         }),
         cluster: start.cluster,

@@ -201,7 +201,7 @@ impl Pod {
         let arguments = &self.arguments;
         Policy {
             leadership: match arguments.leadership {
-                LeadershipArgument::Fixed => Leadership::FixedOrdinal,
+                LeadershipArgument::Fixed => Leadership::Fixed,
                 LeadershipArgument::Lease => Leadership::Lease,
             },
             cluster: self.name.cluster.clone(),

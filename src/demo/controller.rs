@@ -273,7 +273,7 @@ impl Controller {
     /// With a Lease any pod may be the primary that the others need to become ready.
     fn ordered(&self) -> bool {
         let default = match self.prepared.state.leadership {
-            Leadership::FixedOrdinal => PodManagement::OrderedReady,
+            Leadership::Fixed => PodManagement::OrderedReady,
             Leadership::Lease => PodManagement::Parallel,
         };
         self.options.pod_management.unwrap_or(default) == PodManagement::OrderedReady

@@ -106,7 +106,7 @@ async fn prepare_in(directory: &Path, options: &Options) -> Result<Prepared, Dem
     state.pods = pods(&state, earlier.as_ref());
     let api = match state.leadership {
         Leadership::Lease => Some(api_server(&layout, &mut state, earlier.as_ref()).await?),
-        Leadership::FixedOrdinal => None,
+        Leadership::Fixed => None,
     };
     Ok(Prepared {
         temporary: options.directory.is_none(),
@@ -336,7 +336,7 @@ pub(super) fn environment(
         ("LANG", "C.UTF-8".to_owned()),
     ];
     let leadership = match state.leadership {
-        Leadership::FixedOrdinal => vec![("PODGRES_LEADERSHIP", "fixed".to_owned())],
+        Leadership::Fixed => vec![("PODGRES_LEADERSHIP", "fixed".to_owned())],
         Leadership::Lease => vec![
             ("PODGRES_LEADERSHIP", "lease".to_owned()),
             ("PODGRES_KUBECONFIG", path(layout.kubeconfig())),
@@ -358,10 +358,10 @@ mod tests {
 
     #[test]
     fn a_demo_has_a_lease_unless_it_was_made_or_is_asked_for_without() {
-        use Leadership::{FixedOrdinal, Lease};
+        use Leadership::{Fixed, Lease};
         assert_eq!(leadership(None, None), Lease);
-        assert_eq!(leadership(None, Some(FixedOrdinal)), FixedOrdinal);
-        assert_eq!(leadership(Some(Lease), Some(FixedOrdinal)), Lease);
-        assert_eq!(leadership(Some(FixedOrdinal), None), FixedOrdinal);
+        assert_eq!(leadership(None, Some(Fixed)), Fixed);
+        assert_eq!(leadership(Some(Lease), Some(Fixed)), Lease);
+        assert_eq!(leadership(Some(Fixed), None), Fixed);
     }
 }

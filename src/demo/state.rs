@@ -91,7 +91,7 @@ pub struct DemoState {
 
 /// What a demo of the first version ran with.
 fn fixed() -> Leadership {
-    Leadership::FixedOrdinal
+    Leadership::Fixed
 }
 
 impl DemoState {

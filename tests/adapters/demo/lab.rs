@@ -114,7 +114,7 @@ pub(super) fn options(root: &Path, script: &str) -> Options {
     let binary = root.join("script");
     fs::write(&binary, script).expect("a script");
     let mut options = Options::new(binary, PathBuf::from("/usr/bin"));
-    options.leadership = Some(Leadership::FixedOrdinal);
+    options.leadership = Some(Leadership::Fixed);
     options.directory = Some(root.join("demo"));
     options.own_process = false;
     options
