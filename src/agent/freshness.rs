@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
 use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::boottime_ms;
 use crate::core::cluster::ClusterView;
@@ -58,7 +58,12 @@ async fn follow(
         for (name, address) in members {
             asked.entry(name.clone()).or_insert_with(|| Asked {
                 address,
-                task: tokio::spawn(ask(way.to(&name, address), name, pause, tell.clone())).abort_handle(),
+                _task: AbortOnDropHandle::new(tokio::spawn(ask(
+                    way.to(&name, address),
+                    name,
+                    pause,
+                    tell.clone(),
+                ))),
             });
         }
         let me = view.borrow().me.name.clone();
@@ -79,13 +84,7 @@ async fn follow(
 /// One member's questions; they end with it.
 struct Asked {
     address: SocketAddr,
-    task: AbortHandle,
-}
-
-impl Drop for Asked {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    _task: AbortOnDropHandle<()>,
 }
 
 fn members(view: &ClusterView) -> BTreeMap<String, SocketAddr> {

@@ -11,6 +11,7 @@ use crate::core::status::ServerStatus;
 use crate::core::supervision::{JobStatus, Postmaster, SupervisorRequest, SupervisorStatus};
 use crate::core::switch::SwitchPosition;
 use crate::core::synchronous_names::bypass_race;
+use crate::watched;
 
 use super::names::Names;
 use super::observe;
@@ -165,8 +166,7 @@ impl Agent {
                 idle,
             }
         });
-        self.upstream_wanted
-            .send_if_modified(|known| std::mem::replace(known, wanted) != wanted);
+        watched::set(&self.upstream_wanted, wanted);
     }
 
     /// What was found of the member that is followed now.

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::core::member::{Ordinal, Topology};
 use crate::dns::{DnsError, Resolver};
+use crate::watched;
 
 const BRISK: Duration = Duration::from_secs(1);
 const SEDATE: Duration = Duration::from_secs(10);
@@ -84,11 +85,7 @@ async fn ask(
                 ..sender.borrow().clone()
             },
         };
-        sender.send_if_modified(|known| {
-            let changed = *known != names;
-            *known = names;
-            changed
-        });
+        watched::set(&sender, names);
         let pause = if *settled.borrow_and_update() {
             SEDATE
         } else {

@@ -12,7 +12,7 @@ use crate::core::data_directory::SystemIdentifier;
 use crate::core::lease::{LeaseView, LeaseWrite};
 use crate::core::observation::{Barrier, MemberRequest};
 use crate::core::supervision::{Postmaster, ServerRole, SupervisorStatus};
-use crate::kube::{LeaseSettings, LeaseStore};
+use crate::kube::{API_DECIMALS, LeaseSettings, LeaseStore, timestamp};
 use crate::postgres::Login;
 use crate::postgres::gate::{Attachment, Gate, GateSettings, GateTarget};
 use crate::postgres::query::LocalServer;
@@ -118,7 +118,7 @@ impl Office {
     pub(super) fn write(&self, mut write: LeaseWrite) {
         let stamp = |entry: &mut crate::core::lease::HistoryEntry| {
             if entry.at.is_empty() {
-                entry.at = crate::kube::timestamp();
+                entry.at = timestamp(API_DECIMALS);
             }
         };
         Arc::make_mut(&mut write.record.history)

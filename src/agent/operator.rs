@@ -19,7 +19,8 @@ use crate::core::observation::MemberRequest;
 use crate::core::operate::{Answer, Order, Outcome};
 use crate::core::signature::MemberKey;
 use crate::core::status::{MemberState, MemberStatus};
-use crate::kube::{LeaseError, LeaseStore};
+use crate::core::units::milliseconds;
+use crate::kube::LeaseStore;
 use crate::peers::{Way, send_signed_order};
 use crate::postgres::ReadLogins;
 use crate::postgres::routed::RoutedServer;
@@ -88,7 +89,7 @@ impl Operator {
             }
         };
         let mut answer = answer.unwrap_or_else(|answer| answer);
-        answer.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        answer.elapsed_ms = milliseconds(began.elapsed());
         if !of_a_route {
             tracing::info!(outcome = ?answer.outcome, elapsed_ms = answer.elapsed_ms, "{}", answer.message);
         }
@@ -161,7 +162,7 @@ impl Operator {
         let written = store.update(|record| {
             record.request.get_or_insert_with(|| asked.clone());
         });
-        let written = written.await.map_err(|error| unwritten(&error))?;
+        let written = written.await.map_err(|error| error.answer())?;
         if written.record.request.as_ref() != Some(&asked) {
             let pending = "another move is under way";
             return Err(Answer::new(Outcome::Pending, pending).hint("Wait for its end, then ask again."));
@@ -269,7 +270,7 @@ impl Operator {
             Answer::new(Outcome::NotPossible, fixed)
         })?;
         let written = store.update(|record| record.paused = paused).await;
-        written.map_err(|error| unwritten(&error))?;
+        written.map_err(|error| error.answer())?;
         let deadline = Instant::now() + PAUSE_LIMIT;
         self.comes(deadline, |view| view.paused == paused).await;
         let message = if paused {
@@ -408,12 +409,4 @@ pub fn member_key(logins: &ReadLogins, cluster: &str) -> Option<MemberKey> {
 
 fn holder(record: &LeaseRecord) -> Option<String> {
     record.holder.as_ref().map(|holder| holder.pod.clone())
-}
-
-pub(super) fn unwritten(error: &LeaseError) -> Answer {
-    let answer = Answer::new(Outcome::Failed, error.to_string());
-    match error.hint() {
-        Some(hint) => answer.hint(hint),
-        None => answer,
-    }
 }

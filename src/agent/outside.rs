@@ -16,6 +16,7 @@ use crate::core::routing::RouteTable;
 use crate::core::status::MemberStatus;
 use crate::dns::Resolver;
 use crate::peers::{Peers, Way};
+use crate::watched;
 
 use super::{AgentError, names};
 
@@ -81,17 +82,11 @@ async fn follow(
             .collect();
         let all_heard = !entries.is_empty() && entries.iter().all(PeerEntry::connected);
         let all_heard = all_heard && !names_others(&settings.topology.cluster, &entries);
-        settled.send_if_modified(|known| std::mem::replace(known, all_heard) != all_heard);
+        watched::set(&settled, all_heard);
         let next = seen(&settings, entries);
         let table = with_unseen(route_table_of_peers(&next), &routes.borrow(), &next);
         view.send_replace(Arc::new(next));
-        routes.send_if_modified(|known| {
-            let changed = **known != table;
-            if changed {
-                *known = Arc::new(table);
-            }
-            changed
-        });
+        watched::set(&routes, Arc::new(table));
         tokio::select! {
             () = peers.changed() => {}
             _ = names.changed() => {}
@@ -119,7 +114,7 @@ fn seen(settings: &OutsideSettings, peers: Vec<PeerEntry>) -> ClusterView {
     let read_only = told_read_only(&told.collect::<Vec<_>>());
     ClusterView {
         cluster: cluster.clone(),
-        leadership: String::new(),
+        leadership: None,
         durability: String::new(),
         term: 0,
         lease_holder: None,

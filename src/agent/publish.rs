@@ -125,9 +125,7 @@ fn role(
             role: ServerRole::Standby { .. },
             ..
         }) => Role::Standby,
-        _ if settings.policy.leadership == Leadership::FixedOrdinal && settings.policy.first() => {
-            Role::Primary
-        }
+        _ if settings.policy.leadership == Leadership::Fixed && settings.policy.first() => Role::Primary,
         _ => Role::Standby,
     }
 }
@@ -234,15 +232,11 @@ pub(super) fn view(
     mut me: MemberStatus,
     peers: Vec<PeerEntry>,
 ) -> ClusterView {
-    let leadership = match settings.policy.leadership {
-        Leadership::FixedOrdinal => "fixed",
-        Leadership::Lease => "lease",
-    };
     let read_only_switch = me.switch.on.clone();
     me.read_only = read_only_switch.is_some();
     ClusterView {
         cluster: settings.member.cluster.clone(),
-        leadership: leadership.to_owned(),
+        leadership: Some(settings.policy.leadership),
         durability: settings.policy.durability.as_str().to_owned(),
         term: record.map_or(0, |record| record.term),
         lease_holder: record

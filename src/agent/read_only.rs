@@ -5,22 +5,22 @@ use std::time::Instant;
 use crate::core::cluster::ClusterView;
 use crate::core::lease::ReadOnlySwitch;
 use crate::core::operate::{Answer, Outcome};
-use crate::kube::time_of_day;
+use crate::kube::timestamp;
 
-use super::operator::{Operator, PAUSE_LIMIT, unwritten};
+use super::operator::{Operator, PAUSE_LIMIT};
 
 impl Operator {
     /// Turns the read-only switch, and waits until every member that is heard knows: its routes follow what it knows.
     pub(super) async fn read_only(&self, on: bool, reason: String, by: String) -> Result<Answer, Answer> {
         let switch = on.then(|| ReadOnlySwitch {
             by,
-            at: time_of_day(),
+            at: timestamp(0),
             reason,
         });
         match &self.lease {
             Some(store) => {
                 let written = store.update(|record| record.turn_read_only(switch.clone())).await;
-                written.map_err(|error| unwritten(&error))?;
+                written.map_err(|error| error.answer())?;
             }
             None => self.switch.turn(switch),
         }

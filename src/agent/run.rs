@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::boottime_ms;
 use crate::core::cluster::PeerEntry;
@@ -23,6 +24,7 @@ use crate::peers::{Peers, Way};
 use crate::postgres::Login;
 use crate::postgres::query::LocalServer;
 use crate::postgres::tls::ClientTls;
+use crate::watched;
 
 use super::counters::Clones;
 use super::ending::{Outcome, Until, ended};
@@ -92,15 +94,6 @@ pub struct Agent {
     pub(super) visitors: Visitors,
     pub(super) recorder: Recorder,
     outlets: Outlets,
-}
-
-/// A task that ends with its owner.
-struct AbortOnDrop(tokio::task::AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl Agent {
@@ -224,10 +217,10 @@ impl Agent {
     }
 
     /// For as long as this process is the one that PostgreSQL is told by.
-    fn follow_orders(&self, until: Until) -> Option<AbortOnDrop> {
+    fn follow_orders(&self, until: Until) -> Option<AbortOnDropHandle<()>> {
         let store = self.office.as_ref().filter(|_| until == Until::Ended)?.store();
         let task = tokio::spawn(ordered::follow(Arc::clone(&self.operator), store));
-        Some(AbortOnDrop(task.abort_handle()))
+        Some(AbortOnDropHandle::new(task))
     }
 
     fn take_office(&mut self, observation: &Observation, decision: &Decision) {
@@ -294,17 +287,10 @@ impl Agent {
         );
         let settled =
             decision.situation.outlook() == Outlook::Steady && view.peers.iter().all(PeerEntry::connected);
-        self.settled
-            .send_if_modified(|known| std::mem::replace(known, settled) != settled);
+        watched::set(&self.settled, settled);
         let table = route_table(&view);
-        self.outlets.routes.send_if_modified(|known| {
-            let table = with_unseen(table, known, &view);
-            let changed = **known != table;
-            if changed {
-                *known = Arc::new(table);
-            }
-            changed
-        });
+        let table = with_unseen(table, &self.outlets.routes.borrow(), &view);
+        watched::set(&self.outlets.routes, Arc::new(table));
         // Those who only show the view look when they are asked; the streams to the peers are woken for change.
         self.outlets.view.send_if_modified(|known| {
             let woken = change(&known.me, &view.me) > Change::Age;
@@ -392,7 +378,7 @@ impl Agent {
 
 /// `None` until the Lease has been read.
 fn followed_at_first(settings: &Settings) -> Option<Ordinal> {
-    let fixed = settings.policy.leadership == Leadership::FixedOrdinal && !settings.policy.first();
+    let fixed = settings.policy.leadership == Leadership::Fixed && !settings.policy.first();
     fixed.then_some(settings.policy.first_ordinal)
 }
 

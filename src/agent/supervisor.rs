@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::core::supervision::{SupervisorReply, SupervisorRequest, SupervisorStatus};
+use crate::core::units::milliseconds;
 use crate::supervisor_client::{SupervisorClient, SupervisorClientError};
+use crate::watched;
 
 const POLL_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -67,7 +69,7 @@ async fn poll(
     let mut pause = FIRST_RETRY_PAUSE;
     loop {
         let known = sender.borrow().as_ref().map(|status| status.version);
-        let timeout_ms = u64::try_from(POLL_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
+        let timeout_ms = milliseconds(POLL_TIMEOUT);
         let request = known.map_or(SupervisorRequest::Status, |version| SupervisorRequest::Wait {
             version,
             timeout_ms,
@@ -96,12 +98,7 @@ fn note_error(last_error: &watch::Sender<Option<String>>, error: &SupervisorClie
         SupervisorClientError::NotReachable { source, .. } => format!("{error}: {source}"),
         other => other.to_string(),
     };
-    let new = last_error.send_if_modified(|known| {
-        let new = known.as_ref() != Some(&text);
-        *known = Some(text.clone());
-        new
-    });
-    if !new {
+    if !watched::set(last_error, Some(text.clone())) {
         return;
     }
     match error {

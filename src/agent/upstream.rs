@@ -16,6 +16,7 @@ use crate::postgres::Login;
 use crate::postgres::error::describe;
 use crate::postgres::replication::{UpstreamAccess, ensure_slot, probe_upstream};
 use crate::postgres::tls::ClientTls;
+use crate::watched;
 
 use super::names::{self, Names};
 
@@ -165,11 +166,7 @@ pub(super) fn follow(
                 view = look => view,
                 _ = wanted.wait_for(|wanted| wanted.is_some_and(|wanted| wanted.of != now.of)) => continue,
             };
-            sender.send_if_modified(|known| {
-                let changed = *known != view;
-                *known = view;
-                changed
-            });
+            watched::set(&sender, view);
             let pause = PAUSE + Duration::from_millis(fastrand::u64(JITTER_MS));
             let changed = tokio::time::timeout(pause, wanted.wait_for(|wanted| *wanted != Some(now))).await;
             if let Ok(Ok(wanted)) = changed

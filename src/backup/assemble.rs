@@ -7,11 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::error::FileContext as _;
-use super::files::{self, blocking, with_suffix};
+use super::files::blocking;
 use super::restore::{Options, check_key};
 use super::{BackupError, extract};
 use crate::core::backup::Record;
 use crate::core::backup::parent::major;
+use crate::files::{create_private_directory, remove_tree, with_suffix};
 use crate::postgres::combine::{Combination, combine_backups};
 use crate::postgres::verify::verify_backup;
 use crate::store::Store;
@@ -41,10 +42,10 @@ impl Assembly<'_> {
         }
         let folder = with_suffix(directory, extract::CHAIN);
         if let [full] = self.chain {
-            files::remove_tree(&folder)?;
+            remove_tree(&folder)?;
             return self.extract(full, directory).await;
         }
-        files::create_private(&folder)?;
+        create_private_directory(&folder)?;
         let mut links = Vec::new();
         for record in self.chain {
             let link = folder.join(format!("{:06}", record.sequence));
@@ -54,7 +55,7 @@ impl Assembly<'_> {
             links.push(link);
         }
         self.combine(&links, directory).await?;
-        blocking(move || files::remove_tree(&folder)).await
+        blocking(move || Ok(remove_tree(&folder)?)).await
     }
 
     async fn extract(&self, record: &Record, directory: &Path) -> Result<(), BackupError> {
@@ -67,7 +68,7 @@ impl Assembly<'_> {
         let gone = directory.to_owned();
         blocking(move || {
             extract::forget(&gone)?;
-            files::remove_tree(&gone)
+            Ok(remove_tree(&gone)?)
         })
         .await?;
         let version = self

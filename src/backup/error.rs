@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use crate::core::backup::choose::ChooseError;
 use crate::core::backup::parent::NoParent;
 use crate::core::backup::tar::InvalidHeader;
-use crate::core::backup::wal_file::InvalidWalFile;
-use crate::postgres::error::{FileError, JobError, ProgramError};
+use crate::core::wal_file::InvalidWalFile;
+use crate::files::{self, FileError};
+use crate::postgres::error::{JobError, ProgramError};
 use crate::postgres::find::FindError;
 use crate::postgres::replication::UpstreamError;
 use crate::postgres::scratch::StartError;
@@ -43,12 +44,8 @@ pub enum BackupError {
     },
     #[error(transparent)]
     Find(#[from] FindError),
-    #[error("could not {verb} \"{}\"", path.display())]
-    File {
-        verb: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error(transparent)]
     Choose(#[from] ChooseError),
     #[error(transparent)]
@@ -193,16 +190,6 @@ pub(super) trait FileContext<T> {
 
 impl<T, E: Into<io::Error>> FileContext<T> for Result<T, E> {
     fn file(self, verb: &'static str, path: &Path) -> Result<T, BackupError> {
-        self.map_err(|source| BackupError::File {
-            verb,
-            path: path.to_owned(),
-            source: source.into(),
-        })
-    }
-}
-
-impl From<FileError> for BackupError {
-    fn from(error: FileError) -> Self {
-        Self::Job(JobError::File(error))
+        files::FileContext::file(self, verb, path).map_err(BackupError::File)
     }
 }

@@ -13,12 +13,13 @@ use tokio::task::JoinSet;
 
 use super::BackupError;
 use super::error::FileContext as _;
-use super::files::{self, blocking, create_private};
+use super::files::{self, blocking};
 use super::object_reader::read_object;
 use super::repository::folder;
 use crate::core::backup::tar::{BLOCK_BYTES, Member, MemberKind};
 use crate::core::backup::{Content, DumpFormat, Record, StoredObject};
 use crate::core::data_directory::SystemIdentifier;
+use crate::files::{create_private_directory, remove_file, remove_tree, with_suffix, write_private};
 use crate::store::Store;
 use crate::store::seal::SealKey;
 
@@ -79,7 +80,7 @@ pub(super) async fn physical(
 
 /// Goes on where the same restore stopped, else begins afresh.
 fn begin(record: &Record, directory: &Path) -> Result<State, BackupError> {
-    let known: Option<State> = fs::read(files::with_suffix(directory, STATE))
+    let known: Option<State> = fs::read(with_suffix(directory, STATE))
         .ok()
         .and_then(|text| serde_json::from_slice(&text).ok());
     match known {
@@ -97,7 +98,7 @@ fn begin(record: &Record, directory: &Path) -> Result<State, BackupError> {
         }
         _ => {
             clear(directory)?;
-            create_private(directory)?;
+            create_private_directory(directory)?;
             Ok(State {
                 name: record.name.clone(),
                 system_identifier: record.system_identifier,
@@ -110,14 +111,14 @@ fn begin(record: &Record, directory: &Path) -> Result<State, BackupError> {
 /// Removes a directory that was extracted, and what stands beside it.
 pub(super) fn clear(directory: &Path) -> Result<(), BackupError> {
     forget(directory)?;
-    files::remove_tree(&files::with_suffix(directory, CHAIN))?;
-    files::remove_tree(directory)
+    remove_tree(&with_suffix(directory, CHAIN))?;
+    Ok(remove_tree(directory)?)
 }
 
 /// From now on the directory is no longer what was extracted.
 pub(super) fn forget(directory: &Path) -> Result<(), BackupError> {
-    files::remove_file(&files::with_suffix(directory, STATE))?;
-    files::remove_file(&files::with_suffix(directory, MANIFEST))
+    remove_file(&with_suffix(directory, STATE))?;
+    Ok(remove_file(&with_suffix(directory, MANIFEST))?)
 }
 
 async fn write_state(state: &State, directory: &Path) -> Result<(), BackupError> {
@@ -126,7 +127,7 @@ async fn write_state(state: &State, directory: &Path) -> Result<(), BackupError>
     let directory = directory.to_owned();
     blocking(move || {
         files::sync_tree(&directory)?;
-        files::write_whole(&files::with_suffix(&directory, STATE), &text)
+        Ok(write_private(&with_suffix(&directory, STATE), &text)?)
     })
     .await
 }
@@ -143,10 +144,10 @@ async fn piece(
         Content::Base => unpack(reader, &directory),
         Content::Tablespace { oid, .. } => {
             let place = directory.join("pg_tblspc").join(oid.to_string());
-            create_private(&place)?;
+            create_private_directory(&place)?;
             unpack(reader, &place)
         }
-        Content::Manifest => copy(reader, &files::with_suffix(&directory, MANIFEST)),
+        Content::Manifest => copy(reader, &with_suffix(&directory, MANIFEST)),
         Content::Globals | Content::Dump { .. } => Ok(()),
     };
     read_object(&store, &folder, &object, key.as_ref(), consume).await?;
@@ -172,7 +173,7 @@ pub(super) async fn file(
         if !archive {
             return copy(reader, &path);
         }
-        create_private(&path)?;
+        create_private_directory(&path)?;
         unpack(reader, &path)
     };
     read_object(store, &folder(&record.name), object, key, consume).await
@@ -201,7 +202,7 @@ fn unpack(reader: &mut dyn Read, directory: &Path) -> Result<(), BackupError> {
         match member.kind {
             MemberKind::File { bytes } => unpack_file(reader, &path, &member, bytes, &mut buffer)?,
             // A link is a tablespace: its own archive fills it as a directory inside.
-            MemberKind::Directory | MemberKind::Link { .. } => create_private(&path)?,
+            MemberKind::Directory | MemberKind::Link { .. } => create_private_directory(&path)?,
         }
     }
     Ok(())
@@ -216,7 +217,7 @@ fn unpack_file(
 ) -> Result<(), BackupError> {
     use std::io::Write as _;
     if let Some(parent) = path.parent() {
-        create_private(parent)?;
+        create_private_directory(parent)?;
     }
     let mut file = create_file(path, member.mode & 0o700)?;
     let mut left = bytes;

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use super::BackupError;
 use super::error::FileContext as _;
-use super::files;
 use super::replay::{connect, scratch_error};
-use crate::core::backup::wal_file::WalFile;
+use crate::core::wal_file::WalFile;
+use crate::files::write_private;
 use crate::postgres::roles;
 use crate::postgres::scratch::ScratchServer;
 
@@ -62,7 +62,7 @@ pub(super) fn mark_unarchived(directory: &Path, current: WalFile) -> Result<(), 
         };
         if file.timeline() == current.timeline() && (file.is_history() || file.comes_before(current)) {
             let mark = wal.join("archive_status").join(format!("{file}.ready"));
-            files::write_whole(&mark, b"")?;
+            write_private(&mark, b"")?;
         }
     }
     Ok(())

@@ -10,7 +10,7 @@ use rustix::fs::FlockOperation;
 
 use super::BackupError;
 use super::error::FileContext as _;
-use super::files::{create_private, remove_any};
+use crate::files::{create_private_directory, remove_any};
 
 /// Goes when it is dropped.
 pub(super) struct OwnFolder {
@@ -25,7 +25,7 @@ impl OwnFolder {
         let named = unique_name(prefix);
         // Locked before it has the name that others look for.
         let (new, path) = (scratch.join(format!(".{named}")), scratch.join(named));
-        create_private(&new)?;
+        create_private_directory(&new)?;
         let lock = File::open(&new).file("open directory", &new)?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).file("lock directory", &new)?;
         fs::rename(&new, &path).file("rename directory", &new)?;

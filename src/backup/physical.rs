@@ -150,7 +150,6 @@ async fn request(
     let request = BaseBackupRequest {
         label: label.to_owned(),
         slot: format!("base_backup_{:08x}", fastrand::u32(..)),
-        max_rate_bytes: None,
         incremental: parent.is_some(),
     };
     client.base_backup(&request).await.map_err(failed)

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use super::assemble::MANIFEST;
-use super::files::{self, with_suffix};
 use super::restore::Options;
 use super::wal::FetchSettings;
 use super::wal_ahead::Ahead;
 use super::{BackupError, facts, wal_place};
 use crate::core::backup::Record;
 use crate::core::backup::choose::Target;
+use crate::files::{create_private_directory, remove_file, with_suffix, write_private};
 use crate::postgres::scratch::{Scratch, ScratchServer};
 use crate::postgres::session::{Access, Session, SessionError};
 use crate::postgres::{Login, Secret, incarnation};
@@ -21,7 +21,7 @@ pub(super) async fn replay(
     directory: &Path,
     target: &Target,
 ) -> Result<ScratchServer, BackupError> {
-    files::create_private(&options.run_directory)?;
+    create_private_directory(&options.run_directory)?;
     strip(directory)?;
     // A killed try's, perhaps of another backup or another branch.
     ahead(directory).end()?;
@@ -32,8 +32,8 @@ pub(super) async fn replay(
         ahead: Some(ahead(directory).folder),
     };
     let fetch_file = options.run_directory.join("fetch.json");
-    files::write_whole(&fetch_file, &serde_json::to_vec(&fetch).unwrap_or_default())?;
-    files::write_whole(&directory.join("recovery.signal"), b"")?;
+    write_private(&fetch_file, &serde_json::to_vec(&fetch).unwrap_or_default())?;
+    write_private(&directory.join("recovery.signal"), b"")?;
     let settings = recovery_settings(options, target, &fetch_file);
     let scratch = Scratch {
         program_directory: options.program_directory.clone(),
@@ -155,7 +155,7 @@ pub(super) fn strip(directory: &Path) -> Result<(), BackupError> {
         // Nor has it confirmed the commits that the original has, though it may come to the member of the same name.
         incarnation::FILE,
     ] {
-        files::remove_file(&directory.join(name))?;
+        remove_file(&directory.join(name))?;
     }
     Ok(())
 }

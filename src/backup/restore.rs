@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::assemble::Assembly;
 use super::extract;
-use super::files::{self, blocking, with_suffix};
+use super::files::{self, blocking};
 use super::finish;
 use super::replay::{replay, strip};
 use super::repository::{Repository, catalogue};
@@ -18,9 +18,10 @@ use crate::core::backup::archive::{Archive, reach};
 use crate::core::backup::chain::chain;
 use crate::core::backup::choose::{ChooseError, Target, Wish, choose};
 use crate::core::backup::parent::major;
-use crate::core::backup::wal_file::WalFile;
 use crate::core::backup::{Entry, Kind, Record};
 use crate::core::wal::TimelineHistory;
+use crate::core::wal_file::WalFile;
+use crate::files::{remove_file, with_suffix, write_private};
 use crate::postgres::staging::check_place;
 use crate::postgres::{find, terms};
 use crate::store::seal::SealKey;
@@ -104,7 +105,7 @@ pub async fn restore(store: &Store, options: &Options, directory: &Path) -> Resu
         extract::forget(&from)
     })
     .await?;
-    files::remove_file(&replaying(&staging))?;
+    remove_file(&replaying(&staging))?;
     drop(lock);
     Ok(Restored {
         record,
@@ -140,7 +141,7 @@ async fn extract_whole(
     // A directory that a server has written to is no longer what was extracted.
     if replaying.exists() {
         blocking(move || extract::clear(&place)).await?;
-        files::remove_file(&replaying)?;
+        remove_file(&replaying)?;
     }
     let assembly = Assembly {
         store,
@@ -149,7 +150,7 @@ async fn extract_whole(
         prove: false,
     };
     assembly.fill(staging).await?;
-    files::write_whole(&replaying, b"")
+    Ok(write_private(&replaying, b"")?)
 }
 
 /// Replays to the target and stops; where the replay ended, and the segment that the new timeline has come to.

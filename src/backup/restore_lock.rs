@@ -8,7 +8,7 @@ use rustix::fs::FlockOperation;
 
 use super::BackupError;
 use super::error::FileContext as _;
-use super::files::{create_private, with_suffix};
+use crate::files::{create_private_directory, with_suffix};
 
 /// A file beside the directory, which goes when this is dropped; a killed run's is no lock any more.
 pub(super) struct RestoreLock {
@@ -23,7 +23,7 @@ impl RestoreLock {
     /// [`BackupError::Restoring`]: another run has it.
     pub(super) fn take(staging: &Path, directory: &Path) -> Result<Self, BackupError> {
         let path = with_suffix(staging, ".lock");
-        create_private(path.parent().unwrap_or(Path::new("/")))?;
+        create_private_directory(path.parent().unwrap_or(Path::new("/")))?;
         loop {
             let mut options = File::options();
             options.create(true).truncate(false).write(true);

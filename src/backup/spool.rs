@@ -14,13 +14,13 @@ use rustix::fs::inotify;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::unix::AsyncFd;
 
+use super::BackupError;
 use super::error::FileContext as _;
-use super::files::create_private;
 use super::own_folder::OwnFolder;
 use super::pipeline::ObjectWriter;
-use super::{BackupError, files};
 use crate::core::backup::StoredObject;
 use crate::core::backup::tar::{ARCHIVE_END, Member, MemberKind};
+use crate::files::{create_private_directory, remove_file};
 use crate::postgres::dump::Dump;
 
 const READ_BYTES: usize = 64 << 10;
@@ -40,7 +40,7 @@ impl Spool {
     /// A new folder for one dump.
     pub(super) fn folder(&self, name: &str) -> Result<PathBuf, BackupError> {
         let folder = self.0.path().join(name);
-        create_private(&folder)?;
+        create_private_directory(&folder)?;
         Ok(folder)
     }
 }
@@ -151,7 +151,7 @@ async fn send(writer: &mut ObjectWriter, folder: &Path, name: &str) -> Result<()
     }
     let padding = usize::try_from(member.padded_bytes() - bytes).unwrap_or(0);
     writer.write(Bytes::from(vec![0; padding])).await?;
-    files::remove_file(&path)
+    Ok(remove_file(&path)?)
 }
 
 #[cfg(test)]

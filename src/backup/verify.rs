@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use super::assemble::Assembly;
-use super::files::{self, blocking};
+use super::files::blocking;
 use super::own_folder::OwnFolder;
 use super::replay::{connect, replay, scratch_error};
 use super::repository::{is_there, remember};
@@ -17,6 +17,7 @@ use super::{BackupError, extract, facts, now, wal};
 use crate::core::backup::archive::Reach;
 use crate::core::backup::choose::Target;
 use crate::core::backup::{Content, Entry, Kind, Record, Verification};
+use crate::files::{create_private_directory, remove_any};
 use crate::postgres::scratch::{Scratch, ScratchServer, StartError};
 use crate::postgres::{dump, table_facts, verify as pg_verifybackup};
 use crate::store::Store;
@@ -215,8 +216,8 @@ async fn logical(
 }
 
 async fn empty_server(options: &restore::Options, directory: &Path) -> Result<ScratchServer, BackupError> {
-    files::create_private(&options.run_directory)?;
-    files::create_private(directory)?;
+    create_private_directory(&options.run_directory)?;
+    create_private_directory(directory)?;
     let scratch = Scratch {
         program_directory: options.program_directory.clone(),
         data_directory: directory.join("data"),
@@ -241,15 +242,15 @@ async fn load(
         let path = directory.join(&object.path);
         extract::file(store, record, object, options.key.as_ref(), path.clone()).await?;
         match &object.content {
-            Content::Globals => server.during(client.script("template1", &path, false)).await??,
+            Content::Globals => server.during(client.load_globals(&path)).await??,
             Content::Dump { format, .. } => {
                 let jobs = if format.parallel_restore() { JOBS } else { 1 };
-                server.during(client.load_new("template1", &path, jobs)).await??;
+                server.during(client.load_new(&path, jobs)).await??;
             }
             Content::Base | Content::Tablespace { .. } | Content::Manifest => {}
         }
         let loaded = path.clone();
-        blocking(move || files::remove_any(&loaded)).await?;
+        blocking(move || Ok(remove_any(&loaded)?)).await?;
     }
     Ok(())
 }

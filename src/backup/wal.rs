@@ -13,13 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use super::BackupError;
 use super::error::FileContext as _;
-use super::files::{blocking, create_private_file, with_suffix};
+use super::files::{blocking, create_private_file};
 use super::wal_object::{Origin, Tag, pack, unpack};
 use crate::core::backup::Entry;
 use crate::core::backup::archive::Archive;
-use crate::core::backup::wal_file::WalFile;
 use crate::core::data_directory::SystemIdentifier;
 use crate::core::wal::{Lsn, TimelineHistory, TimelineId};
+use crate::core::wal_file::WalFile;
+use crate::files::with_suffix;
 use crate::store::seal::SealKey;
 use crate::store::{Store, StoreSettings};
 

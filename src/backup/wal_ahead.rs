@@ -12,10 +12,11 @@ use tokio::task::JoinSet;
 
 use super::BackupError;
 use super::error::FileContext as _;
-use super::files::{blocking, create_private, create_private_file, remove_tree, with_suffix};
+use super::files::{blocking, create_private_file};
 use super::wal::fetch;
-use crate::core::backup::wal_file::WalFile;
 use crate::core::data_directory::SystemIdentifier;
+use crate::core::wal_file::WalFile;
+use crate::files::{create_private_directory, remove_tree, with_suffix};
 use crate::store::Store;
 use crate::store::seal::SealKey;
 
@@ -163,7 +164,7 @@ impl Ahead {
 
     /// `None` while another process holds it.
     fn lock(&self) -> Result<Option<File>, BackupError> {
-        create_private(&self.folder)?;
+        create_private_directory(&self.folder)?;
         let path = self.folder.join(LOCK);
         let file = create_private_file(&path)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {

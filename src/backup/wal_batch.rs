@@ -12,11 +12,11 @@ use tokio::task::JoinSet;
 
 use super::BackupError;
 use super::error::FileContext as _;
-use super::files::{create_private, remove_file};
 use super::wal::{Pushed, Writer, push};
 use super::wal_place::Place;
-use crate::core::backup::wal_file::WalFile;
 use crate::core::data_directory::SystemIdentifier;
+use crate::core::wal_file::WalFile;
+use crate::files::{create_private_directory, remove_file};
 use crate::store::Store;
 
 const BATCH: usize = 16;
@@ -133,7 +133,7 @@ impl Marks {
     /// # Errors
     /// The folder is no good.
     pub fn take(&self, system_identifier: SystemIdentifier, source: &Path) -> Result<bool, BackupError> {
-        create_private(&self.0)?;
+        create_private_directory(&self.0)?;
         let mark = self.mark(system_identifier, source);
         let Ok(known) = fs::read_to_string(&mark) else {
             return Ok(false);
@@ -216,7 +216,7 @@ mod tests {
         fs::create_dir(&destination).expect("folder");
         let settings = StoreSettings::new(destination.to_str().expect("utf-8").parse().expect("valid"));
         let marks = Marks(folder.path().join("marks"));
-        create_private(&marks.0).expect("folder");
+        create_private_directory(&marks.0).expect("folder");
         let archiver = Archiver {
             store: Store::open(&settings).expect("store"),
             writer: Writer {

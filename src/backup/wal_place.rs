@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use super::BackupError;
 use super::error::FileContext as _;
-use super::files::write_whole;
 use crate::core::data_directory::SystemIdentifier;
+use crate::files::write_private;
 use crate::store::{Destination, Store, StoreSettings};
 
 /// In the data directory, so that clones have it: the archives that were used, a path a line.
@@ -57,7 +57,7 @@ impl Place {
         }
         let store = Store::create(settings)?;
         if !self.mark.exists() {
-            write_whole(&self.mark, MARK_TEXT)?;
+            write_private(&self.mark, MARK_TEXT)?;
         }
         Ok(store)
     }
@@ -85,7 +85,7 @@ impl Place {
             return Ok(());
         }
         let text = format!("{}{}\n", self.known()?, self.folder.display());
-        write_whole(&self.memory, text.as_bytes())
+        Ok(write_private(&self.memory, text.as_bytes())?)
     }
 
     fn remembered(&self) -> Result<bool, BackupError> {

@@ -15,8 +15,8 @@ use super::error::FileContext as _;
 use super::wal::{self, Pushed};
 use super::wal_batch::Archiver;
 use crate::core::backup::archive::continued_in;
-use crate::core::backup::wal_file::WalFile;
 use crate::core::wal::TimelineHistory;
+use crate::core::wal_file::WalFile;
 
 /// The primary archives a segment within moments, or not for long: then each look is a request that costs.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);

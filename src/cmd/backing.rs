@@ -9,9 +9,10 @@ use rustix::process::{Gid, Uid};
 use crate::backup::BackupError;
 use crate::config::backup::StoreArguments;
 use crate::config::{Environment as _, ProcessEnvironment};
-use crate::demo::{self, PodUser};
+use crate::files;
 use crate::postgres::error::JobError;
 use crate::postgres::find;
+use crate::postgres::user::{ServerUser, server_user};
 use crate::store::{Destination, LockError, Store, StoreError, StoreSettings};
 
 use super::{ExitStatus, Failure};
@@ -63,8 +64,8 @@ pub(super) fn create(
     Ok(Opened { store, settings })
 }
 
-fn unprivileged_user() -> Result<Option<PodUser>, Failure> {
-    demo::pod_user().map_err(|error| Failure::from_error(ExitStatus::Settings, &error))
+fn unprivileged_user() -> Result<Option<ServerUser>, Failure> {
+    server_user().map_err(|error| Failure::from_error(ExitStatus::Settings, &error))
 }
 
 /// Runs `work` until TERM or Ctrl-C, which end it in order: what it drops cleans up behind itself.
@@ -81,7 +82,7 @@ pub(super) async fn until_terminated<T>(
 }
 
 /// What cannot be made or given is told by whoever then uses it.
-fn give_new_folder(folder: &Path, user: &PodUser) {
+fn give_new_folder(folder: &Path, user: &ServerUser) {
     if std::fs::create_dir(folder).is_ok() {
         std::os::unix::fs::chown(folder, Some(user.uid), Some(user.gid)).ok();
     }
@@ -132,7 +133,7 @@ pub(super) async fn program_directory(flag: Option<&Path>) -> Result<PathBuf, Fa
 /// PostgreSQL refuses root: whoever runs as root goes on as `postgres`, or `nobody`, for good.
 ///
 /// Called before any thread is made: threads that come later have the same user.
-fn become_user(user: &PodUser) -> Result<(), Failure> {
+fn become_user(user: &ServerUser) -> Result<(), Failure> {
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     rustix::thread::set_thread_groups(&[])
         .and_then(|()| rustix::thread::set_thread_res_gid(gid, gid, gid))
@@ -147,24 +148,10 @@ fn become_user(user: &PodUser) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes a file that only its owner reads.
-pub(super) fn write_private(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let opened = std::fs::File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path);
-    opened
-        .and_then(|mut file| file.write_all(content))
-        .map_err(|error| {
-            Failure::new(
-                super::status_of(&error),
-                format!("could not write \"{}\": {error}", path.display()),
-            )
-        })
+/// Writes a file of the run directory that only its owner reads.
+pub(super) fn write_generated(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    files::write_generated(path, content)
+        .map_err(|error| Failure::from_error(super::status_of(&error.source), &error))
 }
 
 /// A folder of this process' own, which goes with it.

@@ -6,8 +6,7 @@ use crate::backup::run::Options;
 use crate::config::{ProcessEnvironment, server};
 use crate::core::backup::parent::Base;
 use crate::core::backup::{DumpFormat, Kind};
-use crate::demo::dsn::passfile_line;
-use crate::postgres::{Login, Secret};
+use crate::postgres::{Login, Secret, passfile};
 
 use super::backing::{self, RunDirectory};
 use super::backup::{Arguments, FormatArgument, KindArgument};
@@ -75,7 +74,7 @@ pub(super) async fn options(
     let passfile = run.path().join("passfile");
     if logical {
         let Login { user, password } = &logins.superuser;
-        backing::write_private(&passfile, &passfile_line(user, password.expose().as_bytes()))?;
+        backing::write_generated(&passfile, &passfile::line(user, password.expose().as_bytes()))?;
     }
     Ok(Options {
         kind: if logical { Kind::Logical } else { Kind::Physical },

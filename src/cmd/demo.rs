@@ -18,6 +18,7 @@ use crate::demo::events::Events;
 use crate::demo::state::DemoState;
 use crate::demo::{self, DemoError, Options, PodManagement};
 use crate::postgres::find;
+use crate::postgres::user::UserError;
 
 use super::{ExitStatus, Failure};
 
@@ -197,7 +198,7 @@ async fn start(start: Start, directory: Option<PathBuf>) -> Result<(), Failure> 
             PodManagementArgument::Parallel => PodManagement::Parallel,
         }),
         leadership: start.leadership.map(|leadership| match leadership {
-            LeadershipArgument::Fixed => Leadership::FixedOrdinal,
+            LeadershipArgument::Fixed => Leadership::Fixed,
             LeadershipArgument::Lease => Leadership::Lease,
         }),
         cluster: start.cluster,
@@ -221,9 +222,12 @@ fn failure(error: &DemoError) -> Failure {
         | DemoError::NoPod { .. }
         | DemoError::OtherCluster { .. }
         | DemoError::NotEntered { .. }
-        | DemoError::NoUser => ExitStatus::Settings,
+        | DemoError::User(UserError::Missing) => ExitStatus::Settings,
         DemoError::InUse { .. } => ExitStatus::Refused,
-        DemoError::File { .. } | DemoError::Address { .. } | DemoError::Process { .. } => ExitStatus::Overdue,
+        DemoError::User(UserError::Passwd(_))
+        | DemoError::File { .. }
+        | DemoError::Address { .. }
+        | DemoError::Process { .. } => ExitStatus::Overdue,
     };
     let failure = Failure::from_error(status, error);
     match error.hint() {

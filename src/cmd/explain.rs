@@ -1,15 +1,14 @@
 //! `podgres explain`: why a member is what it is, who would be primary next, what would be lost, what stands in the way.
 
-use std::io::Write as _;
-
 use clap::Args;
 
 use crate::core::cluster::explain::{Explanation, explanation_text};
 
+use super::backing::print;
 use super::lease_orders::Kubernetes;
 use super::place::Place;
 use super::status::Output;
-use super::{ExitStatus, Failure, status_of};
+use super::{ExitStatus, Failure};
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -41,6 +40,5 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
             explanation_text(&read)
         }
     };
-    let printed = std::io::stdout().lock().write_all(text.as_bytes());
-    printed.map_err(|error| Failure::new(status_of(&error), format!("could not print: {error}")))
+    print(&text)
 }

@@ -1,17 +1,17 @@
 //! `podgres history`: every change of the primary that the Lease remembers.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::sync::Arc;
 
 use clap::Args;
 
 use crate::core::lease::HistoryEntry;
 
+use super::backing::print;
 use super::lease_orders::Kubernetes;
 use super::place::Place;
 use super::status::Output;
-use super::{ExitStatus, Failure, status_of};
+use super::{ExitStatus, Failure};
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -35,8 +35,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Output::Table => table(&entries),
         Output::Json => format!("{:#}\n", serde_json::json!(entries)),
     };
-    let printed = std::io::stdout().lock().write_all(text.as_bytes());
-    printed.map_err(|error| Failure::new(status_of(&error), format!("could not print: {error}")))
+    print(&text)
 }
 
 /// What a member knows of it.

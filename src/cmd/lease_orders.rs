@@ -13,7 +13,8 @@ use crate::core::lease::{LeaseRecord, MemberOrder, MoveRequest, ReadOnlySwitch, 
 use crate::core::member::MemberName;
 use crate::core::observation::MemberRequest;
 use crate::core::operate::{Answer, Outcome};
-use crate::kube::{LeaseClient, LeaseError, Reach, time_of_day};
+use crate::core::units::milliseconds;
+use crate::kube::{LeaseClient, LeaseError, Reach, timestamp};
 
 use super::pod_pages::PodPages;
 use super::{ExitStatus, Failure};
@@ -98,13 +99,13 @@ impl ClusterLease {
         match self.client.update(|record| record.paused = paused).await {
             Ok(_) if paused => Answer::new(Outcome::Done, "the cluster is paused"),
             Ok(_) => Answer::new(Outcome::Done, "the cluster is not paused any more"),
-            Err(error) => unwritten(&error),
+            Err(error) => error.answer(),
         }
     }
 
     /// Turns the read-only switch.
     pub(super) async fn read_only(&self, on: bool, reason: String, by: String) -> Answer {
-        let at = time_of_day();
+        let at = timestamp(0);
         let switch = on.then_some(ReadOnlySwitch { by, at, reason });
         match self
             .client
@@ -113,7 +114,7 @@ impl ClusterLease {
         {
             Ok(_) if on => Answer::new(Outcome::Done, "the cluster is read-only"),
             Ok(_) => Answer::new(Outcome::Done, "the cluster takes writes again"),
-            Err(error) => unwritten(&error),
+            Err(error) => error.answer(),
         }
     }
 
@@ -121,7 +122,7 @@ impl ClusterLease {
     pub(super) async fn moved(&self, to: Option<&str>, forced: bool) -> Answer {
         let began = Instant::now();
         let mut answer = self.try_move(to, forced).await.unwrap_or_else(|answer| answer);
-        answer.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        answer.elapsed_ms = milliseconds(began.elapsed());
         answer
     }
 
@@ -150,7 +151,7 @@ impl ClusterLease {
             .client
             .update(|record| record.order = Some(asked.clone()))
             .await;
-        written.map_err(|error| unwritten(&error))?;
+        written.map_err(|error| error.answer())?;
         let answer = self.answer_to(&id).await;
         let own = |order: &MemberOrder| order.id == id;
         let removed = self
@@ -195,7 +196,7 @@ impl ClusterLease {
     }
 
     async fn existing(&self) -> Result<StoredLease, Answer> {
-        let stored = self.client.get().await.map_err(|error| unwritten(&error))?;
+        let stored = self.client.get().await.map_err(|error| error.answer())?;
         stored.ok_or_else(|| {
             Answer::new(Outcome::Failed, format!("there is no Lease \"{}\"", self.cluster))
                 .hint("Is leadership fixed? Then give the command in a pod: kubectl exec POD -c sidecar -- podgres …")
@@ -225,7 +226,7 @@ impl ClusterLease {
         let written = self.client.update(|record| {
             record.request.get_or_insert_with(|| asked.clone());
         });
-        let written = written.await.map_err(|error| unwritten(&error))?;
+        let written = written.await.map_err(|error| error.answer())?;
         if written.record.request.as_ref() != Some(&asked) {
             return Err(Answer::new(Outcome::Pending, "another move is under way"));
         }
@@ -275,14 +276,6 @@ fn refused() -> Answer {
         "\"podgres explain\" with the same --cluster says who could take over now, and what stands in the way. \
          The log of the primary's sidecar has the reason.",
     )
-}
-
-fn unwritten(error: &LeaseError) -> Answer {
-    let answer = Answer::new(Outcome::Failed, error.to_string());
-    match error.hint() {
-        Some(hint) => answer.hint(hint),
-        None => answer,
-    }
 }
 
 fn failure(error: &LeaseError) -> Failure {

@@ -40,6 +40,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::InvalidSetting;
+use crate::core::causes::causes;
 use crate::telemetry::{LogFormat, LogLevel};
 
 use self::backing::until_terminated;
@@ -164,14 +165,8 @@ impl Failure {
     /// An error with its causes, which go to the detail. Where one of them is want of permission, that
     /// is the status, whatever was waited for.
     pub fn from_error(status: ExitStatus, error: &(dyn std::error::Error + 'static)) -> Self {
-        let mut causes = Vec::new();
-        let mut permission = denied(error);
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            causes.push(error.to_string());
-            permission |= denied(error);
-            cause = error.source();
-        }
+        let permission = denied(error) || causes(error).any(denied);
+        let causes: Vec<String> = causes(error).map(ToString::to_string).collect();
         let status = if permission {
             ExitStatus::Permission
         } else {

@@ -12,6 +12,7 @@ use crate::core::observation::MemberRequest;
 use crate::core::operate::{Answer, Order, Outcome};
 use crate::peers::{get_json, send_order};
 
+use super::backing::print;
 use super::lease_orders::Kubernetes;
 use super::place::{Place, TokenArgument, unanswered};
 use super::{ExitStatus, Failure, status_of};
@@ -231,9 +232,7 @@ pub(super) fn told(answer: &Answer) -> Result<(), Failure> {
             if let Some(hint) = &answer.hint {
                 text = format!("{text}\n{hint}");
             }
-            let printed = writeln!(std::io::stdout(), "{text}");
-            return printed
-                .map_err(|error| Failure::new(status_of(&error), format!("could not print: {error}")));
+            return print(&format!("{text}\n"));
         }
         Outcome::Invalid => ExitStatus::Settings,
         Outcome::Pending | Outcome::NotPossible => ExitStatus::Refused,

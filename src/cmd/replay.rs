@@ -1,6 +1,5 @@
 //! `podgres replay FILE`: decides again on what was recorded, and says whether it comes out the same.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -11,7 +10,8 @@ use crate::core::decision::{Decision, Memory};
 use crate::core::observation::Observation;
 use crate::core::policy::Policy;
 
-use super::{ExitStatus, Failure, read_text, status_of};
+use super::backing::print;
+use super::{ExitStatus, Failure, read_text};
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -39,13 +39,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         )
         .hint("Give what a member shows at /debug/decisions.")
     })?;
-    let mut stdout = std::io::stdout().lock();
     for entry in entries {
         let decision = decide(&entry.policy, &entry.memory, &entry.observation);
         let same = entry.decision.is_none_or(|then| then == decision);
         let line = serde_json::json!({ "at_ms": entry.observation.at_ms, "same_as_recorded": same, "decision": decision });
-        writeln!(stdout, "{line}")
-            .map_err(|error| Failure::new(status_of(&error), format!("could not print: {error}")))?;
+        print(&format!("{line}\n"))?;
     }
     Ok(())
 }

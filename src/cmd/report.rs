@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::config::report::ReportArguments;
 use crate::core::cluster::{ClusterView, PeerEntry};
 use crate::core::lease::ReadOnlySwitch;
+use crate::core::policy::Leadership;
 use crate::core::situation::{Outlook, SITUATIONS, Situation};
 use crate::core::status::{MemberStatus, Role};
 use crate::core::switch::SwitchPosition;
@@ -88,8 +89,8 @@ fn turn(before: Option<&ReadOnlySwitch>, now: Option<&ReadOnlySwitch>) -> (Event
 
 /// The Lease was read, or without one the volume was.
 fn knows_the_switch(view: &ClusterView) -> bool {
-    match view.leadership.as_str() {
-        "fixed" => view.me.situation != Situation::SupervisorUnreachable.name(),
+    match view.leadership {
+        Some(Leadership::Fixed) => view.me.situation != Situation::SupervisorUnreachable.name(),
         _ => view.lease.is_some(),
     }
 }

@@ -184,7 +184,7 @@ pub(super) fn prepare(
         superuser_password: stored_form(&server.superuser.password),
     };
     let path = server.run_directory.join(SETTINGS_FILE);
-    backing::write_private(&path, &serde_json::to_vec(&settings).unwrap_or_default())?;
+    backing::write_generated(&path, &serde_json::to_vec(&settings).unwrap_or_default())?;
     let binary = std::env::current_exe().map_err(|error| Failure::from_error(ExitStatus::Bug, &error))?;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let mut words = vec![

@@ -27,6 +27,7 @@ use crate::proxy::{
     AskPosition, Authority, CertificateFolder, Encryption, EndSessions, Knowledge, Limits, Listener, Network,
     Reads, RouteStats, SessionCounts, TotalConnections, WaitForReplay, Workers,
 };
+use crate::watched;
 
 use super::open_files;
 use super::serve::Route;
@@ -256,9 +257,9 @@ pub(super) async fn tell_left(
             (leaving, table.term, settled_term(&table, &sessions.primaries()))
         };
         let left = leaving.iter().filter(|name| sessions.of(name) == 0);
-        say(&published.routes_left, Some(left.cloned().collect()));
+        watched::set(&published.routes_left, Some(left.cloned().collect()));
         if settled.is_some() {
-            say(&published.routes_term, settled);
+            watched::set(&published.routes_term, settled);
         }
         let waiting = !leaving.is_empty() || settled != term;
         tokio::select! {
@@ -266,14 +267,6 @@ pub(super) async fn tell_left(
             () = sleep(LEFT_PAUSE), if waiting => {}
         }
     }
-}
-
-fn say<T: PartialEq>(word: &watch::Sender<T>, now: T) {
-    word.send_if_modified(|known| {
-        let changed = *known != now;
-        *known = now;
-        changed
-    });
 }
 
 /// Says to every server, again and again, that this route is there, and whether it has left one that is leaving: a

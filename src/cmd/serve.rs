@@ -197,10 +197,7 @@ fn server_counters((server, stats): (String, ServerStats)) -> ServerCounters {
 fn settings(pod: &Pod, server: &ServerArguments) -> serde_json::Value {
     let arguments = &pod.arguments;
     serde_json::json!({
-        "leadership": match pod.policy().leadership {
-            Leadership::FixedOrdinal => "fixed",
-            Leadership::Lease => "lease",
-        },
+        "leadership": pod.policy().leadership.as_str(),
         "durability": pod.policy().durability,
         "first_ordinal": arguments.first_ordinal,
         "service": pod.service,

@@ -9,6 +9,8 @@ use tokio::time::sleep;
 use crate::clock::boottime_ms;
 use crate::core::routing::RouteTable;
 use crate::core::routing::settling::Settling;
+use crate::core::units::milliseconds;
+use crate::watched;
 
 /// The tables as the endpoints of a process are to see them. `limit`: after it the old primary's right is over.
 pub(super) fn settled(
@@ -25,17 +27,13 @@ async fn pass_on(
     limit: Duration,
     sender: watch::Sender<Arc<RouteTable>>,
 ) {
-    let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    let limit_ms = milliseconds(limit);
     let mut settling = Settling::default();
     loop {
         let table = Arc::clone(&tables.borrow_and_update());
         let now_ms = boottime_ms();
         let (next, until_ms) = settling.next(&table, now_ms, limit_ms);
-        sender.send_if_modified(|known| {
-            let changed = *known != next;
-            *known = next;
-            changed
-        });
+        watched::set(&sender, next);
         let rest = Duration::from_millis(until_ms.unwrap_or_default().saturating_sub(now_ms));
         tokio::select! {
             changed = tables.changed() => if changed.is_err() { return },

@@ -16,6 +16,7 @@ use crate::config::server::ServerArguments;
 use crate::core::cluster::ClusterView;
 use crate::core::manifests::{HAND_OVER_SECONDS, STOP_SECONDS};
 use crate::core::situation::Situation;
+use crate::core::units::milliseconds;
 use crate::http::serve::{ListenError, Listener, ServerTls};
 
 use crate::proxy::SessionCounts;
@@ -130,10 +131,6 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
             ended
         }
     }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// After TERM, how long a holder of the Lease may take to hand over; a pod's grace period is longer.

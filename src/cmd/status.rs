@@ -1,15 +1,16 @@
 //! `podgres status`: asks any member for its view, prints a table or JSON.
 
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
 use crate::core::cluster::table::table;
 
+use super::Failure;
+use super::backing::print;
 use super::lease_orders::Kubernetes;
 use super::place::Place;
-use super::{Failure, status_of};
 
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
@@ -61,13 +62,10 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
 
 /// On a terminal that is watched the new picture replaces the old one.
 fn show(text: &str, watched: bool) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
-    let home = if watched && stdout.is_terminal() {
+    let home = if watched && std::io::stdout().is_terminal() {
         "\x1b[H\x1b[2J"
     } else {
         ""
     };
-    write!(stdout, "{home}{text}")
-        .and_then(|()| stdout.flush())
-        .map_err(|error| Failure::new(status_of(&error), format!("could not print: {error}")))
+    print(&format!("{home}{text}"))
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use crate::backup::wal::{self, FetchSettings};
 use crate::backup::wal_ahead::{Ahead, Archive};
 use crate::config::backup::StoreArguments;
-use crate::core::backup::wal_file::WalFile;
+use crate::core::wal_file::WalFile;
 use crate::store::Store;
 
 use super::{ExitStatus, Failure, backing};

@@ -201,7 +201,7 @@ pub(super) fn prepare(
     // A key that cannot be used is better known now than with the first segment.
     arguments.store.key()?;
     let path = server.run_directory.join(SETTINGS_FILE);
-    backing::write_private(&path, &serde_json::to_vec(&settings).unwrap_or_default())?;
+    backing::write_generated(&path, &serde_json::to_vec(&settings).unwrap_or_default())?;
     let binary = std::env::current_exe().map_err(|error| Failure::from_error(ExitStatus::Bug, &error))?;
     Ok(Some(command(&binary, &path)))
 }

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::pod::{DurabilityArgument, LeadershipArgument, Pod, PodArguments};
 use super::tags::{Priorities, Tag};
-use super::units::duration_text as text;
+use super::units::{duration_text as text, milliseconds};
 use super::{InvalidSetting, units};
 use crate::core::lease::{Durability, Identity};
 use crate::core::member::MemberName;
@@ -69,15 +69,14 @@ impl LeaseArguments {
     }
 
     pub(super) fn times(&self, peer_timeout: Duration, stop_timeout: Duration) -> LeaseTimes {
-        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         LeaseTimes {
-            lease_duration_ms: ms(self.lease_duration),
-            renew_deadline_ms: ms(self.renew_deadline),
-            retry_period_ms: ms(self.retry_period),
-            peer_timeout_ms: ms(peer_timeout),
-            stop_timeout_ms: ms(stop_timeout),
+            lease_duration_ms: milliseconds(self.lease_duration),
+            renew_deadline_ms: milliseconds(self.renew_deadline),
+            retry_period_ms: milliseconds(self.retry_period),
+            peer_timeout_ms: milliseconds(peer_timeout),
+            stop_timeout_ms: milliseconds(stop_timeout),
             drain_timeout_ms: LeaseTimes::default().drain_timeout_ms,
-            recovery_timeout_ms: ms(self.recovery_timeout),
+            recovery_timeout_ms: milliseconds(self.recovery_timeout),
         }
     }
 }

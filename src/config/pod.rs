@@ -8,9 +8,11 @@ use clap::{Args, ValueEnum};
 
 use super::lease::{LeaseArguments, Switch};
 use super::limits::{check_domain, check_label, check_peer_timeout};
+use super::units::milliseconds;
 use super::{Environment, InvalidSetting, units};
 use crate::core::member::{MemberName, Ordinal};
 use crate::core::policy::{Leadership, Policy};
+use crate::core::supervision::SOCKET_NAME;
 
 /// How members are found and asked, and where clients come: in a pod, and of `podgres route` beside none.
 #[derive(Args, Clone, Debug)]
@@ -196,11 +198,10 @@ impl PodArguments {
 impl Pod {
     /// What decisions need of the settings.
     pub fn policy(&self) -> Policy {
-        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let arguments = &self.arguments;
         Policy {
             leadership: match arguments.leadership {
-                LeadershipArgument::Fixed => Leadership::FixedOrdinal,
+                LeadershipArgument::Fixed => Leadership::Fixed,
                 LeadershipArgument::Lease => Leadership::Lease,
             },
             cluster: self.name.cluster.clone(),
@@ -208,9 +209,9 @@ impl Pod {
             first_ordinal: Ordinal(arguments.first_ordinal),
             new_cluster: arguments.new_cluster,
             reclone: arguments.reclone,
-            discovery_timeout_ms: ms(arguments.discovery_timeout),
-            stall_timeout_ms: ms(arguments.stall_timeout),
-            slot_retention_ms: ms(arguments.slot_retention),
+            discovery_timeout_ms: milliseconds(arguments.discovery_timeout),
+            stall_timeout_ms: milliseconds(arguments.stall_timeout),
+            slot_retention_ms: milliseconds(arguments.slot_retention),
             identity: self.identity(),
             durability: arguments.durability(),
             gate: arguments.lease.gate == Switch::On,
@@ -234,7 +235,7 @@ impl Pod {
     }
 
     pub fn supervisor_socket(&self) -> PathBuf {
-        self.arguments.run_dir.join("supervisor.sock")
+        self.arguments.run_dir.join(SOCKET_NAME)
     }
 }
 

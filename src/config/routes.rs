@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::lease::Switch;
 use super::limits::LEAST_STALENESS;
-use super::units::duration_text;
+use super::units::{duration_text, milliseconds};
 use super::{InvalidSetting, units};
 use crate::core::routing::listen::{Listen, on_primary_loss};
 use crate::core::routing::{Affinity, OnPrimaryLoss, ReadOnlyFallback, RouteMode, RoutePolicy};
@@ -107,7 +107,7 @@ pub enum DegradeArgument {
 
 /// A bound on staleness that no standby would ever keep would send all reads to the primary, or nowhere.
 fn can_be_met(listen: &Listen) -> Result<(), InvalidSetting> {
-    let least_ms = u64::try_from(LEAST_STALENESS.as_millis()).unwrap_or(u64::MAX);
+    let least_ms = milliseconds(LEAST_STALENESS);
     let given_ms = listen.policy.max_staleness_ms;
     if listen.policy.mode != RouteMode::ReadOnly || given_ms >= least_ms {
         return Ok(());
@@ -143,7 +143,7 @@ impl RouteArguments {
     pub fn policy(&self, mode: RouteMode) -> RoutePolicy {
         RoutePolicy {
             mode,
-            max_staleness_ms: u64::try_from(self.max_staleness.as_millis()).unwrap_or(u64::MAX),
+            max_staleness_ms: milliseconds(self.max_staleness),
             max_lag_bytes: self.max_lag,
             fallback: match self.read_only_fallback {
                 FallbackArgument::Primary => ReadOnlyFallback::Primary,

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::data_directory::SystemIdentifier;
 use super::lease::{LeaseRecord, ReadOnlySwitch};
 use super::member::Ordinal;
+use super::policy::Leadership;
 use super::status::{MemberStatus, Role};
 use super::wal::{Lsn, TimelineId};
 
@@ -88,11 +89,11 @@ impl PeerEntry {
 }
 
 /// The cluster as this member sees it after one turn of its agent's loop.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ClusterView {
     pub cluster: String,
-    /// `fixed` or `lease`.
-    pub leadership: String,
+    /// `None` where it is not known, outside of the cluster.
+    pub leadership: Option<Leadership>,
     /// `async`, `preferred` or `majority`.
     pub durability: String,
     pub term: u64,
@@ -100,11 +101,9 @@ pub struct ClusterView {
     pub lease_holder: Option<String>,
     pub read_only: bool,
     /// Who has switched to read-only, when and why.
-    #[serde(default)]
     pub read_only_switch: Option<ReadOnlySwitch>,
     pub paused: bool,
     /// The newest record that was read, with `leadership=lease`.
-    #[serde(default)]
     pub lease: Option<LeaseRecord>,
     pub me: MemberStatus,
     pub peers: Vec<PeerEntry>,

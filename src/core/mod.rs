@@ -5,10 +5,12 @@
 //! table, enumerated, simulated and replayed.
 
 pub mod backup;
+pub mod causes;
 pub mod cluster;
 pub mod data_directory;
 pub mod decide;
 pub mod decision;
+pub mod fnv;
 pub mod lease;
 pub mod manifests;
 pub mod member;
@@ -26,3 +28,4 @@ pub mod sync;
 pub mod synchronous_names;
 pub mod units;
 pub mod wal;
+pub mod wal_file;

@@ -10,9 +10,21 @@ use super::member::Ordinal;
 #[serde(rename_all = "snake_case")]
 pub enum Leadership {
     /// The first ordinal is the primary for ever; no API rights are needed.
-    FixedOrdinal,
+    #[serde(rename = "fixed_ordinal")]
+    Fixed,
     /// The holder of the Lease named as the cluster.
     Lease,
+}
+
+impl Leadership {
+    /// As settings and pages have it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fixed => "fixed",
+            Self::Lease => "lease",
+        }
+    }
 }
 
 /// Settings that `decide` reads. Times are milliseconds.
@@ -79,7 +91,7 @@ impl Default for LeaseTimes {
 }
 
 impl Policy {
-    /// Whether this member is the one that `FixedOrdinal` makes primary.
+    /// Whether this member is the one that [`Leadership::Fixed`] makes primary.
     #[must_use]
     pub fn first(&self) -> bool {
         self.ordinal == self.first_ordinal

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::cluster::verdict::{primary_is_down, primary_is_gone, primary_is_silent};
 use super::cluster::{ClusterView, LagMode, PeerContact, PeerEntry};
+use super::fnv::fnv_1a;
 use super::routing::{RouteTable, Server};
 use super::status::{MemberState, MemberStatus, Role};
 
@@ -165,12 +166,7 @@ fn incarnation(member: &MemberStatus) -> u64 {
         .as_ref()
         .map_or("", |server| server.postmaster_start_time.as_str());
     let words = [member.uid.as_str(), start_time];
-    words
-        .iter()
-        .flat_map(|word| word.bytes().chain([0]))
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        })
+    fnv_1a(words.iter().flat_map(|word| word.bytes().chain([0])))
 }
 
 #[cfg(test)]

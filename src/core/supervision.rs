@@ -381,7 +381,6 @@ pub enum SupervisorRequest {
     GrantLicence {
         until_ms: Option<u64>,
     },
-    RevokeLicence,
     /// Keeps the position of the read-only switch beside PGDATA, unless a newer one is kept there.
     KeepSwitch {
         position: SwitchPosition,

@@ -23,6 +23,12 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("\"{text}\" is too long"))
 }
 
+/// The whole milliseconds of a duration, or as many as fit.
+#[must_use]
+pub fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Writes a duration as [`duration`] reads it, in the largest unit that needs no fraction up to minutes.
 #[must_use]
 pub fn duration_text(duration: Duration) -> String {

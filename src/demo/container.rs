@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use super::orphans;
-use super::state::PodUser;
+use crate::postgres::user::ServerUser;
 
 /// A log that has grown beyond this is put aside when its container starts next.
 const LOG_LIMIT_BYTES: u64 = 16 << 20;
@@ -56,7 +56,7 @@ pub(super) struct Launch {
     pub environment: BTreeMap<String, String>,
     pub working_directory: PathBuf,
     pub log: PathBuf,
-    pub user: Option<PodUser>,
+    pub user: Option<ServerUser>,
 }
 
 /// How a container's first process ended.

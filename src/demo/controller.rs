@@ -17,6 +17,7 @@ use super::process::{self, Signals};
 use super::setup::{self, Prepared};
 use super::state::PodState;
 use super::{DemoError, Options, PodManagement, addresses, banner};
+use crate::core::causes;
 use crate::core::member::Ordinal;
 use crate::core::policy::Leadership;
 
@@ -272,7 +273,7 @@ impl Controller {
     /// With a Lease any pod may be the primary that the others need to become ready.
     fn ordered(&self) -> bool {
         let default = match self.prepared.state.leadership {
-            Leadership::FixedOrdinal => PodManagement::OrderedReady,
+            Leadership::Fixed => PodManagement::OrderedReady,
             Leadership::Lease => PodManagement::Parallel,
         };
         self.options.pod_management.unwrap_or(default) == PodManagement::OrderedReady
@@ -353,11 +354,6 @@ fn new_uid() -> String {
 
 /// What lies behind an error, one after the other.
 pub(super) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = Vec::new();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push(cause.to_string());
-        next = cause.source();
-    }
+    let text: Vec<String> = causes::causes(error).map(ToString::to_string).collect();
     text.join(": ")
 }

@@ -78,7 +78,7 @@ impl Zone {
         Ok(())
     }
 
-    /// Leaves the Service's port without a name until the pods change next, as many manifests do.
+    /// Leaves the Service's port without a name until the pods change next, as many manifests do. For tests of the client.
     pub fn drop_service_port(&self) {
         let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
         records.retain(|_, data| !data.iter().any(|one| matches!(one, RData::SRV(_))));

@@ -44,25 +44,6 @@ pub fn dsn_with_passfile(
     uri(state, target, None, &format!("&passfile={passfile}"))
 }
 
-/// A line of a libpq password file for every host and database.
-#[must_use]
-pub fn passfile_line(user: &str, password: &[u8]) -> Vec<u8> {
-    let mut line = b"*:*:*:".to_vec();
-    for byte in user
-        .bytes()
-        .chain(*b"\0")
-        .chain(without_line_ends(password).iter().copied())
-    {
-        match byte {
-            0 => line.push(b':'),
-            b':' | b'\\' => line.extend([b'\\', byte]),
-            other => line.push(other),
-        }
-    }
-    line.push(b'\n');
-    line
-}
-
 fn uri(state: &DemoState, target: Target, password: Option<&str>, more: &str) -> Result<String, DemoError> {
     let ports = &state.ports;
     let (port, pods) = match target {
@@ -91,7 +72,7 @@ fn uri(state: &DemoState, target: Target, password: Option<&str>, more: &str) ->
 }
 
 /// As the official image's `$(< file)` reads it.
-fn without_line_ends(password: &[u8]) -> &[u8] {
+pub(super) fn without_line_ends(password: &[u8]) -> &[u8] {
     let end = password
         .iter()
         .rposition(|byte| *byte != b'\n')

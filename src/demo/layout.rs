@@ -9,11 +9,13 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use super::DemoError;
-use super::state::PodUser;
 use super::user;
+use crate::core::fnv::fnv_1a;
+use crate::core::supervision::SOCKET_NAME;
+use crate::postgres::user::ServerUser;
 
 /// The longest run directory: 107 bytes less a slash and the longest name of a socket in it.
-const RUN_DIRECTORY_BYTES: usize = 107 - 1 - "supervisor.sock".len();
+const RUN_DIRECTORY_BYTES: usize = 107 - 1 - SOCKET_NAME.len();
 
 /// The directories and files of one demo.
 #[derive(Clone, Debug)]
@@ -22,7 +24,7 @@ pub(super) struct Layout {
     directory: PathBuf,
     /// Where the sockets are.
     sockets: PathBuf,
-    user: Option<PodUser>,
+    user: Option<ServerUser>,
 }
 
 /// Where the emptyDir of a pod is, in a demo whose directory is here: the one or the other.
@@ -51,7 +53,7 @@ impl Layout {
     pub(super) fn prepare(
         directory: &Path,
         longest_pod: &str,
-        user: Option<PodUser>,
+        user: Option<ServerUser>,
     ) -> Result<Self, DemoError> {
         make(directory).map_err(DemoError::file("create", directory))?;
         let directory = fs::canonicalize(directory).map_err(DemoError::file("find", directory))?;
@@ -210,7 +212,7 @@ impl Layout {
 }
 
 /// Makes a directory of the demo, or checks that the one that exists is its own.
-fn make_directory(path: &Path, mode: u32, user: Option<&PodUser>) -> Result<(), DemoError> {
+fn make_directory(path: &Path, mode: u32, user: Option<&ServerUser>) -> Result<(), DemoError> {
     let failed = || DemoError::file("create", path);
     let made = make(path).map_err(failed())?;
     let found = fs::symlink_metadata(path).map_err(failed())?;
@@ -258,12 +260,6 @@ fn remove(path: &Path) -> Result<(), DemoError> {
     }
 }
 
-/// FNV-1a: the same in every build, unlike the standard library's.
 fn hash_of(path: &Path) -> u64 {
-    path.as_os_str()
-        .as_encoded_bytes()
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        })
+    fnv_1a(path.as_os_str().as_encoded_bytes().iter().copied())
 }

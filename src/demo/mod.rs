@@ -36,12 +36,12 @@ use std::time::Duration;
 
 use crate::core::member::Ordinal;
 use crate::core::policy::Leadership;
+use crate::postgres::user::UserError;
 
 pub use controller::run;
 pub use dsn::{Target, dsn};
 pub use layout::run_directories;
-pub use state::{DemoState, PodUser};
-pub use user::pod_user;
+pub use state::DemoState;
 
 /// In which order pods are made (StatefulSet, `.spec.podManagementPolicy`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,8 +133,8 @@ pub enum DemoError {
     },
     #[error("user \"{user}\" cannot enter directory \"{directory}\"")]
     NotEntered { user: String, directory: PathBuf },
-    #[error("cannot run PostgreSQL as root, and there is neither a user \"postgres\" nor \"nobody\"")]
-    NoUser,
+    #[error(transparent)]
+    User(#[from] UserError),
     #[error("invalid {setting} \"{value}\": {expected}")]
     Setting {
         setting: &'static str,
@@ -187,11 +187,15 @@ impl DemoError {
             Self::NotEntered { .. } => Some(
                 "Choose a directory that all users may enter, e.g. under /var/tmp, or run the demo as another user.",
             ),
-            Self::NoUser => Some("Run the demo as an ordinary user."),
+            Self::User(UserError::Missing) => Some("Run the demo as an ordinary user."),
             Self::Address { .. } => {
                 Some("The demo needs addresses of the network 127.0.0.0/8 and free ports on them.")
             }
-            Self::File { .. } | Self::Setting { .. } | Self::NoPod { .. } | Self::Process { .. } => None,
+            Self::User(UserError::Passwd(_))
+            | Self::File { .. }
+            | Self::Setting { .. }
+            | Self::NoPod { .. }
+            | Self::Process { .. } => None,
         }
     }
 }

@@ -13,9 +13,9 @@ use tokio::sync::{Notify, watch};
 use super::container::{Children, Container, Running};
 use super::events::Events;
 use super::probe;
-use super::state::PodUser;
 use super::tree::{self};
 use crate::core::member::Ordinal;
+use crate::postgres::user::ServerUser;
 
 /// What does not change while a pod exists.
 pub(super) struct PodSpec {
@@ -26,7 +26,7 @@ pub(super) struct PodSpec {
     pub http_port: u16,
     pub program: PathBuf,
     pub environment: BTreeMap<String, String>,
-    pub user: Option<PodUser>,
+    pub user: Option<ServerUser>,
     /// Where its processes work and its logs are; of this pod alone.
     pub directory: PathBuf,
     pub volume: PathBuf,

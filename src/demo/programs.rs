@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::DemoError;
 use super::layout::Layout;
-use super::state::PodUser;
 use super::user::check_enters;
+use crate::postgres::user::ServerUser;
 
 /// Says which installation a copy is of.
 const SOURCE_FILE: &str = "copied-from";
@@ -35,7 +35,7 @@ pub(super) fn install(binary: &Path, layout: &Layout) -> Result<PathBuf, DemoErr
 pub(super) fn reachable(
     program_directory: &Path,
     directory: &Path,
-    user: Option<&PodUser>,
+    user: Option<&ServerUser>,
 ) -> Result<PathBuf, DemoError> {
     let found = fs::canonicalize(program_directory).map_err(DemoError::file("find", program_directory))?;
     if check_enters(user, &found).is_ok() {
@@ -154,8 +154,8 @@ mod tests {
         (root, bin)
     }
 
-    fn stranger() -> PodUser {
-        PodUser {
+    fn stranger() -> ServerUser {
+        ServerUser {
             name: "nobody".to_owned(),
             uid: 65_534,
             gid: 65_534,

@@ -1,14 +1,15 @@
 //! The superuser's password: drawn once, kept in files that only the pods' user can read.
 
-use std::fs::{self, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::fs;
+use std::io::{self, Read};
 use std::path::Path;
 
 use super::DemoError;
-use super::dsn::passfile_line;
+use super::dsn::without_line_ends;
 use super::layout::Layout;
-use super::state::PodUser;
+use crate::files::{Making, replace};
+use crate::postgres::passfile;
+use crate::postgres::user::ServerUser;
 
 /// Letters that need no quoting anywhere; 64 of them, so that a random byte picks without bias.
 const LETTERS: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
@@ -20,7 +21,7 @@ const LENGTH: usize = 24;
 /// The files cannot be read or written.
 pub(super) fn ensure_password(
     layout: &Layout,
-    user: Option<&PodUser>,
+    user: Option<&ServerUser>,
     superuser: &str,
 ) -> Result<(), DemoError> {
     let path = layout.password_file();
@@ -34,7 +35,8 @@ pub(super) fn ensure_password(
         Err(error) => return Err(DemoError::file("read", &path)(error)),
     };
     let passfile = layout.passfile();
-    write(&passfile, &passfile_line(superuser, &password), user).map_err(DemoError::file("write", &passfile))
+    let line = passfile::line(superuser, without_line_ends(&password));
+    write(&passfile, &line, user).map_err(DemoError::file("write", &passfile))
 }
 
 fn draw() -> io::Result<Vec<u8>> {
@@ -46,22 +48,12 @@ fn draw() -> io::Result<Vec<u8>> {
         .collect())
 }
 
-/// Writes beside and renames, so that the file is never there without its content, owner and mode.
-fn write(path: &Path, content: &[u8], user: Option<&PodUser>) -> io::Result<()> {
-    let staged = path.with_extension("new");
-    match fs::remove_file(&staged) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&staged)?;
-    file.write_all(content)?;
-    if let Some(user) = user {
-        chown(&staged, Some(user.uid), Some(user.gid))?;
-    }
-    file.set_permissions(Permissions::from_mode(0o400))?;
-    fs::rename(&staged, path)
+/// For the pods' user alone.
+fn write(path: &Path, content: &[u8], user: Option<&ServerUser>) -> io::Result<()> {
+    let making = Making {
+        mode: 0o400,
+        owner: user.map(|user| (user.uid, user.gid)),
+        durable: false,
+    };
+    replace(path, content, making).map_err(|error| error.source)
 }

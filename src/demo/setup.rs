@@ -13,9 +13,11 @@ use super::api::{ApiServer, write_kubeconfig};
 use super::dns::{Server, Zone};
 use super::layout::Layout;
 use super::state::{DemoState, Network, PodState, Ports};
-use super::{DemoError, Options, orphans, programs, secret, user};
+use super::{DemoError, Options, orphans, programs, secret};
 use crate::core::member::{MemberName, Ordinal, Topology};
 use crate::core::policy::Leadership;
+use crate::core::units::milliseconds;
+use crate::postgres::user::server_user;
 
 const DEFAULT_REPLICAS: u32 = 3;
 const DEFAULT_CLUSTER: &str = "demo";
@@ -65,7 +67,7 @@ fn temporary_directory() -> Result<PathBuf, DemoError> {
 }
 
 async fn prepare_in(directory: &Path, options: &Options) -> Result<Prepared, DemoError> {
-    let user = user::pod_user()?;
+    let user = server_user()?;
     let earlier = DemoState::load(directory)?;
     let topology = topology(options, earlier.as_ref(), directory)?;
     let replicas = replicas(options, earlier.as_ref(), &topology)?;
@@ -93,7 +95,7 @@ async fn prepare_in(directory: &Path, options: &Options) -> Result<Prepared, Dem
         program_directory,
         user,
         control_socket: layout.control_socket(),
-        grace_ms: u64::try_from(options.grace.as_millis()).unwrap_or(u64::MAX),
+        grace_ms: milliseconds(options.grace),
         pods: Vec::new(),
         cluster: topology.cluster,
         service: topology.service,
@@ -104,7 +106,7 @@ async fn prepare_in(directory: &Path, options: &Options) -> Result<Prepared, Dem
     state.pods = pods(&state, earlier.as_ref());
     let api = match state.leadership {
         Leadership::Lease => Some(api_server(&layout, &mut state, earlier.as_ref()).await?),
-        Leadership::FixedOrdinal => None,
+        Leadership::Fixed => None,
     };
     Ok(Prepared {
         temporary: options.directory.is_none(),
@@ -334,7 +336,7 @@ pub(super) fn environment(
         ("LANG", "C.UTF-8".to_owned()),
     ];
     let leadership = match state.leadership {
-        Leadership::FixedOrdinal => vec![("PODGRES_LEADERSHIP", "fixed".to_owned())],
+        Leadership::Fixed => vec![("PODGRES_LEADERSHIP", "fixed".to_owned())],
         Leadership::Lease => vec![
             ("PODGRES_LEADERSHIP", "lease".to_owned()),
             ("PODGRES_KUBECONFIG", path(layout.kubeconfig())),
@@ -356,10 +358,10 @@ mod tests {
 
     #[test]
     fn a_demo_has_a_lease_unless_it_was_made_or_is_asked_for_without() {
-        use Leadership::{FixedOrdinal, Lease};
+        use Leadership::{Fixed, Lease};
         assert_eq!(leadership(None, None), Lease);
-        assert_eq!(leadership(None, Some(FixedOrdinal)), FixedOrdinal);
-        assert_eq!(leadership(Some(Lease), Some(FixedOrdinal)), Lease);
-        assert_eq!(leadership(Some(FixedOrdinal), None), FixedOrdinal);
+        assert_eq!(leadership(None, Some(Fixed)), Fixed);
+        assert_eq!(leadership(Some(Lease), Some(Fixed)), Lease);
+        assert_eq!(leadership(Some(Fixed), None), Fixed);
     }
 }

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::DemoError;
 use crate::core::member::{Ordinal, Topology};
 use crate::core::policy::Leadership;
+use crate::files::{Making, replace};
+use crate::postgres::user::ServerUser;
 
 const FILE_NAME: &str = "demo.json";
 
@@ -49,14 +51,6 @@ impl Network {
     }
 }
 
-/// The operating-system user that runs everything in the pods.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PodUser {
-    pub name: String,
-    pub uid: u32,
-    pub gid: u32,
-}
-
 /// One pod that exists, or did when the demo ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodState {
@@ -87,7 +81,7 @@ pub struct DemoState {
     /// Where the pods' PostgreSQL programs are: as found, or the copy that the pods' user can reach.
     pub program_directory: PathBuf,
     /// `None`: the pods run as whoever runs the demo.
-    pub user: Option<PodUser>,
+    pub user: Option<ServerUser>,
     pub control_socket: PathBuf,
     /// How long a pod may take to end by itself.
     pub grace_ms: u64,
@@ -97,7 +91,7 @@ pub struct DemoState {
 
 /// What a demo of the first version ran with.
 fn fixed() -> Leadership {
-    Leadership::FixedOrdinal
+    Leadership::Fixed
 }
 
 impl DemoState {
@@ -123,15 +117,14 @@ impl DemoState {
     /// The directory cannot be written.
     pub fn save(&self, directory: &Path) -> Result<(), DemoError> {
         let path = directory.join(FILE_NAME);
-        let staged = directory.join(format!("{FILE_NAME}.new"));
-        let failed = DemoError::file("write", &path);
-        let text = match serde_json::to_vec_pretty(self) {
-            Ok(text) => text,
-            Err(error) => return Err(failed(error.into())),
+        let text =
+            serde_json::to_vec_pretty(self).map_err(|error| DemoError::file("write", &path)(error.into()))?;
+        let making = Making {
+            mode: 0o666,
+            owner: None,
+            durable: false,
         };
-        std::fs::write(&staged, text)
-            .and_then(|()| std::fs::rename(&staged, &path))
-            .map_err(failed)
+        replace(&path, &text, making).map_err(|error| DemoError::file("write", &path)(error.source))
     }
 
     #[must_use]

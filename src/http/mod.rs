@@ -50,6 +50,7 @@ use crate::core::cluster::check::CHECK_PATHS;
 use crate::core::cluster::verdict::LoopAge;
 use crate::core::operate::{Answer, Order, Outcome};
 use crate::core::signature::MemberKey;
+use crate::core::units::milliseconds;
 
 use authorise::Token;
 use handlers::Pairs;
@@ -198,10 +199,6 @@ pub fn router(state: HttpState) -> Router {
 /// OPTIONS on a page that is always there.
 fn shown(route: MethodRouter<HttpState>) -> MethodRouter<HttpState> {
     route.options(|| async {})
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use tower::ServiceExt as _;
 use super::Reach;
 use super::error::Failure;
 use crate::clock::boottime_ms;
+use crate::core::causes::causes;
 
 /// etcd takes no object beyond 1.5 MiB.
 const LARGEST_ANSWER_BYTES: usize = 4 << 20;
@@ -244,16 +245,14 @@ fn failure(error: kube::Error) -> Failure {
 
 /// An error with its causes, without those that a cause repeats.
 fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
+    causes(error).fold(error.to_string(), |text, cause| {
+        let said = cause.to_string();
+        if text.contains(&said) {
+            text
+        } else {
+            format!("{text}: {said}")
         }
-        next = cause.source();
-    }
-    text
+    })
 }
 
 fn retry_after(response: &hyper::Response<Body>) -> Option<Duration> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::record::RecordError;
+use crate::core::operate::{Answer, Outcome};
 
 /// The name that users know a Lease by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +85,16 @@ impl LeaseError {
                 Some("Restore what was there, or delete the lease if no member runs.".to_owned())
             }
             _ => None,
+        }
+    }
+
+    /// What the operator is told of an order that was not written.
+    #[must_use]
+    pub fn answer(&self) -> Answer {
+        let answer = Answer::new(Outcome::Failed, self.to_string());
+        match self.hint() {
+            Some(hint) => answer.hint(hint),
+            None => answer,
         }
     }
 

@@ -32,12 +32,15 @@ use crate::core::lease::LeaseView;
 
 pub use client::ApiClient;
 pub use error::LeaseError;
-pub use record::{RecordError, record_of, timestamp, with_record};
+pub use record::{RecordError, record_of, with_record};
 pub use store::LeaseStore;
 pub use update::LeaseClient;
 
 /// The annotations' and labels' own prefix.
 pub const PREFIX: &str = "podgres.dev/";
+
+/// Of the seconds in the API's `MicroTime`.
+pub const API_DECIMALS: usize = 6;
 
 /// No request takes longer, whatever the retry period.
 const REQUEST_LIMIT: Duration = Duration::from_secs(2);
@@ -49,7 +52,7 @@ pub enum Reach {
     InCluster,
     /// A kubeconfig file; without `context`, its current one.
     Kubeconfig { path: PathBuf, context: Option<String> },
-    /// An address without TLS, for `kubectl proxy`; the file holds a bearer token.
+    /// An address without TLS, for tests: the program itself reads a kubeconfig. The file holds a bearer token.
     Url {
         url: String,
         token_file: Option<PathBuf>,
@@ -85,11 +88,8 @@ impl LeaseSettings {
     }
 }
 
-/// The time of day, RFC 3339: for people only.
+/// The time of day, RFC 3339, with so many decimals of the second: for people only.
 #[must_use]
-pub fn time_of_day() -> String {
-    let now = k8s_openapi::jiff::Timestamp::now();
-    now.round(k8s_openapi::jiff::Unit::Second)
-        .unwrap_or(now)
-        .to_string()
+pub fn timestamp(decimals: usize) -> String {
+    format!("{:.decimals$}", jiff::Timestamp::now())
 }

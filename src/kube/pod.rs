@@ -5,11 +5,10 @@
 
 use std::time::Duration;
 
-use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::client::ApiClient;
-use super::{PREFIX, Reach};
+use super::{API_DECIMALS, PREFIX, Reach, timestamp};
 use crate::core::lease::Identity;
 
 /// Nobody waits for these.
@@ -81,7 +80,7 @@ impl PodReporter {
             "kind": "Event",
             // As client-go names them.
             "metadata": {"name": format!("{}.{:016x}", self.pod.pod, fastrand::u64(..)), "namespace": self.namespace},
-            "eventTime": format!("{:.6}", Timestamp::now()),
+            "eventTime": timestamp(API_DECIMALS),
             "type": match kind {
                 EventKind::Normal => "Normal",
                 EventKind::Warning => "Warning",

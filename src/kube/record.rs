@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::annotations;
 use super::error::LeaseName;
+use super::{API_DECIMALS, timestamp};
 use crate::core::lease::{Identity, LeaseRecord, StoredLease};
 
 /// Why an object is not a record, or a record no object.
@@ -130,7 +130,7 @@ pub fn with_record(
 }
 
 fn write_spec(spec: &mut Map<String, Value>, record: &LeaseRecord, term: i32) {
-    let now = json!(timestamp());
+    let now = json!(timestamp(API_DECIMALS));
     let holder = record.holder.as_ref().map(|holder| json!(holder.to_string()));
     let earlier = (spec.remove("holderIdentity"), spec.get("leaseTransitions"));
     let claimed = holder.is_some() && (earlier.0 != holder || earlier.1 != Some(&json!(term)));
@@ -171,12 +171,6 @@ fn take(object: &mut Map<String, Value>, key: &str) -> Map<String, Value> {
         Some(Value::Object(inner)) => inner,
         _ => Map::new(),
     }
-}
-
-/// The wall clock as the API writes it; for people only.
-#[must_use]
-pub fn timestamp() -> String {
-    format!("{:.6}", Timestamp::now())
 }
 
 #[cfg(test)]

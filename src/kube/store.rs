@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
-use tokio::task::AbortHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::LeaseSettings;
 use super::client::ApiClient;
@@ -15,11 +15,12 @@ use super::remembered::Keeper;
 use super::update::update;
 use crate::clock::boottime_ms;
 use crate::core::lease::{LeaseRecord, LeaseView, LeaseWrite, StoredLease};
+use crate::watched;
 
 /// Follows one Lease; ends with its owner. A write that was begun goes on to its end.
 pub struct LeaseStore {
     shared: Arc<Shared>,
-    follower: AbortHandle,
+    _follower: AbortOnDropHandle<()>,
 }
 
 /// What the follower and a write have in common.
@@ -61,8 +62,11 @@ impl LeaseStore {
             view,
             nudge: Notify::new(),
         });
-        let follower = tokio::spawn(follow(Arc::clone(&shared))).abort_handle();
-        Self { shared, follower }
+        let follower = tokio::spawn(follow(Arc::clone(&shared)));
+        Self {
+            shared,
+            _follower: AbortOnDropHandle::new(follower),
+        }
     }
 
     /// What is known, and every change of it.
@@ -112,12 +116,6 @@ impl LeaseStore {
     }
 }
 
-impl Drop for LeaseStore {
-    fn drop(&mut self) {
-        self.follower.abort();
-    }
-}
-
 impl Shared {
     /// Changes what is known, and tells everybody.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Knowledge) -> T) -> T {
@@ -127,12 +125,8 @@ impl Shared {
         drop(self.keep(&knowledge));
         let view = knowledge.view.clone();
         // Under the lock, so that views leave in their order.
-        self.view.send_if_modified(|shown| {
-            let changed = *shown != view;
-            log_change(shown.error.as_deref(), view.error.as_deref());
-            *shown = view;
-            changed
-        });
+        log_change(self.view.borrow().error.as_deref(), view.error.as_deref());
+        watched::set(&self.view, view);
         result
     }
 

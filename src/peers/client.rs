@@ -14,8 +14,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::core::cluster::PeerContact;
 use crate::core::status::MemberStatus;
@@ -150,13 +150,7 @@ pub(super) async fn connect_url(url: &str) -> Result<(Connection, String), Reque
 pub(super) struct Connection {
     target: String,
     sender: SendRequest<Full<Bytes>>,
-    driver: AbortHandle,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
+    _driver: AbortOnDropHandle<()>,
 }
 
 impl Connection {
@@ -174,7 +168,7 @@ impl Connection {
         Ok(Self {
             target: target.to_owned(),
             sender,
-            driver: tokio::spawn(async { drop(driver.await) }).abort_handle(),
+            _driver: AbortOnDropHandle::new(tokio::spawn(async { drop(driver.await) })),
         })
     }
 

@@ -16,12 +16,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use crate::core::cluster::PeerContact;
 use crate::core::cluster::PeerEntry;
 use crate::core::member::{MemberName, Ordinal};
 use crate::core::status::MemberStatus;
+use crate::watched;
 
 pub use client::{RequestError, ask, get_json};
 pub use order::{send_order, send_signed_order};
@@ -78,13 +79,7 @@ pub struct Peers {
 #[derive(Debug)]
 struct Task {
     addresses: watch::Sender<Vec<SocketAddr>>,
-    abort: AbortHandle,
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.abort.abort();
-    }
+    _follower: AbortOnDropHandle<()>,
 }
 
 impl Peers {
@@ -117,7 +112,7 @@ impl Peers {
             addresses.sort_unstable();
             addresses.dedup();
             match self.tasks.get(&ordinal) {
-                Some(task) => drop(task.addresses.send_if_modified(|known| replace(known, addresses))),
+                Some(task) => drop(watched::set(&task.addresses, addresses)),
                 None => self.follow(ordinal, addresses),
             }
         }
@@ -142,8 +137,11 @@ impl Peers {
             targets,
             snapshots: self.snapshots.clone(),
         };
-        let abort = tokio::spawn(follower.run()).abort_handle();
-        self.tasks.insert(ordinal, Task { addresses, abort });
+        let task = Task {
+            addresses,
+            _follower: AbortOnDropHandle::new(tokio::spawn(follower.run())),
+        };
+        self.tasks.insert(ordinal, task);
     }
 
     /// Every followed peer as it is known now.
@@ -158,10 +156,4 @@ impl Peers {
         // The sender lives as long as this receiver.
         drop(self.news.changed().await);
     }
-}
-
-fn replace(known: &mut Vec<SocketAddr>, new: Vec<SocketAddr>) -> bool {
-    let differs = *known != new;
-    *known = new;
-    differs
 }

@@ -9,8 +9,8 @@ use std::sync::{Mutex, PoisonError};
 
 use ring::digest::{Context, SHA256};
 
-use super::error::{FileContext as _, FileError};
 use super::{ServerSettings, conf};
+use crate::files::{FileContext as _, FileError};
 
 /// Of one configuration; equal if PostgreSQL would judge equally.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,8 +6,7 @@ use std::io;
 use std::path::Path;
 
 use super::ServerSettings;
-use super::error::{FileContext as _, FileError};
-use super::files::{sync_directory, write_private};
+use crate::files::{FileContext as _, FileError, sync_directory, write_private};
 
 /// Settings on which the cluster depends, so that podgres alone gives them.
 pub(super) const OWNED: &[&str] = &[

@@ -13,12 +13,14 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::conninfo::receiver_conninfo;
-use super::error::{ConfigurationError, FileContext as _, FileError, ProgramError};
-use super::files::{create_private_directory, with_suffix, write_generated, write_private};
+use super::error::{ConfigurationError, ProgramError};
 use super::process::{Locale, command};
 use super::tls_files::{self, TlsFiles};
 use super::{ServerSettings, accepted, auto_conf, hba, passfile, program, staging};
 use crate::core::supervision::{GATE_NAME, ServerRole};
+use crate::files::{
+    FileContext as _, FileError, create_private_directory, with_suffix, write_generated, write_private,
+};
 
 const MIB: u64 = 1 << 20;
 /// A slot may hold back a quarter of the volume, within these bounds.

@@ -37,42 +37,48 @@ pub fn receiver_conninfo(settings: &ServerSettings, upstream: &Upstream) -> Stri
 /// `hostaddr` spares a look-up in a cache that may be stale; `host` is what the certificate must say.
 #[must_use]
 pub fn conninfo(settings: &ServerSettings, upstream: &Upstream, application_name: &str) -> String {
-    let mut text = String::new();
-    let mut add = |key: &str, value: &str| {
-        let separator = if text.is_empty() { "" } else { " " };
-        // Writing to a String cannot fail.
-        write!(text, "{separator}{key}={}", quote(value)).ok();
-    };
-    add("host", &upstream.host);
-    add("hostaddr", &upstream.address.to_string());
-    add("port", &upstream.port.to_string());
-    add("user", &settings.replication.user);
-    add("passfile", &super::passfile::path(settings).to_string_lossy());
-    add("application_name", application_name);
-    match &settings.tls {
-        Some(folder) => {
-            add("sslmode", "verify-full");
-            add("sslrootcert", &authority(folder));
-        }
-        None => add("sslmode", "prefer"),
-    }
-    add("gssencmode", "disable");
-    // Else libpq looks for one in the home directory, and fails if it may not look there.
-    add(
-        "sslcert",
-        &settings
-            .run_directory
-            .join("no-client-certificate")
-            .to_string_lossy(),
-    );
+    let mut text = Conninfo::default();
+    text.add("host", &upstream.host);
+    text.add("hostaddr", &upstream.address.to_string());
+    text.add("port", &upstream.port.to_string());
+    text.add("user", &settings.replication.user);
+    text.add_path("passfile", &super::passfile::path(settings));
+    text.add("application_name", application_name);
+    let authority = settings.tls.as_ref().map(|folder| folder.join("ca.crt"));
+    text.add_encryption(authority.as_deref(), &settings.run_directory);
     for (key, value) in TIMEOUTS {
-        add(key, value);
+        text.add(key, value);
     }
-    text
+    text.0
 }
 
-fn authority(folder: &Path) -> String {
-    folder.join("ca.crt").to_string_lossy().into_owned()
+/// A connection string as it grows.
+#[derive(Default)]
+pub(super) struct Conninfo(pub(super) String);
+
+impl Conninfo {
+    pub(super) fn add(&mut self, key: &str, value: &str) {
+        let separator = if self.0.is_empty() { "" } else { " " };
+        // Writing to a String cannot fail.
+        write!(self.0, "{separator}{key}={}", quote(value)).ok();
+    }
+
+    pub(super) fn add_path(&mut self, key: &str, path: &Path) {
+        self.add(key, &path.to_string_lossy());
+    }
+
+    /// The server's certificate is verified where there is an `authority`; `folder` may be any that libpq can enter.
+    pub(super) fn add_encryption(&mut self, authority: Option<&Path>, folder: &Path) {
+        if let Some(authority) = authority {
+            self.add("sslmode", "verify-full");
+            self.add_path("sslrootcert", authority);
+        } else {
+            self.add("sslmode", "prefer");
+        }
+        self.add("gssencmode", "disable");
+        // Else libpq looks for one in the home directory, and fails if it may not look there.
+        self.add_path("sslcert", &folder.join("no-client-certificate"));
+    }
 }
 
 /// In single quotes unless plain; a backslash takes the meaning from quotes and backslashes.

@@ -11,12 +11,13 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::ServerSettings;
-use super::error::{FileContext as _, FileError, ProgramError};
-use super::files::{self, blocking};
+use super::error::ProgramError;
+use super::files::blocking;
 use super::process::{Locale, command};
 use super::{program, rewinding};
 use crate::core::data_directory::{ControlState, DataDirectory, DataDirectoryFacts, SystemIdentifier};
 use crate::core::wal::{Lsn, TimelineId};
+use crate::files::{self, FileContext as _, FileError};
 
 /// `pg_controldata` reads one page.
 const CONTROLDATA_LIMIT: Duration = Duration::from_secs(30);

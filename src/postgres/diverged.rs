@@ -9,13 +9,17 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::ServerSettings;
-use super::error::{FileContext as _, FileError, JobError};
-use super::files::{blocking, create_private_directory, sync_directory, with_suffix, write_private};
+use super::error::JobError;
+use super::files::blocking;
 use super::staging;
 use super::waldump::{self, Contents};
 use crate::core::data_directory::DataDirectoryFacts;
 use crate::core::supervision::DivergedWal;
 use crate::core::wal::{Lsn, TimelineHistory, TimelineId, WalPosition};
+use crate::core::wal_file::WalFile;
+use crate::files::{
+    FileContext as _, FileError, create_private_directory, sync_directory, with_suffix, write_private,
+};
 
 /// Beside PGDATA.
 const FOLDER: &str = "podgres.diverged";
@@ -133,7 +137,7 @@ fn own_history(wal: &Path, timeline: TimelineId) -> Result<TimelineHistory, File
         let ancestors = Vec::new();
         return Ok(TimelineHistory { timeline, ancestors });
     }
-    let path = wal.join(format!("{:08X}.history", timeline.0));
+    let path = wal.join(WalFile::History { timeline }.to_string());
     let text = fs::read_to_string(&path).file("read file", &path)?;
     TimelineHistory::parse(timeline, &text)
         .map_err(io::Error::other)
@@ -211,25 +215,17 @@ fn wal_files(wal: &Path, from: Lsn, timelines: &[TimelineId]) -> Result<Vec<(Pat
     let mut files = Vec::new();
     for entry in fs::read_dir(wal).file("read directory", wal)? {
         let path = entry.file("read directory", wal)?.path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let Some(timeline) = name
-            .get(..8)
-            .and_then(|digits| u32::from_str_radix(digits, 16).ok())
-        else {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let Ok(file) = name.parse::<WalFile>() else {
             continue;
         };
-        if !timelines.contains(&TimelineId(timeline)) {
+        if !timelines.contains(&file.timeline()) {
             continue;
         }
         let bytes = fs::metadata(&path).file("stat file", &path)?.len();
-        let history = name.get(8..) == Some(".history");
-        if history
-            || segment_start(&path, &name, bytes).is_some_and(|start| start >= from.segment_start(bytes))
-        {
+        let holds_wal =
+            || start_of(&path, file, bytes).is_some_and(|start| start >= from.segment_start(bytes));
+        if file.is_history() || holds_wal() {
             files.push((path, bytes));
         }
     }
@@ -237,18 +233,17 @@ fn wal_files(wal: &Path, from: Lsn, timelines: &[TimelineId]) -> Result<Vec<(Pat
     Ok(files)
 }
 
-/// Where a segment begins, by its name and by its first page; a recycled one still has another first page.
-fn segment_start(path: &Path, name: &str, bytes: u64) -> Option<Lsn> {
-    let number = |digits| u64::from_str_radix(name.get(digits)?, 16).ok();
-    if name.len() != 24 || bytes == 0 {
+/// Where a whole segment begins, by its name and by its first page; a recycled one still has another first page.
+fn start_of(path: &Path, file: WalFile, bytes: u64) -> Option<Lsn> {
+    if !matches!(file, WalFile::Segment { partial: false, .. }) || bytes == 0 {
         return None;
     }
-    let start = (number(8..16)? << 32).checked_add(number(16..24)?.checked_mul(bytes)?)?;
+    let start = file.start(bytes)?;
     // `XLogPageHeaderData` (`access/xlog_internal.h`): magic, info, timeline, then the page's address.
     let mut header = [0; 16];
     File::open(path).ok()?.read_exact(&mut header).ok()?;
     let address = u64::from_ne_bytes(*header.last_chunk::<8>()?);
-    (address == start).then_some(Lsn(start))
+    (Lsn(address) == start).then_some(start)
 }
 
 /// The folders that hold something, oldest first.

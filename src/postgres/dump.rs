@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::process::{ChildStdout, Command};
 
+use super::conninfo::Conninfo;
 use super::error::ProgramError;
 use super::process::{Locale, command};
 use super::program::{self, Program};
@@ -14,6 +15,8 @@ use super::session::Address;
 use crate::core::backup::DumpFormat;
 
 const AMCHECK: &str = "pg_amcheck";
+/// Where to connect while databases are dropped and made.
+const MAINTENANCE_DATABASE: &str = "template1";
 /// Restoring a dump takes as long as it takes; a day is more than any.
 const LOAD_LIMIT: Duration = Duration::from_hours(24);
 
@@ -90,12 +93,7 @@ impl Client {
     }
 
     /// Loads a dump as the database it was made of, which is dropped first if it is there. More than one job reads no tar.
-    pub async fn load_new(
-        &self,
-        maintenance_database: &str,
-        dump: &Path,
-        jobs: usize,
-    ) -> Result<(), ProgramError> {
+    pub async fn load_new(&self, dump: &Path, jobs: usize) -> Result<(), ProgramError> {
         let mut pg_restore = self.program("pg_restore");
         pg_restore.args([
             "--exit-on-error",
@@ -109,17 +107,17 @@ impl Client {
         pg_restore.arg(format!("--jobs={jobs}"));
         pg_restore
             .arg("-d")
-            .arg(self.conninfo(maintenance_database))
+            .arg(self.conninfo(MAINTENANCE_DATABASE))
             .arg(dump);
         program::run(pg_restore, LOAD_LIMIT).await.map(drop)
     }
 
-    /// Runs a script by psql; without `stop` errors are passed over, as a role that is there already.
-    pub async fn script(&self, database: &str, script: &Path, stop: bool) -> Result<(), ProgramError> {
+    /// Runs a dump of the globals by psql; errors are passed over, as a role that is there already.
+    pub async fn load_globals(&self, script: &Path) -> Result<(), ProgramError> {
         let mut psql = self.program("psql");
-        psql.args(["-X", "-q", "--no-password"])
-            .arg(format!("-vON_ERROR_STOP={}", u8::from(stop)));
-        psql.arg("-d").arg(self.conninfo(database)).arg("-f").arg(script);
+        psql.args(["-X", "-q", "--no-password", "-vON_ERROR_STOP=0"]);
+        psql.arg("-d").arg(self.conninfo(MAINTENANCE_DATABASE));
+        psql.arg("-f").arg(script);
         program::run(psql, LOAD_LIMIT).await.map(drop)
     }
 
@@ -139,38 +137,26 @@ impl Client {
     }
 
     fn conninfo(&self, database: &str) -> String {
-        let quoted = |value: &str| format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"));
-        let path = |path: &Path| quoted(&path.to_string_lossy());
-        let mut words = match &self.address {
+        let mut text = Conninfo::default();
+        match &self.address {
             Address::Tcp { host, address, port } => {
-                vec![
-                    format!("host={}", quoted(host)),
-                    format!("hostaddr={address}"),
-                    format!("port={port}"),
-                ]
+                text.add("host", host);
+                text.add("hostaddr", &address.to_string());
+                text.add("port", &port.to_string());
             }
             Address::Socket { folder, port } => {
-                vec![format!("host={}", path(folder)), format!("port={port}")]
+                text.add_path("host", folder);
+                text.add("port", &port.to_string());
             }
-        };
-        words.push(format!("dbname={} user={}", quoted(database), quoted(&self.user)));
-        words.push(format!(
-            "application_name={} gssencmode=disable",
-            quoted(&self.application_name)
-        ));
-        words.extend(
-            self.passfile
-                .iter()
-                .map(|file| format!("passfile={}", path(file))),
-        );
-        words.push(self.authority.as_ref().map_or_else(
-            || "sslmode=prefer".to_owned(),
-            |authority| format!("sslmode=verify-full sslrootcert={}", path(authority)),
-        ));
-        // As for the standbys' connections: libpq fails where it may not look into the home directory.
-        let none = self.program_directory.join("no-client-certificate");
-        words.push(format!("sslcert={}", path(&none)));
-        words.join(" ")
+        }
+        text.add("dbname", database);
+        text.add("user", &self.user);
+        text.add("application_name", &self.application_name);
+        if let Some(passfile) = &self.passfile {
+            text.add_path("passfile", passfile);
+        }
+        text.add_encryption(self.authority.as_deref(), &self.program_directory);
+        text.0
     }
 }
 
@@ -215,8 +201,8 @@ mod tests {
         };
         assert_eq!(
             client.conninfo("a' host='x"),
-            "host='/run/a b' port=5432 dbname='a\\' host=\\'x' user='o\\'b\\\\' application_name='podgres_backup' \
-             gssencmode=disable passfile='/run/pass' sslmode=prefer sslcert='/programs/no-client-certificate'"
+            "host='/run/a b' port=5432 dbname='a\\' host=\\'x' user='o\\'b\\\\' application_name=podgres_backup \
+             passfile=/run/pass sslmode=prefer gssencmode=disable sslcert=/programs/no-client-certificate"
         );
     }
 }

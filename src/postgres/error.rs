@@ -5,37 +5,13 @@
 
 use std::error::Error;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::replication::UpstreamError;
 use super::tls::TlsError;
+use crate::core::causes::causes;
 use crate::core::supervision::FailureKind;
-
-/// A file operation that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("could not {verb} \"{}\"", path.display())]
-pub struct FileError {
-    /// What was tried: "read file", "rename directory".
-    pub verb: &'static str,
-    pub path: PathBuf,
-    #[source]
-    pub source: io::Error,
-}
-
-/// Says which file an [`io::Error`] is about.
-pub(super) trait FileContext<T> {
-    fn file(self, verb: &'static str, path: &Path) -> Result<T, FileError>;
-}
-
-impl<T, E: Into<io::Error>> FileContext<T> for Result<T, E> {
-    fn file(self, verb: &'static str, path: &Path) -> Result<T, FileError> {
-        self.map_err(|source| FileError {
-            verb,
-            path: path.to_owned(),
-            source: source.into(),
-        })
-    }
-}
+use crate::files::FileError;
 
 /// A program that did not do what it was started for.
 #[derive(Debug, thiserror::Error)]
@@ -266,18 +242,15 @@ impl ConfigurationError {
 /// The error and its causes in one line: `could not read file "x": permission denied`.
 #[must_use]
 pub fn describe(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
+    causes(error).fold(error.to_string(), |text, cause| {
         // A cause that is already part of the text (a transparent error) is not said twice.
-        let said = error.to_string();
-        if !text.ends_with(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
+        let said = cause.to_string();
+        if text.ends_with(&said) {
+            text
+        } else {
+            format!("{text}: {said}")
         }
-        cause = error.source();
-    }
-    text
+    })
 }
 
 #[cfg(test)]

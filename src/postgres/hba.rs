@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::ServerSettings;
-use super::error::{ConfigurationError, FileContext as _};
-use super::files::{create_private_directory, exists, write_generated};
+use super::error::ConfigurationError;
+use crate::files::{FileContext as _, create_private_directory, exists, write_generated};
 
 /// The file of this name in the user's folder.
 pub(super) const USER_FILE: &str = "pg_hba.conf";

@@ -10,9 +10,8 @@ use std::path::Path;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 
-use super::error::{FileContext as _, FileError};
-use super::files::{sync_directory, write_private};
 use crate::core::lease::Incarnation;
+use crate::files::{FileContext as _, FileError, sync_directory, write_private};
 
 /// In the data directory.
 pub const FILE: &str = "podgres.member";

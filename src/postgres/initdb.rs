@@ -7,15 +7,17 @@
 use std::path::Path;
 use std::time::Duration;
 
+use postgres_protocol::escape::{escape_identifier, escape_literal};
 use rustix::process::Signal;
 use tokio_postgres::{Client, NoTls};
 
 use super::error::JobError;
-use super::files::{blocking, write_private};
+use super::files::blocking;
 use super::process::{Locale, command};
 use super::staging::{self, Target};
-use super::temporary_server::{PrivateDirectory, TemporaryServer};
+use super::temporary_server::{self, PrivateDirectory};
 use super::{Secret, ServerSettings, conf, incarnation, initdb_scripts, program, roles};
+use crate::files::write_private;
 
 /// initdb takes seconds; slow volumes and many locales take longer.
 const INITDB_LIMIT: Duration = Duration::from_mins(10);
@@ -84,14 +86,13 @@ async fn restore(words: &[String], staging: &Path) -> Result<(), JobError> {
 async fn fill_anew(settings: &ServerSettings, staging: &Path, private: &Path) -> Result<(), JobError> {
     initialise(settings, staging, private).await?;
     conf::release_initdb_defaults(staging)?;
-    let mut server = TemporaryServer::start(settings, staging, private).await?;
-    let sockets = server.socket_directory.clone();
+    let mut server = temporary_server::start(settings, staging, private).await?;
     let work = async {
-        populate(settings, &sockets).await?;
-        initdb_scripts::run(settings, staging, &sockets).await
+        populate(settings, private).await?;
+        initdb_scripts::run(settings, staging, private).await
     };
-    server.during(work).await?;
-    server.stop().await
+    server.during(work).await??;
+    Ok(server.stop().await?)
 }
 
 async fn initialise(settings: &ServerSettings, staging: &Path, private: &Path) -> Result<(), JobError> {
@@ -102,19 +103,17 @@ async fn initialise(settings: &ServerSettings, staging: &Path, private: &Path) -
         .arg(staging)
         .args(["-U", &settings.superuser.user, "--no-sync", "--data-checksums"]);
     let password_file = private.join("password");
-    let password = settings.superuser.password.expose();
-    if password.is_empty() {
-        // Only possible with POSTGRES_HOST_AUTH_METHOD=trust.
-        initdb.args(["--auth-local=trust", "--auth-host=trust"]);
-    } else {
-        // The verifier, since initdb's server shows the statement that sets it if that fails.
-        let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
+    // The verifier, since initdb's server shows the statement that sets it if that fails.
+    if let Some(verifier) = roles::stored_form(&settings.superuser.password) {
         write_private(&password_file, verifier.as_bytes())?;
         let mut option = std::ffi::OsString::from("--pwfile=");
         option.push(&password_file);
         initdb
             .arg(option)
             .args(["--auth-local=scram-sha-256", "--auth-host=scram-sha-256"]);
+    } else {
+        // Only possible with POSTGRES_HOST_AUTH_METHOD=trust.
+        initdb.args(["--auth-local=trust", "--auth-host=trust"]);
     }
     initdb.args(default_locale(
         std::env::var_os("LANG").is_some(),
@@ -137,14 +136,14 @@ async fn initialise(settings: &ServerSettings, staging: &Path, private: &Path) -
 async fn populate(settings: &ServerSettings, sockets: &Path) -> Result<(), JobError> {
     let client = connect(settings, sockets).await?;
     if settings.database != "postgres" {
-        let statement = format!("CREATE DATABASE {}", quote(&settings.database));
+        let statement = format!("CREATE DATABASE {}", escape_identifier(&settings.database));
         execute(&client, "could not create the database", &statement).await?;
     }
     if settings.replication.user != settings.superuser.user {
-        let role = quote(&settings.replication.user);
+        let role = escape_identifier(&settings.replication.user);
         let statement = format!(
             "CREATE ROLE {role} LOGIN REPLICATION PASSWORD {}; GRANT pg_monitor TO {role}",
-            verifier(&settings.replication.password)
+            password_literal(&settings.replication.password)
         );
         execute(&client, "could not create the replication role", &statement).await?;
         let rights = roles::rights(&settings.replication.user);
@@ -182,23 +181,6 @@ fn sql(what: &'static str) -> impl FnOnce(tokio_postgres::Error) -> JobError {
         what,
         source: Box::new(source),
     }
-}
-
-/// A quoted identifier.
-fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// The verifier as an SQL literal; it has no character that needs escaping.
-fn verifier(password: &Secret) -> String {
-    let password = password.expose();
-    if password.is_empty() {
-        return "NULL".to_owned();
-    }
-    format!(
-        "'{}'",
-        postgres_protocol::password::scram_sha_256(password.as_bytes())
-    )
 }
 
 /// UTF-8 without a language where neither the image nor the user says anything.
@@ -256,6 +238,10 @@ fn own_option(argument: &str) -> Option<usize> {
     None
 }
 
+fn password_literal(password: &Secret) -> String {
+    roles::stored_form(password).map_or_else(|| "NULL".to_owned(), |verifier| escape_literal(&verifier))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,9 +287,9 @@ mod tests {
     }
 
     #[test]
-    fn identifiers_and_passwords_are_never_pasted() {
-        assert_eq!(quote("a\"; DROP ROLE x; --"), "\"a\"\"; DROP ROLE x; --\"");
-        let verifier = verifier(&Secret::new("o'brien".into()));
+    fn passwords_are_never_pasted() {
+        let verifier = password_literal(&Secret::new("o'brien".into()));
         assert!(verifier.starts_with("'SCRAM-SHA-256$4096:") && !verifier.contains("brien"));
+        assert_eq!(password_literal(&Secret::new(String::new())), "NULL");
     }
 }

@@ -16,9 +16,10 @@ use rustix::process::Signal;
 use tokio::process::Command;
 
 use super::ServerSettings;
-use super::error::{FileContext as _, FileError, JobError, ProgramError};
+use super::error::{JobError, ProgramError};
 use super::process::{Locale, command};
 use super::program::{Line, Program, run_watched};
+use crate::files::{FileContext as _, FileError};
 
 /// What the official image offers to sourced scripts.
 const PREAMBLE: &str = r#"docker_process_sql() {

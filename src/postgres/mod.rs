@@ -28,6 +28,7 @@ mod lines;
 pub mod mounted;
 pub mod passfile;
 pub mod postmaster_pid;
+mod private_server;
 pub mod process;
 mod program;
 pub mod progress;
@@ -53,6 +54,7 @@ pub mod terms;
 pub mod timelines;
 pub mod tls;
 mod tls_files;
+pub mod user;
 pub mod verify;
 mod waldump;
 

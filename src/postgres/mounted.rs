@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use ring::digest::{Context, SHA256};
 
-use super::error::{FileContext as _, FileError};
 use super::{ServerSettings, conf, tls_files};
+use crate::files::{FileContext as _, FileError};
 
 /// Equal if and only if the same files had the same content.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::ServerSettings;
-use super::error::{FileContext as _, FileError};
 use super::leftovers;
+use crate::files::{FileContext as _, FileError};
 
 /// How far a postmaster is (`LOCK_FILE_LINE_PM_STATUS`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

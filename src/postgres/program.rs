@@ -81,10 +81,6 @@ impl Program {
         self.stdout.take()
     }
 
-    pub(super) fn id(&self) -> Option<u32> {
-        self.child.id()
-    }
-
     /// For the program itself, without what it has started.
     pub(super) fn signal(&self, signal: Signal) {
         if let Some(program) = group_of(&self.child) {

@@ -7,14 +7,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls, Statement};
+use tokio_util::task::AbortOnDropHandle;
 
+use super::Login;
 use super::scram::VerifierMemory;
 use super::status_query::{self, ServerFacts, Silence};
-use super::{Login, ServerSettings};
 use crate::clock::boottime_ms;
 use crate::core::member::MemberName;
 use crate::core::status::ServerStatus;
@@ -116,29 +116,12 @@ pub(super) struct Session {
     pub(super) client: Client,
     pub(super) facts: ServerFacts,
     status: Statement,
-    driver: JoinHandle<()>,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        // Without this the driver would wait for the answer of a server that hangs.
-        self.driver.abort();
-    }
+    /// By itself it would wait for the answer of a server that hangs.
+    _driver: AbortOnDropHandle<()>,
 }
 
 impl LocalServer {
     /// Connects with the first call.
-    #[must_use]
-    pub fn new(settings: &ServerSettings) -> Self {
-        Self::at(
-            SocketAddr::new(settings.local_address, settings.port),
-            MemberName::parse(&settings.member).ok(),
-            settings.superuser.clone(),
-            settings.replication.clone(),
-        )
-    }
-
-    /// As [`LocalServer::new`], for a process that knows no more of the server than this.
     #[must_use]
     pub fn at(address: SocketAddr, member: Option<MemberName>, superuser: Login, replication: Login) -> Self {
         Self {
@@ -251,23 +234,17 @@ async fn connect(address: SocketAddr, login: &Login) -> Result<Session, QueryErr
         .connect(NoTls)
         .await
         .map_err(|error| connect_error(address, &login.user, error))?;
-    let driver = tokio::spawn(async move {
+    let driver = AbortOnDropHandle::new(tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "connection to the local server ended");
         }
-    });
-    let (facts, status) = match status_query::prepare(&client).await {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            driver.abort();
-            return Err(error);
-        }
-    };
+    }));
+    let (facts, status) = status_query::prepare(&client).await?;
     Ok(Session {
         client,
         facts,
         status,
-        driver,
+        _driver: driver,
     })
 }
 

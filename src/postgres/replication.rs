@@ -28,6 +28,7 @@ use super::Login;
 use super::tls::ClientTls;
 use crate::core::data_directory::SystemIdentifier;
 use crate::core::supervision::Upstream;
+use crate::core::units;
 use crate::core::wal::{Lsn, TimelineHistory, TimelineId, WalPosition};
 
 /// Messages in one exchange; an answer to the commands here has fewer than ten, a start-up some thirty.
@@ -174,7 +175,7 @@ impl ReplicationClient {
     pub async fn wal_segment_size_bytes(&mut self) -> Result<u64, UpstreamError> {
         let row = self.command("SHOW wal_segment_size").await?;
         let text: String = required(&row, 0, "wal_segment_size")?;
-        size_bytes(&text).ok_or_else(|| UpstreamError::unreadable("wal_segment_size", &text))
+        units::bytes(&text).map_err(|_| UpstreamError::unreadable("wal_segment_size", &text))
     }
 
     /// `SHOW summarize_wal`; ask only a server that has it (17 and later).
@@ -276,31 +277,9 @@ fn required<T: std::str::FromStr>(row: &Row, column: usize, what: &'static str) 
     optional(row, column, what)?.ok_or_else(|| UpstreamError::unreadable(what, ""))
 }
 
-/// `16MB`, as `SHOW` writes a size.
-fn size_bytes(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let shift = match &text[digits.len()..] {
-        "B" | "" => 0,
-        "kB" => 10,
-        "MB" => 20,
-        "GB" => 30,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_as_show_writes_them() {
-        assert_eq!(size_bytes("16MB"), Some(16 << 20));
-        assert_eq!(size_bytes("1GB"), Some(1 << 30));
-        for text in ["", "MB", "16 MB", "-1MB", "16TB", "16é", "99999999999999999GB"] {
-            assert_eq!(size_bytes(text), None, "{text:?}");
-        }
-    }
 
     #[test]
     fn only_a_slot_name_goes_into_a_command() {

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::conninfo::conninfo;
 use super::data_directory::{InspectError, inspect};
 use super::diverged::{self, Keep};
-use super::error::{FileContext as _, JobError, ProgramError, describe};
+use super::error::{JobError, ProgramError, describe};
 use super::files::blocking;
 use super::process::{Locale, command};
 use super::program::{Event, Line, Program};
@@ -25,6 +25,7 @@ use super::{
 use crate::core::data_directory::{ControlState, DataDirectory, DataDirectoryFacts, SystemIdentifier};
 use crate::core::supervision::{JobProgress, Upstream};
 use crate::core::wal::{TimelineHistory, WalPosition};
+use crate::files::FileContext as _;
 
 /// PostgreSQL says every ten seconds how far crash recovery is.
 const RECOVERY_STALL_LIMIT: Duration = Duration::from_mins(10);

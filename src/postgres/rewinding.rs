@@ -7,9 +7,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::error::{FileContext as _, FileError};
-use super::files::{sync_directory, with_suffix, write_private};
 use super::incarnation;
+use crate::files::{FileContext as _, FileError, sync_directory, with_suffix, write_private};
 
 const SUFFIX: &str = ".podgres-rewinding";
 

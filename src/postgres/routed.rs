@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, NoTls, Row};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::ReadLogins;
 use super::query::{QueryError, configuration};
@@ -75,13 +75,7 @@ struct Kept {
 
 struct Session {
     client: Client,
-    driver: JoinHandle<()>,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
+    _driver: AbortOnDropHandle<()>,
 }
 
 impl RoutedServer {
@@ -177,7 +171,10 @@ impl RoutedServer {
             source,
         })?;
         let driver = tokio::spawn(async move { drop(connection.await) });
-        Ok(Session { client, driver })
+        Ok(Session {
+            client,
+            _driver: AbortOnDropHandle::new(driver),
+        })
     }
 }
 

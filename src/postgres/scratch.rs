@@ -7,24 +7,22 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::time::{Instant, interval, timeout};
+use rustix::process::Signal;
 
 use super::dump::Client;
 use super::error::{JobError, ProgramError};
-use super::files::{create_private_directory, write_private};
-use super::postmaster_pid::{self, PostmasterStatus};
+use super::private_server::{Limits, PrivateServer};
 use super::process::{Locale, command};
-use super::program::{Event, Line, Program, outcome};
 use super::scratch_settings::{self, PORT};
 use super::session::Address;
+use crate::files::{create_private_directory, write_private};
 
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// Replay says something every ten seconds (`log_startup_progress_interval`), and for every segment of the archive.
-const SILENCE_LIMIT: Duration = Duration::from_mins(10);
-const STOP_LIMIT: Duration = Duration::from_mins(30);
-/// As PostgreSQL 15 to 18 log it (`xlogrecovery.c`).
-const REPLAY_BEGINS: &str = "redo starts at";
+const LIMITS: Limits = Limits {
+    start: Duration::from_mins(10),
+    lines_count: true,
+    stop: Duration::from_mins(30),
+};
 
 /// Whether a server that ended while it replayed WAL ended of what it read, rather than of a full volume, of an archive
 /// that does not answer, or of a library that this machine lacks.
@@ -93,7 +91,7 @@ impl Scratch {
             &self.superuser,
         ]);
         initdb.arg("-D").arg(&self.data_directory);
-        super::program::run(initdb, STOP_LIMIT).await.map(drop)
+        super::program::run(initdb, LIMITS.stop).await.map(drop)
     }
 
     /// Starts it and waits until recovery has ended and it accepts connections.
@@ -103,9 +101,11 @@ impl Scratch {
     pub async fn start(self) -> Result<ScratchServer, StartError> {
         let demands = scratch_settings::demanded(&self.program_directory, &self.data_directory).await;
         let mut server = self.spawn(&demands.map_err(JobError::from)?)?;
-        match server.ready().await {
+        match server.process.ready().await {
             Ok(()) => Ok(server),
-            Err(error) if server.replaying && blames_data(&error) => Err(StartError::Replaying(error)),
+            Err(error) if server.process.replaying && blames_data(&error) => {
+                Err(StartError::Replaying(error))
+            }
             Err(error) => Err(JobError::from(error).into()),
         }
     }
@@ -126,9 +126,8 @@ impl Scratch {
             postgres.arg("-c").arg(format!("{name}={value}"));
         }
         Ok(ScratchServer {
-            program: Program::spawn_server(postgres)?,
+            process: PrivateServer::spawn(postgres, &self.data_directory, LIMITS)?,
             scratch: self,
-            replaying: false,
         })
     }
 }
@@ -146,10 +145,8 @@ pub enum StartError {
 
 /// The running server. Dropping it begins an immediate shutdown.
 pub struct ScratchServer {
-    program: Program,
+    process: PrivateServer,
     scratch: Scratch,
-    /// It has begun to replay WAL.
-    replaying: bool,
 }
 
 impl ScratchServer {
@@ -159,74 +156,18 @@ impl ScratchServer {
     }
 
     /// Runs `work` beside the server, whose log must be read meanwhile; `None` if the server ended first.
-    pub async fn during<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ProgramError> {
-        let mut work = std::pin::pin!(work);
-        loop {
-            tokio::select! {
-                result = &mut work => return Ok(result),
-                event = self.program.next() => self.keep_running(event?)?,
-            }
-        }
+    pub fn during<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> impl Future<Output = Result<T, ProgramError>> {
+        self.process.during(work)
     }
 
     /// Fast shutdown, which writes a checkpoint.
     ///
     /// # Errors
     /// It did not end well, or not within half an hour.
-    pub async fn stop(mut self) -> Result<(), ProgramError> {
-        let pid = self
-            .program
-            .id()
-            .and_then(|pid| i32::try_from(pid).ok())
-            .and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            // If it has ended by itself, the wait below says how.
-            kill_process(pid, Signal::INT).ok();
-        }
-        let late = ProgramError::Timeout {
-            program: "postgres".into(),
-            limit_s: STOP_LIMIT.as_secs(),
-        };
-        timeout(STOP_LIMIT, self.program.end()).await.unwrap_or(Err(late))
-    }
-
-    async fn ready(&mut self) -> Result<(), ProgramError> {
-        let file = self.scratch.data_directory.join("postmaster.pid");
-        let mut heard = Instant::now();
-        let mut look = interval(LOOK_INTERVAL);
-        while heard.elapsed() < SILENCE_LIMIT {
-            tokio::select! {
-                event = self.program.next() => {
-                    self.keep_running(event?)?;
-                    heard = Instant::now();
-                }
-                _ = look.tick() => {
-                    let text = std::fs::read_to_string(&file).unwrap_or_default();
-                    let status = postmaster_pid::parse(&text).map(|read| read.status);
-                    if status == Some(PostmasterStatus::Ready) {
-                        return Ok(());
-                    }
-                }
-            }
-        }
-        Err(ProgramError::Timeout {
-            program: "postgres".into(),
-            limit_s: SILENCE_LIMIT.as_secs(),
-        })
-    }
-
-    fn keep_running(&mut self, event: Event) -> Result<(), ProgramError> {
-        match event {
-            Event::Line(Line::Out(line) | Line::Err(line)) => {
-                self.replaying |= line.contains(REPLAY_BEGINS);
-                tracing::debug!(line, "scratch server");
-                Ok(())
-            }
-            Event::Ended(status) => Err(ProgramError::Failed {
-                program: "postgres".into(),
-                outcome: outcome(status),
-                output: self.program.tail(),
-            }),
-        }
+    pub fn stop(self) -> impl Future<Output = Result<(), ProgramError>> {
+        self.process.stop()
     }
 }

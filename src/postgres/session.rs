@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, NoTls, Row};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Login;
 use super::tls::ClientTls;
@@ -76,13 +76,7 @@ pub struct Access<'a> {
 /// One session.
 pub struct Session {
     client: Client,
-    driver: JoinHandle<()>,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
+    _driver: AbortOnDropHandle<()>,
 }
 
 impl Session {
@@ -103,7 +97,7 @@ impl Session {
                 let (client, connection) = connected.map_err(late)?.map_err(failed)?;
                 Ok(Self {
                     client,
-                    driver: tokio::spawn(async { drop(connection.await) }),
+                    _driver: AbortOnDropHandle::new(tokio::spawn(async { drop(connection.await) })),
                 })
             }
             Some(tls) => {
@@ -111,7 +105,7 @@ impl Session {
                 let (client, connection) = connected.map_err(late)?.map_err(failed)?;
                 Ok(Self {
                     client,
-                    driver: tokio::spawn(async { drop(connection.await) }),
+                    _driver: AbortOnDropHandle::new(tokio::spawn(async { drop(connection.await) })),
                 })
             }
         }

@@ -5,10 +5,11 @@
 use std::fs::File;
 
 use super::ServerSettings;
-use super::error::{ConfigurationError, FileContext as _, FileError};
-use super::files::{blocking, exists, sync_directory};
+use super::error::ConfigurationError;
+use super::files::blocking;
 use super::timelines;
 use crate::core::supervision::ServerRole;
+use crate::files::{FileContext as _, FileError, exists, sync_directory};
 
 /// `PROMOTE_SIGNAL_FILE` of PostgreSQL (`access/xlog.h`).
 const PROMOTE: &str = "promote";

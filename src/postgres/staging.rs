@@ -5,16 +5,19 @@
 //! two steps leaves names from which [`recover`] finds back to a PGDATA that is absent or complete.
 
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, StatxAttributes, StatxFlags};
 
 use super::ServerSettings;
 use super::data_directory;
-use super::error::{FileContext as _, FileError, JobError};
-use super::files::{self, blocking, create_private_directory, exists, sync_directory, with_suffix};
+use super::error::JobError;
+use super::files::blocking;
 use super::leftovers;
+use crate::files::{
+    self, FileContext as _, FileError, create_private_directory, exists, remove_tree, sync_directory,
+    with_suffix,
+};
 
 const STAGING: &str = ".podgres-staging";
 const DISCARDED: &str = ".podgres-discarded";
@@ -259,13 +262,6 @@ fn delete(data_directory: &Path, directory: &Path) -> Result<(), FileError> {
     fs::rename(directory, &deleting).file("rename directory", directory)?;
     sync_directory(parent(data_directory))?;
     remove_tree(&deleting)
-}
-
-fn remove_tree(path: &Path) -> Result<(), FileError> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).file("remove directory", path),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

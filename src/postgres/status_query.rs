@@ -10,6 +10,7 @@ use super::query::QueryError;
 use crate::core::data_directory::SystemIdentifier;
 use crate::core::status::ServerStatus;
 use crate::core::wal::{Lsn, TimelineId};
+use crate::core::wal_file::WalFile;
 
 /// What stays as it is as long as the postmaster lives.
 pub(super) struct ServerFacts {
@@ -144,10 +145,10 @@ pub(super) async fn prepare(client: &Client) -> Result<(ServerFacts, Statement),
 /// Reads the one row of the status query.
 pub(super) fn decode(row: &Row, facts: &ServerFacts) -> Result<Answer, QueryError> {
     let in_recovery: bool = get(row, "in_recovery")?;
-    let segments: Vec<SegmentName> = get::<Option<Vec<String>>>(row, "oldest_segments")?
+    let segments: Vec<WalFile> = get::<Option<Vec<String>>>(row, "oldest_segments")?
         .unwrap_or_default()
         .iter()
-        .filter_map(|name| SegmentName::parse(name, facts.wal_segment_size_bytes))
+        .filter_map(|name| name.parse().ok())
         .collect();
     let timeline = timeline(row, &segments)?;
     let flush_lsn = lsn(row, "flush_lsn")?.unwrap_or_default();
@@ -166,7 +167,7 @@ pub(super) fn decode(row: &Row, facts: &ServerFacts) -> Result<Answer, QueryErro
         postmaster_start_time: facts.postmaster_start_time.clone(),
         replication: rows(row, "replication")?,
         slots,
-        oldest_wal_lsn: oldest(&segments, timeline),
+        oldest_wal_lsn: oldest(&segments, timeline, facts.wal_segment_size_bytes),
         wal_segment_size_bytes: facts.wal_segment_size_bytes,
         replication_role: false,
         receiver_present: get(row, "receiver_present")?,
@@ -186,7 +187,7 @@ pub(super) fn decode(row: &Row, facts: &ServerFacts) -> Result<Answer, QueryErro
 }
 
 /// See [`STATUS`] for where a server's timeline is read.
-fn timeline(row: &Row, segments: &[SegmentName]) -> Result<TimelineId, QueryError> {
+fn timeline(row: &Row, segments: &[WalFile]) -> Result<TimelineId, QueryError> {
     if let Some(digits) = get::<Option<String>>(row, "primary_timeline")? {
         let timeline = u32::from_str_radix(&digits, 16).map_err(|error| unexpected(&error))?;
         return Ok(TimelineId(timeline));
@@ -195,35 +196,17 @@ fn timeline(row: &Row, segments: &[SegmentName]) -> Result<TimelineId, QueryErro
         return Ok(TimelineId(timeline.cast_unsigned()));
     }
     let control = get::<Option<i32>>(row, "control_timeline")?.unwrap_or_default();
-    let files = segments.iter().map(|segment| segment.timeline).max();
+    let files = segments.iter().map(|segment| segment.timeline()).max();
     Ok(files.unwrap_or_default().max(TimelineId(control.cast_unsigned())))
 }
 
 /// The first position that `pg_wal` still holds in the history of `timeline`; newer timelines do not count.
-fn oldest(segments: &[SegmentName], timeline: TimelineId) -> Option<Lsn> {
+fn oldest(segments: &[WalFile], timeline: TimelineId, segment_size_bytes: u64) -> Option<Lsn> {
     segments
         .iter()
-        .filter(|segment| segment.timeline <= timeline)
-        .map(|segment| segment.start)
+        .filter(|segment| segment.timeline() <= timeline)
+        .filter_map(|segment| segment.start(segment_size_bytes))
         .min()
-}
-
-/// `TTTTTTTTLLLLLLLLSSSSSSSS`: timeline, upper half of the position, segment within it.
-struct SegmentName {
-    timeline: TimelineId,
-    start: Lsn,
-}
-
-impl SegmentName {
-    fn parse(name: &str, segment_size_bytes: u64) -> Option<Self> {
-        let digits = |range| u32::from_str_radix(name.get(range)?, 16).ok();
-        let high = u64::from(digits(8..16)?) << 32;
-        let low = u64::from(digits(16..24)?).checked_mul(segment_size_bytes)?;
-        Some(Self {
-            timeline: TimelineId(digits(0..8)?),
-            start: Lsn(high.checked_add(low)?),
-        })
-    }
 }
 
 fn get<'row, T: FromSql<'row>>(row: &'row Row, column: &str) -> Result<T, QueryError> {
@@ -277,25 +260,18 @@ mod tests {
 
     #[test]
     fn the_oldest_wal_of_a_timeline_includes_its_ancestors_and_no_newer_one() {
-        let segments: Vec<SegmentName> = [
+        let segments: Vec<WalFile> = [
             "000000010000000000000003",
             "000000020000000100000002",
             "000000030000000000000001",
         ]
         .iter()
-        .filter_map(|name| SegmentName::parse(name, 16 << 20))
+        .map(|name| name.parse().expect("a segment"))
         .collect();
-        assert_eq!(oldest(&segments, TimelineId(2)), Some(Lsn(0x0300_0000)));
-        assert_eq!(oldest(&segments, TimelineId(3)), Some(Lsn(0x0100_0000)));
-        assert_eq!(segments[1].start, Lsn(0x1_0200_0000));
-        assert_eq!(oldest(&[], TimelineId(1)), None);
-        for name in [
-            "",
-            "00000001",
-            "00000001000000000000000G",
-            "é".repeat(12).as_str(),
-        ] {
-            assert!(SegmentName::parse(name, 16 << 20).is_none(), "{name:?}");
-        }
+        let oldest = |segments, timeline| oldest(segments, TimelineId(timeline), 16 << 20);
+        assert_eq!(oldest(&segments, 2), Some(Lsn(0x0300_0000)));
+        assert_eq!(oldest(&segments, 3), Some(Lsn(0x0100_0000)));
+        assert_eq!(oldest(&segments[1..2], 2), Some(Lsn(0x1_0200_0000)));
+        assert_eq!(oldest(&[], 1), None);
     }
 }

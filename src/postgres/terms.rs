@@ -8,9 +8,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::ServerSettings;
-use super::error::{FileContext as _, FileError};
-use super::files::{create_private_directory, sync_directory, with_suffix, write_private};
 use crate::core::supervision::Terms;
+use crate::files::{
+    FileContext as _, FileError, create_private_directory, sync_directory, with_suffix, write_private,
+};
 
 const SUFFIX: &str = ".podgres";
 

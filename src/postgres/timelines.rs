@@ -9,10 +9,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::error::{FileContext as _, FileError};
-use super::files::{exists, sync_directory, write_private};
 use crate::core::supervision::NextTimeline;
 use crate::core::wal::TimelineId;
+use crate::core::wal_file::WalFile;
+use crate::files::{FileContext as _, FileError, exists, sync_directory, write_private};
 
 const PASSED_OVER: &str = "# passed over by podgres: another member may have begun this timeline\n";
 /// A row longer than this is no row of failed promotions.
@@ -73,13 +73,12 @@ pub fn clear(data_directory: &Path) -> Result<(), FileError> {
 }
 
 fn history(wal: &Path, timeline: TimelineId) -> PathBuf {
-    wal.join(format!("{:08X}.history", timeline.0))
+    wal.join(WalFile::History { timeline }.to_string())
 }
 
 fn timeline_of(path: &Path) -> Option<TimelineId> {
-    let digits = path.file_name()?.to_str()?.strip_suffix(".history")?;
-    (digits.len() == 8).then_some(())?;
-    u32::from_str_radix(digits, 16).ok().map(TimelineId)
+    let file: WalFile = path.file_name()?.to_str()?.parse().ok()?;
+    file.is_history().then(|| file.timeline())
 }
 
 #[cfg(test)]

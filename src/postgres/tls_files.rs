@@ -7,8 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::ServerSettings;
-use super::error::{FileContext as _, FileError};
-use super::files::write_generated;
+use crate::files::{FileContext as _, FileError, write_generated};
 
 /// The copies in the run directory.
 #[derive(Clone, Debug)]

@@ -10,8 +10,8 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutPayload, UpdateVersion};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::lock::LockError;
 use super::{Store, StoreError};
@@ -44,7 +44,7 @@ struct Place {
 pub(super) struct Heartbeat {
     place: Place,
     token: u64,
-    task: JoinHandle<()>,
+    task: AbortOnDropHandle<()>,
     lost: watch::Receiver<bool>,
     stop: watch::Sender<bool>,
 }
@@ -72,7 +72,7 @@ impl Heartbeat {
         Ok(Self {
             place: kept,
             token,
-            task,
+            task: AbortOnDropHandle::new(task),
             lost,
             stop,
         })
@@ -93,12 +93,6 @@ impl Heartbeat {
         self.stop.send_replace(true);
         // Whoever comes next then waits for the heartbeat instead.
         timeout(LOST_AFTER, &mut self.task).await.ok();
-    }
-}
-
-impl Drop for Heartbeat {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

@@ -12,7 +12,8 @@ use super::requests::{Refusal, Reply};
 use super::run::Supervisor;
 use super::work::{Task, Work};
 use crate::core::supervision::{NextTimeline, ServerRole, SupervisorRequest, Terms};
-use crate::postgres::error::{FileError, describe};
+use crate::files::FileError;
+use crate::postgres::error::describe;
 use crate::postgres::terms::{self, TermRefusal};
 
 /// Terms on their way to the disk.

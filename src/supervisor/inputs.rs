@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::postgres::mounted::{Fingerprint, fingerprint};
 use crate::postgres::{Login, ReadLogins, ServerSettings};
+use crate::watched;
 
 /// Small files, usually in memory.
 const READ_LIMIT: Duration = Duration::from_secs(10);
@@ -73,7 +74,7 @@ pub(super) async fn watch(
         let inputs = Arc::clone(&inputs);
         let looked = tokio::task::spawn_blocking(move || fingerprint(&inputs.now())).await;
         if let Ok(Ok(found)) = looked {
-            mounted.send_if_modified(|known| known.replace(found) != Some(found));
+            watched::set(&mounted, Some(found));
         }
     }
 }

@@ -56,10 +56,6 @@ impl LicenceClock {
         Ok(())
     }
 
-    pub(super) fn revoke(&mut self) {
-        self.held = Held::None;
-    }
-
     /// Turns a licence whose deadline has passed into none; true if it did so.
     pub(super) fn lapse(&mut self) -> bool {
         let over = matches!(self.held, Held::Until(deadline) if boottime_ns() >= deadline);
@@ -180,7 +176,5 @@ mod tests {
         assert!(clock.allows_primary() && !clock.lapse());
         clock.grant(None).unwrap();
         assert_eq!(clock.current(), Licence::Unlimited);
-        clock.revoke();
-        assert_eq!(clock.current(), Licence::None);
     }
 }

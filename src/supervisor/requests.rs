@@ -107,7 +107,6 @@ impl Supervisor {
             SupervisorRequest::Stop { mode } => self.stop_as_asked(mode),
             SupervisorRequest::Cancel => self.cancel_job(),
             SupervisorRequest::GrantLicence { until_ms } => return self.grant(until_ms),
-            SupervisorRequest::RevokeLicence => self.revoke(),
             SupervisorRequest::KeepSwitch { position } => self.keep_switch(position),
             // Answered by the status alone, or begun by the caller.
             SupervisorRequest::Status
@@ -266,15 +265,6 @@ impl Supervisor {
             self.changed();
         }
         Ok(())
-    }
-
-    fn revoke(&mut self) {
-        let before = self.licence.allows_primary();
-        self.licence.revoke();
-        self.stop_if_writable("its licence was revoked");
-        if before {
-            self.changed();
-        }
     }
 }
 

@@ -30,6 +30,7 @@ use crate::core::supervision::{
 };
 use crate::core::switch::SwitchPosition;
 use crate::postgres::mounted::Fingerprint;
+use crate::watched;
 
 /// How often `postmaster.pid` is read while PostgreSQL starts, and only then.
 const READY_POLL: Duration = Duration::from_millis(30);
@@ -263,9 +264,7 @@ impl Supervisor {
     pub(super) fn changed(&mut self) {
         let primary = |child: &Child| matches!(child.role, ServerRole::Primary { .. });
         let probed = self.inputs.settings.gated && self.child.as_ref().is_some_and(primary);
-        self.disk
-            .wanted
-            .send_if_modified(|wanted| std::mem::replace(wanted, probed) != probed);
+        watched::set(&self.disk.wanted, probed);
         self.version += 1;
         self.versions.send_replace(self.version);
     }
@@ -276,7 +275,7 @@ impl Supervisor {
             return;
         }
         let writes = self.child.as_ref().is_some_and(|child| !child.shut_down);
-        if self.stop_if_writable("its licence ran out") && writes {
+        if self.stop_if_writable() && writes {
             self.fenced = true;
         }
         self.changed();
@@ -294,14 +293,14 @@ impl Supervisor {
     }
 
     /// Fast, then immediate after [`Self::patience`], then killed after another.
-    pub(super) fn stop_if_writable(&mut self, reason: &str) -> bool {
+    fn stop_if_writable(&mut self) -> bool {
         let Some(child) = &self.child else {
             return false;
         };
         let writable =
             matches!(child.role, ServerRole::Primary { .. }) || tools::was_promoted(&self.inputs.settings);
         if writable {
-            self.stop(StopMode::Fast, Some(self.patience()), reason);
+            self.stop(StopMode::Fast, Some(self.patience()), "its licence ran out");
         }
         writable
     }

@@ -16,7 +16,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::AbortHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::core::supervision::{MAX_LINE_BYTES, SupervisorReply, SupervisorRequest};
 
@@ -94,7 +94,7 @@ impl Drop for ControlSocket {
 struct Clients(VecDeque<Client>);
 
 struct Client {
-    task: AbortHandle,
+    task: AbortOnDropHandle<()>,
     standing: Arc<AtomicU8>,
 }
 
@@ -115,22 +115,12 @@ impl Clients {
             // The first of equals, so the oldest.
             let lowest =
                 (0..self.0.len()).min_by_key(|index| self.0[*index].standing.load(Ordering::Relaxed));
-            if let Some(client) = lowest.and_then(|index| self.0.remove(index)) {
-                client.task.abort();
-            }
+            drop(lowest.and_then(|index| self.0.remove(index)));
         }
         let standing = Arc::new(AtomicU8::new(standing::DOUBTFUL));
         let connection = Connection::new(stream, desk, standing.clone());
-        let task = tokio::spawn(connection.serve()).abort_handle();
+        let task = AbortOnDropHandle::new(tokio::spawn(connection.serve()));
         self.0.push_back(Client { task, standing });
-    }
-}
-
-impl Drop for Clients {
-    fn drop(&mut self) {
-        for client in &self.0 {
-            client.task.abort();
-        }
     }
 }
 

@@ -19,7 +19,8 @@ use crate::core::supervision::{
     DivergedWal, FailureKind, JobProgress, JobRequest, NextTimeline, ServerRole, Terms,
 };
 use crate::core::switch::SwitchPosition;
-use crate::postgres::error::{FileError, JobError, describe};
+use crate::files::FileError;
+use crate::postgres::error::{JobError, describe};
 use crate::postgres::mounted::{Fingerprint, fingerprint};
 use crate::postgres::postmaster_pid::{self, PostmasterPid, PostmasterStatus};
 use crate::postgres::terms::{self, TermsError};

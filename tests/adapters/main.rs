@@ -47,3 +47,5 @@ mod proxy;
 mod supervisor;
 #[path = "../support/user.rs"]
 mod user;
+#[path = "../support/wait.rs"]
+mod wait;

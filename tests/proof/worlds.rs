@@ -22,7 +22,7 @@ pub(crate) const HERE: Lsn = Lsn(0x500_0000);
 
 pub(crate) fn policy(ordinal: u32) -> Policy {
     Policy {
-        leadership: Leadership::FixedOrdinal,
+        leadership: Leadership::Fixed,
         cluster: "pg".to_owned(),
         ordinal: Ordinal(ordinal),
         first_ordinal: Ordinal(0),

@@ -10,8 +10,8 @@ use crate::source::{Source, code_of, files_below, positions};
 enum Floor {
     /// Imports nothing of ours.
     Core,
-    /// The one clock. Imports nothing of ours; all but the core read it.
-    Clock,
+    /// The one clock, and what all do with files and watches. Imports nothing of ours; all but the core use it.
+    Ground,
     /// One outside thing each. Imports the core.
     Adapter,
     /// Where deciding meets doing. Imports the core and adapters, never another of this floor.
@@ -23,14 +23,15 @@ enum Floor {
 /// Every room, by the first segment of its path in the crate.
 const ROOMS: &[(&str, Floor)] = &[
     ("core", Floor::Core),
-    ("clock", Floor::Clock),
+    ("clock", Floor::Ground),
+    ("files", Floor::Ground),
+    ("watched", Floor::Ground),
     ("dns", Floor::Adapter),
     ("http", Floor::Adapter),
     ("kube", Floor::Adapter),
     ("peers", Floor::Adapter),
     ("postgres", Floor::Adapter),
     ("proxy", Floor::Adapter),
-    ("signal", Floor::Adapter),
     ("store", Floor::Adapter),
     ("supervisor_client", Floor::Adapter),
     ("agent", Floor::Middle),
@@ -47,6 +48,8 @@ const NOT_IN_CORE: &[&str] = &[
     "tokio",
     "Instant",
     "SystemTime",
+    "Timestamp::now",
+    "Zoned::now",
     "rand",
     "fastrand",
     "HashMap",
@@ -76,9 +79,9 @@ fn floor_of(room: &str) -> Option<Floor> {
 
 fn may_import(from: Floor, to: Floor) -> bool {
     match from {
-        Floor::Core | Floor::Clock => false,
-        Floor::Adapter => matches!(to, Floor::Core | Floor::Clock),
-        Floor::Middle => matches!(to, Floor::Core | Floor::Clock | Floor::Adapter),
+        Floor::Core | Floor::Ground => false,
+        Floor::Adapter => matches!(to, Floor::Core | Floor::Ground),
+        Floor::Middle => matches!(to, Floor::Core | Floor::Ground | Floor::Adapter),
         Floor::Top => true,
     }
 }

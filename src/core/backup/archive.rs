@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::chain::forked;
-use super::wal_file::WalFile;
 use super::{Entry, Kind, Record};
 use crate::core::wal::{Lsn, TimelineHistory, TimelineId, WalPosition};
+use crate::core::wal_file::WalFile;
 
 /// The names in a cluster's archive.
 #[derive(Clone, Debug, Default)]

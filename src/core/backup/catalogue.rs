@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::archive::{Archive, Reach};
 use super::chain::sound;
-use super::name::{Utc, sequence_of};
+use super::name::{sequence_of, utc_text};
 use super::{Entry, Kind, Record};
 use crate::core::cluster::table::size_text;
 
@@ -105,7 +105,7 @@ fn verified_word(listing: &Listing<'_>, entry: &Entry) -> &'static str {
 }
 
 fn restorable(listing: &Listing<'_>, entry: &Entry) -> String {
-    let end = Utc::from_unix(entry.record.finished_at).text();
+    let end = utc_text(entry.record.finished_at);
     match (sound(listing.entries, entry), entry.record.kind) {
         (false, _) => "no".to_owned(),
         (true, Kind::Physical) if !listing.archive.files.is_empty() => archived(listing.archive, entry, &end),
@@ -163,8 +163,8 @@ mod tests {
     use super::*;
     use crate::core::backup::Verification;
     use crate::core::backup::fixtures::{child, entry, failed};
-    use crate::core::backup::wal_file::WalFile;
     use crate::core::wal::{Lsn, TimelineHistory, TimelineId};
+    use crate::core::wal_file::WalFile;
 
     #[test]
     fn where_dumps_and_copies_lay_together_one_kind_was_never_verified() {

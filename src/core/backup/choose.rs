@@ -4,7 +4,7 @@
 //! branch that was left cannot be replayed onto the one that went on.
 
 use super::chain::{BrokenChain, chain, forked, sound};
-use super::name::{Utc, parse_moment};
+use super::name::{parse_moment, utc_text};
 use super::{Entry, Kind};
 use crate::core::wal::{Lsn, TimelineHistory};
 
@@ -138,7 +138,7 @@ fn too_early(oldest: &Entry, target: &Target) -> ChooseError {
     let (target, ends) = match target {
         Target::Time(text) => (
             text.clone(),
-            format!("{} UTC", Utc::from_unix(oldest.record.finished_at).text()),
+            format!("{} UTC", utc_text(oldest.record.finished_at)),
         ),
         Target::Lsn(lsn) => (lsn.to_string(), oldest.record.stop_lsn.to_string()),
         Target::Backup | Target::Latest | Target::Name(_) => ("its end".to_owned(), String::new()),

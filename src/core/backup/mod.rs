@@ -12,7 +12,6 @@ pub mod parent;
 pub mod retention;
 pub mod source;
 pub mod tar;
-pub mod wal_file;
 
 use serde::{Deserialize, Serialize};
 

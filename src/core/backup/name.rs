@@ -2,74 +2,36 @@
 //!
 //! The sequence number comes first, so that `ls` shows the order even where a clock was set back.
 
+use std::str::FromStr;
+
+use jiff::SignedDuration;
+use jiff::civil::DateTime;
+
 use super::Kind;
 
-const DAY_SECONDS: u64 = 86_400;
+const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 
-/// A moment in UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Utc {
-    pub year: u64,
-    pub month: u64,
-    pub day: u64,
-    pub hour: u64,
-    pub minute: u64,
-    pub second: u64,
+/// What clocks in UTC show so many seconds after the beginning of 1970; the calendar's last moment for all that come later.
+#[must_use]
+pub fn utc(seconds: u64) -> DateTime {
+    EPOCH.saturating_add(SignedDuration::from_secs(
+        i64::try_from(seconds).unwrap_or(i64::MAX),
+    ))
 }
 
-impl Utc {
-    /// From seconds since 1970 (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
-    #[must_use]
-    pub fn from_unix(seconds: u64) -> Self {
-        let (days, rest) = (seconds / DAY_SECONDS + 719_468, seconds % DAY_SECONDS);
-        let (era, day_of_era) = (days / 146_097, days % 146_097);
-        let year_of_era =
-            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let shifted_month = (5 * day_of_year + 2) / 153;
-        let month = if shifted_month < 10 {
-            shifted_month + 3
-        } else {
-            shifted_month - 9
-        };
-        Self {
-            year: year_of_era + era * 400 + u64::from(month <= 2),
-            month,
-            day: day_of_year - (153 * shifted_month + 2) / 5 + 1,
-            hour: rest / 3_600,
-            minute: rest / 60 % 60,
-            second: rest % 60,
-        }
-    }
-
-    /// `2026-11-21 17:15:30`.
-    #[must_use]
-    pub fn text(self) -> String {
-        let Self {
-            year,
-            month,
-            day,
-            hour,
-            minute,
-            second,
-        } = self;
-        format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
-    }
+/// `2026-11-21 17:15:30`.
+#[must_use]
+pub fn utc_text(seconds: u64) -> String {
+    let utc = utc(seconds);
+    format!("{} {:.0}", utc.date(), utc.time())
 }
 
 /// The name of a backup.
 #[must_use]
 pub fn name(sequence: u64, started_at: u64, kind: Kind) -> String {
-    let Utc {
-        year,
-        month,
-        day,
-        hour,
-        minute,
-        second,
-    } = Utc::from_unix(started_at);
+    let moment = utc_text(started_at).replace(['-', ':'], "").replace(' ', "T");
     let kind = kind.as_str();
-    format!("{sequence:06}-{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z-{kind}")
+    format!("{sequence:06}-{moment}Z-{kind}")
 }
 
 /// The number that a name begins with; `None` if it is no backup's name.
@@ -92,29 +54,31 @@ pub fn parse_moment(text: &str) -> Result<u64, String> {
         rest[..offset_at].trim(),
         rest[offset_at..].trim_start_matches('Z'),
     );
-    let numbers = |text: &str, separator| -> Option<Vec<u64>> {
-        text.split(separator).map(|part| part.parse().ok()).collect()
-    };
-    let date = numbers(date, '-')
-        .filter(|date| date.len() == 3)
-        .ok_or_else(invalid)?;
-    let whole = time.split('.').next().unwrap_or(time);
-    let time = numbers(whole, ':')
-        .filter(|time| (2..=3).contains(&time.len()))
-        .ok_or_else(invalid)?;
-    let second = time.get(2).copied().unwrap_or(0);
-    let in_range = (1970..=9999).contains(&date[0])
-        && (1..=12).contains(&date[1])
-        && (1..=31).contains(&date[2])
-        && time[0] < 24
-        && time[1] < 60
-        && second <= 60;
-    let days = days_since_1970(date[0], date[1], date[2])
-        .filter(|_| in_range)
-        .ok_or_else(invalid)?;
-    let local = days * DAY_SECONDS + time[0] * 3_600 + time[1] * 60 + second;
+    let local = local_seconds(date, time).ok_or_else(invalid)?;
     let shift = offset_seconds(offset).ok_or_else(invalid)?;
-    local.checked_add_signed(-shift).ok_or_else(invalid)
+    u64::try_from(local - shift).map_err(|_| invalid())
+}
+
+/// `2026-11-21` and `17:15:30.7`, `17:15:30` or `17:15`.
+fn local_seconds(date: &str, time: &str) -> Option<i64> {
+    let date: Vec<i16> = numbers(date.split('-'))?;
+    let time: Vec<i8> = numbers(time.split('.').next()?.split(':'))?;
+    let ([year, month, day], [hour, minute, second @ ..]) = (date.as_slice(), time.as_slice()) else {
+        return None;
+    };
+    // A leap second is the next minute's first.
+    let second = match second {
+        [] => 0,
+        [second @ 0..=60] => *second,
+        _ => return None,
+    };
+    let (month, day) = (i8::try_from(*month).ok()?, i8::try_from(*day).ok()?);
+    let minute = DateTime::new(*year, month, day, *hour, *minute, 0, 0).ok()?;
+    (minute >= EPOCH).then(|| minute.duration_since(EPOCH).as_secs() + i64::from(second))
+}
+
+fn numbers<'a, T: FromStr>(parts: impl Iterator<Item = &'a str>) -> Option<Vec<T>> {
+    parts.map(|part| part.parse().ok()).collect()
 }
 
 /// `+01`, `-0530`, `+05:30`, or nothing.
@@ -128,19 +92,13 @@ fn offset_seconds(text: &str) -> Option<i64> {
     let digits = digits.replace(':', "");
     let (hours, minutes) = match digits.len() {
         1 | 2 => (digits.parse().ok()?, 0),
-        4 => (digits[..2].parse::<i64>().ok()?, digits[2..].parse::<i64>().ok()?),
+        4 => {
+            let (hours, minutes) = digits.split_at_checked(2)?;
+            (hours.parse::<i64>().ok()?, minutes.parse::<i64>().ok()?)
+        }
         _ => return None,
     };
     (hours < 16 && minutes < 60).then_some(sign * (hours * 3_600 + minutes * 60))
-}
-
-fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
-    let year = if month <= 2 { year - 1 } else { year };
-    let (era, year_of_era) = (year / 400, year % 400);
-    let shifted_month = if month > 2 { month - 3 } else { month + 9 };
-    let day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    (era * 146_097 + day_of_era).checked_sub(719_468)
 }
 
 #[cfg(test)]
@@ -165,9 +123,10 @@ mod tests {
             4_102_444_799,
             253_402_300_799,
         ] {
-            assert_eq!(parse_moment(&Utc::from_unix(seconds).text()), Ok(seconds));
+            assert_eq!(parse_moment(&utc_text(seconds)), Ok(seconds));
         }
-        assert_eq!(Utc::from_unix(951_782_400).text(), "2000-02-29 00:00:00");
+        assert_eq!(utc_text(951_782_400), "2000-02-29 00:00:00");
+        assert_eq!(utc_text(u64::MAX), "9999-12-31 23:59:59");
     }
 
     #[test]
@@ -188,8 +147,12 @@ mod tests {
             "yesterday",
             "2026-11-21",
             "2026-13-01 00:00:00",
+            "2026-02-30 00:00:00",
+            "1969-12-31 23:59:59",
+            "1970-01-01 00:00:00+01",
             "2026-11-21 25:00:00",
             "2026-11-21 12:00:00+x",
+            "2026-11-21 12:00:00+1é2",
         ] {
             assert!(parse_moment(text).is_err(), "{text:?} was taken");
         }

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use super::chain::sound;
 use super::moments::in_order;
-use super::name::Utc;
+use super::name::utc;
 use super::{Entry, Kind};
 use crate::core::wal::Lsn;
 
@@ -130,8 +130,8 @@ fn chosen<'a>(sound: &[&'a Entry], keep: Keep) -> Vec<&'a Entry> {
             let day = |at: u64| at / DAY_SECONDS;
             // 1 January 1970 was a Thursday.
             let week = |at: u64| (day(at) + 3) / 7;
-            let month = |at: u64| Utc::from_unix(at).year * 12 + Utc::from_unix(at).month;
-            let year = |at: u64| Utc::from_unix(at).year;
+            let month = |at: u64| utc(at).date().first_of_month();
+            let year = |at: u64| utc(at).year();
             let mut all = newest_of_each(&dated, daily, day);
             all.extend(newest_of_each(&dated, weekly, week));
             all.extend(newest_of_each(&dated, monthly, month));
@@ -162,10 +162,10 @@ fn newest(dated: &[(u64, &Entry)], days: u64) -> u64 {
     }
 }
 
-fn newest_of_each<'a>(
+fn newest_of_each<'a, P: Ord>(
     newest_first: &[(u64, &'a Entry)],
     periods: usize,
-    period: impl Fn(u64) -> u64,
+    period: impl Fn(u64) -> P,
 ) -> Vec<&'a Entry> {
     let mut seen = BTreeSet::new();
     let first_of_its_period = newest_first.iter().filter(|(at, _)| seen.insert(period(*at)));

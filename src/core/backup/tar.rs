@@ -197,12 +197,6 @@ impl Cutter {
         Ok(None)
     }
 
-    /// Whether the archive may end here.
-    #[must_use]
-    pub fn between_members(&self) -> bool {
-        self.body_left == 0 && self.header.is_empty()
-    }
-
     fn end_header(&mut self) -> Result<(), InvalidHeader> {
         if let Ok(block) = <&[u8; BLOCK_BYTES]>::try_from(self.header.as_slice()) {
             self.body_left = Member::parse(block)?.map_or(0, |member| member.padded_bytes());
@@ -297,7 +291,10 @@ mod tests {
                 *pieces.last_mut().expect("a piece") += data.len();
             }
             assert_eq!(pieces, [1536, 1536, 1024, 1024], "reads of {read_bytes}");
-            assert!(cutter.between_members());
+            assert!(
+                cutter.body_left == 0 && cutter.header.is_empty(),
+                "not between members"
+            );
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Paths and parameters are Patroni's (its REST API page); a parameter that cannot be read fails the check.
 
 use super::LagMode;
+use crate::core::units;
 
 /// One question about this member, answered with 200 or 503.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,9 +95,10 @@ impl CheckQuery {
         let mut query = Self::default();
         for (name, value) in pairs {
             match name {
-                "lag" => match parse_size_bytes(value) {
-                    Some(bytes) => query.lag_bytes = Some(bytes),
-                    None => query.invalid = Some(unreadable(name, value, "a size such as 16MB")),
+                // Patroni takes the units in any case.
+                "lag" => match units::bytes(&value.to_ascii_uppercase()) {
+                    Ok(bytes) => query.lag_bytes = Some(bytes),
+                    Err(_) => query.invalid = Some(unreadable(name, value, "a size such as 16MB")),
                 },
                 "mode" => match value {
                     "apply" => query.mode = LagMode::Apply,
@@ -117,24 +119,6 @@ impl CheckQuery {
 fn unreadable(name: &str, value: &str, right: &str) -> String {
     let shown: String = value.chars().take(40).collect();
     format!("invalid value for parameter \"{name}\": \"{shown}\", expected {right}")
-}
-
-/// Reads a size as PostgreSQL and Patroni write it: bytes, or a whole number with `B`, `kB`, `MB`, `GB` or
-/// `TB`, in any case, with or without a space; `None` for anything else.
-#[must_use]
-pub fn parse_size_bytes(text: &str) -> Option<u64> {
-    let text = text.trim();
-    let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (digits, unit) = text.split_at(unit_at);
-    let factor: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "kb" => 1 << 10,
-        "mb" => 1 << 20,
-        "gb" => 1 << 30,
-        "tb" => 1 << 40,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(factor)
 }
 
 #[cfg(test)]
@@ -160,7 +144,9 @@ mod tests {
             ("99999999999999999999", None),
             ("99999999TB", None),
         ] {
-            assert_eq!(parse_size_bytes(text), bytes, "{text:?}");
+            let query = CheckQuery::from_pairs([("lag", text)]);
+            assert_eq!(query.lag_bytes, bytes, "{text:?}");
+            assert_eq!(query.invalid.is_some(), bytes.is_none(), "{text:?}");
         }
     }
 
@@ -202,7 +188,8 @@ mod tests {
         fn any_size_that_can_be_written_is_read_back(size: u32, unit in 0..5usize) {
             let (name, shift) = [("B", 0), ("kB", 10), ("MB", 20), ("GB", 30), ("TB", 40)][unit];
             let bytes = u64::from(size).checked_mul(1 << shift);
-            proptest::prop_assert_eq!(parse_size_bytes(&format!("{size}{name}")), bytes);
+            let text = format!("{size}{name}");
+            proptest::prop_assert_eq!(CheckQuery::from_pairs([("lag", text.as_str())]).lag_bytes, bytes);
         }
     }
 }

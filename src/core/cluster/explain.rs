@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 
 use crate::core::lease::{Durability, LeaseRecord};
 use crate::core::member::Ordinal;
+use crate::core::policy::Leadership;
 use crate::core::status::MemberStatus;
 use crate::core::synchronous_names::bypass_race;
 
@@ -57,7 +58,7 @@ pub fn explain(view: &ClusterView) -> Explanation {
     let holder = primary.clone().or_else(|| view.lease_holder.clone());
     let mut blocks = Vec::new();
     let successor = match &view.lease {
-        _ if view.leadership != "lease" => {
+        _ if view.leadership != Some(Leadership::Lease) => {
             blocks.push("leadership is fixed: the first ordinal is the primary for ever".to_owned());
             None
         }

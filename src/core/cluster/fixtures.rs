@@ -3,6 +3,7 @@
 use crate::core::data_directory::SystemIdentifier;
 use crate::core::lease::{Durability, Identity, Incarnation, LeaseRecord, SynchronousSet};
 use crate::core::member::Ordinal;
+use crate::core::policy::Leadership;
 use crate::core::status::{HeldData, MemberState, MemberStatus, ReplicationStatus, Role, ServerStatus};
 use crate::core::wal::{Lsn, TimelineId};
 
@@ -47,7 +48,7 @@ pub(crate) fn peer(status: MemberStatus) -> PeerEntry {
 pub(crate) fn view(me: MemberStatus, peers: Vec<PeerEntry>) -> ClusterView {
     ClusterView {
         cluster: "pg".to_owned(),
-        leadership: "fixed".to_owned(),
+        leadership: Some(Leadership::Fixed),
         durability: "async".to_owned(),
         term: 1,
         lease_holder: None,
@@ -76,7 +77,7 @@ pub(crate) fn led(mut view: ClusterView, holder: &str, members: &[u32]) -> Clust
         },
         ..LeaseRecord::default()
     };
-    (view.leadership, view.durability) = ("lease".to_owned(), "majority".to_owned());
+    (view.leadership, view.durability) = (Some(Leadership::Lease), "majority".to_owned());
     (view.term, view.lease_holder) = (3, Some(holder.to_owned()));
     view.lease = Some(record);
     view

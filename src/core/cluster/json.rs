@@ -6,6 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::core::member::Ordinal;
+use crate::core::policy::Leadership;
 use crate::core::status::{MemberState, MemberStatus, Role};
 
 use super::{ClusterView, LagMode, PeerContact, PeerEntry};
@@ -29,7 +30,7 @@ pub fn cluster_json(view: &ClusterView) -> Value {
         "scope": view.cluster,
         "system_identifier": view.system_identifier(),
         "term": view.term,
-        "leadership": view.leadership,
+        "leadership": view.leadership.map_or("", Leadership::as_str),
         "durability": view.durability,
         "lease_holder": view.lease_holder,
         "read_only": view.read_only,

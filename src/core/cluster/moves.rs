@@ -3,6 +3,7 @@
 
 use crate::core::lease::LeaseRecord;
 use crate::core::member::{MemberName, Ordinal};
+use crate::core::policy::Leadership;
 use crate::core::situation::{Outlook, SITUATIONS};
 use crate::core::status::{MemberStatus, Role};
 
@@ -207,7 +208,7 @@ pub fn settling(view: &ClusterView) -> bool {
 
 /// The record of a cluster whose primary may be moved.
 fn movable(view: &ClusterView) -> Result<&LeaseRecord, Impossible> {
-    if view.leadership != "lease" {
+    if view.leadership != Some(Leadership::Lease) {
         return Err(Impossible::FixedLeadership);
     }
     view.lease.as_ref().ok_or(Impossible::NoLease)

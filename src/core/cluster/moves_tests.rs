@@ -79,7 +79,7 @@ fn a_cluster_that_cannot_be_moved() {
     let mut paused = seen(willing_standby(1));
     paused.lease.as_mut().expect("record").paused = true;
     let mut fixed = seen(willing_standby(1));
-    fixed.leadership = "fixed".to_owned();
+    fixed.leadership = Some(Leadership::Fixed);
     let mut unread = seen(willing_standby(1));
     unread.lease = None;
     for (view, expected) in [

@@ -131,6 +131,7 @@ mod tests {
     use super::super::fixtures::{peer, primary, standby, view};
     use super::super::{PeerContact, json::cluster_json};
     use super::*;
+    use crate::core::policy::Leadership;
     use crate::core::wal::Lsn;
 
     #[test]
@@ -142,7 +143,7 @@ mod tests {
         let mut never = lost.clone();
         (never.ordinal.0, never.name, never.status) = (11, "pg-11".to_owned(), None);
         let mut seen = view(primary(0), vec![never, lost, peer(behind)]);
-        (seen.leadership, seen.lease_holder) = ("lease".to_owned(), Some("pg-0".to_owned()));
+        (seen.leadership, seen.lease_holder) = (Some(Leadership::Lease), Some("pg-0".to_owned()));
         (seen.term, seen.read_only) = (3, true);
         insta::assert_snapshot!(table(&cluster_json(&seen)));
     }

@@ -58,7 +58,7 @@ pub fn decide_with(policy: &Policy, mut memory: Box<Memory>, observation: &Obser
             recheck_after_ms: 200,
         };
         return match policy.leadership {
-            Leadership::FixedOrdinal => decision,
+            Leadership::Fixed => decision,
             Leadership::Lease => lease::without_supervisor(policy, observation, decision),
         };
     };
@@ -69,7 +69,7 @@ pub fn decide_with(policy: &Policy, mut memory: Box<Memory>, observation: &Obser
         memory,
     };
     let mut decision = match policy.leadership {
-        Leadership::FixedOrdinal => fixed(turn),
+        Leadership::Fixed => fixed(turn),
         Leadership::Lease => lease::decide(turn),
     };
     note::note_wal(&mut decision, observation);

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::Server;
+use crate::core::fnv::fnv_1a;
 
 /// The order in which to try the candidates: the less used of two random ones, the other, then the rest
 /// by use. `sessions` tells how many sessions a server has, `warm` how much of its share one that has just come
@@ -56,10 +57,7 @@ fn score(client: IpAddr, server: &str) -> u64 {
         IpAddr::V4(address) => address.to_ipv6_mapped(),
         IpAddr::V6(address) => address,
     };
-    let bytes = address.octets().into_iter().chain(server.bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = fnv_1a(address.octets().into_iter().chain(server.bytes()));
     let mixed = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     mixed ^ (mixed >> 33)
 }

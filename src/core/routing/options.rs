@@ -103,7 +103,7 @@ impl SessionOptions {
         match name.to_ascii_lowercase().as_str() {
             "podgres.max_staleness" => {
                 let hint = "Write a duration, with its unit, e.g. 500ms or 10s.";
-                self.max_staleness_ms = Some(as_ms(duration("podgres.max_staleness", hint)?));
+                self.max_staleness_ms = Some(units::milliseconds(duration("podgres.max_staleness", hint)?));
             }
             "podgres.wait" => {
                 let hint = "Write a duration, with its unit, e.g. 500ms or 2s.";
@@ -137,10 +137,6 @@ impl SessionOptions {
         }
         Ok(())
     }
-}
-
-fn as_ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The settings among the words of `options`: `-c name=value`, `-cname=value`, `--name=value`.

@@ -1,12 +1,11 @@
 //! A kubeconfig file for the demo's API server, as kubectl reads it. It is JSON, which is YAML too.
 
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde_json::json;
 
 use super::super::DemoError;
+use crate::files::write_private;
 
 /// Writes the file, readable by its owner alone: it holds the token. What is there is replaced whole.
 ///
@@ -27,17 +26,6 @@ pub fn write_kubeconfig(
         "contexts": [{"name": "demo", "context": {"cluster": "demo", "user": "demo", "namespace": namespace}}],
         "current-context": "demo",
     });
-    let staged = path.with_extension("new");
-    let mut opened = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&staged)
-        .map_err(DemoError::file("write", &staged))?;
-    opened
-        .write_all(format!("{file:#}\n").as_bytes())
-        .and_then(|()| opened.sync_all())
-        .and_then(|()| std::fs::rename(&staged, path))
-        .map_err(DemoError::file("write", path))
+    write_private(path, format!("{file:#}\n").as_bytes())
+        .map_err(|error| DemoError::file("write", path)(error.source))
 }

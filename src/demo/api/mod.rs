@@ -23,7 +23,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use kubeconfig::write_kubeconfig;
 use objects::Objects;
@@ -51,7 +52,7 @@ pub struct ApiServer {
     address: SocketAddr,
     shared: Shared,
     /// `None` while it is down.
-    listener: Option<JoinHandle<()>>,
+    listener: Option<AbortOnDropHandle<()>>,
 }
 
 impl ApiServer {
@@ -98,14 +99,12 @@ impl ApiServer {
         if self.listener.is_none() {
             let listener = TcpListener::bind(self.address).await?;
             self.address = listener.local_addr()?;
-            self.listener = Some(tokio::spawn(serve(listener, self.shared.clone())));
+            self.listener = Some(AbortOnDropHandle::new(tokio::spawn(serve(
+                listener,
+                self.shared.clone(),
+            ))));
         }
         Ok(())
-    }
-
-    #[must_use]
-    pub fn is_up(&self) -> bool {
-        self.listener.is_some()
     }
 
     #[must_use]
@@ -118,7 +117,7 @@ impl ApiServer {
         format!("http://{}", self.address)
     }
 
-    /// From now on, requests must bear this token; `None`: anybody may ask.
+    /// From now on, requests must bear this token; `None`: anybody may ask. For tests of the client: the demo asks for none.
     pub fn require_token(&self, token: Option<&str>) {
         *self.shared.token.lock().unwrap_or_else(PoisonError::into_inner) = token.map(str::to_owned);
     }
@@ -131,14 +130,6 @@ impl ApiServer {
     /// Ends it.
     pub async fn shutdown(mut self) {
         self.down().await;
-    }
-}
-
-impl Drop for ApiServer {
-    fn drop(&mut self) {
-        if let Some(listener) = &self.listener {
-            listener.abort();
-        }
     }
 }
 

@@ -3,12 +3,10 @@
 //! One counter versions everything, as etcd's revision does. A change is on disk before it is answered or seen.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use k8s_openapi::jiff::Timestamp;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -16,6 +14,7 @@ use tokio::sync::watch;
 use super::super::DemoError;
 use super::resource::Resource;
 use super::status::Refusal;
+use crate::files::{sync_directory, write_private};
 
 /// Changes that a watch may begin behind.
 const LOG_LIMIT: usize = 1_000;
@@ -224,13 +223,10 @@ impl Objects {
             revision,
             objects: objects.values().cloned().collect(),
         };
-        let staged = path.with_extension("new");
-        let mut file = File::create(&staged)?;
-        file.write_all(&serde_json::to_vec(&contents)?)?;
-        file.sync_all()?;
-        std::fs::rename(&staged, path)?;
-        path.parent()
-            .map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+        let text = serde_json::to_vec(&contents)?;
+        write_private(path, &text)
+            .and_then(|()| path.parent().map_or(Ok(()), sync_directory))
+            .map_err(|error| error.source)
     }
 }
 

@@ -25,8 +25,6 @@ pub struct BaseBackupRequest {
     pub label: String,
     /// Of the temporary slot.
     pub slot: String,
-    /// Bytes of files a second that the server sends at most.
-    pub max_rate_bytes: Option<u64>,
     /// Only what has changed since the backup whose manifest was sent before.
     pub incremental: bool,
 }
@@ -117,11 +115,6 @@ fn command(request: &BaseBackupRequest) -> String {
     if request.incremental {
         options.push_str(", INCREMENTAL true");
     }
-    if let Some(rate) = request.max_rate_bytes {
-        // In kilobytes, and within the bounds that the server has.
-        options.push_str(", MAX_RATE ");
-        options.push_str(&(rate >> 10).clamp(32, 1_048_576).to_string());
-    }
     format!("BASE_BACKUP ({options})")
 }
 
@@ -201,7 +194,6 @@ mod tests {
     fn a_label_cannot_leave_its_quotes() {
         let request = BaseBackupRequest {
             label: "it's', WAL false".to_owned(),
-            max_rate_bytes: Some(1 << 20),
             ..BaseBackupRequest::default()
         };
         let command = command(&request);
@@ -209,7 +201,7 @@ mod tests {
             command.starts_with("BASE_BACKUP (LABEL 'it''s'', WAL false', PROGRESS"),
             "{command}"
         );
-        assert!(command.ends_with("TARGET 'client', MAX_RATE 1024)"), "{command}");
+        assert!(command.ends_with("TARGET 'client')"), "{command}");
     }
 
     #[test]

@@ -114,7 +114,7 @@ pub(super) fn options(root: &Path, script: &str) -> Options {
     let binary = root.join("script");
     fs::write(&binary, script).expect("a script");
     let mut options = Options::new(binary, PathBuf::from("/usr/bin"));
-    options.leadership = Some(Leadership::FixedOrdinal);
+    options.leadership = Some(Leadership::Fixed);
     options.directory = Some(root.join("demo"));
     options.own_process = false;
     options
@@ -259,14 +259,6 @@ pub(super) fn stands_still(pid: u32) -> bool {
 
 pub(super) fn state_of(pid: u32) -> Option<char> {
     tree::processes().get(&pid).map(|process| process.state)
-}
-
-pub(super) async fn until(wanted: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !wanted() {
-        assert!(began.elapsed() < LIMIT, "never came");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 pub(super) async fn status_when_running(directory: &Path) -> DemoStatus {

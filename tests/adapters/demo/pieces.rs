@@ -157,7 +157,7 @@ fn row_71_connection_strings_carry_any_password_and_any_number_of_hosts() {
         cluster_domain: "cluster.local".to_owned(),
         first_ordinal: Ordinal(0),
         replicas: 3,
-        leadership: Leadership::FixedOrdinal,
+        leadership: Leadership::Fixed,
         api_server: None,
         network,
         ports: Ports::default(),

@@ -12,7 +12,8 @@ use podgres::demo::control::{PodStatus, Reply, Request};
 use podgres::demo::tree::{self, Scope};
 use podgres::dns::Resolver;
 
-use super::lab::{Demo, LIMIT, ORDERLY, STUBBORN, delete, stands_still, state_of, until};
+use super::lab::{Demo, LIMIT, ORDERLY, STUBBORN, delete, stands_still, state_of};
+use crate::wait::eventually;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_gets_its_environment_runs_unprivileged_and_ends_in_order() {
@@ -57,7 +58,7 @@ async fn a_pod_gets_its_environment_runs_unprivileged_and_ends_in_order() {
         fs::read_to_string(demo.directory.join(format!("pods/demo-0/{container}.log"))).expect("a log")
     };
     // Said when its trap is set: an earlier TERM would end it without a word.
-    until(|| !log("postgres").is_empty()).await;
+    eventually("what PostgreSQL says", async || !log("postgres").is_empty()).await;
     assert_eq!(
         (log("init").as_str(), log("postgres").as_str()),
         ("output of init\n", "output of postgres\n")

@@ -16,9 +16,8 @@ use podgres::demo::{DemoError, PodManagement, run};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::lab::{
-    Demo, LIMIT, ORDERLY, Output, STUBBORN, options, pid_of, state_of, status_when_running, until,
-};
+use super::lab::{Demo, LIMIT, ORDERLY, Output, STUBBORN, options, pid_of, state_of, status_when_running};
+use crate::wait::eventually;
 
 /// Answers every HTTP request on the pods' addresses as one that is in `ready` deserves.
 async fn answer_probes(address: (std::net::IpAddr, u16), ready: Arc<Mutex<bool>>) {
@@ -181,7 +180,7 @@ async fn a_demo_without_a_directory_leaves_nothing() {
     let output = Arc::new(Mutex::new(Vec::new()));
     let task = tokio::spawn(run(options, Events::to(Box::new(Output(Arc::clone(&output))))));
     let text = || String::from_utf8_lossy(&output.lock().expect("lock")).into_owned();
-    until(|| text().contains("podgres status --dir ")).await;
+    eventually("the banner", async || text().contains("podgres status --dir ")).await;
     let named = text().lines().find_map(|line| {
         line.trim()
             .strip_prefix("podgres status --dir ")
@@ -192,7 +191,10 @@ async fn a_demo_without_a_directory_leaves_nothing() {
         .await
         .expect("a reply");
     assert!(matches!(scaled, Reply::Done { .. }), "{scaled:?}");
-    until(|| text().contains("[demo-0 postgres] output of postgres")).await;
+    eventually("the output of postgres", async || {
+        text().contains("[demo-0 postgres] output of postgres")
+    })
+    .await;
     request(&directory, &Request::Stop).await.expect("a reply");
     assert!(!directory.exists(), "answered before it was cleaned up");
     tokio::time::timeout(LIMIT, task)
@@ -242,12 +244,15 @@ async fn a_demo_of_its_own_reaps_orphans_ends_on_term_and_cleans_up_after_a_kill
         ..Scope::default()
     };
     let members = || scope.members(&tree::processes());
-    until(|| members().len() >= 6).await;
+    eventually("six processes", async || members().len() >= 6).await;
     let first = members();
     // The orphans of a killed container are inherited, killed and reaped.
     assert!(tree::signal(postgres, rustix::process::Signal::KILL));
-    until(|| first.iter().all(|pid| state_of(*pid).is_none())).await;
-    until(|| members().len() >= 6).await;
+    eventually("the end of the first processes", async || {
+        first.iter().all(|pid| state_of(*pid).is_none())
+    })
+    .await;
+    eventually("six processes", async || members().len() >= 6).await;
     let second = members();
     let sidecar = pid_of(&status_when_running(&directory).await, Container::Sidecar);
     killed.kill().await.expect("killed");

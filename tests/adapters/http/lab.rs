@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use podgres::core::cluster::{ClusterView, PeerContact, PeerEntry};
 use podgres::core::member::Ordinal;
+use podgres::core::policy::Leadership;
 use podgres::core::status::MemberStatus;
 use podgres::http::serve::{Limits, Listener, serve};
 use podgres::http::{Beat, HttpState, router};
@@ -56,7 +57,7 @@ pub(crate) fn view(me: MemberStatus) -> ClusterView {
     };
     ClusterView {
         cluster: "pg".to_owned(),
-        leadership: "fixed".to_owned(),
+        leadership: Some(Leadership::Fixed),
         durability: "async".to_owned(),
         term: 1,
         lease_holder: None,

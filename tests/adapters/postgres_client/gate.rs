@@ -15,7 +15,8 @@ use podgres::core::data_directory::SystemIdentifier;
 use podgres::postgres::gate::{Gate, GateSettings, GateTarget};
 use tokio_postgres::Client;
 
-use super::server::{PORT, TestServer, eventually, replication, superuser};
+use super::server::{PORT, TestServer, replication, superuser};
+use crate::wait::eventually;
 
 /// A right that does not end while a test runs.
 const FOR_EVER: u64 = u64::MAX;

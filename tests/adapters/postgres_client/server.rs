@@ -1,21 +1,23 @@
 //! Real PostgreSQL servers in temporary directories, each on a loopback address of its own.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use podgres::core::member::MemberName;
 use podgres::core::status::ServerStatus;
 use podgres::core::supervision::Upstream;
 use podgres::postgres::query::{LocalServer, QueryError};
 use podgres::postgres::replication::UpstreamAccess;
 use podgres::postgres::tls::ClientTls;
-use podgres::postgres::{Login, Secret, ServerSettings};
+use podgres::postgres::{Login, Secret};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::postgresql::programs;
 use crate::user::{give_away, run_as_server_user, temporary_directory};
+use crate::wait::eventually;
 
 pub(super) const PORT: u16 = 5432;
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
@@ -68,15 +70,6 @@ pub(super) fn replication() -> Login {
 /// The program directories of all versions that tests run against.
 pub(super) fn installations() -> [PathBuf; 3] {
     [15, 16, 18].map(programs)
-}
-
-/// Waits until `condition` is true, for at most a minute.
-pub(super) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + START_LIMIT;
-    while !condition().await {
-        assert!(Instant::now() < deadline, "timed out: {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 impl TestServer {
@@ -188,33 +181,18 @@ impl TestServer {
         self.child.wait().expect("wait for PostgreSQL");
     }
 
-    pub(super) fn settings(&self) -> ServerSettings {
-        ServerSettings {
-            member: "pg-0".to_owned(),
-            data_directory: self.directory.path().join("data"),
-            program_directory: self.programs.clone(),
-            run_directory: self.directory.path().to_owned(),
-            socket_directories: vec![self.directory.path().to_owned()],
-            listen_addresses: self.address.to_string(),
-            local_address: self.address,
-            port: PORT,
-            superuser: superuser(),
-            replication: replication(),
-            database: "postgres".to_owned(),
-            initdb_arguments: Vec::new(),
-            archive_command: None,
-            restore_program: None,
-            host_auth_method: "scram-sha-256".to_owned(),
-            initdb_scripts: PathBuf::new(),
-            user_configuration: None,
-            tls: None,
-            stop_timeout: Duration::from_secs(3),
-            gated: false,
-        }
+    pub(super) fn local(&self) -> LocalServer {
+        self.local_as(superuser())
     }
 
-    pub(super) fn local(&self) -> LocalServer {
-        LocalServer::new(&self.settings())
+    /// The same, with another login.
+    pub(super) fn local_as(&self, superuser: Login) -> LocalServer {
+        LocalServer::at(
+            SocketAddr::new(self.address, PORT),
+            MemberName::parse("pg-0").ok(),
+            superuser,
+            replication(),
+        )
     }
 
     pub(super) async fn status(&self) -> ServerStatus {

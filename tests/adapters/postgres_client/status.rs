@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use podgres::core::wal::{Lsn, TimelineId, WalPosition};
@@ -7,9 +8,8 @@ use rustix::process::Signal;
 
 use crate::postgresql::programs;
 
-use super::server::{
-    LIMIT, TestServer, access, eventually, fresh_address, installations, login, replication,
-};
+use super::server::{LIMIT, PORT, TestServer, access, fresh_address, installations, login, replication};
+use crate::wait::eventually;
 
 const SLOT: &str = "podgres_pg_1";
 
@@ -191,9 +191,9 @@ async fn why_the_local_server_cannot_be_asked() {
         .expect_err("no hot standby");
     assert!(matches!(error, QueryError::Starting { .. }), "{error}");
 
-    let mut settings = server.settings();
-    settings.superuser = login("postgres", "wrong");
-    let error = LocalServer::new(&settings)
+    let wrong = login("postgres", "wrong");
+    let error = server
+        .local_as(wrong.clone())
         .status(false, LIMIT)
         .await
         .expect_err("password");
@@ -203,8 +203,8 @@ async fn why_the_local_server_cannot_be_asked() {
     );
     assert!(error.to_string().contains("\"postgres\"") && error.hint().is_some());
 
-    settings.local_address = fresh_address();
-    let error = LocalServer::new(&settings)
+    let nobody = SocketAddr::new(fresh_address(), PORT);
+    let error = LocalServer::at(nobody, None, wrong, replication())
         .status(false, LIMIT)
         .await
         .expect_err("nobody");

@@ -8,6 +8,7 @@ use crate::postgresql::{programs, programs_with_tls};
 use crate::user::temporary_directory;
 
 use super::server::{LIMIT, PORT, TestServer, access, replication, superuser};
+use crate::wait::eventually;
 
 const NAME: &str = "pg-0.pg.default.svc.cluster.local";
 
@@ -43,7 +44,7 @@ async fn the_upstream_is_verified_in_full() {
     let (ours, foreign) = (Authority::new("ours"), Authority::new("foreign"));
     let server = server_with_tls(&ours).await;
     let tls = ClientTls::open(ours.directory.path()).expect("ca.crt");
-    super::server::eventually("TLS", async || probe(&server, NAME, &tls).await.is_ok()).await;
+    eventually("TLS", async || probe(&server, NAME, &tls).await.is_ok()).await;
     for host in [&format!("{NAME}."), "pg-7.wild.example"] {
         probe(&server, host, &tls).await.expect(host);
     }
@@ -79,7 +80,7 @@ async fn a_changed_authority_is_picked_up_and_a_broken_one_is_not() {
     };
     put(&before);
     let tls = ClientTls::open(folder.path()).expect("ca.crt");
-    super::server::eventually("TLS", async || {
+    eventually("TLS", async || {
         probe(&server, NAME, &tls)
             .await
             .expect_err("the old authority")
@@ -116,7 +117,7 @@ async fn sql_clients_can_use_the_same_authority() {
     let authority = Authority::new("ours");
     let server = server_with_tls(&authority).await;
     let tls = ClientTls::open(authority.directory.path()).expect("ca.crt");
-    super::server::eventually("TLS", async || probe(&server, NAME, &tls).await.is_ok()).await;
+    eventually("TLS", async || probe(&server, NAME, &tls).await.is_ok()).await;
     let connect = async |host: &str| {
         let mut config = tokio_postgres::Config::new();
         config

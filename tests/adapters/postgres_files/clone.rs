@@ -9,9 +9,10 @@ use podgres::postgres::{Secret, ServerSettings, basebackup, data_directory};
 use tokio::sync::watch;
 
 use super::lab::{
-    Lab, REPLICATION_PASSWORD, SUPERUSER_PASSWORD, Server, absent_or_complete, as_postgres, eventually,
-    facts, files_with, names,
+    Lab, REPLICATION_PASSWORD, SUPERUSER_PASSWORD, Server, absent_or_complete, as_postgres, facts,
+    files_with, names,
 };
+use crate::wait::eventually;
 
 async fn run(
     settings: &ServerSettings,

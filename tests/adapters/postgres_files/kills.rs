@@ -9,9 +9,8 @@ use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::lab::{
-    Lab, Server, absent_or_complete, as_postgres, connect, eventually, facts, names, processes_on, signal,
-};
+use super::lab::{Lab, Server, absent_or_complete, as_postgres, connect, facts, names, processes_on, signal};
+use crate::wait::eventually;
 
 /// More than any job needs: the last delay is some hours. The loops end with the first job that completes.
 const STEPS: i32 = 60;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use podgres::core::data_directory::{DataDirectory, DataDirectoryFacts};
 use podgres::core::supervision::{CloneReason, ServerRole, Upstream};
@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::postgresql::programs;
 use crate::user::server_user;
+use crate::wait::eventually;
 
 pub(super) const LIMIT: Duration = Duration::from_mins(1);
 pub(super) const SUPERUSER_PASSWORD: &str = r#"pl "a'i\n: $%{} geheim"#;
@@ -260,14 +261,6 @@ pub(super) async fn absent_or_complete(settings: &ServerSettings) -> bool {
         DataDirectory::Empty => false,
         DataDirectory::Complete(_) => true,
         DataDirectory::Unusable { detail } => panic!("torn: {detail}"),
-    }
-}
-
-pub(super) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !condition().await {
-        assert!(Instant::now() < deadline, "timed out waiting for {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

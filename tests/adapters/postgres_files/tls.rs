@@ -11,7 +11,8 @@ use podgres::postgres::rewind::{self, RewindRequest};
 use podgres::postgres::{basebackup, conf, initdb};
 use tokio::sync::watch;
 
-use super::lab::{Lab, Server, as_postgres, eventually, facts, processes_on};
+use super::lab::{Lab, Server, as_postgres, facts, processes_on};
+use crate::wait::eventually;
 
 const HOST: &str = "pg-0.pg.default.svc.cluster.local";
 

@@ -12,9 +12,8 @@ use tokio::sync::watch;
 
 use crate::user::server_user;
 
-use super::lab::{
-    Lab, absent_or_complete, as_postgres, eventually, facts, names, processes_on, root, signal,
-};
+use super::lab::{Lab, absent_or_complete, as_postgres, facts, names, processes_on, root, signal};
+use crate::wait::eventually;
 
 /// A mount that goes with its value. Made and undone by the test's own thread, which is still root.
 struct Mount(tempfile::TempDir);

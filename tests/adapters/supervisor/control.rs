@@ -73,7 +73,6 @@ fn hostile() -> impl Strategy<Value = Vec<u8>> {
         b"{\"request\":\"wait\",\"version\":0,\"timeout_ms\":18446744073709551615}\n",
         b"{\"request\":\"grant_licence\",\"duration_ms\":18446744073709551615}\n",
         b"{\"request\":\"grant_licence\",\"duration_ms\":null}\n",
-        b"{\"request\":\"revoke_licence\"}\n",
         b"{\"request\":\"cancel\"}\n",
         b"{\"request\":\"stop\",\"mode\":\"fast\"}\n",
         b"{\"request\":\"reload\",\"server\":{\"role\":\"standby\",\"upstream\":null}}\n",

@@ -9,8 +9,9 @@ use podgres::postgres::timelines::pass_over;
 use rustix::process::Signal;
 
 use super::machine::own;
-use super::pair::{ALONE, NEXT, Pair, eventually, follow, licence, promote, receiver, slot, streams};
+use super::pair::{ALONE, NEXT, Pair, follow, licence, promote, receiver, slot, streams};
 use super::pod::{LIMIT, Pod};
+use crate::wait::eventually;
 
 fn promotion(term: u64) -> SupervisorRequest {
     SupervisorRequest::Promote {
@@ -38,7 +39,7 @@ async fn detaches_and_is_promoted(major: u32) {
         panic!("{:?}", status.postmaster);
     };
     assert_eq!(role, ALONE);
-    eventually("the end of the receiver", || receiver(&second).is_empty()).await;
+    eventually("the end of the receiver", async || receiver(&second).is_empty()).await;
     assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
     let refusal = second.refused(SupervisorRequest::Detach { term: 1 }).await;
     assert_eq!(
@@ -57,7 +58,7 @@ async fn detaches_and_is_promoted(major: u32) {
             ..
         }
     ));
-    eventually("the promotion", || {
+    eventually("the promotion", async || {
         second.sql("SELECT pg_is_in_recovery()") == "f"
     })
     .await;
@@ -76,7 +77,7 @@ async fn detaches_and_is_promoted(major: u32) {
         "cannot go back to term 2: this member was primary in term 3"
     );
     // The fence knows its new role.
-    second.ask(SupervisorRequest::RevokeLicence).await;
+    second.ask(licence(Duration::from_millis(300))).await;
     second
         .until(|status| matches!(status.postmaster, Postmaster::Stopped { .. }))
         .await;
@@ -134,7 +135,7 @@ async fn a_number_that_may_be_taken_is_passed_over(major: u32) {
         })
         .await;
     let current = "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)";
-    eventually("the promotion", || {
+    eventually("the promotion", async || {
         second.sql("SELECT pg_is_in_recovery()") == "f"
     })
     .await;
@@ -145,7 +146,7 @@ async fn a_number_that_may_be_taken_is_passed_over(major: u32) {
         first.start(follow(&second, &first)).await;
         streams(&first).await;
         second.sql("CREATE TABLE IF NOT EXISTS later ()");
-        eventually("the table", || {
+        eventually("the table", async || {
             first.sql("SELECT to_regclass('later') IS NOT NULL") == "t"
         })
         .await;
@@ -174,23 +175,23 @@ async fn a_number_that_may_be_taken_is_passed_over_18() {
 async fn a_standby_that_replays_nothing_still_detaches_at_once_and_keeps_what_it_has() {
     let Pair { first, second, .. } = Pair::streaming(15).await;
     second.sql("SELECT pg_wal_replay_pause()");
-    eventually("the pause", || {
+    eventually("the pause", async || {
         second.sql("SELECT pg_get_wal_replay_pause_state()") == "paused"
     })
     .await;
     first.sql("CREATE TABLE kept AS SELECT generate_series(1, 1000) AS i");
     let end = first.sql("SELECT pg_current_wal_flush_lsn()");
-    eventually("what was written to arrive", || {
+    eventually("what was written to arrive", async || {
         second.sql(&format!("SELECT pg_last_wal_receive_lsn() >= '{end}'")) == "t"
     })
     .await;
     let asked = Instant::now();
     second.ask(SupervisorRequest::Detach { term: 2 }).await;
-    eventually("the end of the receiver", || receiver(&second).is_empty()).await;
+    eventually("the end of the receiver", async || receiver(&second).is_empty()).await;
     assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
     first.sql("CREATE TABLE later ()");
     second.sql("SELECT pg_wal_replay_resume()");
-    eventually("all to be replayed", || {
+    eventually("all to be replayed", async || {
         second.sql(&format!("SELECT pg_last_wal_replay_lsn() >= '{end}'")) == "t"
     })
     .await;
@@ -204,7 +205,7 @@ async fn a_standby_that_replays_nothing_still_detaches_at_once_and_keeps_what_it
 async fn a_reload_with_another_upstream_streams_at_once() {
     let Pair { first, second, .. } = Pair::streaming(15).await;
     second.ask(SupervisorRequest::Detach { term: 1 }).await;
-    eventually("the end of the receiver", || receiver(&second).is_empty()).await;
+    eventually("the end of the receiver", async || receiver(&second).is_empty()).await;
     let asked = Instant::now();
     second
         .ask(SupervisorRequest::Reload {
@@ -328,7 +329,7 @@ async fn a_volume_that_takes_no_write_shows_while_it_is_primary() {
     pod.supervise().await;
     pod.start_primary().await;
     let probe = pod.path().join("volume/data.podgres-probe");
-    eventually("the first probe", || probe.exists()).await;
+    eventually("the first probe", async || probe.exists()).await;
     let before = podgres::clock::boottime_ms();
     fs::remove_file(&probe).unwrap();
     fs::create_dir(&probe).unwrap();

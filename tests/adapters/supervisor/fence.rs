@@ -98,15 +98,9 @@ async fn a_renewal_extends_and_an_unlimited_licence_needs_none() {
 }
 
 #[tokio::test]
-async fn a_revoked_licence_stops_a_primary_and_not_a_standby() {
+async fn a_licence_that_ran_out_stops_no_standby_but_one_that_others_promoted() {
     let mut pod = Pod::with_data();
     pod.supervise().await;
-    pod.start_primary().await;
-    pod.ask(SupervisorRequest::RevokeLicence).await;
-    let status = pod.until(stopped).await;
-    assert!(!status.fenced);
-    assert_eq!(pod.control_state(), "shut down");
-
     pod.start(ServerRole::Standby { upstream: None }).await;
     pod.ask(grant(Duration::from_millis(100))).await;
     let lapsed = pod.until(|status| status.licence == Licence::None).await;
@@ -118,7 +112,7 @@ async fn a_revoked_licence_stops_a_primary_and_not_a_standby() {
     // Promoted behind the supervisor's back it has no right to be writable.
     pod.ask(grant(Duration::from_mins(1))).await;
     pod.sql("SELECT pg_promote()");
-    pod.ask(SupervisorRequest::RevokeLicence).await;
+    pod.ask(grant(Duration::from_millis(300))).await;
     pod.until(stopped).await;
 }
 

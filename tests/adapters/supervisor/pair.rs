@@ -14,6 +14,7 @@ use crate::postgresql::programs;
 
 use super::machine::nobody;
 use super::pod::{LIMIT, Pod};
+use crate::wait::eventually;
 
 pub(super) const ALONE: ServerRole = ServerRole::Standby { upstream: None };
 
@@ -87,7 +88,10 @@ pub(super) async fn promote(pod: &Pod, term: u64) {
         timeline: NEXT,
     })
     .await;
-    eventually("the promotion", || pod.sql("SELECT pg_is_in_recovery()") == "f").await;
+    eventually("the promotion", async || {
+        pod.sql("SELECT pg_is_in_recovery()") == "f"
+    })
+    .await;
 }
 
 pub(super) fn licence(duration: Duration) -> SupervisorRequest {
@@ -121,21 +125,12 @@ pub(super) fn follow(upstream: &Pod, pod: &Pod) -> ServerRole {
 }
 
 pub(super) async fn streams(pod: &Pod) {
-    eventually("a streaming standby", || receiver(pod) == "streaming").await;
+    eventually("a streaming standby", async || receiver(pod) == "streaming").await;
 }
 
 /// The state of the WAL receiver; empty if there is none.
 pub(super) fn receiver(pod: &Pod) -> String {
     pod.sql("SELECT status FROM pg_stat_wal_receiver")
-}
-
-/// Asks again and again, as fast as `psql` starts.
-pub(super) async fn eventually(what: &str, mut so: impl FnMut() -> bool) {
-    let begun = std::time::Instant::now();
-    while !so() {
-        assert!(begun.elapsed() < LIMIT, "waited in vain for {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 impl Pod {

@@ -13,6 +13,7 @@ use rustix::process::{Signal, kill_process};
 use super::machine::{own, postmaster};
 use super::pair::{ALONE, Pair, follow, slot, streams, upstream_of};
 use super::pod::{PASSWORD, Pod};
+use crate::wait::eventually;
 
 fn stopped(status: &SupervisorStatus) -> bool {
     matches!(status.postmaster, Postmaster::Stopped { .. })
@@ -28,7 +29,7 @@ impl Pair {
         let pair = Self::streaming(major).await;
         let Self { first, second, .. } = &pair;
         first.sql("CREATE TABLE t AS SELECT i, repeat('x', 100) AS x FROM generate_series(1, 20000) AS i");
-        super::pair::eventually("the table to arrive", || {
+        eventually("the table to arrive", async || {
             second.sql("SELECT to_regclass('t') IS NOT NULL") == "t"
         })
         .await;
@@ -58,7 +59,7 @@ impl Pair {
         first.start(follow(second, first)).await;
         streams(first).await;
         second.sql("CREATE TABLE after_all ()");
-        super::pair::eventually("what came after", || {
+        eventually("what came after", async || {
             first.sql("SELECT to_regclass('after_all') IS NOT NULL") == "t"
         })
         .await;
@@ -214,7 +215,7 @@ async fn a_supervisor_that_is_killed_while_it_rewinds_knows_that_afterwards() {
     let job = pair.rewind();
     pair.first.ask(SupervisorRequest::Run { job }).await;
     let mark = pair.first.path().join("volume/data.podgres-rewinding");
-    super::pair::eventually("the mark", || mark.exists()).await;
+    eventually("the mark", async || mark.exists()).await;
     pair.first.signal(Signal::KILL);
     pair.first.ended().await;
     pair.first.supervise().await;

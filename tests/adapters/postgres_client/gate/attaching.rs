@@ -8,8 +8,9 @@ use super::{
     FOR_EVER, HANGS_FOR, SOON, acknowledged, attached, commit, count, gated_primary, session, start, target,
     target_of, until_attached,
 };
-use crate::postgres_client::server::{eventually, installations};
+use crate::postgres_client::server::installations;
 use crate::postgresql::programs;
+use crate::wait::eventually;
 
 const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
 

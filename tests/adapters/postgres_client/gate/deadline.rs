@@ -7,8 +7,9 @@ use rustix::process::Signal;
 use super::{
     FOR_EVER, HANGS_FOR, SOON, Writers, acknowledged, after, attached, commit, gated_primary, session,
 };
-use crate::postgres_client::server::{eventually, installations};
+use crate::postgres_client::server::installations;
 use crate::postgresql::programs;
+use crate::wait::eventually;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_session_gets_an_acknowledgement_after_the_deadline() {

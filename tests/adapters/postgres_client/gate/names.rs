@@ -5,7 +5,8 @@ use std::time::Duration;
 use podgres::core::synchronous_names::{parse, standby_names};
 
 use super::{FOR_EVER, HANGS_FOR, SOON, acknowledged, attached, commit, count, gated_primary, session};
-use crate::postgres_client::server::{TestServer, eventually, installations};
+use crate::postgres_client::server::{TestServer, installations};
+use crate::wait::eventually;
 
 async fn set_names(server: &TestServer, text: &str) {
     server

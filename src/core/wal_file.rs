@@ -79,15 +79,23 @@ impl WalFile {
         }
     }
 
-    /// The position after its last byte; `None` for a history, which is needed for ever.
+    /// The position of its first byte; `None` for a history, or a name that no segment of this size has.
     #[must_use]
-    pub fn end(self, segment_bytes: u64) -> Option<Lsn> {
+    pub fn start(self, segment_bytes: u64) -> Option<Lsn> {
         match self {
             Self::Segment { high, low, .. } | Self::Label { high, low, .. } => {
-                Some(Lsn((u64::from(high) << 32) + (u64::from(low) + 1) * segment_bytes))
+                let low = u64::from(low).checked_mul(segment_bytes)?;
+                (u64::from(high) << 32).checked_add(low).map(Lsn)
             }
             Self::History { .. } => None,
         }
+    }
+
+    /// The position after its last byte; `None` for a history, which is needed for ever.
+    #[must_use]
+    pub fn end(self, segment_bytes: u64) -> Option<Lsn> {
+        let start = self.start(segment_bytes)?;
+        start.0.checked_add(segment_bytes).map(Lsn)
     }
 
     /// The segment after this one.
@@ -198,6 +206,7 @@ mod tests {
             "../etc/passwd",
             "0000000100000000000000a2",
             "0000000100000000000000A",
+            "0000000100000000000000AG",
             "0000000100000000000000A2.",
             "0000000100000000000000A2.gz",
             "0000000100000000000000A2.history",
@@ -212,6 +221,7 @@ mod tests {
     fn segments_have_an_end_and_a_successor() {
         let file = |text: &str| text.parse::<WalFile>().expect(text);
         let last = file("0000000100000000000000FF");
+        assert_eq!(last.start(SEGMENT), Some(Lsn(0xFF00_0000)));
         assert_eq!(last.end(SEGMENT), Some(Lsn(1 << 32)));
         assert_eq!(last.next(SEGMENT), Some(file("000000010000000100000000")));
         assert_eq!(file("00000002.history").end(SEGMENT), None);
