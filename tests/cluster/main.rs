@@ -61,6 +61,7 @@ mod routing;
 #[path = "../support/s3_server.rs"]
 mod s3_server;
 mod scaling;
+mod sidecars;
 mod smoke;
 mod steady;
 mod steady_asked;
