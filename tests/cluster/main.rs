@@ -62,6 +62,7 @@ mod routing;
 mod s3_server;
 mod scaling;
 mod sidecars;
+mod slots;
 mod smoke;
 mod steady;
 mod steady_asked;
