@@ -55,6 +55,7 @@ mod postgresql;
 mod preloaded;
 mod relay;
 mod repair;
+mod replayed;
 mod reviewed;
 mod rotation;
 mod routing;
