@@ -2,9 +2,11 @@
 //!
 //! Plain data that crosses HTTP: the bodies are Patroni's where Patroni has the verb. Carries nothing out.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// One order. Members are called by their pods' names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,17 +100,21 @@ impl Order {
     /// Reads what was sent to `path`; an empty body is one without fields.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub fn read(path: &str, body: &[u8]) -> Result<Self, String> {
-        let text = body.trim_ascii();
-        let body: Body = if text.is_empty() {
-            Body::default()
-        } else {
-            serde_json::from_slice(text).map_err(|error| format!("invalid request body: {error}"))?
+    /// What is wrong with it, as it is answered.
+    pub fn read(path: &str, body: &[u8]) -> Result<Self, Box<Answer>> {
+        let text = match body.trim_ascii() {
+            [] => b"{}",
+            text => text,
         };
-        if body.scheduled_at.is_some() || body.schedule.is_some() {
-            return Err("cannot schedule an order: it is carried out at once or not at all".to_owned());
+        if path == "/config" {
+            return setting(text);
         }
+        let body: Body = serde_json::from_slice(text).map_err(|error| unreadable(&error))?;
+        body.refused().map_or(Ok(()), |answer| Err(Box::new(answer)))?;
+        Self::of(path, body).map_err(|error| Box::new(Answer::new(Outcome::Invalid, error)))
+    }
+
+    fn of(path: &str, body: Body) -> Result<Self, String> {
         let wait = body.wait.unwrap_or(true);
         match path {
             "/switchover" => Ok(Self::Switchover {
@@ -116,12 +122,20 @@ impl Order {
                 candidate: body.candidate,
                 wait,
             }),
-            "/failover" => Ok(Self::Failover {
-                candidate: body
+            "/failover" => {
+                let candidate = body
                     .candidate
-                    .ok_or("a failover needs a candidate: {\"candidate\": \"POD\"}")?,
-                wait,
-            }),
+                    .ok_or("a failover needs a candidate: {\"candidate\": \"POD\"}")?;
+                // Patroni's rule: who names the primary that is there asks for a move that loses nothing.
+                Ok(match body.leader {
+                    Some(leader) => Self::Switchover {
+                        leader: Some(leader),
+                        candidate: Some(candidate),
+                        wait,
+                    },
+                    None => Self::Failover { candidate, wait },
+                })
+            }
             "/restart" => Ok(Self::Restart { member: body.member }),
             "/reinitialize" => Ok(Self::Reinitialise { member: body.member }),
             "/pause" => Ok(Self::Pause { paused: true }),
@@ -140,9 +154,6 @@ impl Order {
             "/sessions/route" => Ok(Self::Route {
                 route: body.route.ok_or("which route: {\"route\": \"NAME\"}")?,
                 left: body.left.unwrap_or(false),
-            }),
-            "/config" => Ok(Self::Pause {
-                paused: body.pause.ok_or("cannot change any setting but \"pause\"")?,
             }),
             other => Err(format!("unknown path \"{other}\"")),
         }
@@ -163,8 +174,6 @@ pub struct Body {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     wait: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pause: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     on: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -178,15 +187,73 @@ pub struct Body {
     route: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     left: Option<bool>,
-    /// Patroni's, which have no meaning here.
+    /// Patroni's, which are refused: see [`Body::refused`].
     #[serde(default, skip_serializing)]
-    scheduled_at: Option<serde_json::Value>,
+    scheduled_at: Option<Value>,
     #[serde(default, skip_serializing)]
-    schedule: Option<serde_json::Value>,
+    schedule: Option<Value>,
     #[serde(default, skip_serializing)]
-    force: Option<serde_json::Value>,
+    restart_pending: Option<Value>,
     #[serde(default, skip_serializing)]
-    timeout: Option<serde_json::Value>,
+    role: Option<Value>,
+    #[serde(default, skip_serializing)]
+    postgres_version: Option<Value>,
+    /// Patroni's, which have no meaning here: what they ask for is done in any case, or never.
+    #[serde(default, skip_serializing)]
+    force: Option<Value>,
+    #[serde(default, skip_serializing)]
+    timeout: Option<Value>,
+    #[serde(default, skip_serializing, rename = "from-leader", alias = "from_leader")]
+    from_leader: Option<Value>,
+}
+
+impl Body {
+    /// The answer where Patroni would wait or look before it acts.
+    fn refused(&self) -> Option<Answer> {
+        let invalid = |message: &str, hint: &str| Some(Answer::new(Outcome::Invalid, message).hint(hint));
+        if self.scheduled_at.is_some() || self.schedule.is_some() {
+            return invalid(
+                "cannot schedule an order: it is carried out at once or not at all",
+                "Send it when it is due, for instance from a CronJob.",
+            );
+        }
+        let conditions = [&self.restart_pending, &self.role, &self.postgres_version];
+        if conditions.into_iter().any(Option::is_some) {
+            return invalid(
+                "cannot restart on a condition: an order is carried out at once or not at all",
+                "Look at GET /patroni first, and leave out \"restart_pending\", \"role\" and \"postgres_version\".",
+            );
+        }
+        None
+    }
+}
+
+fn unreadable(error: &serde_json::Error) -> Box<Answer> {
+    let said = format!("invalid request body: {error}");
+    Box::new(Answer::new(Outcome::Invalid, said))
+}
+
+/// A change of `/config`: `pause`, where null is Patroni's word for its default, and nothing else.
+fn setting(text: &[u8]) -> Result<Order, Box<Answer>> {
+    let settings: BTreeMap<String, Value> =
+        serde_json::from_slice(text).map_err(|error| unreadable(&error))?;
+    let refused =
+        |message: String, hint: &str| Err(Box::new(Answer::new(Outcome::Invalid, message).hint(hint)));
+    let foreign = settings.keys().find(|name| *name != "pause");
+    match (foreign, settings.get("pause")) {
+        (None, Some(Value::Bool(paused))) => Ok(Order::Pause { paused: *paused }),
+        (None, Some(Value::Null)) => Ok(Order::Pause { paused: false }),
+        (None, Some(other)) => refused(
+            format!("\"pause\" cannot be {other}"),
+            "Give true, false or null.",
+        ),
+        (foreign, _) => {
+            let name = foreign.map_or_else(String::new, |name| format!(": found \"{name}\""));
+            let hint = "The others are the pods' environment (PODGRES_...) and the mounted *.conf files: change the StatefulSet or the \
+                        ConfigMap.";
+            refused(format!("cannot change any setting but \"pause\"{name}"), hint)
+        }
+    }
 }
 
 /// How an order ended.
@@ -316,6 +383,9 @@ mod tests {
         for (path, body, said) in [
             ("/failover", "", "needs a candidate"),
             ("/failover", "{\"leader\": \"pg-0\"}", "needs a candidate"),
+            ("/restart", "{\"role\": \"replica\"}", "on a condition"),
+            ("/config", "{\"pause\": 1}", "\"pause\" cannot be 1"),
+            ("/config", "{\"pause\": true, \"ttl\": 30}", "found \"ttl\""),
             (
                 "/switchover",
                 "{\"candidat\": \"pg-0\"}",
@@ -333,9 +403,38 @@ mod tests {
             ("/nowhere", "", "unknown path"),
         ] {
             let error = Order::read(path, body.as_bytes()).expect_err(body);
-            assert!(error.contains(said), "{path} {body}: {error}");
+            assert_eq!(error.outcome, Outcome::Invalid, "{path} {body}");
+            assert!(error.message.contains(said), "{path} {body}: {error:?}");
         }
-        let config = Order::read("/config", b"{\"pause\": true}");
-        assert_eq!(config, Ok(Order::Pause { paused: true }));
+    }
+
+    /// `patronictl resume` sends null, which was refused.
+    #[test]
+    fn pause_is_turned_by_patronis_config_too() {
+        for (body, paused) in [("true", true), ("false", false), ("null", false)] {
+            let body = format!("{{\"pause\": {body}}}");
+            let read = Order::read("/config", body.as_bytes());
+            assert_eq!(read, Ok(Order::Pause { paused }), "{body}");
+        }
+    }
+
+    /// It was forced through, whoever the primary was.
+    #[test]
+    fn a_failover_that_names_the_primary_is_a_switchover() {
+        let some = |text: &str| Some(text.to_owned());
+        let read = Order::read("/failover", b"{\"leader\": \"pg-0\", \"candidate\": \"pg-1\"}");
+        let expected = Order::Switchover {
+            leader: some("pg-0"),
+            candidate: some("pg-1"),
+            wait: true,
+        };
+        assert_eq!(read, Ok(expected));
+    }
+
+    /// `patronictl reinit` sends both, and was refused.
+    #[test]
+    fn what_patronictl_sends_with_an_order_is_taken() {
+        let read = Order::read("/reinitialize", b"{\"force\": false, \"from-leader\": false}");
+        assert_eq!(read, Ok(Order::Reinitialise { member: None }));
     }
 }

@@ -3,6 +3,7 @@
 //! Source: PostgreSQL manual, "Replication", `synchronous_standby_names`. PostgreSQL cannot say "the gate and any k",
 //! and need not: a commit that the gate does not confirm needs one standby more.
 
+use super::member::MemberName;
 use super::supervision::GATE_NAME;
 
 /// What a text of [`standby_names`] says.
@@ -51,6 +52,21 @@ fn any(count: u32, gate: &str, members: &[String]) -> String {
 pub fn parse(text: &str) -> Option<Names> {
     let names = parts(text)?;
     (standby_names(names.gate, &names.members, names.quorum) == text).then_some(names)
+}
+
+/// The replication slots of the standbys that `text` (of [`standby_names`]) names; none where it names none, or is not ours.
+///
+/// PostgreSQL's `synchronized_standby_slots` (17 and later), with which a logical consumer of a failover slot is given nothing
+/// before all of them have it. Whoever may take over has what any `quorum` of them have, so that no consumer is
+/// ever ahead of a new primary, which would begin after what it lacks and leave out what comes in its place.
+#[must_use]
+pub fn slots(text: &str) -> Vec<String> {
+    let names = parse(text).unwrap_or_default();
+    let members = names
+        .members
+        .iter()
+        .filter_map(|name| MemberName::parse(name).ok());
+    members.map(|member| member.slot_name()).collect()
 }
 
 /// Reads more than [`standby_names`] writes.
@@ -166,6 +182,15 @@ mod tests {
         ] {
             assert_eq!(parse(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn the_slots_of_those_who_are_waited_for() {
+        let two = names(&["my-pg-1", "my-pg-2"]);
+        let slots_of = |quorum| slots(&standby_names(true, &two, quorum));
+        assert_eq!(slots_of(1), names(&["podgres_my_pg_1", "podgres_my_pg_2"]));
+        assert_eq!(slots_of(0), names(&[]));
+        assert_eq!(slots("FIRST 1 (\"my-pg-1\")"), names(&[]), "not our own text");
     }
 
     #[test]

@@ -146,16 +146,39 @@ pub(super) async fn peer_stream(method: Method, State(state): State<HttpState>) 
 
 pub(super) async fn unknown_path(request: Request) -> Response {
     let path: String = request.uri().path().chars().take(100).collect();
-    let hint = "The paths are Patroni's, e.g. /readiness, /primary, /replica, /cluster, /metrics.";
+    let hint = instead_of(&path)
+        .unwrap_or("The paths are Patroni's, e.g. /readiness, /primary, /replica, /cluster, /metrics.");
     refusal(StatusCode::NOT_FOUND, &format!("unknown path \"{path}\""), hint)
 }
 
+/// What takes the place of Patroni's paths that are not here.
+fn instead_of(path: &str) -> Option<&'static str> {
+    match path {
+        "/reload" => Some(
+            "Mounted *.conf files, Secrets and certificates are applied when they change; the other settings are the pod's \
+             environment: change the StatefulSet.",
+        ),
+        "/failsafe" => Some(
+            "The primary stays on its peers' confirmations while the Kubernetes API is away: there is nothing to set.",
+        ),
+        "/sigterm" => Some("Delete the pod: a primary hands over before it stops."),
+        "/citus" | "/mpp" => Some("There is no Citus here: each cluster stands for itself."),
+        _ => None,
+    }
+}
+
 pub(super) async fn no_such_verb(method: Method, uri: Uri) -> Response {
-    let order = ORDER_PATHS.contains(&uri.path());
-    let (hint, allowed) = if order {
-        ("This path takes POST.", "POST")
-    } else {
-        ("This path answers GET, HEAD and OPTIONS.", "GET, HEAD, OPTIONS")
+    let (hint, allowed) = match uri.path() {
+        "/config" => (
+            "This path answers GET, HEAD and OPTIONS, and takes PATCH and PUT.",
+            "GET, HEAD, OPTIONS, PATCH, PUT",
+        ),
+        "/read-only" => (
+            "This path answers GET, HEAD and OPTIONS, and takes POST.",
+            "GET, HEAD, OPTIONS, POST",
+        ),
+        path if ORDER_PATHS.contains(&path) => ("This path takes POST.", "POST"),
+        _ => ("This path answers GET, HEAD and OPTIONS.", "GET, HEAD, OPTIONS"),
     };
     let mut response = refusal(
         StatusCode::METHOD_NOT_ALLOWED,

@@ -17,7 +17,7 @@
 //! | `/position` | how far this member's server is, asked just now: what the routes measure freshness by |
 //! | `/wait?lsn=0/3000060&timeout=2s` | 200 as soon as this member has replayed so far, else 503 |
 //! | POST `/sessions/end` `/sessions/route` | orders of routes: end these sessions; a route is there |
-//! | POST `/switchover` `/failover` `/restart` `/reinitialize` `/pause` `/resume` `/read-only` | orders, see [`core::operate`](crate::core::operate); PATCH or PUT `/config` takes `pause` |
+//! | POST `/switchover` `/failover` `/restart` `/reinitialize` `/pause` `/resume` `/read-only` | orders, see [`core::operate`](crate::core::operate); PATCH or PUT `/config` takes `pause`; DELETE `/switchover` `/restart`: 404, nothing is ever scheduled |
 //!
 //! The others answer GET, HEAD and OPTIONS. Any other method changes something: 401 or 403 without authority
 //! ([`authorise`]), else 405 where there is no such verb. An unknown path is 404. Every body is JSON, with three exceptions:
@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -188,6 +188,9 @@ pub fn router(state: HttpState) -> Router {
     }
     for path in orders::ORDER_PATHS {
         router = router.route(path, post(orders::take));
+    }
+    for path in orders::SCHEDULED_BY_PATRONI {
+        router = router.route(path, delete(orders::nothing_scheduled));
     }
     router
         .fallback(handlers::unknown_path)

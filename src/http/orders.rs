@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt as _, Limited};
@@ -32,6 +32,9 @@ pub(super) const ORDER_PATHS: [&str; 9] = [
     "/sessions/end",
     "/sessions/route",
 ];
+
+/// Where Patroni deletes an order that waits for its time.
+pub(super) const SCHEDULED_BY_PATRONI: [&str; 2] = ["/switchover", "/restart"];
 
 const BODY_LIMIT: usize = 64 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -104,16 +107,24 @@ pub(super) async fn challenge(request: Request) -> Response {
     }
 }
 
+/// Patroni's DELETE of an order that waits for its time: there is never one.
+pub(super) async fn nothing_scheduled(uri: Uri) -> Response {
+    let what = uri.path().trim_start_matches('/');
+    let error = format!("no {what} is scheduled");
+    let hint = "An order is carried out at once or not at all: there is none to delete.";
+    refusal(StatusCode::NOT_FOUND, &error, hint)
+}
+
 /// Takes an order and answers how it ended.
 pub(super) async fn take(State(state): State<HttpState>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let order = match collected(body).await {
         Ok(body) => Order::read(parts.uri.path(), &body),
-        Err(error) => Err(error),
+        Err(error) => Err(Box::new(Answer::new(Outcome::Invalid, error))),
     };
     let answer = match order {
         Ok(order) => (state.operator)(order).await,
-        Err(error) => Answer::new(Outcome::Invalid, error),
+        Err(answer) => *answer,
     };
     let status = StatusCode::from_u16(answer.outcome.http_status()).unwrap_or(StatusCode::BAD_REQUEST);
     (status, fresh(json!(answer))).into_response()

@@ -18,6 +18,7 @@ use super::process::{Locale, command};
 use super::tls_files::{self, TlsFiles};
 use super::{ServerSettings, accepted, auto_conf, hba, passfile, program, staging};
 use crate::core::supervision::{GATE_NAME, ServerRole};
+use crate::core::synchronous_names;
 use crate::files::{
     FileContext as _, FileError, create_private_directory, with_suffix, write_generated, write_private,
 };
@@ -127,6 +128,9 @@ fn text(
     for (name, value) in owned(settings, role, tls) {
         text.push_str(&line(name, &value)?);
     }
+    if let Some(slots) = synchronized_standby_slots(settings, role)? {
+        text.push_str(&line("synchronized_standby_slots", &slots)?);
+    }
     Ok(text)
 }
 
@@ -220,6 +224,21 @@ fn synchronous_standby_names(settings: &ServerSettings, role: &ServerRole) -> St
         ServerRole::Standby { .. } if settings.gated => format!("FIRST 1 ({GATE_NAME})"),
         ServerRole::Standby { .. } => String::new(),
     }
+}
+
+/// See [`synchronous_names::slots`]; `None` where commits wait for no standby, and before PostgreSQL 17.
+fn synchronized_standby_slots(
+    settings: &ServerSettings,
+    role: &ServerRole,
+) -> Result<Option<String>, FileError> {
+    let slots = synchronous_names::slots(&synchronous_standby_names(settings, role));
+    if slots.is_empty() {
+        return Ok(None);
+    }
+    let file = settings.data_directory.join("PG_VERSION");
+    let version = fs::read_to_string(&file).file("read file", &file)?;
+    let knows = version.trim().parse().is_ok_and(|major: u32| major >= 17);
+    Ok(knows.then(|| slots.join(", ")))
 }
 
 fn read_only(role: &ServerRole) -> bool {

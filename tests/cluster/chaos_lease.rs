@@ -9,11 +9,11 @@
 //! one that is kept in any case.
 
 mod anomalies;
-mod checks;
+pub(crate) mod checks;
 mod disk;
 mod faults;
 mod hardware;
-mod ledger;
+pub(crate) mod ledger;
 mod lists;
 mod network;
 mod report;

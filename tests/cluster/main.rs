@@ -56,12 +56,15 @@ mod postgresql;
 mod preloaded;
 mod relay;
 mod repair;
+mod replayed;
 mod reviewed;
 mod rotation;
 mod routing;
 #[path = "../support/s3_server.rs"]
 mod s3_server;
 mod scaling;
+mod sidecars;
+mod slots;
 mod smoke;
 mod steady;
 mod steady_asked;

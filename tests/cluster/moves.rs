@@ -392,6 +392,13 @@ fn orders_over_http_need_authority_and_have_patronis_codes() {
         (token, "/failover", json!({}), 400),
         (token, "/reinitialize", json!({}), 412),
         (token, "/config", json!({"pause": true}), 405),
+        (token, "/switchover", json!({"candidate": "demo-9"}), 400),
+        (
+            token,
+            "/failover",
+            json!({"leader": "demo-1", "candidate": "demo-2"}),
+            412,
+        ),
         (token, "/nowhere", json!({}), 404),
     ] {
         let (code, answer) = post(&demo, 0, path, token, &body);
@@ -404,12 +411,14 @@ fn orders_over_http_need_authority_and_have_patronis_codes() {
         401,
         "a rotated token"
     );
-    let (code, answer) = post(&demo, 2, "/switchover", Some("second-token"), &body);
+    let token = Some("second-token");
+    let (code, answer) = post(&demo, 2, "/switchover", token, &body);
     assert_eq!(
         (code, &answer["primary"], &answer["term"]),
         (200, &json!("demo-1"), &json!(2)),
         "{answer}"
     );
+    carried_out(&demo, token);
     fs::remove_file(&file).expect("remove");
     assert_eq!(
         post(&demo, 2, "/pause", Some("second-token"), &json!({})).0,
@@ -453,6 +462,39 @@ fn orders_over_http_need_authority_and_have_patronis_codes() {
             && page.contains("patroni_is_paused{scope=\"demo\",name=\"demo-1\"} 1")
     });
     assert!(paused, "{:?}", demo.get(1, "/metrics"));
+}
+
+/// What comes of each order that ends with 200, where "demo-1" is the primary.
+fn carried_out(demo: &Demo, token: Option<&str>) {
+    wait_synchronous(demo);
+    let started = || demo.sql(&["--member", "2"], "SELECT pg_postmaster_start_time()");
+    let before = started();
+    let (code, answer) = post(demo, 2, "/restart", token, &json!({}));
+    assert_eq!((code, &answer["outcome"]), (200, &json!("done")), "{answer}");
+    assert_ne!(started(), before);
+    let clones = |status: &Value| member(status, "demo-2")["clones_total"].clone();
+    let before = clones(&wait_synchronous(demo));
+    let order = json!({"force": false, "from-leader": false});
+    let (code, answer) = post(demo, 2, "/reinitialize", token, &order);
+    assert_eq!((code, &answer["outcome"]), (200, &json!("done")), "{answer}");
+    assert_ne!(clones(&wait_synchronous(demo)), before);
+    for (path, paused) in [("/pause", true), ("/resume", false)] {
+        let (code, answer) = post(demo, 0, path, token, &json!({}));
+        assert_eq!((code, &answer["outcome"]), (200, &json!("done")), "{answer}");
+        demo.wait(path, |status| status["paused"] == paused);
+    }
+    // The primary is named, so that nothing is to be lost: a switchover, whatever the path says.
+    let body = json!({"leader": "demo-1", "candidate": "demo-2"});
+    let (code, answer) = post(demo, 0, "/failover", token, &body);
+    assert_eq!((code, &answer["primary"]), (200, &json!("demo-2")), "{answer}");
+    wait_synchronous(demo);
+    let (_, rows) = demo.get(0, "/history").expect("an answer");
+    let rows: Value = serde_json::from_str(&rows).expect("JSON");
+    let last = rows.as_array().and_then(|rows| rows.last()).expect("a change");
+    assert_eq!(last[2], "switchover", "{rows}");
+    let (code, answer) = post(demo, 0, "/failover", token, &json!({"candidate": "demo-1"}));
+    assert_eq!((code, &answer["primary"]), (200, &json!("demo-1")), "{answer}");
+    wait_synchronous(demo);
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn a_peer_without_sidecar_was_taken_for_empty_and_a_second_cluster_was_made() {
 }
 
 /// The process of a pod's sidecar, from the controller: the sidecar itself need not answer.
-fn sidecar(demo: &Demo, pod: &str) -> Option<u32> {
+pub(crate) fn sidecar(demo: &Demo, pod: &str) -> Option<u32> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -187,6 +187,8 @@ mod tests {
         let plain = read("7000").expect("a port alone");
         assert_eq!((plain.port, plain.name.as_str()), (7000, "port_7000"));
         assert_eq!(plain.policy, RoutePolicy::new(RouteMode::ReadOnly));
+        let degrades = read("7000,degrade=read-only").expect("a known word");
+        assert!(degrades.policy.degrade);
         assert_eq!(
             on_primary_loss("serve-for 5m"),
             Ok(OnPrimaryLoss::ServeFor { ms: 300_000 })
@@ -210,6 +212,7 @@ mod tests {
                 "7000,on_primary_loss=pray",
                 "\"pray\" is none of serve, serve-for:5m, refuse",
             ),
+            ("7000,degrade=on", "\"on\" is neither read-only nor off"),
             ("7000,affinity=sticky", "\"sticky\" is neither client nor none"),
             ("7000,monotonic=yes", "\"yes\" is neither on nor off"),
             (

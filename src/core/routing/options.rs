@@ -246,6 +246,36 @@ mod tests {
     }
 
     #[test]
+    fn a_wish_takes_the_place_of_the_routes_own_and_nothing_else_changes() {
+        let route = RoutePolicy {
+            max_staleness_ms: 7_000,
+            max_lag_bytes: 7,
+            fallback: ReadOnlyFallback::Primary,
+            on_primary_loss: OnPrimaryLoss::Serve,
+            monotonic: true,
+            ..RoutePolicy::new(crate::core::routing::RouteMode::ReadOnly)
+        };
+        let wished = |options| read(options).expect("valid").applied_to(&route);
+        assert_eq!(wished(""), route);
+        let of = |change: fn(&mut RoutePolicy)| {
+            let mut policy = route.clone();
+            change(&mut policy);
+            policy
+        };
+        let staleness = of(|policy| {
+            policy.max_staleness_ms = 500;
+            policy.on_primary_loss = OnPrimaryLoss::ServeFor { ms: 500 };
+        });
+        assert_eq!(wished("-c podgres.max_staleness=500ms"), staleness);
+        let lag = of(|policy| (policy.max_lag_bytes, policy.own_max_lag) = (2048, true));
+        assert_eq!(wished("-c podgres.max_lag=2kB"), lag);
+        let fallback = of(|policy| policy.fallback = ReadOnlyFallback::None);
+        assert_eq!(wished("-c podgres.fallback=none"), fallback);
+        let monotonic = of(|policy| policy.monotonic = false);
+        assert_eq!(wished("-c podgres.monotonic=off"), monotonic);
+    }
+
+    #[test]
     fn nobody_is_held_for_ever() {
         assert_eq!(read("").expect("valid").wait(), DEFAULT_WAIT);
         assert_eq!(read("-c podgres.wait=1d").expect("valid").wait(), MAX_WAIT);

@@ -113,9 +113,7 @@ pub(super) fn all(demo: &Demo, ledger: &Ledger, identifier: &Value) {
     assert!(wrong.is_empty(), "NOT AS ACKNOWLEDGED: {}", wrong.join("\n"));
 }
 
-/// Nothing is acknowledged for an earlier office that was *asked for* after a later office had acknowledged something:
-/// such a commit was confirmed when another member was in office already. (When a client is told says less: an answer that
-/// was sent in time may be read late.) Timelines grow with each office; one server per timeline.
+/// What [`two_at_once`] finds in the book.
 fn two_acknowledged(ledger: &Ledger) -> Vec<String> {
     let book = ledger.book();
     let lists = book.transactions.iter().filter(|t| t.committed());
@@ -124,10 +122,19 @@ fn two_acknowledged(ledger: &Ledger) -> Vec<String> {
         .rows
         .iter()
         .map(|row| (row.office.clone(), row.begun_us, row.told_us));
+    two_at_once(rows.chain(lists))
+}
+
+/// Nothing is acknowledged for an earlier office that was *asked for* after a later office had acknowledged something:
+/// such a commit was confirmed when another member was in office already. (When a client is told says less: an answer that
+/// was sent in time may be read late.) Timelines grow with each office; one server per timeline.
+///
+/// Takes the office, when it was asked for and when it was told, by one clock.
+pub(crate) fn two_at_once(commits: impl Iterator<Item = (Office, u64, u64)>) -> Vec<String> {
     let mut servers: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
     // Of each timeline: the last that was asked for, the first that was told.
     let mut spans: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
-    for (office, begun_us, told_us) in rows.chain(lists) {
+    for (office, begun_us, told_us) in commits {
         servers.entry(office.timeline).or_default().insert(office.server);
         let span = spans.entry(office.timeline).or_insert((begun_us, told_us));
         *span = (span.0.max(begun_us), span.1.min(told_us));

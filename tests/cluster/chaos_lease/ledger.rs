@@ -10,19 +10,19 @@ use super::anomalies::Transaction;
 
 /// One server as the primary of one timeline: what acknowledges.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Office {
-    pub(super) timeline: u32,
-    pub(super) server: String,
+pub(crate) struct Office {
+    pub(crate) timeline: u32,
+    pub(crate) server: String,
     /// When its postmaster started, by its own clock.
     pub(super) started: String,
 }
 
 /// An expression that gives an office as one text; it fails on a standby.
-pub(super) const OFFICE: &str = "substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) || ' ' || \
+pub(crate) const OFFICE: &str = "substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) || ' ' || \
      host(inet_server_addr()) || ' ' || to_char(pg_postmaster_start_time(), 'HH24:MI:SS.US')";
 
 impl Office {
-    pub(super) fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut words = text.split(' ').map(str::to_owned);
         let mut word = || words.next().expect("an office");
         let timeline = word();
