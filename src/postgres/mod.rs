@@ -18,6 +18,7 @@ pub mod find;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod gate;
+pub mod given;
 pub mod hba;
 pub mod incarnation;
 pub mod initdb;
@@ -53,6 +54,7 @@ pub mod terms;
 pub mod timelines;
 pub mod tls;
 mod tls_files;
+mod user_copy;
 pub mod verify;
 mod waldump;
 
