@@ -66,7 +66,7 @@ fn read(file: &Path) -> Result<Vec<u8>, FileError> {
 }
 
 /// `include`, `include_if_exists`, `include_dir`: their letters at the beginning of a line.
-fn includes_more(content: &[u8]) -> bool {
+pub(super) fn includes_more(content: &[u8]) -> bool {
     content.split(|byte| *byte == b'\n').any(|line| {
         let line = line.trim_ascii_start();
         line.get(..7)

@@ -2,8 +2,8 @@
 //! passfile and copies of the TLS files.
 //!
 //! Order, the later wins: podgres' defaults, PGDATA's own `postgresql.conf`, the user's mounted files,
-//! podgres' own lines. Never touches PGDATA but for [`auto_conf`]. PostgreSQL itself checks the result
-//! before it takes the old one's place.
+//! podgres' own lines. Never touches PGDATA but for [`auto_conf`]. The user's files are read from a copy. PostgreSQL
+//! itself checks the result before it takes the old one's place.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -15,8 +15,7 @@ use rustix::process::Signal;
 use super::conninfo::receiver_conninfo;
 use super::error::{ConfigurationError, ProgramError};
 use super::process::{Locale, command};
-use super::tls_files::{self, TlsFiles};
-use super::{ServerSettings, accepted, auto_conf, hba, passfile, program, staging};
+use super::{ServerSettings, accepted, auto_conf, hba, passfile, program, staging, tls_files, user_copy};
 use crate::core::supervision::{GATE_NAME, ServerRole};
 use crate::core::synchronous_names;
 use crate::files::{
@@ -65,6 +64,13 @@ pub fn path(settings: &ServerSettings) -> PathBuf {
     settings.run_directory.join("postgresql.conf")
 }
 
+/// Whether settings that endanger the cluster are refused, or only warned of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Danger {
+    Refused,
+    WarnedOf,
+}
+
 /// Writes everything that a server in `role` reads, before a start or a reload.
 ///
 /// # Errors
@@ -73,33 +79,78 @@ pub fn path(settings: &ServerSettings) -> PathBuf {
 /// nothing but the role differs from what it accepted last, since a failover waits for this.
 pub async fn write(settings: &ServerSettings, role: &ServerRole) -> Result<(), ConfigurationError> {
     create_private_directory(&settings.run_directory)?;
+    let staged = user_copy::stage(settings)?;
+    let candidate = prepare(&staged, role, Danger::Refused)
+        .await
+        .map_err(|error| as_mounted(error, settings, &staged))?;
+    user_copy::keep(settings, &staged)?;
+    Ok(fs::rename(&candidate, path(settings)).file("rename file", &candidate)?)
+}
+
+/// The same from what was accepted last, as [`user_copy::last_accepted`] gives it. What endangers the cluster beside it, since
+/// `ALTER SYSTEM` or PGDATA's own file says so, endangers it less than a server that cannot change its role.
+///
+/// # Errors
+/// As [`write`], but for that.
+pub(super) async fn write_accepted(
+    accepted: &ServerSettings,
+    role: &ServerRole,
+) -> Result<(), ConfigurationError> {
+    let candidate = prepare(accepted, role, Danger::WarnedOf).await?;
+    Ok(fs::rename(&candidate, path(accepted)).file("rename file", &candidate)?)
+}
+
+/// Everything but the last step, by which the returned file gets its name.
+async fn prepare(
+    settings: &ServerSettings,
+    role: &ServerRole,
+    danger: Danger,
+) -> Result<PathBuf, ConfigurationError> {
     passfile::write(settings)?;
-    hba::write(settings)?;
-    let tls = match &settings.tls {
-        Some(folder) => Some(tls_files::copy(settings, folder)?),
-        None => None,
-    };
     auto_conf::strip(settings, &settings.data_directory)?;
     if read_only(role) {
         auto_conf::strip_read_only_off(&settings.data_directory)?;
     }
-    let path = path(settings);
-    let candidate = with_suffix(&path, ".candidate");
-    write_generated(&candidate, text(settings, role, tls.as_ref())?.as_bytes())?;
-    let neutral = text(settings, &ServerRole::Standby { upstream: None }, tls.as_ref())?;
+    let candidate = with_suffix(&path(settings), ".candidate");
+    write_generated(&candidate, text(settings, role)?.as_bytes())?;
+    let neutral = text(settings, &ServerRole::Standby { upstream: None })?;
     let inputs = accepted::digest(settings, &neutral)?;
     if !accepted::is_known(inputs) {
-        check(settings, &candidate).await?;
-        accepted::remember(inputs);
+        match check(settings, &candidate).await {
+            Err(error @ ConfigurationError::Setting { .. }) if danger == Danger::WarnedOf => {
+                tracing::warn!("{error}");
+            }
+            checked => {
+                checked?;
+                accepted::remember(inputs);
+            }
+        }
     }
-    Ok(fs::rename(&candidate, &path).file("rename file", &candidate)?)
+    if let Some(folder) = &settings.tls {
+        tls_files::copy(settings, folder)?;
+    }
+    hba::write(settings)?;
+    Ok(candidate)
 }
 
-fn text(
+/// PostgreSQL has read a copy; who is to change a file knows it by where it is mounted.
+fn as_mounted(
+    error: ConfigurationError,
     settings: &ServerSettings,
-    role: &ServerRole,
-    tls: Option<&TlsFiles>,
-) -> Result<String, ConfigurationError> {
+    staged: &ServerSettings,
+) -> ConfigurationError {
+    match (error, &settings.user_configuration, &staged.user_configuration) {
+        (ConfigurationError::Rejected { output }, Some(mounted), Some(copy)) => {
+            let [mounted, copy] = [mounted, copy].map(|folder| folder.to_string_lossy());
+            ConfigurationError::Rejected {
+                output: output.replace(&*copy, &mounted),
+            }
+        }
+        (error, ..) => error,
+    }
+}
+
+fn text(settings: &ServerSettings, role: &ServerRole) -> Result<String, ConfigurationError> {
     let mut text = String::from("# Written by podgres at every start and reload: changes here are lost.\n");
     text.push_str("\n# Defaults, which the files below may overrule.\n");
     for (name, value) in DEFAULTS {
@@ -125,7 +176,7 @@ fn text(
     text.push_str(&include(&settings.data_directory.join("postgresql.conf"), true)?);
     text.push_str(&user_includes(settings)?);
     text.push_str("\n# What the cluster depends on.\n");
-    for (name, value) in owned(settings, role, tls) {
+    for (name, value) in owned(settings, role) {
         text.push_str(&line(name, &value)?);
     }
     if let Some(slots) = synchronized_standby_slots(settings, role)? {
@@ -147,11 +198,7 @@ fn volume_defaults(volume_bytes: u64) -> [(&'static str, u64); 4] {
     ]
 }
 
-fn owned(
-    settings: &ServerSettings,
-    role: &ServerRole,
-    tls: Option<&TlsFiles>,
-) -> Vec<(&'static str, String)> {
+fn owned(settings: &ServerSettings, role: &ServerRole) -> Vec<(&'static str, String)> {
     let display = |path: &Path| path.to_string_lossy().into_owned();
     let upstream = match role {
         ServerRole::Primary { .. } => None,
@@ -186,7 +233,8 @@ fn owned(
         lines.push((auto_conf::READ_ONLY, "on".to_owned()));
     }
     lines.extend(archive(settings));
-    if let Some(tls) = tls {
+    if settings.tls.is_some() {
+        let tls = tls_files::copies(settings);
         lines.extend([
             ("ssl", "on".to_owned()),
             ("ssl_cert_file", display(&tls.certificate)),

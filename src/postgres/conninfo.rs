@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::ServerSettings;
+use super::{ServerSettings, tls_files};
 use crate::core::supervision::Upstream;
 
 /// Gives up on an upstream that does not answer: connecting takes 5 s at most; a silent network is
@@ -23,11 +23,12 @@ const TIMEOUTS: &[(&str, &str)] = &[
 /// waits to send its last message, and a checkpoint that wants a slot's WAL away waits for the sender's end.
 const UPSTREAM_OPTIONS: &str = "-c tcp_user_timeout=30000";
 
-/// The connection string for the WAL receiver, `primary_conninfo`.
+/// The connection string for the WAL receiver, `primary_conninfo`. It trusts the copy of `ca.crt` in the run directory: a
+/// receiver that begins anew must not miss a mounted one.
 #[must_use]
 pub fn receiver_conninfo(settings: &ServerSettings, upstream: &Upstream) -> String {
     let name = upstream.application_name.as_ref().unwrap_or(&settings.member);
-    let text = conninfo(settings, upstream, name);
+    let text = conninfo(&tls_files::with_copies(settings), upstream, name);
     // The receiver does without a database; what synchronizes logical slots (PostgreSQL 17) asks for one.
     format!("{text} dbname=postgres options={}", quote(UPSTREAM_OPTIONS))
 }

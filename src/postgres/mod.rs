@@ -18,6 +18,7 @@ pub mod find;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod gate;
+pub mod given;
 pub mod hba;
 pub mod incarnation;
 pub mod initdb;
@@ -55,6 +56,7 @@ pub mod timelines;
 pub mod tls;
 mod tls_files;
 pub mod user;
+mod user_copy;
 pub mod verify;
 mod waldump;
 

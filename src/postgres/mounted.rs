@@ -11,7 +11,7 @@ use ring::digest::{Context, SHA256};
 use super::{ServerSettings, conf, tls_files};
 use crate::files::{FileContext as _, FileError};
 
-/// Equal if and only if the same files had the same content.
+/// Equal if and only if files of the same names had the same content, wherever they stood.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
@@ -44,7 +44,10 @@ pub fn fingerprint(settings: &ServerSettings) -> Result<Fingerprint, FileError> 
         files.extend(conf::user_files(folder)?);
     }
     for file in &files {
-        add(&mut digest, file.as_os_str().as_encoded_bytes());
+        add(
+            &mut digest,
+            file.file_name().unwrap_or_default().as_encoded_bytes(),
+        );
         add(&mut digest, &read(file)?);
     }
     let mut bytes = [0; 32];

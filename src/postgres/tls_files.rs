@@ -20,22 +20,34 @@ pub(super) struct TlsFiles {
 /// What a TLS folder holds.
 pub(super) const NAMES: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
 
+/// Where the copies are.
+pub(super) fn copies(settings: &ServerSettings) -> TlsFiles {
+    let [certificate, key, authority] = NAMES.map(|name| settings.run_directory.join(name));
+    TlsFiles {
+        certificate,
+        key,
+        authority,
+    }
+}
+
+/// The settings with the copies in the mounted files' place.
+pub(super) fn with_copies(settings: &ServerSettings) -> ServerSettings {
+    ServerSettings {
+        tls: settings.tls.as_ref().map(|_| settings.run_directory.clone()),
+        ..settings.clone()
+    }
+}
+
 /// Copies `tls.crt`, `tls.key` and `ca.crt` from `folder`.
-pub(super) fn copy(settings: &ServerSettings, folder: &Path) -> Result<TlsFiles, FileError> {
+pub(super) fn copy(settings: &ServerSettings, folder: &Path) -> Result<(), FileError> {
     let read = |name: &str| {
         let path = folder.join(name);
         fs::read(&path).file("read file", &path)
     };
     let [certificate, key, authority] = NAMES.map(read);
     let (certificate, key, authority) = (certificate?, key?, authority?);
-    let [certificate_file, key_file, authority_file] = NAMES.map(|name| settings.run_directory.join(name));
-    let files = TlsFiles {
-        certificate: certificate_file,
-        key: key_file,
-        authority: authority_file,
-    };
+    let files = copies(settings);
     write_generated(&files.certificate, &certificate)?;
     write_generated(&files.key, &key)?;
-    write_generated(&files.authority, &authority)?;
-    Ok(files)
+    write_generated(&files.authority, &authority)
 }

@@ -23,6 +23,9 @@ use super::upstream::Wish;
 /// Beyond the time that a member waits, for its answer to come.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// For the primary to say whether it has what no standby had in time: its podgres may have to log in first.
+const FALLBACK_LIMIT: Duration = Duration::from_millis(300);
+
 /// How far a server must be.
 #[derive(Clone, Copy)]
 struct Least {
@@ -64,7 +67,7 @@ impl Endpoint {
         };
         let reached = match last.first() {
             Some(primary) if !least.token => Some(*primary),
-            _ => self.first_to_reach(&last, asked, Duration::ZERO).await,
+            _ => self.first_to_reach(&last, asked, FALLBACK_LIMIT).await,
         };
         reached.map(|server| vec![server]).ok_or(refused)
     }

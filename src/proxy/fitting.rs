@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 
-use crate::core::routing::{Opened, RoutePolicy, Stay, stay};
+use crate::core::routing::{Opened, RoutePolicy, Server, Stay, stay, unfit};
 
 use super::connection::Endpoint;
 use super::upstream::Upstream;
@@ -11,6 +11,18 @@ impl Endpoint {
     pub(super) fn keeps(&self, policy: &RoutePolicy, opened: Opened<'_>) -> bool {
         let table = self.knowledge.table.borrow();
         stay(policy, &table, opened) == Stay::Keep
+    }
+
+    /// Whether a session may begin there by the newest table: what was known when it was chosen may be seconds old, in which others were tried or it was
+    /// waited for.
+    pub(super) fn fits_now(&self, policy: &RoutePolicy, opened: Opened<'_>) -> bool {
+        let table = self.knowledge.table.borrow();
+        let mut servers = table.servers.iter();
+        let same =
+            |server: &&Server| server.name == opened.server && server.incarnation == opened.incarnation;
+        servers
+            .find(same)
+            .is_some_and(|server| unfit(policy, &table, server).is_none())
     }
 
     /// Returns when the server has left the table, restarted, or changed its role.

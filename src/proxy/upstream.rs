@@ -18,7 +18,7 @@ use crate::core::routing::choose::{choose, keep_together};
 use crate::core::routing::monotonic::Place;
 use crate::core::routing::options::SessionOptions;
 use crate::core::routing::{
-    Affinity, Opened, ReadOnlyFallback, RouteMode, RoutePolicy, RouteTable, Server, candidates,
+    Affinity, Opened, ReadOnlyFallback, RouteMode, RoutePolicy, RouteTable, Server, candidates, unfit,
 };
 
 use crate::core::status::Role;
@@ -164,7 +164,7 @@ impl Endpoint {
                 Err(refusal @ Refusal::ReadsUnknown) => (Vec::new(), Some(refusal)),
                 Err(refusal) => return Err(refusal),
             };
-            let failures = match self.try_servers(wish, &causal, opening).await {
+            let failures = match self.try_servers(wish, (&causal, &seen), opening).await {
                 Ok(upstream) => return Ok(self.noted(wish, upstream)),
                 Err(failures) => failures,
             };
@@ -258,10 +258,12 @@ impl Endpoint {
     async fn try_servers(
         &self,
         wish: &Wish<'_>,
-        servers: &[&Server],
+        (servers, seen): (&[&Server], &RouteTable),
         opening: Opening<'_>,
     ) -> Result<Upstream, Vec<FailedAttempt>> {
         let policy = wish.policy;
+        // What has proven itself by an answer of its own fits whatever the table says.
+        let proven = |server: &Server| unfit(policy, seen, server).is_some();
         let sessions = |server: &Server| self.sessions.of(&server.name);
         let warm = |server: &Server| self.membership(server).1;
         let draws = [fastrand::usize(..), fastrand::usize(..), fastrand::usize(..)];
@@ -283,7 +285,9 @@ impl Endpoint {
                 () = self.stops_fitting(policy, as_now) => Ok(None),
             };
             let (cause, other_certificate) = match opened {
-                Ok(Some(upstream)) if self.keeps(policy, as_now) => {
+                Ok(Some(upstream))
+                    if self.keeps(policy, as_now) && (proven(server) || self.fits_now(policy, as_now)) =>
+                {
                     self.stats
                         .count_opened(&server.name, begun.elapsed(), server.staleness_ms);
                     return Ok(upstream);

@@ -14,6 +14,7 @@ use super::work::{Task, Work};
 use crate::core::supervision::{NextTimeline, ServerRole, SupervisorRequest, Terms};
 use crate::files::FileError;
 use crate::postgres::error::describe;
+use crate::postgres::given::Source;
 use crate::postgres::terms::{self, TermRefusal};
 
 /// Terms on their way to the disk.
@@ -145,7 +146,7 @@ impl Supervisor {
             !child.is_stopping() && matches!(child.role, ServerRole::Standby { upstream: Some(_) })
         });
         if follows {
-            let alone = ServerRole::Standby { upstream: None };
+            let alone = (ServerRole::Standby { upstream: None }, Source::MountedOrAccepted);
             self.work = Some(Work::rewrite(&self.inputs, alone, Some(reply)));
         } else {
             self.reply(reply, Ok(()));

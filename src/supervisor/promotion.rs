@@ -10,7 +10,7 @@ use super::requests::{Refusal, Reply};
 use super::run::Supervisor;
 use super::work::Work;
 use crate::core::supervision::{NextTimeline, ServerRole};
-use crate::postgres::mounted::Fingerprint;
+use crate::postgres::given::Given;
 
 impl Supervisor {
     pub(super) fn may_promote(&self) -> Result<(), Refusal> {
@@ -47,7 +47,7 @@ impl Supervisor {
         &mut self,
         (role, timeline): (ServerRole, NextTimeline),
         reply: Reply,
-        written: Result<Fingerprint, String>,
+        written: Result<Given, String>,
     ) {
         self.enforce_licence();
         let refusal = self.may_promote().map_err(|refusal| refusal.to_string());

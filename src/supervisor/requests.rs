@@ -12,6 +12,7 @@ use crate::core::supervision::{
     JobProgress, JobRequest, JobState, JobStatus, ServerRole, StopMode, SupervisorReply, SupervisorRequest,
 };
 use crate::core::switch::SwitchPosition;
+use crate::postgres::given::Source;
 
 /// Where the answer to one request goes.
 pub(super) type Reply = oneshot::Sender<SupervisorReply>;
@@ -84,7 +85,8 @@ impl Supervisor {
             },
             SupervisorRequest::Reload { server, promised } => match self.may_reload(&server, promised) {
                 Ok(()) => {
-                    self.work = Some(Work::rewrite(&self.inputs, server, Some(reply)));
+                    let wanted = (server.clone(), self.source_for(&server));
+                    self.work = Some(Work::rewrite(&self.inputs, wanted, Some(reply)));
                     return;
                 }
                 Err(refusal) => Err(refusal.to_string()),
@@ -214,13 +216,21 @@ impl Supervisor {
         self.may_begin_work()
     }
 
+    /// A server that is to be what it is goes on with what it has; whoever is to be something else needs it now.
+    fn source_for(&self, server: &ServerRole) -> Source {
+        match &self.child {
+            Some(child) if child.role == *server => Source::Mounted,
+            _ => Source::MountedOrAccepted,
+        }
+    }
+
     /// For HUP: the same server, with whatever has changed in the mounted files.
     pub(super) fn reload_as_it_runs(&mut self) {
         let Some(role) = self.child.as_ref().map(|child| child.role.clone()) else {
             return;
         };
         if self.may_reload(&role, None).is_ok() {
-            self.work = Some(Work::rewrite(&self.inputs, role, None));
+            self.work = Some(Work::rewrite(&self.inputs, (role, Source::Mounted), None));
         }
     }
 

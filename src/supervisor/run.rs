@@ -29,6 +29,7 @@ use crate::core::supervision::{
     JobStatus, Postmaster, PostmasterExit, ServerRole, StopMode, SupervisorStatus, Terms,
 };
 use crate::core::switch::SwitchPosition;
+use crate::postgres::given::Given;
 use crate::postgres::mounted::Fingerprint;
 use crate::watched;
 
@@ -253,11 +254,16 @@ impl Supervisor {
         }
     }
 
-    /// The running server has what `fingerprint` stands for.
-    pub(super) fn gave(&mut self, fingerprint: Fingerprint) {
-        self.given = Some(fingerprint);
-        // Newer than the last look.
-        self.mounted.send_replace(self.given);
+    /// The running server has these files.
+    pub(super) fn gave(&mut self, given: Given) {
+        self.given = Some(given.files);
+        if given.refused {
+            // They are not what is mounted, which counts as outdated until it is given.
+            self.look_due.notify_one();
+        } else {
+            // Newer than the last look.
+            self.mounted.send_replace(self.given);
+        }
     }
 
     /// Wakes the long polls.

@@ -21,11 +21,11 @@ use crate::core::supervision::{
 use crate::core::switch::SwitchPosition;
 use crate::files::FileError;
 use crate::postgres::error::{JobError, describe};
-use crate::postgres::mounted::{Fingerprint, fingerprint};
+use crate::postgres::given::{self, Given, Source};
 use crate::postgres::postmaster_pid::{self, PostmasterPid, PostmasterStatus};
 use crate::postgres::terms::{self, TermsError};
 use crate::postgres::{
-    ServerSettings, basebackup, conf, data_directory, diverged, find, incarnation, initdb, process, rewind,
+    ServerSettings, basebackup, data_directory, diverged, find, incarnation, initdb, process, rewind,
     signal_file, staging, timelines,
 };
 
@@ -174,10 +174,7 @@ async fn inspect(settings: &ServerSettings) -> DataDirectory {
 }
 
 /// Makes a complete data directory fit for a start as `server`; tells in any case what it found.
-pub(super) async fn prepare_start(
-    inputs: Arc<Inputs>,
-    server: ServerRole,
-) -> (Seen, Result<Fingerprint, String>) {
+pub(super) async fn prepare_start(inputs: Arc<Inputs>, server: ServerRole) -> (Seen, Result<Given, String>) {
     let mut seen = look(&inputs.settings).await;
     let settings = inputs.settings.clone();
     let prepared = match &seen.data_directory {
@@ -193,7 +190,7 @@ pub(super) async fn prepare_start(
             signal_file::prepare_role(&settings, &server)
                 .await
                 .map_err(|error| describe(&error))?;
-            write(&settings, &server).await
+            write(&settings, &server, Source::MountedOrAccepted).await
         })
         .await
         .map_err(|error| format!("could not prepare the start: {error}")),
@@ -225,17 +222,15 @@ pub(super) async fn make_promote_file(inputs: Arc<Inputs>, timeline: NextTimelin
 pub(super) async fn write_configuration(
     inputs: Arc<Inputs>,
     server: ServerRole,
-) -> Result<Fingerprint, String> {
-    configure(async move { write(&inputs.now(), &server).await }).await
+    source: Source,
+) -> Result<Given, String> {
+    configure(async move { write(&inputs.now(), &server, source).await }).await
 }
 
-/// The fingerprint comes first: of files that change meanwhile, the older is remembered, and they are written again.
-async fn write(settings: &ServerSettings, server: &ServerRole) -> Result<Fingerprint, String> {
-    let given = fingerprint(settings).map_err(|error| describe(&error))?;
-    conf::write(settings, server)
+async fn write(settings: &ServerSettings, server: &ServerRole, source: Source) -> Result<Given, String> {
+    given::give(settings, server, source)
         .await
-        .map_err(|error| describe(&error))?;
-    Ok(given)
+        .map_err(|error| describe(&error))
 }
 
 /// Runs `work` on a thread of its own, one after another: a file operation that hangs must not hold
@@ -358,7 +353,8 @@ async fn run_tool(
                 upstream: Some(upstream.clone()),
             };
             let own = settings.clone();
-            let written = configure(async move { write(&own, &server).await }).await;
+            let source = Source::MountedOrAccepted;
+            let written = configure(async move { write(&own, &server, source).await }).await;
             written.map_err(|detail| JobError::RewindInterrupted {
                 path: settings.data_directory.clone(),
                 detail,

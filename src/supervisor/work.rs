@@ -18,15 +18,15 @@ use super::{panic, reaper};
 use crate::core::supervision::{
     FailureKind, JobProgress, JobRequest, JobState, NextTimeline, Postmaster, PostmasterExit, ServerRole,
 };
-use crate::postgres::mounted::Fingerprint;
+use crate::postgres::given::{Given, Source};
 
 /// What a future yields at its end.
 pub(super) enum Finished {
     Settled(Seen),
     Looked(Seen),
     ShutDown(Seen),
-    Prepared(Seen, Result<Fingerprint, String>),
-    Rewritten(Result<Fingerprint, String>),
+    Prepared(Seen, Result<Given, String>),
+    Rewritten(Result<Given, String>),
     PromoteFileMade(Result<(), String>),
     JobEnded(Result<(), JobFailure>, Seen),
 }
@@ -117,8 +117,12 @@ impl Work {
         }
     }
 
-    pub(super) fn rewrite(inputs: &Arc<Inputs>, role: ServerRole, reply: Option<Reply>) -> Self {
-        let writing = tools::write_configuration(Arc::clone(inputs), role.clone());
+    pub(super) fn rewrite(
+        inputs: &Arc<Inputs>,
+        (role, source): (ServerRole, Source),
+        reply: Option<Reply>,
+    ) -> Self {
+        let writing = tools::write_configuration(Arc::clone(inputs), role.clone(), source);
         Self {
             task: Task::Rewrite { role, reply },
             doing: Box::pin(async move { Finished::Rewritten(writing.await) }),
@@ -130,7 +134,8 @@ impl Work {
         (role, timeline): (ServerRole, NextTimeline),
         reply: Reply,
     ) -> Self {
-        let writing = tools::write_configuration(Arc::clone(inputs), role.clone());
+        let source = Source::MountedOrAccepted;
+        let writing = tools::write_configuration(Arc::clone(inputs), role.clone(), source);
         Self {
             task: Task::Promote {
                 role,
@@ -242,7 +247,7 @@ impl Supervisor {
         }
     }
 
-    fn start(&mut self, role: ServerRole, given: Fingerprint) -> Result<(), String> {
+    fn start(&mut self, role: ServerRole, given: Given) -> Result<(), String> {
         self.enforce_licence();
         self.may_run_as(&role).map_err(|refusal| refusal.to_string())?;
         let name = match role {
@@ -260,7 +265,7 @@ impl Supervisor {
         Ok(())
     }
 
-    fn reload(&mut self, role: &ServerRole, reply: Option<Reply>, written: Result<Fingerprint, String>) {
+    fn reload(&mut self, role: &ServerRole, reply: Option<Reply>, written: Result<Given, String>) {
         let result = written.and_then(|given| {
             let child = self.child.as_mut().ok_or(Refusal::Ended.to_string())?;
             child.role = role.clone();

@@ -7,6 +7,7 @@ mod initdb;
 mod inspect;
 mod kills;
 mod lab;
+mod refused;
 mod staging;
 mod tls;
 mod volume;

@@ -44,6 +44,7 @@ mod hazards_writers;
 mod kit;
 mod logical;
 mod mounted;
+mod mounted_refused;
 mod moves;
 #[path = "../support/namespaces.rs"]
 mod namespaces;

@@ -276,7 +276,8 @@ fn no_primary(view: &ClusterView, silence_counts: bool) -> bool {
     } else {
         !view.peers.is_empty() && view.peers.iter().all(|peer| evidence(peer) == Evidence::Gone)
     };
-    nobody_alive && settled
+    // A sidecar that is away is no PostgreSQL that is: what this member's own server receives comes from one.
+    nobody_alive && settled && !view.me.streaming()
 }
 
 fn within_lag(query: &CheckQuery, mode: LagMode, view: &ClusterView) -> Verdict {

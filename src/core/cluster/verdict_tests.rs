@@ -168,6 +168,14 @@ fn a_standby_stays_ready_only_if_the_primary_is_positively_gone() {
     }
 }
 
+/// With fixed leadership the primary's sidecar crashed, and the standby that still received from its PostgreSQL served reads of any age.
+#[test]
+fn a_primary_whose_sidecar_alone_was_gone_counted_as_down() {
+    let gone = || vec![lost(peer(primary(0)), PeerContact::Refused)];
+    assert!(primary_is_down(&view(cut_off(standby(1)), gone())));
+    assert!(!primary_is_down(&view(standby(1), gone())), "it receives from it");
+}
+
 #[test]
 fn a_silent_holder_of_the_lease_counts_as_the_primary() {
     let successor = lost(peer(standby(2)), PeerContact::TimedOut);

@@ -116,6 +116,72 @@ async fn clients_that_always_send_ahead_were_cut_at_the_drain_timeout() {
     assert_eq!(write.stats.cut_total.load(Ordering::Relaxed), 0);
 }
 
+/// A standby that was fresh enough when it was chosen was taken however old its data had become while it was waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_had_grown_stale_while_it_was_waited_for_was_taken() {
+    let _cluster = cluster();
+    let (sender, receiver) = watch::channel(());
+    let waiting = |table: watch::Receiver<Arc<RouteTable>>| Knowledge {
+        wait_for_replay: Some(Arc::new({
+            let table = table.clone();
+            move |http, _, _| {
+                let (asked, mut stale) = (sender.clone(), table.clone());
+                async move {
+                    asked.send_replace(());
+                    // The next table is the one in which it is stale; the primary is asked only after that.
+                    http != member(1).http_address || stale.changed().await.is_ok()
+                }
+                .boxed()
+            }
+        })),
+        ..Knowledge::of_table(table)
+    };
+    let aged = |staleness_ms: u64| {
+        let standby = Server {
+            staleness_ms: Some(staleness_ms),
+            ..member(1)
+        };
+        vec![member(0), standby]
+    };
+    let (policy, limits) = (RoutePolicy::new(RouteMode::ReadOnly), Limits::default());
+    let read = Route::knowing(policy, limits, table(aged(0)), None, waiting).await;
+    let options = "sslmode=disable options='-c podgres.max_staleness=1s -c podgres.min_lsn=0/1'";
+    let session = read.spawn_psql(options, "SELECT pg_is_in_recovery()");
+    let mut asked = receiver;
+    timeout(PATIENCE, asked.changed())
+        .await
+        .expect("in time")
+        .expect("asked");
+    read.set(aged(5_000));
+    let output = session.wait_with_output().await.expect("psql");
+    assert_eq!(answer(&output), "f", "the primary answers");
+}
+
+/// The primary was given no time at all to say that it has what the client wrote.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fallback_of_a_causal_read_was_not_waited_for() {
+    let _cluster = cluster();
+    let slow = |table: watch::Receiver<Arc<RouteTable>>| Knowledge {
+        wait_for_replay: Some(Arc::new(|http, _, limit| {
+            let primary = http == member(0).http_address;
+            let says = async move {
+                // As long as a login takes.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                primary
+            };
+            timeout(limit, says).map(|said| said.unwrap_or(false)).boxed()
+        })),
+        ..Knowledge::of_table(table)
+    };
+    let (policy, limits) = (RoutePolicy::new(RouteMode::ReadOnly), Limits::default());
+    let read = Route::knowing(policy, limits, table(vec![member(0), member(1)]), None, slow).await;
+    let options = "sslmode=disable options='-c podgres.min_lsn=0/1 -c podgres.wait=100ms'";
+    assert_eq!(
+        answer(&read.psql(options, "SELECT pg_is_in_recovery()").await),
+        "f"
+    );
+}
+
 /// It has what the primary had a moment ago: that is its lag too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_of_unknown_lag_was_not_asked_to_prove_itself() {
