@@ -191,7 +191,7 @@ fn with_images(value: &mut Value) {
             for (key, value) in map {
                 match value.as_str() {
                     Some("podgres") if key == "image" => *value = json!("podgres:0.1.0"),
-                    Some("postgres") if key == "image" => *value = json!("postgres:17"),
+                    Some("postgres") if key == "image" => *value = json!("postgres:17-bookworm"),
                     _ => with_images(value),
                 }
             }

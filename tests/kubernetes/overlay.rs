@@ -91,7 +91,7 @@ const IMAGES: [(&str, &str, &str); 2] = [
         PODGRES_IMAGE.1,
     ),
     (
-        "newName: postgres, newTag: \"17\"",
+        "newName: postgres, newTag: \"17-bookworm\"",
         POSTGRES_IMAGE.0,
         POSTGRES_IMAGE.1,
     ),
