@@ -47,7 +47,7 @@ impl Outside {
     /// The resolver's settings cannot be used.
     pub fn follow(settings: OutsideSettings) -> Result<Self, AgentError> {
         let resolver = Resolver::new(settings.dns_server)?;
-        let (view_sender, view) = watch::channel(Arc::new(seen(&settings, Vec::new())));
+        let (view_sender, view) = watch::channel(Arc::new(seen(&settings, Vec::new(), false)));
         let (route_sender, routes) = watch::channel(Arc::new(RouteTable::default()));
         tokio::spawn(follow(settings, resolver, view_sender, route_sender));
         Ok(Self { view, routes })
@@ -83,7 +83,7 @@ async fn follow(
         let all_heard = !entries.is_empty() && entries.iter().all(PeerEntry::connected);
         let all_heard = all_heard && !names_others(&settings.topology.cluster, &entries);
         watched::set(&settled, all_heard);
-        let next = seen(&settings, entries);
+        let next = seen(&settings, entries, view.borrow().read_only);
         let table = with_unseen(route_table_of_peers(&next), &routes.borrow(), &next);
         view.send_replace(Arc::new(next));
         watched::set(&routes, Arc::new(table));
@@ -108,10 +108,9 @@ fn names_others(cluster: &str, entries: &[PeerEntry]) -> bool {
     })
 }
 
-fn seen(settings: &OutsideSettings, peers: Vec<PeerEntry>) -> ClusterView {
+fn seen(settings: &OutsideSettings, peers: Vec<PeerEntry>, read_only: bool) -> ClusterView {
     let cluster = settings.topology.cluster.clone();
-    let told = peers.iter().filter_map(PeerEntry::live_status);
-    let read_only = told_read_only(&told.collect::<Vec<_>>());
+    let read_only = switched(&peers, read_only);
     ClusterView {
         cluster: cluster.clone(),
         leadership: None,
@@ -127,10 +126,32 @@ fn seen(settings: &OutsideSettings, peers: Vec<PeerEntry>) -> ClusterView {
     }
 }
 
+/// Where the read-only switch stands: while nobody is heard, where it stood.
+fn switched(peers: &[PeerEntry], before: bool) -> bool {
+    let told: Vec<&MemberStatus> = peers.iter().filter_map(PeerEntry::live_status).collect();
+    if told.is_empty() { before } else { told_read_only(&told) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::core::cluster::PeerContact;
+
+    /// The one pod's sidecar began anew, and its PostgreSQL, which went on, was served as the primary.
+    #[test]
+    fn a_route_forgot_the_switch_while_it_heard_no_member() {
+        let mut on = primary(0);
+        on.read_only = true;
+        let heard = [peer(on)];
+        let silent = PeerEntry {
+            contact: PeerContact::Refused,
+            ..heard[0].clone()
+        };
+        assert!(switched(&heard, false));
+        assert!(switched(std::slice::from_ref(&silent), true));
+        assert!(!switched(&[silent], false));
+        assert!(!switched(&[peer(primary(0))], true), "it was turned off");
+    }
     use crate::core::cluster::fixtures::{peer, primary, standby};
 
     /// DNS was asked every 10 s while all known members were heard.
