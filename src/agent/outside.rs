@@ -129,7 +129,11 @@ fn seen(settings: &OutsideSettings, peers: Vec<PeerEntry>, read_only: bool) -> C
 /// Where the read-only switch stands: while nobody is heard, where it stood.
 fn switched(peers: &[PeerEntry], before: bool) -> bool {
     let told: Vec<&MemberStatus> = peers.iter().filter_map(PeerEntry::live_status).collect();
-    if told.is_empty() { before } else { told_read_only(&told) }
+    if told.is_empty() {
+        before
+    } else {
+        told_read_only(&told)
+    }
 }
 
 #[cfg(test)]
