@@ -12,9 +12,10 @@ const MESSAGE_HEADER_BYTES: usize = 4;
 /// A hello with post-quantum keys has a few kilobytes; it may be spread over records.
 const MAX_HELLO_BYTES: usize = 16 * 1024;
 const MAX_RECORD_BYTES: usize = 1 << 14;
-/// In records of one byte each, and the rest of the last one.
-const LONGEST_BYTES: usize =
-    MAX_HELLO_BYTES * (RECORD_HEADER_BYTES + 1) + RECORD_HEADER_BYTES + MAX_RECORD_BYTES;
+/// No client needs more than a few, and with each that comes all are read again.
+const MAX_RECORDS: usize = 256;
+/// In as many records as there may be, and the rest of the last one.
+const LONGEST_BYTES: usize = MAX_HELLO_BYTES + (MAX_RECORDS + 1) * RECORD_HEADER_BYTES + MAX_RECORD_BYTES;
 const SERVER_NAME: u16 = 0;
 const HOST_NAME: u8 = 0;
 
@@ -58,7 +59,7 @@ pub fn fuzz_server_name(bytes: &[u8]) {
 pub(super) fn read_hello(bytes: &[u8]) -> Hello {
     let mut message = Vec::new();
     let mut rest = bytes;
-    loop {
+    for _ in 0..=MAX_RECORDS {
         let whole = message_length(&message);
         match whole {
             Err(()) => return Hello::Other,
@@ -87,6 +88,7 @@ pub(super) fn read_hello(bytes: &[u8]) -> Hello {
         message.extend_from_slice(record);
         rest = next;
     }
+    Hello::Other
 }
 
 /// The message's whole length once its header is there.
@@ -209,6 +211,16 @@ mod tests {
                 assert!(length < needs && needs <= bytes.len(), "{length}: {needs}");
             }
         }
+    }
+
+    /// Each record of one byte had all that had come before read again: seconds of processor time for one connection.
+    #[test]
+    fn a_hello_in_thousands_of_records_kept_a_thread_busy() {
+        let message = hello(&[0; 4 * MAX_RECORDS]);
+        assert!(matches!(read_hello(&records(&message, 4)), Hello::Other));
+        assert!(matches!(read_hello(&records(&message, 8)), Hello::Whole(_)));
+        let begun = &records(&message, 1)[..MAX_RECORDS * (RECORD_HEADER_BYTES + 1)];
+        assert!(matches!(read_hello(begun), Hello::Needs(_)));
     }
 
     #[test]
