@@ -13,10 +13,10 @@ impl Endpoint {
         stay(policy, &table, opened) == Stay::Keep
     }
 
-    /// Whether a session may begin there by the newest table: what was known when it was chosen may be seconds old, in which others were tried or it was
+    /// Whether a session may begin there by what is known now: what was known when it was chosen may be seconds old, in which others were tried or it was
     /// waited for.
     pub(super) fn fits_now(&self, policy: &RoutePolicy, opened: Opened<'_>) -> bool {
-        let table = self.knowledge.table.borrow();
+        let table = self.knowledge.now();
         let mut servers = table.servers.iter();
         let same =
             |server: &&Server| server.name == opened.server && server.incarnation == opened.incarnation;
