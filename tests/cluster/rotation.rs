@@ -250,7 +250,10 @@ fn a_password_changed_in_the_database_alone_ended_the_primary_again_and_again() 
     let mut explain = crate::harness::podgres();
     explain.args(["explain", &primary, "--dir"]).arg(&demo.directory);
     let explained = String::from_utf8(explain.output().expect("podgres").stdout).expect("text");
-    assert!(explained.contains("a password that is not the Secret's"), "{explained}");
+    assert!(
+        explained.contains("a password that is not the Secret's"),
+        "{explained}"
+    );
     assert!(
         explained.contains("password authentication failed"),
         "{explained}"
