@@ -140,6 +140,7 @@ fn switched(peers: &[PeerEntry], before: bool) -> bool {
 mod tests {
     use super::*;
     use crate::core::cluster::PeerContact;
+    use crate::core::cluster::fixtures::{peer, primary, standby};
 
     /// The one pod's sidecar began anew, and its PostgreSQL, which went on, was served as the primary.
     #[test]
@@ -156,7 +157,6 @@ mod tests {
         assert!(!switched(&[silent], false));
         assert!(!switched(&[peer(primary(0))], true), "it was turned off");
     }
-    use crate::core::cluster::fixtures::{peer, primary, standby};
 
     /// DNS was asked every 10 s while all known members were heard.
     #[test]

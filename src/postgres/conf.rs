@@ -415,6 +415,18 @@ pub(super) fn release_initdb_defaults(directory: &Path) -> Result<(), FileError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::fixtures::settings;
+
+    /// A standby took WAL of a primary that it had promised not to follow, from the user's own archive.
+    #[test]
+    fn a_users_restore_command_led_past_the_promise() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut settings = settings(folder.path());
+        for (gated, expected) in [(false, vec![]), (true, vec![("restore_command", String::new())])] {
+            settings.gated = gated;
+            assert_eq!(archive(&settings), expected, "{gated}");
+        }
+    }
 
     #[test]
     fn row_73_wal_limits_follow_the_volume() {

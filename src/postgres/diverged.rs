@@ -291,6 +291,20 @@ mod tests {
         );
     }
 
+    /// A kill or a full volume left each of them, until the volume was full.
+    #[test]
+    fn what_an_interrupted_keep_left_stayed_for_ever() {
+        let folder = tempfile::tempdir().expect("folder");
+        let of = |name: &str| folder.path().join(name);
+        for name in ["100-tl3", "200-tl3.new"] {
+            fs::create_dir(of(name)).expect("mkdir");
+            fs::write(of(name).join("000000030000000000000001"), "wal").expect("write");
+        }
+        remove_unfinished(folder.path()).expect("removed");
+        assert!(of("100-tl3").exists() && !of("200-tl3.new").exists());
+        remove_unfinished(&of("absent")).expect("nothing to remove");
+    }
+
     #[test]
     fn only_segments_that_hold_wal_are_taken_and_five_folders_kept() {
         let folder = tempfile::tempdir().expect("folder");

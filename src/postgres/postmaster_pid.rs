@@ -117,4 +117,12 @@ mod tests {
         assert_eq!(parse("-7\n").expect("pid").status, PostmasterStatus::Unknown);
         assert_eq!(parse(""), None);
     }
+
+    /// The file that a killed container had left made the next one's postmaster, which had the same process id, ready at once.
+    #[test]
+    fn an_earlier_postmaster_of_the_same_process_id_is_another_one() {
+        let file = |started: u32| format!("27\n/data\n{started}\n5432\n/run\n\n\nready   \n");
+        let [earlier, again, now] = [100, 100, 200].map(|started| parse(&file(started)).expect("pid"));
+        assert!(again.is_of(&earlier) && !now.is_of(&earlier));
+    }
 }

@@ -89,21 +89,27 @@ fn row_67_a_directory_without_signal_file_is_not_started_writable_by_a_standby()
     );
 }
 
-#[test]
-fn row_68_wal_gone_is_judged_only_after_standing_still_then_stopped_and_cloned() {
+/// A standby that does not stream, beside a primary that no longer has what it needs.
+fn without_its_wal() -> podgres::core::observation::Observation {
     let status = SupervisorStatus {
         postmaster: running_standby(),
         ..supervisor(DataDirectory::Complete(standby_facts()))
     };
-    let mut observation = observation(1, status);
-    observation.upstream = ready(upstream_facts());
-    observation.server = Some(server(true, false));
+    let mut seen = observation(1, status);
+    seen.upstream = ready(upstream_facts());
+    seen.server = Some(server(true, false));
     let primary = PeerView {
         writable: true,
         oldest_wal_lsn: Some(Lsn(0x900_0000)),
         ..holder()
     };
-    observation.peers = BTreeMap::from([(Ordinal(0), primary)]);
+    seen.peers = BTreeMap::from([(Ordinal(0), primary)]);
+    seen
+}
+
+#[test]
+fn row_68_wal_gone_is_judged_only_after_standing_still_then_stopped_and_cloned() {
+    let mut observation = without_its_wal();
     let first = decide(&policy(1), &Memory::default(), &observation);
     assert_eq!(
         first.situation,
@@ -129,19 +135,7 @@ fn row_68_wal_gone_is_judged_only_after_standing_still_then_stopped_and_cloned()
 /// Each of its receivers counted as one that streams for as long as the primary took to refuse the WAL.
 #[test]
 fn a_standby_whose_wal_is_gone_was_called_streaming_whenever_it_tried_again() {
-    let status = SupervisorStatus {
-        postmaster: running_standby(),
-        ..supervisor(DataDirectory::Complete(standby_facts()))
-    };
-    let mut observation = observation(1, status);
-    observation.upstream = ready(upstream_facts());
-    observation.server = Some(server(true, false));
-    let primary = PeerView {
-        writable: true,
-        oldest_wal_lsn: Some(Lsn(0x900_0000)),
-        ..holder()
-    };
-    observation.peers = BTreeMap::from([(Ordinal(0), primary)]);
+    let mut observation = without_its_wal();
     let policy = Policy {
         reclone: false,
         ..policy(1)

@@ -384,3 +384,17 @@ fn a_primary_that_was_told_otherwise_is_told_again() {
         "once a second"
     );
 }
+
+/// An answer of DNS that named nobody took every standby from the record at once, although they streamed.
+#[test]
+fn dns_that_named_nobody_for_a_moment_emptied_the_synchronous_set() {
+    for durability in [1, 2] {
+        let decision = told(&primary(&[(Durability, durability)]), |_, observation| {
+            observation.peers.clear();
+        });
+        let recorded = decision.lease.map(|write| write.record.synchronous);
+        let emptied = recorded.is_some_and(|set| set.members.is_empty() || set.quorum == 0);
+        assert!(!emptied, "{durability}");
+        assert_eq!(decision.postgres, None, "{durability}: nothing is told");
+    }
+}

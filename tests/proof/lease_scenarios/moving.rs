@@ -2,6 +2,7 @@
 
 use podgres::core::cluster::PeerContact;
 use podgres::core::observation::PeerView;
+use podgres::core::wal::TimelineId;
 
 use super::*;
 
@@ -148,6 +149,11 @@ fn a_deleted_lease_is_made_anew_once_every_member_has_been_heard() {
         made(|peer| peer.contact = PeerContact::TimedOut),
         (false, Situation::LeaseMissing)
     );
+    // A former primary that was up first, with a later one's standby beside it.
+    let later = |peer: &mut PeerView| {
+        (peer.system_identifier, peer.timeline) = (Some(crate::worlds::OWN), Some(TimelineId(99)));
+    };
+    assert_eq!(made(later), (false, Situation::LeaseMissing));
 }
 
 #[test]
@@ -227,6 +233,24 @@ fn a_new_cluster_begins_with_the_lease_and_only_in_the_first_ordinal() {
             job: JobRequest::Initdb
         })
     );
+}
+
+/// The Lease was made, or emptied, by hand before the members were there, and the first ordinal heard nobody yet.
+#[test]
+fn a_lease_made_by_hand_let_a_second_cluster_be_made() {
+    let held = all(
+        usual(STOPPED),
+        &[
+            (Directory, 0),
+            (Peers, 1),
+            (Me, 1),
+            (Holder, 0),
+            (Identifier, 1),
+            (Renewal, 0),
+        ],
+    );
+    let silent = told(&held, |_, observation| observation.dns_answered = false);
+    assert_eq!(silent.postgres, None, "{:?}", silent.situation);
 }
 
 #[test]
