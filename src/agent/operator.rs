@@ -16,7 +16,7 @@ use crate::core::cluster::moves;
 use crate::core::lease::{LeaseRecord, MoveRequest, StoredLease};
 use crate::core::member::MemberName;
 use crate::core::observation::MemberRequest;
-use crate::core::operate::{Answer, Order, Outcome};
+use crate::core::operate::{Answer, Ending, Order, Outcome};
 use crate::core::signature::MemberKey;
 use crate::core::status::{MemberState, MemberStatus};
 use crate::core::units::milliseconds;
@@ -82,7 +82,7 @@ impl Operator {
             },
             Order::Pause { paused } => self.pause(paused).await,
             Order::ReadOnly { on, reason, by } => self.read_only(on, reason, by).await,
-            Order::EndSessions { clients, busy } => Ok(self.end_sessions(&clients, busy).await),
+            Order::EndSessions { clients, which } => Ok(self.end_sessions(&clients, which).await),
             Order::Route { route, left } => {
                 self.visitors.hear(&route, left, boottime_ms());
                 Ok(Answer::new(Outcome::Done, "the route is known"))
@@ -97,8 +97,8 @@ impl Operator {
     }
 
     /// For a route that drains.
-    async fn end_sessions(&self, clients: &[SocketAddr], busy: bool) -> Answer {
-        match self.routed.end_sessions(clients, busy).await {
+    async fn end_sessions(&self, clients: &[SocketAddr], which: Ending) -> Answer {
+        match self.routed.end_sessions(clients, which).await {
             Ok(asked) => Answer {
                 clients: Some(asked.ended.into()),
                 working: Some(asked.working.into()),

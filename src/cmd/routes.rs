@@ -331,7 +331,7 @@ pub(super) fn session_ender(
     members: Members,
     key: Arc<dyn Fn() -> Option<MemberKey> + Send + Sync>,
 ) -> EndSessions {
-    Arc::new(move |address, clients, busy| {
+    Arc::new(move |address, clients, which| {
         let (key, member) = (key(), members.at(address));
         Box::pin(async move {
             let key = key.ok_or("the replication password is not known")?;
@@ -339,7 +339,7 @@ pub(super) fn session_ender(
             for batch in clients.chunks(END_BATCH) {
                 let order = Order::EndSessions {
                     clients: batch.to_vec(),
-                    busy,
+                    which,
                 };
                 let sent = send_signed_order(member.clone(), &order, &key, END_LIMIT).await;
                 let (_, body) = sent.map_err(|error| error.to_string())?;

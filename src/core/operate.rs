@@ -29,9 +29,8 @@ pub enum Order {
     Pause { paused: bool },
     /// The read-only switch, for the whole cluster.
     ReadOnly { on: bool, reason: String, by: String },
-    /// A route wants these clients' sessions ended, by their addresses as the server sees them: those that are idle outside of a
-    /// transaction, or the `busy` ones too.
-    EndSessions { clients: Vec<SocketAddr>, busy: bool },
+    /// A route wants these clients' sessions ended, by their addresses as the server sees them.
+    EndSessions { clients: Vec<SocketAddr>, which: Ending },
     /// A route that is no member's is there, and says whether it has left this member's server, which is leaving.
     /// Said again every second.
     Route { route: String, left: bool },
@@ -84,9 +83,9 @@ impl Order {
                 by: Some(by),
                 ..Body::default()
             },
-            Self::EndSessions { clients, busy } => Body {
+            Self::EndSessions { clients, which } => Body {
                 clients: Some(clients),
-                busy: Some(busy),
+                which: Some(which),
                 ..Body::default()
             },
             Self::Route { route, left } => Body {
@@ -149,7 +148,7 @@ impl Order {
                 clients: body
                     .clients
                     .ok_or("which sessions: {\"clients\": [\"ADDRESS:PORT\"]}")?,
-                busy: body.busy.unwrap_or(false),
+                which: body.which.unwrap_or_default(),
             }),
             "/sessions/route" => Ok(Self::Route {
                 route: body.route.ok_or("which route: {\"route\": \"NAME\"}")?,
@@ -182,7 +181,7 @@ pub struct Body {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     clients: Option<Vec<SocketAddr>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    busy: Option<bool>,
+    which: Option<Ending>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     route: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -288,6 +287,18 @@ impl Outcome {
     }
 }
 
+/// Which of the sessions that are named end now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// Those that are idle outside of a transaction, or stream WAL.
+    #[default]
+    Idle,
+    /// Those that stream WAL: they are in no transaction, whoever spoke last.
+    Streaming,
+    All,
+}
+
 /// What became of the sessions that a route wants ended, by their clients' addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EndedSessions {
@@ -370,7 +381,7 @@ mod tests {
             },
             Order::EndSessions {
                 clients: vec![SocketAddr::from(([10, 0, 0, 1], 5))],
-                busy: true,
+                which: Ending::Streaming,
             },
         ] {
             let body = serde_json::to_vec(&order.body()).expect("JSON");

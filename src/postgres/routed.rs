@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::ReadLogins;
 use super::query::{QueryError, configuration};
-use crate::core::operate::EndedSessions;
+use crate::core::operate::{EndedSessions, Ending};
 use crate::core::routing::freshness::Position;
 use crate::core::wal::{Lsn, TimelineId};
 
@@ -38,26 +38,29 @@ FROM (SELECT pg_is_in_recovery() AS in_recovery OFFSET 0) server";
 /// `idle` is outside of a transaction, with everything that was read answered; but not in the moment between two
 /// transactions that were sent ahead. A session that has just changed its state, or is active without waiting for its client, goes on by itself.
 /// Just now is by the time before anything was looked at, and never in the future: the clock may have been set back.
+/// One that streams WAL is in no transaction, and would go on until the server stops; a base backup is left to come to its end.
 /// Materialised, since a planner that ends sessions before it looks at the other conditions would end all of them.
-const END_IDLE: &str = "
+/// All: a server sees that its client has gone only when it next sends something; a long statement would go on, and commit.
+const END: &str = "
 WITH named AS MATERIALIZED (
     SELECT pid, host(client_addr) AS address, client_port, state, wait_event,
-           state_change BETWEEN statement_timestamp() - interval '2 milliseconds' AND clock_timestamp() AS just_now
+           state_change BETWEEN statement_timestamp() - interval '2 milliseconds' AND clock_timestamp() AS just_now,
+           backend_type = 'walsender' AND query ~* '^\\s*START_REPLICATION\\M' AS streams
     FROM pg_stat_activity
-    WHERE backend_type = 'client backend'
+    WHERE backend_type IN ('client backend', 'walsender')
       AND (host(client_addr), client_port) IN (SELECT * FROM unnest($1::text[], $2::int4[])))
 SELECT address, client_port,
-       CASE WHEN state = 'idle' AND NOT just_now THEN pg_terminate_backend(pid) ELSE false END AS ended,
+       CASE WHEN streams OR $3::text = 'all' OR ($3 = 'idle' AND state = 'idle' AND NOT just_now)
+            THEN pg_terminate_backend(pid) ELSE false END AS ended,
        just_now OR (state = 'active' AND coalesce(wait_event, '') NOT IN ('ClientRead', 'ClientWrite')) AS working
 FROM named";
-/// A server sees that its client has gone only when it next sends something: a long statement would go on, and commit.
-const END_ALL: &str = "
-WITH named AS MATERIALIZED (
-    SELECT pid, host(client_addr) AS address, client_port
-    FROM pg_stat_activity
-    WHERE backend_type = 'client backend'
-      AND (host(client_addr), client_port) IN (SELECT * FROM unnest($1::text[], $2::int4[])))
-SELECT address, client_port, pg_terminate_backend(pid) AS ended, false AS working FROM named";
+
+enum Question<'a> {
+    Position,
+    Replayed,
+    /// Of these clients' sessions.
+    End(&'a [SocketAddr], Ending),
+}
 
 /// The local server.
 pub struct RoutedServer {
@@ -94,7 +97,7 @@ impl RoutedServer {
     /// # Errors
     /// It cannot be asked, or does not answer in time.
     pub async fn position(&self) -> Result<Position, QueryError> {
-        let rows = self.ask(POSITION, None).await?;
+        let rows = self.ask(Question::Position).await?;
         let row = rows.first().ok_or_else(|| unexpected("no row"))?;
         read_position(row)
     }
@@ -104,22 +107,21 @@ impl RoutedServer {
     /// # Errors
     /// As [`RoutedServer::position`].
     pub async fn replayed(&self) -> Result<Lsn, QueryError> {
-        let rows = self.ask(REPLAYED, None).await?;
+        let rows = self.ask(Question::Replayed).await?;
         let row = rows.first().ok_or_else(|| unexpected("no row"))?;
         Ok(lsn(row, "lsn")?.unwrap_or_default())
     }
 
-    /// Ends those of these clients' sessions that are idle outside of a transaction, or the `busy` ones too.
+    /// Ends those of these clients' sessions that `which` says.
     ///
     /// # Errors
     /// As [`RoutedServer::position`].
     pub async fn end_sessions(
         &self,
         clients: &[SocketAddr],
-        busy: bool,
+        which: Ending,
     ) -> Result<EndedSessions, QueryError> {
-        let sql = if busy { END_ALL } else { END_IDLE };
-        let rows = self.ask(sql, Some(clients)).await?;
+        let rows = self.ask(Question::End(clients, which)).await?;
         let of = |column: &str| {
             let is = |row: &&Row| row.try_get(column).is_ok_and(|is: Option<bool>| is == Some(true));
             rows.iter().filter(is).filter_map(client_of).collect()
@@ -130,18 +132,14 @@ impl RoutedServer {
         })
     }
 
-    async fn ask(&self, sql: &str, clients: Option<&[SocketAddr]>) -> Result<Vec<Row>, QueryError> {
+    async fn ask(&self, question: Question<'_>) -> Result<Vec<Row>, QueryError> {
         let late = |_| QueryError::TimedOut { limit: LIMIT };
-        tokio::time::timeout(LIMIT, self.ask_without_limit(sql, clients))
+        tokio::time::timeout(LIMIT, self.ask_without_limit(question))
             .await
             .map_err(late)?
     }
 
-    async fn ask_without_limit(
-        &self,
-        sql: &str,
-        clients: Option<&[SocketAddr]>,
-    ) -> Result<Vec<Row>, QueryError> {
+    async fn ask_without_limit(&self, question: Question<'_>) -> Result<Vec<Row>, QueryError> {
         let mut kept = self.session.lock().await;
         // Taken out, so that a question that is given up drops it.
         let open = kept.session.take().filter(|session| !session.client.is_closed());
@@ -149,9 +147,10 @@ impl RoutedServer {
             Some(session) => session,
             None => self.connect(&mut kept).await?,
         };
-        let rows = match clients {
-            None => session.client.query_typed(sql, &[]).await,
-            Some(clients) => query_clients(&session.client, sql, clients).await,
+        let rows = match question {
+            Question::Position => session.client.query_typed(POSITION, &[]).await,
+            Question::Replayed => session.client.query_typed(REPLAYED, &[]).await,
+            Question::End(clients, which) => end(&session.client, clients, which).await,
         };
         if rows.is_ok() {
             kept.session = Some(session);
@@ -185,17 +184,22 @@ fn client_of(row: &Row) -> Option<SocketAddr> {
     Some(SocketAddr::new(address, u16::try_from(port).ok()?))
 }
 
-async fn query_clients(
+async fn end(
     client: &Client,
-    sql: &str,
     clients: &[SocketAddr],
+    which: Ending,
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
     let addresses: Vec<String> = clients
         .iter()
         .map(|client| client.ip().to_canonical().to_string())
         .collect();
     let ports: Vec<i32> = clients.iter().map(|client| i32::from(client.port())).collect();
-    client.query(sql, &[&addresses, &ports]).await
+    let which = match which {
+        Ending::Idle => "idle",
+        Ending::Streaming => "streaming",
+        Ending::All => "all",
+    };
+    client.query(END, &[&addresses, &ports, &which]).await
 }
 
 fn read_position(row: &Row) -> Result<Position, QueryError> {

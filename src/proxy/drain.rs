@@ -2,7 +2,7 @@
 //!
 //! Holds them still: nothing more is read from the client. One whose server spoke last has got its answer; which of
 //! these are idle the server itself knows, and ends them with 57P01 before it has read anything more of the
-//! client's. Those that it is still at work on, because their clients have sent statements ahead, stay as they are until
+//! client's, and those that stream WAL, whoever spoke last. Those that it is still at work on, because their clients have sent statements ahead, stay as they are until
 //! it comes to the end; the others go on, and are asked again a moment later. Who has not come to such a point at the deadline is cut.
 
 use std::collections::BTreeMap;
@@ -12,6 +12,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
+
+use crate::core::operate::Ending;
 
 use super::connection::Endpoint;
 use super::session::{Order, Session};
@@ -99,7 +101,7 @@ async fn end_busy(endpoint: &Endpoint, sessions: &[Arc<Session>]) {
     };
     let asked = by_server(sessions).into_iter().map(|(address, sessions)| {
         let clients = sessions.iter().map(|session| session.local).collect();
-        timeout(ANSWER_TIMEOUT, end(address, clients, true))
+        timeout(ANSWER_TIMEOUT, end(address, clients, Ending::All))
     });
     for answer in futures_util::future::join_all(asked).await {
         if !matches!(answer, Ok(Ok(_))) {
@@ -127,24 +129,28 @@ async fn round(endpoint: &Endpoint, sessions: &[Arc<Session>]) -> Vec<Arc<Sessio
         sleep(SETTLE_PAUSE).await;
     }
     sleep(QUIET_PAUSE).await;
-    let settled = sessions.iter().filter(|session| session.is_settled());
-    let asked = by_server(settled)
+    let (settled, others): (Vec<_>, Vec<_>) = sessions.iter().partition(|session| session.is_settled());
+    let asked = [(settled, Ending::Idle), (others, Ending::Streaming)]
         .into_iter()
-        .map(|(address, sessions)| end_idle(endpoint, address, sessions));
+        .flat_map(|(sessions, which)| {
+            let by_server = by_server(sessions).into_iter();
+            by_server.map(move |(address, sessions)| end(endpoint, address, sessions, which))
+        });
     let working = futures_util::future::join_all(asked).await;
     working.into_iter().flatten().collect()
 }
 
-async fn end_idle(
+async fn end(
     endpoint: &Endpoint,
     address: SocketAddr,
     mut sessions: Vec<Arc<Session>>,
+    which: Ending,
 ) -> Vec<Arc<Session>> {
     let Some(end) = &endpoint.knowledge.end_sessions else {
         return Vec::new();
     };
     let clients = sessions.iter().map(|session| session.local).collect();
-    let asked = match timeout(ANSWER_TIMEOUT, end(address, clients, false)).await {
+    let asked = match timeout(ANSWER_TIMEOUT, end(address, clients, which)).await {
         Ok(Ok(asked)) => asked,
         Ok(Err(error)) => {
             tracing::debug!(%address, error, "could not end idle sessions");

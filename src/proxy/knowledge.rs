@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::clock::boottime_ms;
-use crate::core::operate::EndedSessions;
+use crate::core::operate::{EndedSessions, Ending};
 use crate::core::routing::RouteTable;
 use crate::core::routing::freshness::{Freshness, Position};
 use crate::core::status::Role;
@@ -21,10 +21,10 @@ pub type WaitForReplay = Arc<dyn Fn(SocketAddr, Lsn, Duration) -> BoxFuture<'sta
 /// Asks the member at that HTTP address how far its server is now; `None` if it does not say.
 pub type AskPosition = Arc<dyn Fn(SocketAddr) -> BoxFuture<'static, Option<Position>> + Send + Sync>;
 
-/// Asks the member at the first (HTTP) address to end those of its server's sessions that are idle, outside of a transaction; if the
-/// last argument says so, the busy ones too. They are told by the client's address as the server sees it.
+/// Asks the member at the first (HTTP) address to end some of these sessions of its server's, which are told by the client's address as
+/// the server sees it.
 pub type EndSessions = Arc<
-    dyn Fn(SocketAddr, Vec<SocketAddr>, bool) -> BoxFuture<'static, Result<EndedSessions, String>>
+    dyn Fn(SocketAddr, Vec<SocketAddr>, Ending) -> BoxFuture<'static, Result<EndedSessions, String>>
         + Send
         + Sync,
 >;

@@ -11,7 +11,7 @@ use crate::core::status::Role;
 /// What is remembered from table to table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settling {
-    /// The newest term whose primary has been let through.
+    /// The term whose primary was let through last.
     through: Option<u64>,
     /// The term that is held back, and until when.
     held: Option<(u64, u64)>,
@@ -20,26 +20,32 @@ pub struct Settling {
 impl Settling {
     /// The table as the endpoints are to see it, and when to ask again though nothing has changed.
     ///
-    /// `limit_ms` after a new term was first seen, the right of an earlier primary is over.
+    /// `limit_ms` after a new term was first seen, the right of an earlier primary is over. Who is primary of an earlier term than one that
+    /// was let through is not that one's successor: after as long it belongs to a cluster that was made anew.
     pub fn next(
         &mut self,
         table: &Arc<RouteTable>,
         now_ms: u64,
         limit_ms: u64,
     ) -> (Arc<RouteTable>, Option<u64>) {
-        self.held = match (table.term, self.held) {
-            (Some(term), _) if table.waits_for.is_empty() || self.through >= Some(term) => None,
-            (Some(term), Some((same, until_ms))) if same == term => Some((term, until_ms)),
-            (Some(term), _) => Some((term, now_ms.saturating_add(limit_ms))),
-            (None, _) => None,
+        let Some(term) = table.term else {
+            self.held = None;
+            return (Arc::clone(table), None);
         };
-        match self.held {
-            Some((_, until_ms)) if now_ms < until_ms => (Arc::new(table.without_primary()), Some(until_ms)),
-            _ => {
-                self.through = self.through.max(table.term);
-                (Arc::clone(table), None)
-            }
+        let earlier = self.through.is_some_and(|through| term < through);
+        let through = self.through == Some(term) || (!earlier && table.waits_for.is_empty());
+        let until_ms = match self.held {
+            _ if through => None,
+            Some((same, until_ms)) if same == term => Some(until_ms),
+            _ => Some(now_ms.saturating_add(limit_ms)),
+        };
+        let until_ms = until_ms.filter(|until_ms| now_ms < *until_ms);
+        self.held = until_ms.map(|until_ms| (term, until_ms));
+        if until_ms.is_some() {
+            return (Arc::new(table.without_primary()), until_ms);
         }
+        self.through = Some(term);
+        (Arc::clone(table), None)
     }
 }
 
@@ -136,13 +142,28 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_earlier_term_than_one_let_through_is_not_held_back() {
+    fn a_route_went_back_to_an_earlier_primary_when_the_new_one_fell_silent() {
+        let (new, old) = (of_term(5, &[]), of_term(4, &[]));
+        // Long after that the term is a new cluster's.
+        let steps = [
+            (0, &new),
+            (101, &old),
+            (399, &old),
+            (400, &old),
+            (401, &old),
+            (402, &old),
+        ];
+        assert_eq!(primaries(&steps), [true, false, false, false, true, true]);
+        let steps = [(0, &new), (1, &old), (2, &new), (301, &old), (302, &old)];
+        assert_eq!(primaries(&steps), [true, false, true, false, false]);
+    }
+
+    #[test]
+    fn the_term_that_is_let_through_is_not_held_back_again() {
         let mut settling = Settling::default();
         assert_eq!(settling.next(&of_term(5, &[]), 0, 300).1, None);
-        for again in [5, 4] {
-            let late = of_term(again, &["pg-0"]);
-            assert_eq!(settling.next(&late, 1, 300), (Arc::clone(&late), None), "{again}");
-        }
+        let late = of_term(5, &["pg-0"]);
+        assert_eq!(settling.next(&late, 1, 300), (Arc::clone(&late), None));
         assert_eq!(
             settling.next(&of_term(6, &["pg-0"]), 2, u64::MAX).1,
             Some(u64::MAX)

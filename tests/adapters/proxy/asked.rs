@@ -39,10 +39,10 @@ pub(super) fn knowledge(table: watch::Receiver<Arc<RouteTable>>) -> Knowledge {
     });
     let [ending, asking, waiting] = [(); 3].map(|()| Arc::clone(&find));
     Knowledge {
-        end_sessions: Some(Arc::new(move |http, clients, busy| {
+        end_sessions: Some(Arc::new(move |http, clients, which| {
             let server = ending(http);
             async move {
-                let ended = server.end_sessions(&clients, busy).await;
+                let ended = server.end_sessions(&clients, which).await;
                 ended.map_err(|error| error.to_string())
             }
             .boxed()

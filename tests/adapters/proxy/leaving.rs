@@ -1,20 +1,23 @@
 //! Servers that are left: who keeps a session counted, and for how long each is waited for.
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use podgres::core::routing::{RouteMode, RoutePolicy, Server};
 use podgres::proxy::Limits;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
 use tokio::time::{sleep, timeout};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, NoTls};
 
 use super::asked::knowledge;
-use super::cluster::{cluster, loopback, member};
+use super::cluster::{PASSWORD, cluster, loopback, member};
 use super::routes::{PATIENCE, Route, table, until};
 use super::traffic::{WELCOME, begin, read_startup};
+use crate::postgresql::programs_with_tls;
 
 /// Shorter than what a client was waited for, and than its time to begin.
 const SOON: Duration = Duration::from_secs(1);
@@ -124,4 +127,70 @@ async fn sessions_that_had_to_leave_later_were_cut_at_the_first_ones_deadline() 
     timeout(PATIENCE, until("nobody is there", ended))
         .await
         .expect("in time");
+}
+
+/// A consumer of WAL is in no transaction and never idle: each planned move waited for it until the drain timeout.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_streamed_wal_held_a_planned_move_up() {
+    let _cluster = cluster();
+    let (policy, limits) = (RoutePolicy::new(RouteMode::ReadWrite), Limits::default());
+    let write = Route::knowing(policy, limits, table(vec![member(0)]), None, knowledge).await;
+    let directory = tempfile::tempdir().expect("directory");
+    let mut consumer = consumer(&write, directory.path()).spawn().expect("pg_receivewal");
+    streams(member(0).address).await;
+    let ended = async {
+        write.set(vec![leaving(member(0))]);
+        until("nobody is there", || write.sessions.of("pg-0") == 0).await;
+    };
+    timeout(SOON, ended).await.expect("it is ended at once");
+    let status = timeout(PATIENCE, consumer.wait()).await;
+    assert!(!status.expect("it hears of it").expect("status").success());
+    let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    assert_eq!(
+        (count(&write.stats.drained_total), count(&write.stats.cut_total)),
+        (1, 0)
+    );
+}
+
+/// It speaks every second, so that its word is the last one now and then.
+fn consumer(route: &Route, directory: &Path) -> Command {
+    let mut program = Command::new(programs_with_tls().join("pg_receivewal"));
+    let (host, port) = (route.address.ip().to_string(), route.address.port().to_string());
+    program
+        .args([
+            "--no-loop",
+            "--status-interval=1",
+            "-U",
+            "app",
+            "-h",
+            &host,
+            "-p",
+            &port,
+            "-D",
+        ])
+        .arg(directory)
+        .env_clear()
+        .env("PGPASSWORD", PASSWORD)
+        .env("PGSSLMODE", "disable")
+        .kill_on_drop(true);
+    program
+}
+
+async fn streams(server: SocketAddr) {
+    let mut config = tokio_postgres::Config::new();
+    config.host(server.ip().to_string()).port(server.port());
+    let (client, connection) = config
+        .user("postgres")
+        .dbname("postgres")
+        .connect(NoTls)
+        .await
+        .expect("a session");
+    tokio::spawn(connection);
+    let asked = "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'pg_receivewal' AND state = 'streaming'";
+    let streaming = async {
+        while client.query_one(asked, &[]).await.expect("row").get::<_, i64>(0) == 0 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, streaming).await.expect("in time");
 }

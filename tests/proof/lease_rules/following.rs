@@ -55,7 +55,13 @@ pub(super) fn follows(case: &Case<'_>) -> bool {
             .and_then(|supervisor| supervisor.incarnation.as_ref());
         recorded.is_none() || recorded == own || given.application_name.is_some()
     });
-    !attached && contained && case.promised() <= case.term() && own_name
+    // Before it can be asked, a server of which there may be more than its files say confirms nothing.
+    let known = match case.supervisor().map(|supervisor| &supervisor.postmaster) {
+        Some(Postmaster::Running { ready: true, .. }) => true,
+        Some(Postmaster::Running { .. }) => given.application_name.is_some(),
+        _ => case.facts().is_some_and(|facts| facts.backup_label),
+    };
+    !attached && contained && case.promised() <= case.term() && own_name && known
 }
 
 pub(super) fn former_primary(case: &Case<'_>) -> bool {

@@ -137,3 +137,47 @@ fn a_rewound_standby_waited_for_ever_for_wal_that_its_upstream_no_longer_had() {
     let mode = StopMode::Fast;
     assert_eq!(decision.postgres, Some(PostgresAction::Stop { mode }));
 }
+
+fn upstream_given(decision: &Decision) -> Option<&podgres::core::supervision::Upstream> {
+    match &decision.postgres {
+        Some(PostgresAction::Start { server } | PostgresAction::Reload { server }) => match server {
+            ServerRole::Standby { upstream } => upstream.as_ref(),
+            ServerRole::Primary { .. } => None,
+        },
+        _ => None,
+    }
+}
+
+/// Its control file vouched for less than it had, and what it had more was another primary's: the new one took its word for a confirmation.
+#[test]
+fn a_stopped_standby_was_started_attached_though_its_wal_had_not_been_looked_into() {
+    let stopped = decided(&all(usual(STOPPED), &[(Directory, 4)]));
+    assert_eq!(stopped.situation, Situation::ReadyAsStandby, "{stopped:#?}");
+    assert_eq!(upstream_given(&stopped), None);
+    let copy = decided(&all(usual(STOPPED), &[(Directory, 5)]));
+    assert_eq!(copy.situation, Situation::ReadyAsStandby, "{copy:#?}");
+    assert!(upstream_given(&copy).is_some(), "its files need its source's WAL");
+}
+
+#[test]
+fn a_starting_standby_was_given_an_upstream_that_counted_its_word_before_it_could_be_asked() {
+    let starting = usual(&[(Postmaster, 7), (Server, 0)]);
+    let for_ms = |waited_ms: u64| {
+        told(&starting, |memory, observation| {
+            memory.lease.starting_since_ms = Some(observation.at_ms - waited_ms);
+            observation.upstream.looked_at_ms = observation.at_ms;
+        })
+    };
+    let replaying = for_ms(4_999);
+    assert_eq!(
+        (replaying.situation, upstream_given(&replaying)),
+        (Situation::Starting, None)
+    );
+    let waiting = for_ms(5_000);
+    let name = upstream_given(&waiting).and_then(|upstream| upstream.application_name.clone());
+    assert_eq!(
+        name,
+        Some(format!("pg-{}_joining", starting.me())),
+        "{waiting:#?}"
+    );
+}

@@ -70,12 +70,31 @@ impl World {
         };
         let relation = source.wal.history.relation(data.wal.end(), source.wal.end().lsn);
         let same = data.wal.history.timeline == source.wal.history.timeline;
-        if source.system_identifier != data.system_identifier
-            || (relation != Relation::Contained && !(relation == Relation::Ahead && same))
-        {
+        if source.system_identifier != data.system_identifier {
             return false;
         }
-        self.check_stream(from, member);
+        let known = source.wal.history.ancestors.iter();
+        let known = known
+            .map(|branch| branch.timeline)
+            .any(|of| of == data.wal.history.timeline);
+        let parted = match relation {
+            Relation::Contained => false,
+            Relation::Ahead if same => false,
+            Relation::Ahead | Relation::Forked => true,
+        };
+        if parted && !(known && self.random.chance(50)) {
+            return false;
+        }
+        self.begin_stream(member, pg, name, (from, parted));
+        true
+    }
+
+    /// `parted`: a WAL receiver asks for the segment in which its WAL ends from the beginning, and says how much it has: an
+    /// upstream whose timeline left that WAL within this segment takes the word for it, and ends the stream where they part.
+    fn begin_stream(&mut self, member: usize, pg: u64, name: String, (from, parted): (usize, bool)) {
+        if !parted {
+            self.check_stream(from, member);
+        }
         let (conn, upstream_pg, flushed) = (self.name(), self.pg_of(from), self.wal_len(member));
         let base = self.wal_len(from);
         let now = self.now;
@@ -95,10 +114,10 @@ impl World {
                 standby: Some(member),
                 name,
                 flushed: 0,
-                sent: flushed,
+                sent: if parted { usize::MAX } else { flushed },
                 under_way: false,
                 base,
-                caught_up: false,
+                caught_up: parted,
                 view: View {
                     next: Some((now, Rc::clone(&postgres.names))),
                     ..view
@@ -107,10 +126,14 @@ impl World {
             postgres.senders_changed += 1;
         }
         self.reply(from, member, conn, flushed);
-        self.pump(from);
+        if parted {
+            let ends = self.random.between(MS, 5 * MS);
+            self.after(ends, Event::ReceiverEnd { member, pg, conn });
+        } else {
+            self.pump(from);
+        }
         self.wake(member, MS);
         self.wake(from, MS);
-        true
     }
 
     /// The walreceiver ends, whoever ended it.

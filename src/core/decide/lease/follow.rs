@@ -12,7 +12,10 @@ use crate::core::wal::Relation;
 use super::super::{slots, standby};
 use super::repair::{clone, condemn, replace, rewind, wal_gone};
 use super::standing::{Standing, recorded};
-use super::upstream::{about_to_be_promoted, fresh, joining, position, probe_text, relation, upstream};
+use super::upstream::{
+    about_to_be_promoted, fresh, joining, name_that_confirms_nothing, position, probe_text, relation,
+    upstream,
+};
 use super::{Turn, stand, unread, was_primary};
 
 /// PostgreSQL runs as a standby.
@@ -93,10 +96,17 @@ fn starting(turn: Turn<'_>, standing: &Standing, role: &ServerRole) -> Decision 
             return condemn(turn, Situation::Diverged, detail, CloneReason::Diverged);
         }
     }
-    let Some(upstream) = upstream(&turn, standing, holder) else {
+    // What it has to replay by itself it replays without an upstream.
+    let waited_ms = standing.at_ms.saturating_sub(since_ms);
+    if !own.backup_label && waited_ms < turn.policy.stall_timeout_ms {
+        return turn.row(situation, String::new()).soon();
+    }
+    let Some(mut upstream) = upstream(&turn, standing, holder) else {
         let detail = probe_text(&turn);
         return turn.row(situation, detail).soon();
     };
+    // A WAL receiver says that it has all that was replayed, and that may be more than the files say, and another primary's.
+    upstream.application_name = Some(name_that_confirms_nothing(&turn));
     let server = ServerRole::Standby {
         upstream: Some(upstream),
     };
@@ -291,11 +301,12 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
         let detail = probe_text(&turn);
         return turn.row(Situation::AwaitingPrimary, detail).soon();
     }
-    // Without a fresh look it starts detached, and looks then.
+    // How far its WAL leads the files do not say, and a WAL receiver tells a walsender that it has all of it, also what another primary wrote:
+    // it starts detached, and looks then. Only a copy needs its source's WAL before it can be looked into.
     let bound = standing.promised > standing.term();
     let upstream = standing
         .holder_elsewhere
-        .filter(|_| upstream_facts.is_some() && !bound)
+        .filter(|_| facts.backup_label && upstream_facts.is_some() && !bound)
         .and_then(|holder| upstream(&turn, standing, holder));
     let detail = format!(
         "system identifier {}, timeline {}",

@@ -68,7 +68,11 @@ pub(super) fn upstream(turn: &Turn<'_>, standing: &Standing, holder: Ordinal) ->
 pub(super) fn joining(turn: &Turn<'_>, standing: &Standing) -> Option<String> {
     let recorded = standing.record?.synchronous.members.get(&turn.policy.ordinal)?;
     let other = turn.supervisor.incarnation.as_ref() != Some(recorded);
-    other.then(|| format!("{}-{}{JOINING}", turn.policy.cluster, turn.policy.ordinal))
+    other.then(|| name_that_confirms_nothing(turn))
+}
+
+pub(super) fn name_that_confirms_nothing(turn: &Turn<'_>) -> String {
+    format!("{}-{}{JOINING}", turn.policy.cluster, turn.policy.ordinal)
 }
 
 /// A former primary that was shut down has its last record where the control file says: it must lie before the fork.
