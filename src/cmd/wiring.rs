@@ -26,10 +26,7 @@ pub(super) async fn server_settings(
     arguments: &ServerArguments,
 ) -> Result<ServerSettings, Failure> {
     let environment = ProcessEnvironment;
-    let path = environment.get("PATH").map(OsString::from);
-    let programs = find::find_program_directory(arguments.program_dir.as_deref(), None, path.as_deref())
-        .await
-        .map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?;
+    let programs = programs(arguments).await?;
     let major_version = find::major_version(&programs)
         .await
         .map_err(|error| Failure::from_error(ExitStatus::Settings, &error))?;
@@ -47,6 +44,14 @@ pub(super) async fn server_settings(
         restore_program,
         ..settings
     })
+}
+
+/// Where PostgreSQL's programs are: in the sidecar's own container nowhere.
+pub(super) async fn programs(arguments: &ServerArguments) -> Result<PathBuf, Failure> {
+    let path = ProcessEnvironment.get("PATH").map(OsString::from);
+    find::find_program_directory(arguments.program_dir.as_deref(), None, path.as_deref())
+        .await
+        .map_err(|error| Failure::from_error(ExitStatus::Settings, &error))
 }
 
 /// The agent's settings.

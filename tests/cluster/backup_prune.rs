@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use crate::backup::{Lab, answer, ask_restored, text};
-use crate::harness::{Start, members};
+use crate::harness::{LIMIT, Start, members, wait_for};
 
 const VERSION: u32 = 16;
 const SEGMENT: u64 = 16 << 20;
@@ -43,13 +43,12 @@ fn switchover(lab: &Lab) {
         .as_str()
         .expect("a name")
         .to_owned();
-    // Segments that were switched a moment ago are on their way.
-    lab.demo.wait("a standby that has caught up", |status| {
-        members(status)
-            .iter()
-            .any(|member| member["name"] == to.as_str() && member["lag_bytes"] == 0)
+    // Segments that were switched a moment ago are on their way, and who lacks them is refused.
+    let switched = wait_for(LIMIT, || {
+        let order = ["switchover", "--dir", text(&lab.demo.directory), "--to", &to];
+        lab.command(&order).status().expect("podgres").success()
     });
-    lab.done(&["switchover", "--dir", text(&lab.demo.directory), "--to", &to]);
+    assert!(switched, "\"{to}\" never fitted");
     lab.demo.wait("the new primary", |status| {
         let named = |member: &&serde_json::Value| member["name"] == to.as_str();
         members(status)

@@ -116,6 +116,10 @@ fn check_finds_nothing_where_all_is_well() {
     pod.wait_ready();
     let (code, log) = ends(&pod, "check");
     assert_eq!(code, 0, "beside a running server: {log}");
+    // As in the sidecar's container, which has no PostgreSQL: that was always one thing that cannot work.
+    pod.set("PG_BINDIR", "/nonexistent");
+    let (code, log) = ends(&pod, "check");
+    assert_eq!(code, 0, "without programs beside a running server: {log}");
 }
 
 #[test]

@@ -14,6 +14,8 @@ use super::super::{CommandLine, ExitStatus, Failure, read_text};
 use super::{Arguments, Finding};
 
 const API_LIMIT: Duration = Duration::from_secs(10);
+/// Objects of one answer.
+const PAGE: u32 = 50;
 
 /// A kind of objects that could not be listed, and why.
 pub(super) type Unseen = (&'static str, String);
@@ -100,26 +102,35 @@ pub(super) async fn live(set: &str, arguments: &Arguments) -> Result<(Vec<Value>
     let core = format!("/api/v1/namespaces/{namespace}");
     let rights = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}");
     let sets = format!("/apis/apps/v1/namespaces/{namespace}/statefulsets");
-    let mut objects = Vec::new();
-    for (kind, path) in [
-        (
-            "StatefulSet",
-            format!("{sets}?fieldSelector=metadata.name%3D{set}"),
-        ),
+    let named = |path: &str, name: &str| format!("{path}?fieldSelector=metadata.name%3D{name}");
+    let mut objects = list(&client, "StatefulSet", &named(&sets, set)).await?;
+    let Some(found) = objects.first() else {
+        let problem = format!("there is no StatefulSet \"{set}\" in namespace \"{namespace}\"");
+        return Err(
+            Failure::new(ExitStatus::Settings, problem).hint("Give --namespace, --context or --kubeconfig.")
+        );
+    };
+    // Those of others may be large.
+    let mut wanted: Vec<_> = manifests::config_maps(found)
+        .iter()
+        .map(|name| ("ConfigMap", named(&format!("{core}/configmaps"), name)))
+        .collect();
+    wanted.extend([
         ("Service", format!("{core}/services")),
-        ("ConfigMap", format!("{core}/configmaps")),
         ("ServiceAccount", format!("{core}/serviceaccounts")),
         ("Role", format!("{rights}/roles")),
         ("RoleBinding", format!("{rights}/rolebindings")),
-    ] {
-        let found = list(&client, kind, &path).await?;
-        if kind == "StatefulSet" && found.is_empty() {
-            let problem = format!("there is no StatefulSet \"{set}\" in namespace \"{namespace}\"");
-            return Err(Failure::new(ExitStatus::Settings, problem)
-                .hint("Give --namespace, --context or --kubeconfig."));
-        }
-        objects.extend(found);
+    ]);
+    for (kind, path) in wanted {
+        objects.extend(list(&client, kind, &path).await?);
     }
+    let budgets = format!("/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets");
+    // Who may not see them, or has a cluster that knows them by an earlier name only, is told of the rest.
+    objects.extend(
+        list(&client, "PodDisruptionBudget", &budgets)
+            .await
+            .unwrap_or_default(),
+    );
     let unseen = cluster_wide(&client, &mut objects).await?;
     Ok((objects, unseen))
 }
@@ -159,8 +170,21 @@ fn reach(arguments: &Arguments) -> Result<Reach, Failure> {
     Ok(Reach::Kubeconfig { path, context })
 }
 
-/// The objects of a list, which do not say their kind themselves.
+/// The objects of a list, which do not say their kind themselves, page by page: an answer has a greatest length.
 async fn list(client: &ApiClient, kind: &str, path: &str) -> Result<Vec<Value>, Failure> {
+    let sign = if path.contains('?') { '&' } else { '?' };
+    let first = format!("{path}{sign}limit={PAGE}");
+    let (mut objects, mut after) = page(client, kind, &first).await?;
+    while let Some(token) = after {
+        let more = page(client, kind, &format!("{first}&continue={token}")).await?;
+        objects.extend(more.0);
+        after = more.1;
+    }
+    Ok(objects)
+}
+
+/// One of them, and the token for the next.
+async fn page(client: &ApiClient, kind: &str, path: &str) -> Result<(Vec<Value>, Option<String>), Failure> {
     let answer = client.request("GET", path, "application/json", None).await;
     let mut answer = answer.map_err(|error| Failure::from_error(ExitStatus::Overdue, &error))?;
     if answer.status != 200 {
@@ -173,10 +197,12 @@ async fn list(client: &ApiClient, kind: &str, path: &str) -> Result<Vec<Value>, 
         return Err(Failure::new(status, problem).detail(reason));
     }
     let Value::Array(mut found) = answer.body["items"].take() else {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), None));
     };
     for object in &mut found {
         object["kind"] = json!(kind);
     }
-    Ok(found)
+    let token = answer.body["metadata"]["continue"].as_str();
+    let token = token.filter(|token| !token.is_empty()).map(str::to_owned);
+    Ok((found, token))
 }

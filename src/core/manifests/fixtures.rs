@@ -4,19 +4,21 @@ use serde_json::{Value, json};
 
 use super::check;
 
-pub(super) const SETTINGS: [&str; 6] = [
+pub(super) const SETTINGS: [&str; 7] = [
     "PODGRES_SERVICE",
     "PODGRES_LEADERSHIP",
     "PODGRES_FIRST_ORDINAL",
     "PODGRES_STOP_TIMEOUT",
     "PODGRES_LABEL_POD",
     "PODGRES_EMIT_EVENTS",
+    "PODGRES_TLS_DIR",
 ];
 
 fn container(name: &str, words: &[&str]) -> Value {
     json!({
         "name": name,
         "image": "postgres",
+        "ports": [{"name": name, "containerPort": 5432}],
         "command": ([&["/podgres/podgres"], words].concat()),
         "envFrom": [{"configMapRef": {"name": "settings"}}],
         "env": [
@@ -42,11 +44,12 @@ fn sidecar() -> Value {
     sidecar
 }
 
-/// StatefulSet, Service, ConfigMap, Role, RoleBinding: 0 to 4.
+/// StatefulSet, Service, ConfigMap, Role, RoleBinding, PodDisruptionBudget: 0 to 5.
 pub(super) fn working() -> Vec<Value> {
     vec![
         json!({"kind": "StatefulSet", "metadata": {"name": "pg"}, "spec": {
             "serviceName": "pg",
+            "replicas": 3,
             "podManagementPolicy": "Parallel",
             "template": {"metadata": {"labels": {"app": "pg", "more": "x"}}, "spec": {
                 "terminationGracePeriodSeconds": 60,
@@ -60,6 +63,7 @@ pub(super) fn working() -> Vec<Value> {
         }}),
         json!({"kind": "Service", "metadata": {"name": "pg"}, "spec": {
             "clusterIP": "None", "publishNotReadyAddresses": true, "selector": {"app": "pg"},
+            "ports": [{"port": 5432, "targetPort": "postgres"}, {"port": 8008, "targetPort": 8008}],
         }}),
         json!({"kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"PODGRES_LEADERSHIP": "lease"}}),
         json!({"kind": "Role", "metadata": {"name": "r"}, "rules": [
@@ -69,6 +73,9 @@ pub(super) fn working() -> Vec<Value> {
         ]}),
         json!({"kind": "RoleBinding", "metadata": {"name": "b"}, "roleRef": {"kind": "Role", "name": "r"},
                "subjects": [{"kind": "ServiceAccount", "name": "pg"}]}),
+        json!({"kind": "PodDisruptionBudget", "metadata": {"name": "pg"}, "spec": {
+            "maxUnavailable": 1, "selector": {"matchLabels": {"app": "pg"}},
+        }}),
     ]
 }
 
@@ -91,7 +98,7 @@ fn each_mistake_is_named_and_nothing_else() {
     const POD: &str = "/spec/template/spec";
     let data = json!({"name": "data", "persistentVolumeClaim": {"claimName": "shared"}});
     let passfile = json!({"name": "PGPASSFILE", "value": "/secret/passfile"});
-    let mistakes: [(usize, &str, Value, &str); 30] = [
+    let mistakes: [(usize, &str, Value, &str); 38] = [
         (0, "/spec/serviceName", Value::Null, "serviceName is not set"),
         (
             0,
@@ -247,6 +254,44 @@ fn each_mistake_is_named_and_nothing_else() {
             "all pods share one claim for their data, \"shared\"",
         ),
         (
+            1,
+            "/spec/ports/0/targetPort",
+            json!("pg"),
+            "leads to port \"pg\", and no container has a port of that name",
+        ),
+        (
+            0,
+            "/spec/persistentVolumeClaimRetentionPolicy",
+            json!({"whenScaled": "Delete"}),
+            "whenScaled is Delete",
+        ),
+        (
+            0,
+            "/spec/persistentVolumeClaimRetentionPolicy",
+            json!({"whenDeleted": "Delete"}),
+            "whenDeleted is Delete",
+        ),
+        (5, "/spec/maxUnavailable", json!(0), "lets no pod go"),
+        (5, "/spec/maxUnavailable", json!("0%"), "lets no pod go"),
+        (
+            5,
+            "/spec",
+            json!({"minAvailable": 3, "selector": {"matchLabels": {"app": "pg"}}}),
+            "lets no pod go",
+        ),
+        (
+            0,
+            "/initContainers/1/env/2/value",
+            json!("/secrets/password"),
+            "container \"sidecar\" is \"/secrets/password\", where nothing is mounted",
+        ),
+        (
+            0,
+            "/initContainers/1/env/3",
+            json!({"name": "PODGRES_TLS_DIR", "value": "/tls"}),
+            "PODGRES_TLS_DIR of container \"sidecar\" is \"/tls\"",
+        ),
+        (
             0,
             "/containers/0/env/3",
             passfile,
@@ -304,6 +349,29 @@ fn data_that_go_with_the_pod_are_named() {
         found[0].problem.contains("is where the volume is mounted"),
         "{found:#?}"
     );
+}
+
+#[test]
+fn a_single_member_waits_for_nobody_and_a_budget_that_lets_one_go_is_left_alone() {
+    let mut objects = working();
+    put(&mut objects[0], "/spec/podManagementPolicy", Value::Null);
+    put(&mut objects[0], "/spec/replicas", json!(1));
+    assert_eq!(check(&objects, &SETTINGS), []);
+    for (replicas, budget) in [
+        (3, json!({"minAvailable": 2})),
+        (3, json!({"minAvailable": "50%"})),
+        (0, json!({"minAvailable": 1})),
+    ] {
+        let mut objects = working();
+        put(&mut objects[0], "/spec/replicas", json!(replicas));
+        put(&mut objects[5], "/spec", budget);
+        put(
+            &mut objects[5],
+            "/spec/selector",
+            json!({"matchLabels": {"app": "pg"}}),
+        );
+        assert_eq!(check(&objects, &SETTINGS), []);
+    }
 }
 
 #[test]

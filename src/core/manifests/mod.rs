@@ -10,12 +10,14 @@ mod object;
 mod pod;
 mod probes;
 mod rights;
+mod upkeep;
 mod volumes;
 
 use serde_json::Value;
 
 use object::{Object, Workload};
 
+pub use object::config_maps;
 pub use pod::{DEFAULT_STOP_TIMEOUT_SECONDS, HAND_OVER_SECONDS, STOP_SECONDS};
 pub use rights::{EVENT_GROUP, LEASE_GROUP, LEASE_VERBS, SLICE_GROUP, SLICE_VERBS, cluster_roles};
 
@@ -66,6 +68,7 @@ pub fn check(objects: &[Value], settings: &[&str]) -> Vec<Finding> {
         pod::check(workload, settings, &mut note);
         probes::check(workload, &mut note);
         volumes::check(workload, &mut note);
+        upkeep::check(workload, &objects, &mut note);
         rights::check(workload, &objects, &mut note);
         rights::check_granted(workload, &objects, &mut |problem, hint| {
             add(problem, hint, Some(CLUSTER_WIDE));

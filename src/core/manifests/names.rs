@@ -3,11 +3,12 @@
 use serde_json::Value;
 
 use super::Note;
-use super::object::{Object, Workload, find};
+use super::object::{Object, Workload, find, list};
 
 const WHY_HEADLESS: &str = "Members find each other by the names POD.SERVICE, which only a headless Service (clusterIP: None) gives them.";
 
 pub(super) fn check(workload: &Workload<'_>, objects: &[Object<'_>], note: &mut Note<'_>) {
+    check_ports(workload, objects, note);
     let Some(name) = workload.spec["serviceName"]
         .as_str()
         .filter(|name| !name.is_empty())
@@ -70,7 +71,36 @@ fn check_first_ordinal(workload: &Workload<'_>, note: &mut Note<'_>) {
     }
 }
 
-fn selects(selector: &Value, labels: &Value) -> bool {
+/// A Service that leads to the pods by a port's name leads nowhere if no container has that name.
+fn check_ports(workload: &Workload<'_>, objects: &[Object<'_>], note: &mut Note<'_>) {
+    let labels = &workload.spec["template"]["metadata"]["labels"];
+    let services = objects.iter().filter(|object| {
+        object.kind == "Service"
+            && object.namespace == workload.object.namespace
+            && selects(&object.value["spec"]["selector"], labels)
+    });
+    let named = |name: &str| {
+        let mut ports = workload
+            .containers
+            .iter()
+            .flat_map(|container| list(container.value, "ports"));
+        ports.any(|port| port["name"] == name)
+    };
+    for service in services {
+        let targets = list(&service.value["spec"], "ports").filter_map(|port| port["targetPort"].as_str());
+        for target in targets.filter(|target| !named(target)) {
+            note(
+                format!(
+                    "Service \"{}\" leads to port \"{target}\", and no container has a port of that name",
+                    service.name
+                ),
+                "Name the port in the sidecar's list of ports, or give targetPort as a number.",
+            );
+        }
+    }
+}
+
+pub(super) fn selects(selector: &Value, labels: &Value) -> bool {
     selector.as_object().is_some_and(|selector| {
         !selector.is_empty() && selector.iter().all(|(key, value)| labels[key.as_str()] == *value)
     })

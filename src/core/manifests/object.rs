@@ -1,6 +1,6 @@
 //! Kubernetes' objects as far as the checks look at them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -136,9 +136,24 @@ impl<'a> Workload<'a> {
         self.parts().find_map(|container| *container.variables.get(name)?)
     }
 
+    /// As Kubernetes counts where nothing is said.
+    pub(super) fn replicas(&self) -> u64 {
+        self.spec["replicas"].as_u64().unwrap_or(1)
+    }
+
     pub(super) fn led_by_lease(&self) -> bool {
         self.variable("PODGRES_LEADERSHIP") == Some("lease")
     }
+}
+
+/// The names of the `ConfigMap`s that a `StatefulSet`'s containers take variables from.
+#[must_use]
+pub fn config_maps(set: &Value) -> BTreeSet<String> {
+    let pod = &set["spec"]["template"]["spec"];
+    let containers = list(pod, "initContainers").chain(list(pod, "containers"));
+    let sources = containers.flat_map(|container| list(container, "envFrom"));
+    let names = sources.filter_map(|source| source["configMapRef"]["name"].as_str());
+    names.map(str::to_owned).collect()
 }
 
 /// By the verb in its command or arguments.

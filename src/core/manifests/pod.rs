@@ -72,7 +72,8 @@ fn check_parts(workload: &Workload<'_>, note: &mut Note<'_>) {
 
 /// A standby that waits for another one to prove who may be primary is not ready.
 fn check_order(workload: &Workload<'_>, note: &mut Note<'_>) {
-    if workload.led_by_lease() && workload.spec["podManagementPolicy"] != "Parallel" {
+    let several = workload.replicas() > 1;
+    if several && workload.led_by_lease() && workload.spec["podManagementPolicy"] != "Parallel" {
         note(
             "leadership is by Lease, and podManagementPolicy is OrderedReady: when all pods are gone at once, the first one may wait for ever for the next"
                 .to_owned(),

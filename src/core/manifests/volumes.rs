@@ -16,6 +16,7 @@ pub(super) fn check(workload: &Workload<'_>, note: &mut Note<'_>) {
     }
     check_shared_folder(workload, note);
     check_passfile(workload, note);
+    check_files(workload, note);
 }
 
 /// What is wrong and what to do about it.
@@ -129,6 +130,27 @@ fn check_shared_folder(workload: &Workload<'_>, note: &mut Note<'_>) {
                 format!("container \"{}\" does not mount \"{folder}\"", container.name),
                 "Mount one emptyDir (medium: Memory) there in all of podgres' containers: it holds the socket between them.",
             );
+        }
+    }
+}
+
+/// Each container has mounts of its own: what is mounted in one is not there in another.
+fn check_files(workload: &Workload<'_>, note: &mut Note<'_>) {
+    for container in workload.parts() {
+        let files = container
+            .variables
+            .iter()
+            .filter(|(name, _)| name.ends_with("PASSWORD_FILE") || *name == "PODGRES_TLS_DIR");
+        for (name, path) in files {
+            if let Some(path) = path.filter(|path| mounted(container, path).is_none()) {
+                note(
+                    format!(
+                        "{name} of container \"{}\" is \"{path}\", where nothing is mounted",
+                        container.name
+                    ),
+                    "Mount the Secret there too: each container has its own volumeMounts.",
+                );
+            }
         }
     }
 }

