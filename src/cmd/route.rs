@@ -104,7 +104,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
             members.way.clone(),
         )),
         table: settled(outside.routes, LONGEST_RIGHT),
-        wait_for_replay: Some(replay_waiter(members.clone())),
+        wait_for_replay: Some(replay_waiter(members.clone(), None)),
         ask_position: Some(position_asker(members.clone())),
         // Without the secret members end nobody's sessions for this route: they are cut when they must leave.
         end_sessions: key().is_some().then(|| session_ender(members, key)),

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::agent::{Published, follow_freshness, member_key};
+use crate::agent::{Positions, Published, follow_freshness, member_key};
 use crate::config::limits::sessions_within;
 use crate::config::pod::Pod;
 use crate::config::routes::{RouteArguments, TlsArgument};
@@ -21,7 +21,7 @@ use crate::core::routing::listen::Listen;
 use crate::core::routing::settling::settled_term;
 use crate::core::routing::{RouteMode, RoutePolicy, RouteTable, Server};
 use crate::core::signature::MemberKey;
-use crate::peers::{PositionAsker, Reach, Way, send_signed_order, wait_for_replay};
+use crate::peers::{PositionAsker, Reach, ReplayWaits, Way, send_signed_order};
 use crate::postgres::tls::ClientTls;
 use crate::proxy::{
     AskPosition, Authority, CertificateFolder, Encryption, EndSessions, Knowledge, Limits, Listener, Network,
@@ -203,10 +203,14 @@ pub(super) struct Members {
 impl Members {
     fn at(&self, address: SocketAddr) -> Reach {
         let table = self.table.borrow();
-        // One that is no server any more may still have sessions to end.
+        self.way.to(Self::name(&table, address), address)
+    }
+
+    /// One that is no server any more may still have sessions to end.
+    fn name(table: &RouteTable, address: SocketAddr) -> &str {
         let mut members = table.members.iter();
         let named = members.find(|(_, member)| member.ip() == address.ip());
-        self.way.to(named.map_or("", |(name, _)| name), address)
+        named.map_or("", |(name, _)| name)
     }
 }
 
@@ -217,7 +221,7 @@ pub(super) fn knowledge(
     pod: &Pod,
     ask_pause: Duration,
 ) -> Knowledge {
-    let own = Some(Arc::clone(&published.positions));
+    let own = Arc::clone(&published.positions);
     let (logins, cluster) = (wiring::read_logins(), pod.name.cluster.clone());
     let members = Members {
         table: published.routes.clone(),
@@ -227,11 +231,11 @@ pub(super) fn knowledge(
         table,
         freshness: Some(follow_freshness(
             published.view.clone(),
-            own,
+            Some(Arc::clone(&own)),
             ask_pause,
             members.way.clone(),
         )),
-        wait_for_replay: Some(replay_waiter(members.clone())),
+        wait_for_replay: Some(replay_waiter(members.clone(), Some((pod.name.to_string(), own)))),
         ask_position: Some(position_asker(members.clone())),
         end_sessions: Some(session_ender(
             members,
@@ -312,10 +316,18 @@ pub(super) async fn make_known(
     }
 }
 
-pub(super) fn replay_waiter(members: Members) -> WaitForReplay {
+/// `own`: the member of this process, which needs no request.
+pub(super) fn replay_waiter(members: Members, own: Option<(String, Arc<Positions>)>) -> WaitForReplay {
+    let waits = Arc::new(ReplayWaits::default());
     Arc::new(move |address, lsn, wait| {
-        let member = members.at(address);
-        Box::pin(async move { wait_for_replay(&member, lsn, wait).await.unwrap_or(false) })
+        if let Some((name, positions)) = &own
+            && Members::name(&members.table.borrow(), address) == name
+        {
+            let positions = Arc::clone(positions);
+            return Box::pin(async move { positions.wait(lsn, wait).await });
+        }
+        let (member, waits) = (members.at(address), Arc::clone(&waits));
+        Box::pin(async move { waits.wait(&member, lsn, wait).await.unwrap_or(false) })
     })
 }
 

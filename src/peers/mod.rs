@@ -9,6 +9,7 @@ mod follow;
 mod lines;
 pub mod order;
 mod position;
+mod replay;
 mod way;
 
 use std::collections::BTreeMap;
@@ -26,7 +27,8 @@ use crate::watched;
 
 pub use client::{RequestError, ask, get_json};
 pub use order::{send_order, send_signed_order};
-pub use position::{PositionAsker, wait_for_replay};
+pub use position::PositionAsker;
+pub use replay::ReplayWaits;
 pub use way::{Authority, Reach, Way};
 
 /// What is known of one peer.

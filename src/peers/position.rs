@@ -1,20 +1,13 @@
-//! How far another member's server is, asked on a connection that is kept; and the wait until it is further.
+//! How far another member's server is, asked on a connection that is kept.
 
 use std::time::Duration;
 
 use hyper::StatusCode;
-use serde_json::Value;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 use super::client::{Connection, RequestError};
 use super::way::Reach;
 use crate::core::routing::freshness::Position;
-use crate::core::wal::Lsn;
-
-/// Beyond the time that the member waits.
-const GRACE: Duration = Duration::from_millis(500);
-/// A member at which too many wait is asked again after this.
-const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// One member, asked again and again.
 pub struct PositionAsker {
@@ -65,40 +58,4 @@ async fn ask(
         detail: error.to_string(),
     })?;
     Ok((connection, position))
-}
-
-/// Whether a member has replayed up to `lsn` within `wait`.
-///
-/// # Errors
-/// It is not heard.
-pub async fn wait_for_replay(member: &Reach, lsn: Lsn, wait: Duration) -> Result<bool, RequestError> {
-    let begun = Instant::now();
-    let limit = wait + GRACE;
-    let late = |_| RequestError::TimedOut {
-        target: member.target(),
-        limit,
-    };
-    let asked = async {
-        loop {
-            let left = wait.saturating_sub(begun.elapsed());
-            if let Some(reached) = wait_once(member, lsn, left).await? {
-                return Ok(reached);
-            }
-            if left.is_zero() {
-                return Ok(false);
-            }
-            sleep(BUSY_PAUSE.min(left)).await;
-        }
-    };
-    timeout(limit, asked).await.map_err(late)?
-}
-
-/// `None`: too many wait there already.
-async fn wait_once(member: &Reach, lsn: Lsn, wait: Duration) -> Result<Option<bool>, RequestError> {
-    let path = format!("/wait?lsn={lsn}&timeout={}ms", wait.as_millis());
-    let mut connection = member.connect().await?;
-    let response = connection.get(&path, &member.target()).await?;
-    let (status, body): (StatusCode, Value) = connection.json(response).await?;
-    let busy = status == StatusCode::SERVICE_UNAVAILABLE && body["reached"].is_null();
-    Ok((!busy).then_some(status == StatusCode::OK))
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::let_underscore_must_use)]
 
 mod encrypted;
+mod replay;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
