@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Namespace, PersistentVolumeClaim, Pod};
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
@@ -274,10 +275,26 @@ impl<'a> Cluster<'a> {
 
     /// A pod goes, and its claim with it; the others run on. The set is away meanwhile: it would make the pod again before the claim is gone.
     pub(crate) fn lose_volume(&self, pod: &str) {
+        self.without_controller(|| {
+            self.delete_pod(pod, true);
+            self.kubectl(&["delete", &format!("pvc/data-{pod}"), "--timeout=60s"]);
+        });
+    }
+
+    /// While nobody makes pods anew. The set comes back with the template that it had: any other one would replace all its pods.
+    pub(crate) fn without_controller(&self, meanwhile: impl FnOnce()) {
+        let mut set: StatefulSet = self.get("pg").expect("the set");
         self.kubectl(&["delete", "statefulset/pg", "--cascade=orphan"]);
-        self.delete_pod(pod, true);
-        self.kubectl(&["delete", &format!("pvc/data-{pod}"), "--timeout=60s"]);
-        self.apply();
+        meanwhile();
+        set.status = None;
+        set.metadata = ObjectMeta {
+            name: set.metadata.name.take(),
+            labels: set.metadata.labels.take(),
+            annotations: set.metadata.annotations.take(),
+            ..ObjectMeta::default()
+        };
+        let made = self.world.now(self.api().create(&PostParams::default(), &set));
+        made.expect("the set is made again");
     }
 
     /// The volume of what went wrong: pods, logs, events.

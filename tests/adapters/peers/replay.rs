@@ -9,7 +9,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-const REACHED: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 16\r\n\r\n{\"reached\":true}";
+const REACHED: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 16\r\n\r\n{\"reached\":true}";
 
 /// A member that has replayed everything, and ends each connection after `answers`. Says of each answer on which connection it was.
 async fn member(answers: usize) -> (SocketAddr, mpsc::UnboundedReceiver<usize>) {
@@ -24,7 +25,10 @@ async fn member(answers: usize) -> (SocketAddr, mpsc::UnboundedReceiver<usize>) 
                 let mut line = String::new();
                 while line != "\r\n" {
                     line.clear();
-                    assert!(lines.read_line(&mut line).await.expect("a line") > 0, "ended early");
+                    assert!(
+                        lines.read_line(&mut line).await.expect("a line") > 0,
+                        "ended early"
+                    );
                 }
                 lines.write_all(REACHED.as_bytes()).await.expect("answered");
                 sender.send(connection).expect("counted");
