@@ -23,6 +23,8 @@ use super::supervision::{JobKind, JobState, JobStatus, Postmaster, ServerRole, S
 const SOON_MS: u64 = 50;
 /// Look again at least this often.
 const REGULARLY_MS: u64 = 1_000;
+/// Look again this soon while the supervisor does not answer.
+const SUPERVISOR_RETRY_MS: u64 = 200;
 
 /// One turn's inputs, with the memory already brought up to date.
 struct Turn<'a> {
@@ -45,17 +47,10 @@ pub fn decide(policy: &Policy, memory: &Memory, observation: &Observation) -> De
 pub fn decide_with(policy: &Policy, mut memory: Box<Memory>, observation: &Observation) -> Decision {
     note::update(policy, &mut memory, observation);
     let Some(supervisor) = &observation.supervisor else {
+        let detail = observation.supervisor_error.clone().unwrap_or_default();
         let decision = Decision {
-            situation: Situation::SupervisorUnreachable,
-            detail: observation.supervisor_error.clone().unwrap_or_default(),
-            postgres: None,
-            lease: None,
-            report: None,
-            upstream: None,
-            gate_until_ms: 0,
-            read_lease: false,
-            memory,
-            recheck_after_ms: 200,
+            recheck_after_ms: SUPERVISOR_RETRY_MS,
+            ..Decision::row(Situation::SupervisorUnreachable, detail, memory)
         };
         return match policy.leadership {
             Leadership::Fixed => decision,
@@ -155,18 +150,7 @@ fn stopped(turn: Turn<'_>) -> Decision {
 impl<'a> Turn<'a> {
     /// A row without an action.
     fn row(self, situation: Situation, detail: String) -> Decision {
-        Decision {
-            situation,
-            detail,
-            postgres: None,
-            lease: None,
-            report: None,
-            upstream: None,
-            gate_until_ms: 0,
-            read_lease: false,
-            memory: self.memory,
-            recheck_after_ms: REGULARLY_MS,
-        }
+        Decision::row(situation, detail, self.memory)
     }
 
     /// A row with its action; what the action's end must be counted against is noted.
@@ -254,6 +238,22 @@ impl<'a> Turn<'a> {
 }
 
 impl Decision {
+    /// A row without an action: nothing is done, and nothing is told.
+    fn row(situation: Situation, detail: String, memory: Box<Memory>) -> Self {
+        Self {
+            situation,
+            detail,
+            postgres: None,
+            lease: None,
+            read_lease: false,
+            report: None,
+            upstream: None,
+            gate_until_ms: 0,
+            memory,
+            recheck_after_ms: REGULARLY_MS,
+        }
+    }
+
     /// With a reload, unless the last one was in vain only just now.
     fn reload(mut self, at_ms: u64, server: ServerRole) -> Self {
         if at_ms < self.memory.reload_at_ms {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::core::data_directory::DataDirectoryFacts;
 use crate::core::decision::{Decision, PostgresAction};
-use crate::core::lease::{LeasePurpose, LeaseRecord, MoveRequest};
+use crate::core::lease::{LeasePurpose, LeaseRecord, LeaseWrite, MoveRequest};
 use crate::core::observation::MemberRequest;
 use crate::core::situation::Situation;
 use crate::core::supervision::{Licence, NextTimeline, Postmaster, ServerRole, StopMode};
@@ -44,8 +44,8 @@ pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
     if !standing.in_right() {
         return turn.row(Situation::RightLapsed, String::new()).soon();
     }
-    if let Some(decision) = overtaken(&turn, standing, record) {
-        return decision;
+    if let Some((detail, write)) = overtaken(&turn, standing, record) {
+        return turn.lease_row(Situation::Claiming, detail, Some(write));
     }
     if turn.supervisor.terms.held < record.term {
         // It went on as primary in a term that it began itself.
@@ -195,7 +195,7 @@ fn unserved(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, ready: bo
 }
 
 /// A peer has promised a newer term and nobody has claimed it: this primary begins that term itself.
-fn overtaken(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Option<Decision> {
+fn overtaken(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Option<(String, LeaseWrite)> {
     let since_ms = turn.memory.lease.overtaken_since_ms?;
     if standing.at_ms < since_ms + 2 * turn.policy.times.peer_timeout_ms {
         return None;
@@ -210,19 +210,7 @@ fn overtaken(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Opti
     next.term = newest.max(record.term + 1);
     next.renewals += 1;
     let write = standing.write(LeasePurpose::Claim, next)?;
-    let decision = Decision {
-        situation: Situation::Claiming,
-        detail: format!("a standby has promised term {newest}"),
-        postgres: None,
-        lease: Some(write),
-        report: None,
-        upstream: None,
-        gate_until_ms: 0,
-        read_lease: false,
-        memory: turn.memory.clone(),
-        recheck_after_ms: 0,
-    };
-    Some(decision.soon())
+    Some((format!("a standby has promised term {newest}"), write))
 }
 
 /// The Lease names this member, whose PostgreSQL runs as a standby: it is promoted.
