@@ -16,6 +16,24 @@ pub(super) fn pause_ms(failures: u32) -> u64 {
 /// Pause after a job that said trying again cannot help.
 const REFUSED_PAUSE_MS: u64 = 60_000;
 
+/// Since when something holds without a break: since `known` if it held at the last turn too, else from now on.
+pub(super) fn since(known: Option<u64>, holds: bool, at_ms: u64) -> Option<u64> {
+    holds.then(|| known.unwrap_or(at_ms))
+}
+
+/// A value and since when it has been this one without a break.
+pub(super) fn unchanged_since<T: PartialEq>(
+    known: Option<(T, u64)>,
+    value: Option<T>,
+    at_ms: u64,
+) -> Option<(T, u64)> {
+    let value = value?;
+    let since_ms = known
+        .filter(|(known, _)| *known == value)
+        .map(|(_, since_ms)| since_ms);
+    Some((value, since_ms.unwrap_or(at_ms)))
+}
+
 pub(super) fn update(policy: &Policy, memory: &mut Memory, observation: &Observation) {
     memory.began_at_ms.get_or_insert(observation.at_ms);
     if let Some(supervisor) = &observation.supervisor {

@@ -11,6 +11,7 @@ use crate::core::policy::Policy;
 use crate::core::status::HeldData;
 use crate::core::supervision::{Postmaster, ServerRole};
 
+use super::super::note::{since, unchanged_since};
 use super::standing::{self, Standing, recorded};
 
 /// How often a primary asks its peers while the API server is silent.
@@ -103,10 +104,7 @@ pub(super) fn gate_until_ms(observation: &Observation, standing: &Standing) -> u
 /// Brings what is remembered up to date before any row is looked at; who is what with that.
 pub(super) fn note<'a>(policy: &Policy, memory: &mut Memory, observation: &'a Observation) -> Standing<'a> {
     let given_up = standing::gives_up(policy, observation);
-    memory.lease.given_up = given_up.map(|term| match memory.lease.given_up {
-        Some((known, heard_ms)) if known == term => (term, heard_ms),
-        _ => (term, observation.at_ms),
-    });
+    memory.lease.given_up = unchanged_since(memory.lease.given_up, given_up, observation.at_ms);
     let mut standing = Standing::of(policy, memory, observation);
     let lease = &mut memory.lease;
     if let Some(stored) = &observation.lease.stored {
@@ -127,14 +125,8 @@ pub(super) fn note<'a>(policy: &Policy, memory: &mut Memory, observation: &'a Ob
             ..
         })
     );
-    lease.starting_since_ms = match lease.starting_since_ms {
-        Some(since) if starting => Some(since),
-        _ => starting.then_some(observation.at_ms),
-    };
-    lease.detached = standing.final_position.map(|position| match lease.detached {
-        Some((known, since_ms)) if known == position => (known, since_ms),
-        _ => (position, observation.at_ms),
-    });
+    lease.starting_since_ms = since(lease.starting_since_ms, starting, observation.at_ms);
+    lease.detached = unchanged_since(lease.detached, standing.final_position, observation.at_ms);
     let rested_ms = lease
         .detached
         .map_or(0, |(_, since_ms)| standing.at_ms.saturating_sub(since_ms));
@@ -303,13 +295,8 @@ fn note_streaming(policy: &Policy, lease: &mut LeaseMemory, observation: &Observ
 /// Since when the setting is the one that it is: a barrier from before stands for an earlier time of the same setting.
 fn note_named(lease: &mut LeaseMemory, observation: &Observation) {
     let server = observation.server.as_ref().filter(|server| !server.in_recovery);
-    let Some(names) = server.map(|server| &server.synchronous_standby_names) else {
-        lease.named = None;
-        return;
-    };
-    if lease.named.as_ref().is_none_or(|(known, _)| known != names) {
-        lease.named = Some((names.clone(), observation.at_ms));
-    }
+    let names = server.map(|server| server.synchronous_standby_names.clone());
+    lease.named = unchanged_since(lease.named.take(), names, observation.at_ms);
 }
 
 /// Since when a holder's PostgreSQL does not serve as the primary.
@@ -321,10 +308,8 @@ fn note_service(lease: &mut LeaseMemory, observation: &Observation, standing: &S
     let down = standing.is_holder && !serves && !unseen(observation);
     // Nobody took the Lease that it let run out: it is this member's turn again.
     let unwanted = standing.unchanged_ms >= 2 * standing.duration_ms;
-    lease.down_since_ms = match lease.down_since_ms {
-        Some(since) if down && !unwanted => Some(since),
-        _ => down.then_some(observation.at_ms),
-    };
+    let down_since_ms = lease.down_since_ms.filter(|_| !unwanted);
+    lease.down_since_ms = since(down_since_ms, down, observation.at_ms);
     // A supervisor that has ended after its PostgreSQL leaves it stopped.
     let stopped = observation
         .supervisor
@@ -333,15 +318,9 @@ fn note_service(lease: &mut LeaseMemory, observation: &Observation, standing: &S
             matches!(supervisor.postmaster, Postmaster::Stopped { .. })
         });
     let stopped = standing.is_holder && stopped;
-    lease.stopped_since_ms = match lease.stopped_since_ms {
-        Some(since) if stopped => Some(since),
-        _ => stopped.then_some(observation.at_ms),
-    };
+    lease.stopped_since_ms = since(lease.stopped_since_ms, stopped, observation.at_ms);
     let unanswered = down && observation.server.is_none() && ready_primary(observation);
-    lease.unanswered_since_ms = match lease.unanswered_since_ms {
-        Some(since) if unanswered => Some(since),
-        _ => unanswered.then_some(observation.at_ms),
-    };
+    lease.unanswered_since_ms = since(lease.unanswered_since_ms, unanswered, observation.at_ms);
 }
 
 fn ready_primary(observation: &Observation) -> bool {
@@ -367,10 +346,7 @@ fn note_overtaken(lease: &mut LeaseMemory, observation: &Observation, standing: 
         peer.contact == PeerContact::Connected && promised > standing.term()
     });
     let overtaken = standing.is_holder && newer;
-    lease.overtaken_since_ms = match lease.overtaken_since_ms {
-        Some(since) if overtaken => Some(since),
-        _ => overtaken.then_some(observation.at_ms),
-    };
+    lease.overtaken_since_ms = since(lease.overtaken_since_ms, overtaken, observation.at_ms);
 }
 
 /// Whether a commit may have been acknowledged that only the primary has.
