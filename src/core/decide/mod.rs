@@ -9,15 +9,16 @@ mod lease;
 mod note;
 mod read_only;
 mod running;
+mod shared;
 mod slots;
 mod standby;
 
-use super::data_directory::{DataDirectory, DataDirectoryFacts};
+use super::data_directory::DataDirectoryFacts;
 use super::decision::{Decision, Memory, PostgresAction};
 use super::observation::{NameState, Observation, ProbeState};
 use super::policy::{Leadership, Policy};
 use super::situation::Situation;
-use super::supervision::{JobKind, JobState, JobStatus, Postmaster, ServerRole, SupervisorStatus, Upstream};
+use super::supervision::{JobState, JobStatus, Postmaster, ServerRole, SupervisorStatus, Upstream};
 
 /// Look again this soon while something changes by itself.
 const SOON_MS: u64 = 50;
@@ -109,12 +110,7 @@ fn fixed(turn: Turn<'_>) -> Decision {
         ..
     }) = &supervisor.job
     {
-        let situation = match kind {
-            JobKind::Initdb => Situation::Initialising,
-            JobKind::Clone => Situation::Cloning,
-            JobKind::Rewind => Situation::Rewinding,
-        };
-        return turn.row(situation, note::progress_text(*progress));
+        return turn.row(shared::while_job_runs(*kind), shared::progress_text(*progress));
     }
     if supervisor.stopping {
         return turn.row(Situation::Leaving, String::new());
@@ -128,22 +124,12 @@ fn fixed(turn: Turn<'_>) -> Decision {
 
 /// PostgreSQL does not run and no job does.
 fn stopped(turn: Turn<'_>) -> Decision {
-    match &turn.supervisor.data_directory {
-        DataDirectory::Unusable { detail } => {
-            let detail = detail.clone();
-            turn.row(Situation::UnusableDataDirectory, detail)
-        }
-        DataDirectory::Complete(facts) if facts.major_version != turn.supervisor.major_version => {
-            let detail = format!(
-                "PGDATA was made by PostgreSQL {}, the programs here are PostgreSQL {}",
-                facts.major_version, turn.supervisor.major_version
-            );
-            turn.row(Situation::WrongMajorVersion, detail)
-        }
-        DataDirectory::Empty if turn.policy.first() => first::empty(turn),
-        DataDirectory::Empty => standby::empty(turn),
-        DataDirectory::Complete(facts) if turn.policy.first() => first::complete(turn, facts),
-        DataDirectory::Complete(facts) => standby::complete(turn, facts),
+    match shared::openable(turn.supervisor) {
+        Err((situation, detail)) => turn.row(situation, detail),
+        Ok(None) if turn.policy.first() => first::empty(turn),
+        Ok(None) => standby::empty(turn),
+        Ok(Some(facts)) if turn.policy.first() => first::complete(turn, facts),
+        Ok(Some(facts)) => standby::complete(turn, facts),
     }
 }
 

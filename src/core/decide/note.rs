@@ -4,7 +4,7 @@ use crate::core::decision::{Decision, Memory, PostgresAction, Stalled};
 use crate::core::observation::Observation;
 use crate::core::policy::Policy;
 use crate::core::situation::Situation;
-use crate::core::supervision::{CloneReason, JobKind, JobProgress, JobState, Postmaster, SupervisorStatus};
+use crate::core::supervision::{CloneReason, JobKind, JobState, Postmaster, SupervisorStatus};
 
 use super::slots;
 
@@ -167,18 +167,4 @@ fn note_stall(memory: &mut Memory, observation: &Observation) {
             since_ms: observation.at_ms,
         },
     });
-}
-
-pub(super) fn progress_text(progress: JobProgress) -> String {
-    let JobProgress {
-        done_bytes,
-        total_bytes,
-        bytes_per_second,
-    } = progress;
-    match (done_bytes * 100).checked_div(total_bytes) {
-        None => String::new(),
-        Some(percent) => {
-            format!("{done_bytes} of {total_bytes} bytes, {percent} %, {bytes_per_second} bytes/s")
-        }
-    }
 }

@@ -47,13 +47,8 @@ fn new_cluster(turn: Turn<'_>, standing: &Standing) -> Decision {
     if let Some((situation, message)) = turn.failed_job() {
         return turn.row(situation, message);
     }
-    if !turn.policy.new_cluster {
-        if let Some(detail) = first::holder_of_data(&turn) {
-            return turn.row(Situation::PeerHoldsData, detail);
-        }
-        if let Some((situation, detail)) = first::unanswered(&turn) {
-            return turn.row(situation, detail).soon();
-        }
+    if let Some((situation, detail)) = first::against_new_cluster(&turn) {
+        return turn.row_while_asking(situation, detail);
     }
     create(turn, standing, None, "a new cluster")
 }
@@ -238,14 +233,9 @@ pub(super) fn initdb(turn: Turn<'_>, standing: &Standing) -> Decision {
             .row(Situation::Claiming, "the Lease is being renewed".to_owned())
             .soon();
     }
-    if !turn.policy.new_cluster {
-        if let Some(detail) = first::holder_of_data(&turn) {
-            return turn.row(Situation::PeerHoldsData, detail);
-        }
-        // The Lease may have been there before this member, made or emptied by hand.
-        if let Some((situation, detail)) = first::unanswered(&turn) {
-            return turn.row(situation, detail).soon();
-        }
+    // The Lease may have been there before this member, made or emptied by hand.
+    if let Some((situation, detail)) = first::against_new_cluster(&turn) {
+        return turn.row_while_asking(situation, detail);
     }
     let detail = format!("term {}", standing.term());
     turn.act(

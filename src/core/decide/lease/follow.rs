@@ -9,8 +9,8 @@ use crate::core::status::ServerStatus;
 use crate::core::supervision::{CloneReason, ServerRole, StopMode, Upstream};
 use crate::core::wal::Relation;
 
-use super::super::{slots, standby};
-use super::repair::{clone, condemn, replace, rewind, wal_gone};
+use super::super::{shared, slots};
+use super::repair::{clone, condemn, replace, rewind};
 use super::standing::{Standing, recorded};
 use super::upstream::{
     about_to_be_promoted, fresh, joining, name_that_confirms_nothing, position, probe_text, relation,
@@ -24,7 +24,7 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
         return starting(turn, standing, role);
     }
     let Some(server) = &turn.observation.server else {
-        return super::super::running::unseen(turn);
+        return shared::unseen(turn);
     };
     let Some(record) = standing.record else {
         return turn.row(unread(standing), String::new());
@@ -92,7 +92,7 @@ fn starting(turn: Turn<'_>, standing: &Standing, role: &ServerRole) -> Decision 
         Relation::Contained => {}
         Relation::Ahead => return turn.row(situation, "ahead of the primary".to_owned()).soon(),
         Relation::Forked => {
-            let detail = standby::ahead(own.position(), upstream_facts);
+            let detail = shared::ahead(own.position(), upstream_facts);
             return condemn(turn, Situation::Diverged, detail, CloneReason::Diverged);
         }
     }
@@ -173,18 +173,14 @@ fn streaming(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder:
 
 /// The primary is there and the WAL receiver does not stream: judged once it has stood still.
 fn not_streaming(turn: Turn<'_>, server: &ServerStatus, facts: &UpstreamFacts, holder: Ordinal) -> Decision {
-    let looked_at_ms = turn.observation.upstream.looked_at_ms;
-    let stood_still = turn.memory.stalled.is_some_and(|stalled| {
-        let waited_ms = turn.observation.at_ms.saturating_sub(stalled.since_ms);
-        waited_ms >= turn.policy.stall_timeout_ms && looked_at_ms > stalled.since_ms
-    });
-    if stood_still && let Some(detail) = wal_gone(&turn, server, holder) {
+    let stood_still = shared::stood_still(&turn);
+    if stood_still && let Some(detail) = shared::wal_gone(&turn, server, holder) {
         return condemn(turn, Situation::WalGone, detail, CloneReason::WalGone);
     }
     let position = position(server);
     let forked = facts.history.relation(position, facts.flush_lsn) == Relation::Forked;
     if stood_still && forked {
-        let detail = standby::ahead(position, facts);
+        let detail = shared::ahead(position, facts);
         return condemn(turn, Situation::Diverged, detail, CloneReason::Diverged);
     }
     let detail = format!("replayed up to {}", server.replay_lsn);
@@ -231,11 +227,11 @@ fn detached(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: 
         }
         // The primary has lost what it once sent: kept for a person to look at.
         Relation::Ahead => {
-            let detail = standby::ahead(position, facts);
+            let detail = shared::ahead(position, facts);
             turn.row(Situation::AheadOfPrimary, detail)
         }
         Relation::Forked => {
-            let detail = standby::ahead(position, facts);
+            let detail = shared::ahead(position, facts);
             condemn(turn, Situation::Diverged, detail, CloneReason::Diverged)
         }
     }
@@ -276,7 +272,7 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
     }
     let relation = upstream_facts.map(|upstream| relation(facts, upstream));
     if let Some(upstream) = upstream_facts.filter(|_| relation == Some(Relation::Ahead)) {
-        let detail = standby::ahead(facts.position(), upstream);
+        let detail = shared::ahead(facts.position(), upstream);
         return turn.row(Situation::AheadOfPrimary, detail);
     }
     let forked = relation.map(|relation| relation == Relation::Forked);
@@ -308,10 +304,7 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
         .holder_elsewhere
         .filter(|_| facts.backup_label && upstream_facts.is_some() && !bound)
         .and_then(|holder| upstream(&turn, standing, holder));
-    let detail = format!(
-        "system identifier {}, timeline {}",
-        facts.system_identifier, facts.timeline
-    );
+    let detail = shared::data_text(facts);
     let server = ServerRole::Standby { upstream };
     turn.act(
         Situation::ReadyAsStandby,

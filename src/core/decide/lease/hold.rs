@@ -10,7 +10,7 @@ use crate::core::situation::Situation;
 use crate::core::supervision::{Licence, NextTimeline, Postmaster, ServerRole, StopMode};
 use crate::core::sync::Told;
 
-use super::super::{running, slots};
+use super::super::{shared, slots};
 use super::standing::Standing;
 use super::told::{self, Next};
 use super::{Turn, hand_over, office, release, standby_upstream, was_primary};
@@ -33,7 +33,7 @@ pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
     }
     let Some(server) = &turn.observation.server else {
         if office::unseen(turn.observation) {
-            return running::unseen(turn);
+            return shared::unseen(turn);
         }
         return unserved(turn, standing, record, ready);
     };

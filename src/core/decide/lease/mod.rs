@@ -30,16 +30,15 @@ mod standing;
 mod told;
 mod upstream;
 
-use crate::core::data_directory::{DataDirectory, DataDirectoryFacts};
+use crate::core::data_directory::DataDirectoryFacts;
 use crate::core::decision::{Decision, PostgresAction};
 use crate::core::lease::{LeasePurpose, LeaseRecord, LeaseWrite};
 use crate::core::observation::Observation;
 use crate::core::policy::Policy;
 use crate::core::situation::Situation;
-use crate::core::supervision::{JobKind, JobState, JobStatus, Postmaster, ServerRole, StopMode};
+use crate::core::supervision::{JobState, JobStatus, Postmaster, ServerRole, StopMode};
 
-use super::Turn;
-use super::note::progress_text;
+use super::{Turn, shared};
 use standing::Standing;
 
 /// The whole of a turn under a Lease; PostgreSQL's part and the Lease's are independent of each other.
@@ -104,11 +103,7 @@ fn situation(turn: Turn<'_>, standing: &Standing) -> Decision {
         ..
     }) = &turn.supervisor.job
     {
-        let situation = match kind {
-            JobKind::Initdb => Situation::Initialising,
-            JobKind::Clone => Situation::Cloning,
-            JobKind::Rewind => Situation::Rewinding,
-        };
+        let situation = shared::while_job_runs(*kind);
         if upstream
             .as_ref()
             .is_some_and(|host| outdated(&turn, standing, host))
@@ -116,7 +111,7 @@ fn situation(turn: Turn<'_>, standing: &Standing) -> Decision {
             let detail = standing.holder_name();
             return turn.act(situation, detail, PostgresAction::Cancel).soon();
         }
-        return turn.row(situation, progress_text(*progress));
+        return turn.row(situation, shared::progress_text(*progress));
     }
     if let Some(record) = standing.record.filter(|_| standing.is_holder)
         && let Some(failing_ms) = office::disk_lost_ms(turn.policy, turn.observation, record)
@@ -182,20 +177,10 @@ fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, ready: bool) 
 }
 
 fn stopped(turn: Turn<'_>, standing: &Standing) -> Decision {
-    match &turn.supervisor.data_directory {
-        DataDirectory::Unusable { detail } => {
-            let detail = detail.clone();
-            not_to_be_opened(turn, standing, Situation::UnusableDataDirectory, detail)
-        }
-        DataDirectory::Complete(facts) if facts.major_version != turn.supervisor.major_version => {
-            let detail = format!(
-                "PGDATA was made by PostgreSQL {}, the programs here are PostgreSQL {}",
-                facts.major_version, turn.supervisor.major_version
-            );
-            not_to_be_opened(turn, standing, Situation::WrongMajorVersion, detail)
-        }
-        DataDirectory::Empty => empty(turn, standing),
-        DataDirectory::Complete(facts) => complete(turn, standing, facts),
+    match shared::openable(turn.supervisor) {
+        Err((situation, detail)) => not_to_be_opened(turn, standing, situation, detail),
+        Ok(None) => empty(turn, standing),
+        Ok(Some(facts)) => complete(turn, standing, facts),
     }
 }
 

@@ -1,12 +1,11 @@
 //! A directory that cannot follow as it is: rewound, or replaced by a clone, never by anything else.
 
 use crate::core::decision::{Decision, PostgresAction};
-use crate::core::member::Ordinal;
 use crate::core::observation::{NameState, UpstreamFacts};
 use crate::core::situation::Situation;
-use crate::core::status::ServerStatus;
 use crate::core::supervision::{CloneReason, JobRequest, StopMode};
 
+use super::super::shared;
 use super::Turn;
 use super::standing::Standing;
 use super::upstream::{probe_text, upstream};
@@ -41,11 +40,7 @@ pub(super) fn replace(
     facts: Option<&UpstreamFacts>,
     reason: CloneReason,
 ) -> Decision {
-    let situation = match reason {
-        CloneReason::Diverged | CloneReason::NotRewound => Situation::Diverged,
-        CloneReason::WalGone | CloneReason::Empty => Situation::WalGone,
-        CloneReason::Requested => Situation::Requested,
-    };
+    let situation = shared::while_replacing(reason);
     if !turn.policy.reclone && reason != CloneReason::Requested {
         return turn.row(situation, "cloning afresh is switched off".to_owned());
     }
@@ -108,22 +103,4 @@ pub(super) fn condemn(
     turn.memory.condemned = Some(reason);
     let action = PostgresAction::Stop { mode: StopMode::Fast };
     turn.act(situation, detail, action)
-}
-
-/// What the primary says of the WAL that this standby needs next, if it is no longer there.
-pub(super) fn wal_gone(turn: &Turn<'_>, server: &ServerStatus, holder: Ordinal) -> Option<String> {
-    let primary = turn.observation.peers.get(&holder)?;
-    if primary.slot.as_ref().is_some_and(|slot| slot.lost) {
-        return Some(format!(
-            "replication slot \"{}\" is lost",
-            turn.observation.own_slot
-        ));
-    }
-    let oldest = primary.oldest_wal_lsn?;
-    let segment_size_bytes = primary.wal_segment_size_bytes.max(1 << 20);
-    let needed = server
-        .flush_lsn
-        .max(server.replay_lsn)
-        .segment_start(segment_size_bytes);
-    (needed < oldest).then(|| format!("needs WAL from {needed}, the oldest on the primary is {oldest}"))
 }
