@@ -165,6 +165,15 @@ pub struct LeaseMemory {
     pub waiting_since_ms: Option<u64>,
 }
 
+impl LeaseMemory {
+    /// For how long a holder's PostgreSQL has not served; 0 while it does.
+    #[must_use]
+    pub fn down_ms(&self, at_ms: u64) -> u64 {
+        self.down_since_ms
+            .map_or(0, |since_ms| at_ms.saturating_sub(since_ms))
+    }
+}
+
 /// See [`LeaseMemory::handing_over`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HandingOver {

@@ -3,6 +3,7 @@
 //! Sources: Kubernetes API, `coordination.k8s.io/v1` Lease; client-go's `leaderelection`, whose rule is kept
 //! that a record is aged by one's own clock from when it was last seen to change, never by its time stamps.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -327,6 +328,26 @@ pub struct Office {
 pub struct FinalPosition {
     pub timeline: TimelineId,
     pub flush_lsn: Lsn,
+}
+
+/// What decides who takes over, the greatest first: the further one; among equals the preferred one, then the lower ordinal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    position: FinalPosition,
+    priority: Reverse<u32>,
+    ordinal: Reverse<Ordinal>,
+}
+
+impl Rank {
+    /// `priority` as in [`LeadershipReport::priority`].
+    #[must_use]
+    pub fn new(position: FinalPosition, priority: Option<u32>, ordinal: Ordinal) -> Self {
+        Self {
+            position,
+            priority: Reverse(priority.unwrap_or(u32::MAX)),
+            ordinal: Reverse(ordinal),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ const STOP: PostgresAction = PostgresAction::Stop { mode: StopMode::Fast };
 pub(super) fn decide(turn: Turn<'_>, role: &ServerRole, ready: bool) -> Decision {
     let server = turn.observation.server.as_ref();
     if !turn.policy.first() {
-        if server.is_some_and(|server| !server.in_recovery) {
+        if turn.observation.writable_server().is_some() {
             // Somebody promoted it, perhaps for a good reason: an alarm, and no harm done.
             return turn.row(Situation::WritableStandby, String::new());
         }

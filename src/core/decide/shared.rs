@@ -99,10 +99,7 @@ pub(super) fn wal_gone(turn: &Turn<'_>, server: &ServerStatus, primary: Ordinal)
     }
     let oldest = primary.oldest_wal_lsn?;
     let segment_size_bytes = primary.wal_segment_size_bytes.max(1 << 20);
-    let needed = server
-        .flush_lsn
-        .max(server.replay_lsn)
-        .segment_start(segment_size_bytes);
+    let needed = server.end_of_wal().segment_start(segment_size_bytes);
     (needed < oldest).then(|| format!("needs WAL from {needed}, the oldest on the primary is {oldest}"))
 }
 

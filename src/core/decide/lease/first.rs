@@ -1,16 +1,16 @@
 //! The first moments of a cluster, and of one whose Lease was deleted.
 
-use crate::core::cluster::PeerContact;
 use crate::core::data_directory::DataDirectoryFacts;
 use crate::core::decision::{Decision, PostgresAction};
 use crate::core::lease::{HistoryEntry, LeadershipReport, LeasePurpose, LeaseRecord, SynchronousSet};
+use crate::core::observation::PeerView;
 use crate::core::situation::Situation;
 use crate::core::status::HeldData;
-use crate::core::supervision::{JobRequest, Postmaster, ServerRole};
+use crate::core::supervision::{JobRequest, ServerRole};
 use crate::core::sync::Told;
 
 use super::super::first;
-use super::standing::{Standing, recorded};
+use super::standing::Standing;
 use super::{Turn, stand, told, unread, was_primary};
 
 /// No record: none is known, or there is none.
@@ -82,7 +82,7 @@ fn lost_lease(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -
     }
     let silent = turn.observation.peers.iter().find(|(_, peer)| {
         // Without its supervisor a member does not know what it has promised.
-        let heard = peer.contact == PeerContact::Connected && peer.leadership.is_some();
+        let heard = peer.live_report().is_some();
         peer.named && (!heard || peer.held_data == HeldData::Unknown)
     });
     let remembered = turn.memory.lease.record.as_ref();
@@ -93,7 +93,7 @@ fn lost_lease(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -
             .filter(|member| **member != turn.policy.ordinal);
         let heard = |member| {
             let peer = turn.observation.peers.get(member);
-            peer.is_some_and(|peer| peer.contact == PeerContact::Connected)
+            peer.is_some_and(PeerView::connected)
         };
         !others.into_iter().all(heard)
     });
@@ -138,14 +138,11 @@ pub(super) fn again(turn: Turn<'_>, standing: &Standing) -> Decision {
         // since a change of the record may have been stored before it was deleted.
         let waits_for = told_now(&turn).unwrap_or_default();
         let others = record.synchronous.members.keys().filter(|member| {
-            let peer = turn.observation.peers.get(member);
-            let report = peer
-                .filter(|peer| peer.contact == PeerContact::Connected)
-                .and_then(|p| p.leadership.as_ref());
+            let report = turn.observation.peers.get(member).and_then(PeerView::live_report);
             let counts = waits_for.quorum == 0 || waits_for.members.contains(member);
             counts
                 && report.is_some_and(|report| {
-                    earlier(report) && recorded(record, **member, report.incarnation.as_ref())
+                    earlier(report) && record.synchronous.has(**member, report.incarnation.as_ref())
                 })
         });
         let needed = record.synchronous.quorum.max(waits_for.quorum);
@@ -164,17 +161,8 @@ pub(super) fn again(turn: Turn<'_>, standing: &Standing) -> Decision {
 
 /// Whose confirmations the primary that runs here waits for.
 fn told_now(turn: &Turn<'_>) -> Option<Told> {
-    match &turn.supervisor.postmaster {
-        Postmaster::Running {
-            role:
-                ServerRole::Primary {
-                    synchronous_standby_names,
-                    ..
-                },
-            ..
-        } => told::read(turn.policy, synchronous_standby_names),
-        _ => None,
-    }
+    let role = turn.supervisor.postmaster.running_role()?;
+    told::read(turn.policy, role.synchronous_standby_names()?)
 }
 
 /// The Lease as it begins; `facts` if there is data already.

@@ -11,7 +11,7 @@ use crate::core::wal::Relation;
 
 use super::super::{shared, slots};
 use super::repair::{clone, condemn, replace, rewind};
-use super::standing::{Standing, recorded};
+use super::standing::Standing;
 use super::upstream::{
     about_to_be_promoted, fresh, joining, name_that_confirms_nothing, position, probe_text, relation,
     upstream,
@@ -54,11 +54,9 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
     let Some(holder) = standing.holder_elsewhere else {
         return turn.row(Situation::AwaitingPrimary, standing.holder_name());
     };
-    match role {
-        ServerRole::Standby {
-            upstream: Some(known),
-        } => attached(turn, standing, server, (holder, known)),
-        _ => detached(turn, standing, server, holder),
+    match role.upstream() {
+        Some(known) => attached(turn, standing, server, (holder, known)),
+        None => detached(turn, standing, server, holder),
     }
 }
 
@@ -74,10 +72,7 @@ fn starting(turn: Turn<'_>, standing: &Standing, role: &ServerRole) -> Decision 
         let detail = probe_text(&turn);
         return turn.row(situation, detail).soon();
     };
-    let known = match role {
-        ServerRole::Standby { upstream } => upstream.as_ref(),
-        ServerRole::Primary { .. } => None,
-    };
+    let known = role.upstream();
     let attached = known.is_some_and(|known| known.address == upstream_facts.address);
     if known.is_some() && !attached {
         let term = standing.term();
@@ -279,7 +274,7 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
     // It handed over, and may be the one witness of that: it can stand for primary again.
     let clean = facts.control_state == ControlState::ShutDown;
     let incarnation = turn.supervisor.incarnation.as_ref();
-    let witness = clean && recorded(record, turn.policy.ordinal, incarnation);
+    let witness = clean && record.synchronous.has(turn.policy.ordinal, incarnation);
     match (was_primary(facts), forked) {
         (true, None) if witness && (standing.suspects || record.holder.is_none()) => {}
         (true, None) => {

@@ -1,6 +1,5 @@
 //! A forced failover: the operator takes it upon himself that commits may be lost, and nothing else.
 
-use crate::core::cluster::PeerContact;
 use crate::core::decision::{Decision, PostgresAction};
 use crate::core::lease::{LeaseRecord, MoveRequest};
 use crate::core::situation::Situation;
@@ -18,8 +17,8 @@ pub(super) fn take_over(turn: Turn<'_>, standing: &Standing, record: &LeaseRecor
         .holder_elsewhere
         .and_then(|holder| turn.observation.peers.get(&holder));
     let in_office = holder.is_some_and(|peer| {
-        let office = peer.leadership.as_ref().and_then(|report| report.office);
-        peer.contact == PeerContact::Connected && office.is_some_and(|office| office.term == record.term)
+        let office = peer.live_report().and_then(|report| report.office);
+        office.is_some_and(|office| office.term == record.term)
     });
     if in_office {
         return turn

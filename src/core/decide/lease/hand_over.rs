@@ -1,6 +1,6 @@
 //! A planned move: the holder stops PostgreSQL, sees that the successor has everything, and writes its name into the Lease.
 
-use crate::core::cluster::PeerContact;
+use crate::core::cluster::moves::MAX_LAG_BYTES;
 use crate::core::data_directory::{ControlState, DataDirectory, DataDirectoryFacts};
 use crate::core::decision::{Decision, HandingOver, Memory, PostgresAction};
 use crate::core::lease::{
@@ -10,14 +10,12 @@ use crate::core::member::Ordinal;
 use crate::core::observation::{Observation, PeerView};
 use crate::core::policy::Policy;
 use crate::core::situation::Situation;
-use crate::core::supervision::{Postmaster, ServerRole, StopMode};
+use crate::core::supervision::{Postmaster, StopMode};
 use crate::core::wal::{Lsn, WalPosition};
 
 use super::standing::Standing;
 use super::{Turn, hold, release};
 
-/// A standby further behind than this is not waited for.
-const MAX_LAG_BYTES: u64 = 16 << 20;
 /// How long the checkpoint before a planned move is waited for: for less time than the operator is waited with.
 const CHECKPOINT_TIMEOUT_MS: u64 = 25_000;
 const DRAINING: &str = "clients' sessions end between transactions";
@@ -227,8 +225,7 @@ fn before_stop(mut turn: Turn<'_>, standing: &Standing) -> Decision {
             PostgresAction::GrantLicence { until_ms },
         );
     }
-    let server = turn.observation.server.as_ref();
-    if standing.in_right() && server.is_some_and(|server| !server.in_recovery) {
+    if standing.in_right() && turn.observation.writable_server().is_some() {
         if !checkpointed(&turn, handing_over) {
             let detail = "a checkpoint first".to_owned();
             return turn.act(Situation::Leaving, detail, PostgresAction::Checkpoint);
@@ -243,17 +240,6 @@ fn before_stop(mut turn: Turn<'_>, standing: &Standing) -> Decision {
     turn.act(Situation::Leaving, "PostgreSQL is stopped".to_owned(), action)
 }
 
-fn serves(postmaster: &Postmaster) -> bool {
-    matches!(
-        postmaster,
-        Postmaster::Running {
-            role: ServerRole::Primary { .. },
-            ready: true,
-            ..
-        }
-    )
-}
-
 fn checkpointed(turn: &Turn<'_>, handing_over: HandingOver) -> bool {
     let done = turn.observation.checkpointed_at_ms;
     done.is_some_and(|done| done >= handing_over.since_ms)
@@ -262,7 +248,7 @@ fn checkpointed(turn: &Turn<'_>, handing_over: HandingOver) -> bool {
 /// The pod is ending.
 pub(super) fn leaving(turn: Turn<'_>, standing: &Standing) -> Decision {
     let Some(record) = standing.record.filter(|_| standing.is_holder) else {
-        if serves(&turn.supervisor.postmaster) {
+        if turn.supervisor.postmaster.ready_primary() {
             let action = PostgresAction::Stop { mode: StopMode::Fast };
             return turn.act(Situation::Leaving, standing.holder_name(), action);
         }
@@ -280,7 +266,7 @@ pub(super) fn leaving(turn: Turn<'_>, standing: &Standing) -> Decision {
             let write = release(record, standing, None);
             return turn.lease_row(Situation::Leaving, "the Lease is given back".to_owned(), write);
         }
-        _ if serves(&turn.supervisor.postmaster) => return before_stop(turn, standing),
+        _ if turn.supervisor.postmaster.ready_primary() => return before_stop(turn, standing),
         _ if record.paused => return hold::stopping(turn, standing, Situation::Leaving),
         _ => return once_written(turn, standing, Situation::Leaving, handing_over),
     };
@@ -359,7 +345,7 @@ fn may_succeed(handing_over: HandingOver, ordinal: Ordinal, peer: &PeerView) -> 
     let report = peer.leadership.as_ref();
     let willing = report.is_some_and(|report| report.priority.is_some() && report.incarnation.is_some());
     let named = handing_over.to.is_none_or(|to| to == ordinal);
-    peer.contact == PeerContact::Connected && willing && named && !peer.writable
+    peer.connected() && willing && named && !peer.writable
 }
 
 fn priority(peer: &PeerView) -> Option<u32> {
@@ -417,7 +403,7 @@ fn witnesses(
         peer.is_some_and(|peer| {
             let report = peer.leadership.as_ref();
             report.and_then(|report| report.incarnation.as_ref()) == Some(incarnation)
-                && peer.contact == PeerContact::Connected
+                && peer.connected()
                 && peer.timeline == Some(position.timeline)
                 && peer.flush_lsn.is_some_and(|flushed| flushed >= position.lsn)
         })

@@ -13,7 +13,7 @@ use crate::core::sync::Told;
 use super::super::{shared, slots};
 use super::standing::Standing;
 use super::told::{self, Next};
-use super::{Turn, hand_over, office, release, standby_upstream, was_primary};
+use super::{Turn, hand_over, office, release, was_primary};
 
 /// A licence is renewed when it would end earlier than the right by more than this.
 const LICENCE_SLACK_MS: u64 = 200;
@@ -79,17 +79,8 @@ pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
 
 /// The daily work of a primary: the synchronous set, then the slots.
 fn in_office(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
-    let given = match &turn.supervisor.postmaster {
-        Postmaster::Running {
-            role:
-                ServerRole::Primary {
-                    synchronous_standby_names,
-                    ..
-                },
-            ..
-        } => synchronous_standby_names.as_str(),
-        _ => "",
-    };
+    let role = turn.supervisor.postmaster.running_role();
+    let given = role.and_then(ServerRole::synchronous_standby_names).unwrap_or("");
     let changing = Situation::ChangingSynchronousSet;
     match told::next(&turn, standing, record, given) {
         Next::Nothing => {}
@@ -219,11 +210,7 @@ pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
         return turn.row(Situation::LeaseUnread, String::new());
     };
     let detail = format!("term {}", record.term);
-    let down_ms = turn
-        .memory
-        .lease
-        .down_since_ms
-        .map_or(0, |since| standing.at_ms.saturating_sub(since));
+    let down_ms = turn.memory.lease.down_ms(standing.at_ms);
     let Some(server) = turn.observation.server.as_ref().filter(|_| ready) else {
         if down_ms > turn.policy.times.recovery_timeout_ms && !record.paused {
             // It has written nothing in this term.
@@ -240,7 +227,7 @@ pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
         return turn.lease_row(Situation::Resigning, detail, write);
     }
     // Also while nothing is received: an upstream that comes back as a later primary would hand on its timeline in between.
-    if server.receiver_present || standby_upstream(turn.observation).is_some() {
+    if server.receiver_present || turn.upstream_in_use().is_some() {
         return turn.act(
             Situation::Promoting,
             detail,
@@ -345,8 +332,7 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
 /// The operator wants another whatever is lost, and PostgreSQL does not come up here to be stopped for it.
 fn forced_away(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord) -> bool {
     let asked = matches!(record.request, Some(MoveRequest::Failover { to, .. }) if to != turn.policy.ordinal);
-    let since_ms = turn.memory.lease.down_since_ms.unwrap_or(standing.at_ms);
-    asked && standing.at_ms >= since_ms + 2 * turn.policy.times.peer_timeout_ms
+    asked && turn.memory.lease.down_ms(standing.at_ms) >= 2 * turn.policy.times.peer_timeout_ms
 }
 
 /// PostgreSQL ran here and ended, and not because podgres stopped it: while paused that is somebody's work.

@@ -36,7 +36,7 @@ use crate::core::lease::{LeasePurpose, LeaseRecord, LeaseWrite};
 use crate::core::observation::Observation;
 use crate::core::policy::Policy;
 use crate::core::situation::Situation;
-use crate::core::supervision::{JobState, JobStatus, Postmaster, ServerRole, StopMode};
+use crate::core::supervision::{JobState, JobStatus, Postmaster, ServerRole, StopMode, Upstream};
 
 use super::{Turn, shared};
 use standing::Standing;
@@ -80,8 +80,7 @@ pub(super) fn without_supervisor(
     let standing = office::note(policy, &mut decision.memory, observation);
     let mut gives_up = false;
     if let Some(record) = standing.record.as_ref().filter(|_| standing.is_holder) {
-        let since_ms = decision.memory.lease.down_since_ms.unwrap_or(standing.at_ms);
-        let long = standing.at_ms.saturating_sub(since_ms) > 2 * policy.times.peer_timeout_ms;
+        let long = decision.memory.lease.down_ms(standing.at_ms) > 2 * policy.times.peer_timeout_ms;
         let gone = long || hand_over::left_untold(policy, observation, &decision.memory, &standing);
         gives_up = gone && !record.paused;
         decision.lease = if gives_up && office::provable_elsewhere(observation, record) {
@@ -143,13 +142,8 @@ fn outdated(turn: &Turn<'_>, standing: &Standing, host: &str) -> bool {
 }
 
 fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, ready: bool) -> Decision {
-    let writable = turn
-        .observation
-        .server
-        .as_ref()
-        .is_some_and(|server| !server.in_recovery);
-    let primary = matches!(role, ServerRole::Primary { .. });
-    if (primary || writable) && !standing.is_holder {
+    let writable = turn.observation.writable_server().is_some();
+    if (role.is_primary() || writable) && !standing.is_holder {
         if standing.record.is_none() {
             // Unless it can be written again, its licence ends by itself.
             return first::again(turn, standing);
@@ -186,8 +180,7 @@ fn stopped(turn: Turn<'_>, standing: &Standing) -> Decision {
 
 /// What stands at PGDATA cannot be opened by this pod: a holder lets others in who have everything, after a while in which it may come back.
 fn not_to_be_opened(turn: Turn<'_>, standing: &Standing, situation: Situation, detail: String) -> Decision {
-    let since_ms = turn.memory.lease.down_since_ms.unwrap_or(standing.at_ms);
-    let long = standing.at_ms.saturating_sub(since_ms) > 2 * turn.policy.times.peer_timeout_ms;
+    let long = turn.memory.lease.down_ms(standing.at_ms) > 2 * turn.policy.times.peer_timeout_ms;
     match standing
         .record
         .filter(|record| standing.is_holder && long && !record.paused)
@@ -270,6 +263,11 @@ fn release(
 }
 
 impl Turn<'_> {
+    /// The upstream that the running server was given, if it is a standby.
+    fn upstream_in_use(&self) -> Option<&Upstream> {
+        self.observation.running_role()?.upstream()
+    }
+
     /// A row whose one action is a write to the Lease, if one may be begun now.
     fn lease_row(self, situation: Situation, detail: String, write: Option<LeaseWrite>) -> Decision {
         let mut decision = self.row(situation, detail);
@@ -296,15 +294,4 @@ fn restored(turn: &Turn<'_>, record: &LeaseRecord, facts: &DataDirectoryFacts) -
     let others = elsewhere.is_some_and(|holder| holder != Some(turn.policy.ordinal))
         || !record.synchronous.members.is_empty();
     was_primary(facts) && !facts.half_rewound && !opened && others
-}
-
-/// The role that the running server was given, as a standby's.
-fn standby_upstream(observation: &Observation) -> Option<&crate::core::supervision::Upstream> {
-    match &observation.supervisor.as_ref()?.postmaster {
-        Postmaster::Running {
-            role: ServerRole::Standby { upstream },
-            ..
-        } => upstream.as_ref(),
-        _ => None,
-    }
 }

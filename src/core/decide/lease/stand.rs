@@ -5,17 +5,16 @@
     reason = "what is handed back is the turn, no error that travels"
 )]
 
-use crate::core::cluster::PeerContact;
 use crate::core::data_directory::{ControlState, DataDirectoryFacts};
 use crate::core::decision::{Decision, PostgresAction};
 use crate::core::lease::{
     Durability, FinalPosition, HISTORY_LIMIT, HistoryEntry, LeadershipReport, LeasePurpose, LeaseRecord,
-    LeaseWrite,
+    LeaseWrite, Rank,
 };
 use crate::core::member::Ordinal;
 use crate::core::situation::Situation;
 
-use super::standing::{Standing, recorded};
+use super::standing::Standing;
 use super::{Turn, forced, office};
 
 /// A standby that runs: what it does about a primary that is lost, if it is. `Err` gives the turn back.
@@ -151,7 +150,7 @@ fn compare(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, proof:
         );
     }
     let Some(own) = standing.final_position else {
-        if super::standby_upstream(turn.observation).is_some() {
+        if turn.upstream_in_use().is_some() {
             return turn.act(
                 Situation::Detaching,
                 String::new(),
@@ -183,11 +182,9 @@ fn compare(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, proof:
             )
             .soon();
     }
-    let mine = rank(own, turn.policy.priority, turn.policy.ordinal);
-    let best = rivals
-        .iter()
-        .max_by_key(|rival| rank(rival.position, rival.priority, rival.ordinal));
-    if let Some(best) = best.filter(|best| rank(best.position, best.priority, best.ordinal) > mine) {
+    let mine = Rank::new(own, turn.policy.priority, turn.policy.ordinal);
+    let best = rivals.iter().max_by_key(|rival| rival.rank());
+    if let Some(best) = best.filter(|best| best.rank() > mine) {
         let since_ms = *turn.memory.lease.waiting_since_ms.get_or_insert(standing.at_ms);
         let equal = best.position == own && best.priority.is_some();
         // An equal that does not act is not waited for any longer.
@@ -219,7 +216,7 @@ fn still_streaming(turn: &Turn<'_>, record: &LeaseRecord, term: u64) -> bool {
             let report = peer.leadership.as_ref();
             let final_position =
                 report.is_some_and(|r| r.promised_term >= term && r.final_position.is_some());
-            peer.contact == PeerContact::Connected && peer.running && !final_position
+            peer.connected() && peer.running && !final_position
         });
     patient && pending
 }
@@ -231,6 +228,12 @@ struct Rival {
     position: FinalPosition,
     priority: Option<u32>,
     sees_api: bool,
+}
+
+impl Rival {
+    fn rank(&self) -> Rank {
+        Rank::new(self.position, self.priority, self.ordinal)
+    }
 }
 
 fn detached(turn: &Turn<'_>, record: &LeaseRecord, term: u64) -> Vec<Rival> {
@@ -251,16 +254,6 @@ fn detached(turn: &Turn<'_>, record: &LeaseRecord, term: u64) -> Vec<Rival> {
     rivals
 }
 
-/// The further one; among equals the preferred one, then the lower ordinal.
-fn rank(
-    position: FinalPosition,
-    priority: Option<u32>,
-    ordinal: Ordinal,
-) -> (FinalPosition, std::cmp::Reverse<u32>, std::cmp::Reverse<Ordinal>) {
-    let priority = std::cmp::Reverse(priority.unwrap_or(u32::MAX));
-    (position, priority, std::cmp::Reverse(ordinal))
-}
-
 /// Connected members of the recorded set, with what they say of themselves.
 fn recorded_peers<'a>(
     turn: &Turn<'a>,
@@ -268,10 +261,8 @@ fn recorded_peers<'a>(
 ) -> impl Iterator<Item = (Ordinal, &'a LeadershipReport)> {
     let own = turn.policy.ordinal;
     turn.observation.peers.iter().filter_map(move |(ordinal, peer)| {
-        let report = peer.leadership.as_ref()?;
-        let counts = peer.contact == PeerContact::Connected
-            && *ordinal != own
-            && recorded(record, *ordinal, report.incarnation.as_ref());
+        let report = peer.live_report()?;
+        let counts = *ordinal != own && record.synchronous.has(*ordinal, report.incarnation.as_ref());
         counts.then_some((*ordinal, report))
     })
 }
@@ -294,7 +285,9 @@ fn others(turn: &Turn<'_>, record: &LeaseRecord) -> (u32, u32) {
 }
 
 fn in_set(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
-    recorded(record, turn.policy.ordinal, turn.supervisor.incarnation.as_ref())
+    record
+        .synchronous
+        .has(turn.policy.ordinal, turn.supervisor.incarnation.as_ref())
 }
 
 /// The term to stand for: newer than the record's, and not older than what a member has promised already.
@@ -352,14 +345,14 @@ fn named_last(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
         return false;
     };
     let then = last.timeline.zip(last.lsn);
-    let here = (server.timeline, server.flush_lsn.max(server.replay_lsn));
+    let here = (server.timeline, server.end_of_wal());
     last.new_leader == turn.policy.identity.pod && then.is_some_and(|then| here >= then)
 }
 
 /// It was named and has not come to be promoted: it claims again, without anybody's proof.
 fn name_again(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
     let term = next_term(&turn, record);
-    let bound = standing.promised >= term && super::standby_upstream(turn.observation).is_none();
+    let bound = standing.promised >= term && turn.upstream_in_use().is_none();
     if !bound {
         let detail = standing.holder_name();
         return turn.act(Situation::Detaching, detail, PostgresAction::Detach { term });

@@ -2,7 +2,7 @@
 
 use crate::core::cluster::PeerContact;
 use crate::core::decision::{LeaseMemory, Memory};
-use crate::core::lease::{FinalPosition, Incarnation, LeasePurpose, LeaseRecord, LeaseWrite};
+use crate::core::lease::{FinalPosition, LeasePurpose, LeaseRecord, LeaseWrite};
 use crate::core::member::Ordinal;
 use crate::core::observation::{Observation, PeerView};
 use crate::core::policy::Policy;
@@ -158,7 +158,7 @@ fn final_position(observation: &Observation) -> Option<FinalPosition> {
     let rests = server.in_recovery && !server.receiver_present && server.replay_waiting;
     (detached && rests).then_some(FinalPosition {
         timeline: server.timeline,
-        flush_lsn: server.flush_lsn.max(server.replay_lsn),
+        flush_lsn: server.end_of_wal(),
     })
 }
 
@@ -182,7 +182,7 @@ fn patience_ms(
         // DNS no longer knows it, and it was never heard.
         return (observation.peers_asked() && receiver.is_none()).then_some(0);
     };
-    if peer.contact == PeerContact::Connected {
+    if peer.connected() {
         // Another pod under the holder's name: the one that held the Lease is gone.
         // One that serves without a Lease is the primary of a cluster that had fixed leadership meanwhile.
         let fixed = peer.writable && peer.leadership.is_none();
@@ -208,8 +208,8 @@ fn patience_ms(
 pub(super) fn gives_up(policy: &Policy, observation: &Observation) -> Option<u64> {
     let record = &observation.lease.stored.as_ref()?.record;
     let peer = observation.peers.get(&holder(policy, Some(record))?)?;
-    let said = peer.leadership.as_ref()?.suspects_term;
-    said.filter(|term| peer.contact == PeerContact::Connected && *term == record.term)
+    let said = peer.live_report()?.suspects_term;
+    said.filter(|term| *term == record.term)
 }
 
 /// The holder cannot write that it has given up, and somebody else could: the API server has answered since it was first heard, this
@@ -223,8 +223,8 @@ fn given_up(memory: &Memory, observation: &Observation, holder: Ordinal) -> bool
         .answered_at_ms
         .is_some_and(|at_ms| at_ms >= heard_ms);
     let concludes = |(ordinal, peer): (&Ordinal, &PeerView)| {
-        let said = peer.leadership.as_ref().and_then(|report| report.suspects_term);
-        *ordinal != holder && peer.contact == PeerContact::Connected && said == Some(term)
+        let said = peer.live_report().and_then(|report| report.suspects_term);
+        *ordinal != holder && said == Some(term)
     };
     answered || observation.peers.iter().any(concludes)
 }
@@ -241,9 +241,4 @@ pub(super) fn sees_api(policy: &Policy, observation: &Observation) -> bool {
 /// The network says that the peer's process is not there.
 fn gone(peer: &PeerView) -> bool {
     matches!(peer.contact, PeerContact::Refused | PeerContact::Unreachable)
-}
-
-/// Whether `incarnation` is the one that the record has for `member`.
-pub(super) fn recorded(record: &LeaseRecord, member: Ordinal, incarnation: Option<&Incarnation>) -> bool {
-    incarnation.is_some() && record.synchronous.members.get(&member) == incarnation
 }

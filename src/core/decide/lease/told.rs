@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::core::cluster::PeerContact;
 use crate::core::lease::{Durability, LeaseRecord, SynchronousSet};
 use crate::core::member::Ordinal;
-use crate::core::observation::Observation;
+use crate::core::observation::{Observation, PeerView};
 use crate::core::policy::Policy;
 use crate::core::sync::{self, Change, Step, Told};
 use crate::core::synchronous_names;
@@ -196,7 +195,7 @@ fn fit(turn: &Turn<'_>, record: &LeaseRecord) -> SynchronousSet {
     for ordinal in &others(turn.policy, turn.observation, Some(record)) {
         // A recorded one may stream although DNS does not name it for a moment.
         let peer = turn.observation.peers.get(ordinal);
-        let connected = peer.is_some_and(|peer| peer.contact == PeerContact::Connected);
+        let connected = peer.is_some_and(PeerView::connected);
         let streamed_at_ms = turn.memory.lease.streamed_at_ms.get(ordinal).copied();
         let times = turn.policy.times;
         // Where writes need not wait for lost standbys they do so shortly.

@@ -87,6 +87,6 @@ pub(super) fn relation(facts: &DataDirectoryFacts, upstream: &UpstreamFacts) -> 
 pub(super) fn position(server: &ServerStatus) -> WalPosition {
     WalPosition {
         timeline: server.timeline,
-        lsn: server.flush_lsn.max(server.replay_lsn),
+        lsn: server.end_of_wal(),
     }
 }
