@@ -306,8 +306,10 @@ pub struct LeadershipReport {
     pub office: Option<Office>,
     /// The primary's beat up to which it confirms that it has promised no newer term.
     pub confirms: Option<Office>,
-    /// It takes the primary of this term for lost, or holds the Lease in this term and wants to be rid of it.
+    /// A standby's word: it takes the primary of this term for lost.
     pub suspects_term: Option<u64>,
+    /// The holder's own word: it holds the Lease in this term and wants to be rid of it.
+    pub gives_up_term: Option<u64>,
     /// Set while it is detached under `promised_term`: nothing more can reach it, and all it has is replayed.
     pub final_position: Option<FinalPosition>,
     /// Lower is preferred among equals; `None`: never primary.

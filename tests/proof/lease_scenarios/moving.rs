@@ -383,7 +383,7 @@ fn a_primary_whose_hand_over_was_not_answered_kept_its_silence() {
         })
         .report
         .expect("a report")
-        .suspects_term
+        .gives_up_term
     };
     assert_eq!(says(1_000, |_| {}), Some(TERM));
     assert_eq!(says(999, |_| {}), None, "an answer may come");

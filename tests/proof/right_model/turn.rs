@@ -221,6 +221,7 @@ fn said(report: &LeadershipReport) -> Report {
             .filter(|office| office.beat > 0)
             .and_then(|office| age(office.beat))
     };
+    assert_eq!(report.gives_up_term, None, "nobody's PostgreSQL stops in this model");
     Report {
         promised: u8::try_from(report.promised_term).expect("few terms"),
         term: u8::try_from(report.term).expect("few terms"),
@@ -245,6 +246,7 @@ fn words(peer: u8, report: &Report) -> LeadershipReport {
         office: report.office.then(|| office(report.beat)),
         confirms: report.confirms.map(|beat| office(Some(beat))),
         suspects_term: report.suspects.then_some(term),
+        gives_up_term: None,
         final_position: report.detached.then_some(rest()),
         priority: Some(0),
         sees_api: true,

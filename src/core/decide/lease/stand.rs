@@ -270,14 +270,9 @@ fn recorded_peers<'a>(
 /// How many other recorded members have lost the primary, and how many have bound themselves already.
 fn others(turn: &Turn<'_>, record: &LeaseRecord) -> (u32, u32) {
     let (mut lost, mut bound) = (0, 0);
-    let holder = record
-        .holder
-        .as_ref()
-        .and_then(|holder| turn.policy.ordinal_of(&holder.pod));
-    for (ordinal, report) in recorded_peers(turn, record) {
+    for (_, report) in recorded_peers(turn, record) {
         let promised = report.promised_term > record.term;
-        // The holder's word of itself is not that of one who has lost it.
-        let suspects = report.suspects_term == Some(record.term) && Some(ordinal) != holder;
+        let suspects = report.suspects_term == Some(record.term);
         lost += u32::from(promised || suspects || record.holder.is_none());
         bound += u32::from(promised);
     }

@@ -187,7 +187,7 @@ fn patience_ms(
         // One that serves without a Lease is the primary of a cluster that had fixed leadership meanwhile.
         let fixed = peer.writable && peer.leadership.is_none();
         let replaced = !peer.uid.is_empty() && peer.uid != identity.uid && !fixed;
-        let given_up = || receiver.is_none() && given_up(memory, observation, ordinal);
+        let given_up = || receiver.is_none() && given_up(memory, observation);
         return (replaced || given_up()).then_some(0);
     }
     let looking_ms = observation.at_ms
@@ -208,13 +208,13 @@ fn patience_ms(
 pub(super) fn gives_up(policy: &Policy, observation: &Observation) -> Option<u64> {
     let record = &observation.lease.stored.as_ref()?.record;
     let peer = observation.peers.get(&holder(policy, Some(record))?)?;
-    let said = peer.live_report()?.suspects_term;
+    let said = peer.live_report()?.gives_up_term;
     said.filter(|term| *term == record.term)
 }
 
 /// The holder cannot write that it has given up, and somebody else could: the API server has answered since it was first heard, this
 /// member or another that draws the same conclusion.
-fn given_up(memory: &Memory, observation: &Observation, holder: Ordinal) -> bool {
+fn given_up(memory: &Memory, observation: &Observation) -> bool {
     let Some((term, heard_ms)) = memory.lease.given_up else {
         return false;
     };
@@ -222,11 +222,11 @@ fn given_up(memory: &Memory, observation: &Observation, holder: Ordinal) -> bool
         .lease
         .answered_at_ms
         .is_some_and(|at_ms| at_ms >= heard_ms);
-    let concludes = |(ordinal, peer): (&Ordinal, &PeerView)| {
-        let said = peer.live_report().and_then(|report| report.suspects_term);
-        *ordinal != holder && said == Some(term)
+    let concludes = |peer: &PeerView| {
+        let report = peer.live_report();
+        report.is_some_and(|report| report.suspects_term == Some(term))
     };
-    answered || observation.peers.iter().any(concludes)
+    answered || observation.peers.values().any(concludes)
 }
 
 /// The API server has answered lately.
