@@ -243,6 +243,6 @@ pub(super) fn take_over(turn: Turn<'_>, standing: &Standing) -> Decision {
     if record.holder.is_some() && !standing.expired {
         return turn.row(Situation::AwaitingExpiry, standing.holder_name()).soon();
     }
-    let write = stand::claim(&turn, standing, record, (record.term + 1, None), "a new cluster");
+    let write = stand::claim(&turn, standing, record, record.term + 1, None, "a new cluster");
     turn.lease_row(Situation::Claiming, format!("term {}", record.term + 1), write)
 }

@@ -55,7 +55,7 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
         return turn.row(Situation::AwaitingPrimary, standing.holder_name());
     };
     match role.upstream() {
-        Some(known) => attached(turn, standing, server, (holder, known)),
+        Some(known) => attached(turn, standing, server, holder, known),
         None => detached(turn, standing, server, holder),
     }
 }
@@ -114,7 +114,8 @@ fn attached(
     turn: Turn<'_>,
     standing: &Standing,
     server: &ServerStatus,
-    (holder, known): (Ordinal, &Upstream),
+    holder: Ordinal,
+    known: &Upstream,
 ) -> Decision {
     // By its name at once; by its address in DNS once that is known.
     let looked_at = turn.observation.upstream.of == Some(holder);
@@ -195,7 +196,7 @@ fn detached(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: 
     };
     let position = position(server);
     let facts = fresh(&turn, holder, since_ms)
-        .or_else(|| about_to_be_promoted(&turn, standing, (holder, since_ms), position));
+        .or_else(|| about_to_be_promoted(&turn, standing, holder, since_ms, position));
     let Some(facts) = facts else {
         let detail = probe_text(&turn);
         return turn.row(Situation::PrimaryUnreachable, detail).soon();
@@ -316,10 +317,5 @@ pub(super) fn empty(turn: Turn<'_>, standing: &Standing) -> Decision {
     let facts = standing
         .holder_elsewhere
         .and_then(|holder| fresh(&turn, holder, turn.memory.busy_at_ms));
-    clone(
-        turn,
-        standing,
-        facts,
-        (Situation::ReadyToClone, CloneReason::Empty),
-    )
+    clone(turn, standing, facts, Situation::ReadyToClone, CloneReason::Empty)
 }

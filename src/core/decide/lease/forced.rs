@@ -44,13 +44,7 @@ pub(super) fn take_over(turn: Turn<'_>, standing: &Standing, record: &LeaseRecor
     if !stand::right_over(&turn, standing, record) || kept_by_others(&turn, standing, record) {
         return turn.row(Situation::Comparing, stand::not_over(standing)).soon();
     }
-    let write = stand::claim(
-        &turn,
-        standing,
-        record,
-        (term, Some(own)),
-        "forced by the operator",
-    );
+    let write = stand::claim(&turn, standing, record, term, Some(own), "forced by the operator");
     turn.lease_row(Situation::Standing, "forced by the operator".to_owned(), write)
 }
 

@@ -4,7 +4,7 @@ use crate::core::cluster::moves::MAX_LAG_BYTES;
 use crate::core::data_directory::{ControlState, DataDirectory, DataDirectoryFacts};
 use crate::core::decision::{Decision, HandingOver, Memory, PostgresAction};
 use crate::core::lease::{
-    HistoryEntry, Identity, Incarnation, LeasePurpose, LeaseRecord, LeaseWrite, SynchronousSet,
+    HistoryEntry, Identity, Incarnation, LeasePurpose, LeaseRecord, LeaseWrite, MoveRequest, SynchronousSet,
 };
 use crate::core::member::Ordinal;
 use crate::core::observation::{Observation, PeerView};
@@ -22,14 +22,8 @@ const DRAINING: &str = "clients' sessions end between transactions";
 
 /// PostgreSQL still serves: a checkpoint, then the stop.
 pub(super) fn while_running(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
-    let asked = hold::asked_to_move(record);
-    let handing_over = turn.memory.lease.handing_over.or_else(|| {
-        asked.map(|(to, forced)| HandingOver {
-            to,
-            since_ms: standing.at_ms,
-            forced,
-        })
-    });
+    let asked = asked_to_move(record, standing.at_ms);
+    let handing_over = turn.memory.lease.handing_over.or(asked);
     let Some(handing_over) = handing_over.filter(|_| asked.is_some()) else {
         turn.memory.lease.handing_over = None;
         return turn
@@ -56,6 +50,19 @@ pub(super) fn while_running(mut turn: Turn<'_>, standing: &Standing, record: &Le
     }
     let action = PostgresAction::Stop { mode: StopMode::Fast };
     turn.act(Situation::HandingOver, "PostgreSQL is stopped".to_owned(), action)
+}
+
+/// The move that the operator asks for, begun now.
+fn asked_to_move(record: &LeaseRecord, at_ms: u64) -> Option<HandingOver> {
+    let (to, forced) = match record.request.as_ref()? {
+        MoveRequest::Switchover { to, .. } => (*to, false),
+        MoveRequest::Failover { to, .. } => (Some(*to), true),
+    };
+    Some(HandingOver {
+        to,
+        since_ms: at_ms,
+        forced,
+    })
 }
 
 /// The operator's request is answered without a move.
@@ -90,7 +97,7 @@ fn successor_now(turn: &Turn<'_>, handing_over: HandingOver) -> Option<Ordinal> 
         timeline: server.timeline,
         lsn: near,
     };
-    successor(turn, handing_over, position).map(|(ordinal, _)| ordinal)
+    successor(turn, handing_over, position).map(|successor| successor.ordinal)
 }
 
 /// PostgreSQL is on its way down for a planned move.
@@ -115,7 +122,7 @@ fn once_written(
     let Some((record, facts)) = record.zip(written) else {
         return hold::stopping(turn, standing, situation);
     };
-    match handed_over(&turn, standing, (record, facts), situation, handing_over) {
+    match handed_over(&turn, standing, record, facts, situation, handing_over) {
         Some((detail, write)) => turn.lease_row(situation, detail, write),
         None => hold::stopping(turn, standing, situation),
     }
@@ -133,7 +140,8 @@ fn may_move(record: &LeaseRecord) -> bool {
 fn handed_over(
     turn: &Turn<'_>,
     standing: &Standing,
-    (record, facts): (&LeaseRecord, &DataDirectoryFacts),
+    record: &LeaseRecord,
+    facts: &DataDirectoryFacts,
     situation: Situation,
     handing_over: HandingOver,
 ) -> Option<(String, Option<LeaseWrite>)> {
@@ -146,8 +154,8 @@ fn handed_over(
         ..handing_over
     };
     let clean = facts.control_state == ControlState::ShutDown;
-    let found = successor(turn, asked, facts.position()).filter(|_| clean)?;
-    if !(ended || preferred(turn, asked, found.1)) {
+    let to = successor(turn, asked, facts.position()).filter(|_| clean)?;
+    if !(ended || preferred(turn, asked, to.peer)) {
         return None;
     }
     let reason = match situation {
@@ -155,8 +163,8 @@ fn handed_over(
         _ if handing_over.forced => "forced by the operator",
         _ => "switchover",
     };
-    let detail = format!("to {}-{}", turn.policy.cluster, found.0);
-    Some((detail, named(turn, standing, record, facts, found, reason)))
+    let detail = format!("to {}-{}", turn.policy.cluster, to.ordinal);
+    Some((detail, named(turn, standing, record, facts, &to, reason)))
 }
 
 /// Whether nobody who is to come before `peer` may have everything in a moment too.
@@ -181,7 +189,7 @@ pub(super) fn while_stopped(
     let waited_ms = stopped_for_ms(&turn, standing);
     // Then nobody else can be told either: the peers may confirm it as the primary that it was.
     let in_vain = standing.unanswered && waited_ms >= turn.policy.times.peer_timeout_ms;
-    let handed_over = handed_over(&turn, standing, (record, facts), situation, handing_over);
+    let handed_over = handed_over(&turn, standing, record, facts, situation, handing_over);
     if let Some((detail, write)) = handed_over.filter(|_| !in_vain) {
         return turn.lease_row(situation, detail, write);
     }
@@ -273,8 +281,7 @@ pub(super) fn leaving(turn: Turn<'_>, standing: &Standing) -> Decision {
     let clean = facts.control_state == ControlState::ShutDown;
     if clean && !record.paused {
         let situation = Situation::Leaving;
-        if let Some((detail, write)) = handed_over(&turn, standing, (record, facts), situation, handing_over)
-        {
+        if let Some((detail, write)) = handed_over(&turn, standing, record, facts, situation, handing_over) {
             return turn.lease_row(situation, detail, write);
         }
         let waited_ms = stopped_for_ms(&turn, standing);
@@ -316,12 +323,14 @@ fn stopped_for_ms(turn: &Turn<'_>, standing: &Standing) -> u64 {
     since_ms.map_or(0, |since_ms| standing.at_ms.saturating_sub(since_ms))
 }
 
+/// The member that takes over.
+struct Successor<'a> {
+    ordinal: Ordinal,
+    peer: &'a PeerView,
+}
+
 /// A connected member that may be primary and has flushed up to `position`: the named one, else the one with the most.
-fn successor<'a>(
-    turn: &Turn<'a>,
-    handing_over: HandingOver,
-    position: WalPosition,
-) -> Option<(Ordinal, &'a PeerView)> {
+fn successor<'a>(turn: &Turn<'a>, handing_over: HandingOver, position: WalPosition) -> Option<Successor<'a>> {
     let fits = |ordinal: Ordinal, peer: &PeerView| {
         let same_timeline = peer.timeline == Some(position.timeline);
         // The position is where the last checkpoint's record begins: one that has not got it would leave the old primary with WAL of its own.
@@ -337,7 +346,10 @@ fn successor<'a>(
         .filter(|(ordinal, peer)| fits(**ordinal, peer));
     let best = candidates
         .min_by_key(|(ordinal, peer)| (std::cmp::Reverse(peer.flush_lsn), priority(peer), **ordinal));
-    best.map(|(ordinal, peer)| (*ordinal, peer))
+    best.map(|(ordinal, peer)| Successor {
+        ordinal: *ordinal,
+        peer,
+    })
 }
 
 /// A connected member that may be primary, and is asked for if one is.
@@ -358,21 +370,21 @@ fn named(
     standing: &Standing,
     record: &LeaseRecord,
     facts: &DataDirectoryFacts,
-    to: (Ordinal, &PeerView),
+    to: &Successor<'_>,
     reason: &str,
 ) -> Option<LeaseWrite> {
-    let pod = format!("{}-{}", turn.policy.cluster, to.0);
+    let pod = format!("{}-{}", turn.policy.cluster, to.ordinal);
     let mut next = record.clone();
     next.holder = Some(Identity {
         pod: pod.clone(),
-        uid: to.1.uid.clone(),
+        uid: to.peer.uid.clone(),
     });
     next.term += 1;
     next.renewals = 0;
     next.request = None;
     next.released_by = None;
     next.timeline = record.next_timeline(facts.timeline);
-    next.synchronous = witnesses(turn, record, facts.position(), to.0);
+    next.synchronous = witnesses(turn, record, facts.position(), to.ordinal);
     next.remember(HistoryEntry {
         term: next.term,
         timeline: Some(facts.timeline),

@@ -370,11 +370,3 @@ fn open(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, facts: &DataD
 fn at_first(turn: &Turn<'_>, record: &LeaseRecord) -> Told {
     told::at_first(turn.policy, record, turn.observation.lease.uncertain.as_ref())
 }
-
-/// Whether the operator's request is for the holder to act on.
-pub(super) fn asked_to_move(record: &LeaseRecord) -> Option<(Option<crate::core::member::Ordinal>, bool)> {
-    match record.request.as_ref()? {
-        MoveRequest::Switchover { to, .. } => Some((*to, false)),
-        MoveRequest::Failover { to, .. } => Some((Some(*to), true)),
-    }
-}

@@ -47,14 +47,15 @@ pub(super) fn replace(
     if standing.record.is_some_and(|record| record.paused) && reason != CloneReason::Requested {
         return turn.row(Situation::Paused, "PGDATA is left as it is".to_owned());
     }
-    clone(turn, standing, facts, (situation, reason))
+    clone(turn, standing, facts, situation, reason)
 }
 
 pub(super) fn clone(
     turn: Turn<'_>,
     standing: &Standing,
     facts: Option<&UpstreamFacts>,
-    (situation, reason): (Situation, CloneReason),
+    situation: Situation,
+    reason: CloneReason,
 ) -> Decision {
     let wanted = standing.record.and_then(|record| record.system_identifier);
     let upstream = standing

@@ -36,7 +36,7 @@ pub(super) fn consider<'a>(turn: Turn<'a>, standing: &Standing) -> Result<Decisi
         _ if (record.holder.is_none() || (vacant && standing.expired)) && named_last(&turn, record) => {
             Ok(name_again(turn, standing, record))
         }
-        Some(proof) => by_proof(turn, standing, record, (proof, vacant)),
+        Some(proof) => by_proof(turn, standing, record, proof, vacant),
         None if office::nothing_provable(record) && (vacant || standing.suspects) => {
             let detail = "no standby is known to have every commit".to_owned();
             Ok(turn.row(Situation::NoCandidate, detail))
@@ -57,7 +57,8 @@ fn by_proof<'a>(
     turn: Turn<'a>,
     standing: &Standing,
     record: &LeaseRecord,
-    (proof, vacant): (u32, bool),
+    proof: u32,
+    vacant: bool,
 ) -> Result<Decision, Turn<'a>> {
     if standing.promised > record.term {
         return Ok(compare(turn, standing, record, proof));
@@ -197,7 +198,7 @@ fn compare(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, proof:
         turn.memory.lease.waiting_since_ms = None;
     }
     let detail = format!("flushed up to {} on timeline {}", own.flush_lsn, own.timeline);
-    let write = claim(&turn, standing, record, (term, Some(own)), "the primary was lost");
+    let write = claim(&turn, standing, record, term, Some(own), "the primary was lost");
     turn.lease_row(Situation::Standing, detail, write)
 }
 
@@ -299,7 +300,8 @@ pub(super) fn claim(
     turn: &Turn<'_>,
     standing: &Standing,
     record: &LeaseRecord,
-    (term, position): (u64, Option<FinalPosition>),
+    term: u64,
+    position: Option<FinalPosition>,
     reason: &str,
 ) -> Option<LeaseWrite> {
     let mut next = record.clone();
@@ -357,7 +359,7 @@ fn name_again(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Deci
         return turn.row(Situation::Comparing, detail).soon();
     };
     let detail = format!("flushed up to {} on timeline {}", own.flush_lsn, own.timeline);
-    let write = claim(&turn, standing, record, (term, Some(own)), "it was named already");
+    let write = claim(&turn, standing, record, term, Some(own), "it was named already");
     turn.lease_row(Situation::Standing, detail, write)
 }
 
@@ -392,7 +394,8 @@ pub(super) fn last_holder<'a>(
         &turn,
         standing,
         record,
-        (record.term + 1, None),
+        record.term + 1,
+        None,
         "the last primary came back",
     );
     // Nobody came after it: its PostgreSQL is given as many starts as before.

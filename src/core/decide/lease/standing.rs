@@ -57,7 +57,7 @@ impl<'a> Standing<'a> {
             .write_failed_at_ms
             .is_some_and(|failed| at_ms < failed + WRITE_PAUSE_MS);
         let holder = holder(policy, record);
-        let patience_ms = patience_ms(policy, memory, observation, (record, holder));
+        let patience_ms = patience_ms(policy, memory, observation, record, holder);
         Self {
             at_ms,
             version: lease
@@ -170,7 +170,8 @@ fn patience_ms(
     policy: &Policy,
     memory: &Memory,
     observation: &Observation,
-    (record, holder): (Option<&LeaseRecord>, Option<Ordinal>),
+    record: Option<&LeaseRecord>,
+    holder: Option<Ordinal>,
 ) -> Option<u64> {
     let identity = record?.holder.as_ref()?;
     let ordinal = holder.filter(|ordinal| *ordinal != policy.ordinal)?;

@@ -30,7 +30,8 @@ pub(super) fn fresh<'a>(turn: &Turn<'a>, holder: Ordinal, since_ms: u64) -> Opti
 pub(super) fn about_to_be_promoted<'a>(
     turn: &Turn<'a>,
     standing: &Standing,
-    (holder, since_ms): (Ordinal, u64),
+    holder: Ordinal,
+    since_ms: u64,
     position: WalPosition,
 ) -> Option<&'a UpstreamFacts> {
     let report = turn.observation.peers.get(&holder)?.leadership.as_ref()?;
