@@ -18,7 +18,7 @@ use super::decision::{Decision, Memory, PostgresAction};
 use super::observation::{NameState, Observation, ProbeState};
 use super::policy::{Leadership, Policy};
 use super::situation::Situation;
-use super::supervision::{JobState, JobStatus, Postmaster, ServerRole, SupervisorStatus, Upstream};
+use super::supervision::{JobState, JobStatus, Postmaster, ServerRole, StopMode, SupervisorStatus, Upstream};
 
 /// Look again this soon while something changes by itself.
 const SOON_MS: u64 = 50;
@@ -157,6 +157,11 @@ impl<'a> Turn<'a> {
             ..self.row(situation, detail)
         }
         .soon()
+    }
+
+    /// PostgreSQL ends its sessions and stops.
+    fn stop(self, situation: Situation, detail: String) -> Decision {
+        self.act(situation, detail, PostgresAction::Stop { mode: StopMode::Fast })
     }
 
     fn facts(&self) -> Option<&'a DataDirectoryFacts> {

@@ -6,12 +6,10 @@ use crate::core::decision::{Decision, PostgresAction};
 use crate::core::observation::{MemberRequest, ProbeState};
 use crate::core::situation::Situation;
 use crate::core::status::ServerStatus;
-use crate::core::supervision::{CloneReason, Licence, ServerRole, StopMode};
+use crate::core::supervision::{CloneReason, Licence, ServerRole};
 use crate::core::wal::{Relation, WalPosition};
 
 use super::{Turn, shared, slots, standby};
-
-const STOP: PostgresAction = PostgresAction::Stop { mode: StopMode::Fast };
 
 pub(super) fn decide(turn: Turn<'_>, role: &ServerRole, ready: bool) -> Decision {
     let server = turn.observation.server.as_ref();
@@ -21,7 +19,7 @@ pub(super) fn decide(turn: Turn<'_>, role: &ServerRole, ready: bool) -> Decision
             return turn.row(Situation::WritableStandby, String::new());
         }
         if let Some(detail) = turn.facts().and_then(|facts| standby::foreign(&turn, facts)) {
-            return turn.act(Situation::ForeignDataDirectory, detail, STOP);
+            return turn.stop(Situation::ForeignDataDirectory, detail);
         }
     }
     match server {
@@ -43,7 +41,7 @@ fn requested(mut turn: Turn<'_>) -> Decision {
         turn.memory.condemned = Some(CloneReason::Requested);
     }
     let detail = if reinit { "a fresh clone" } else { "a restart" };
-    turn.act(Situation::Requested, detail.to_owned(), STOP)
+    turn.stop(Situation::Requested, detail.to_owned())
 }
 
 fn primary(turn: Turn<'_>, server: &ServerStatus) -> Decision {
@@ -137,5 +135,5 @@ fn condemn(mut turn: Turn<'_>, situation: Situation, detail: String, reason: Clo
         return turn.row(situation, detail);
     }
     turn.memory.condemned = Some(reason);
-    turn.act(situation, detail, STOP)
+    turn.stop(situation, detail)
 }

@@ -6,7 +6,7 @@ use crate::core::member::Ordinal;
 use crate::core::observation::{MemberRequest, UpstreamFacts};
 use crate::core::situation::Situation;
 use crate::core::status::ServerStatus;
-use crate::core::supervision::{CloneReason, ServerRole, StopMode, Upstream};
+use crate::core::supervision::{CloneReason, ServerRole, Upstream};
 use crate::core::wal::Relation;
 
 use super::super::{shared, slots};
@@ -33,8 +33,7 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
         .system_identifier
         .is_some_and(|recorded| recorded != server.system_identifier)
     {
-        let action = PostgresAction::Stop { mode: StopMode::Fast };
-        return turn.act(Situation::ForeignDataDirectory, String::new(), action);
+        return turn.stop(Situation::ForeignDataDirectory, String::new());
     }
     let turn = match stand::consider(turn, standing) {
         Ok(decision) => return decision,
@@ -46,8 +45,7 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
             return condemn(turn, Situation::Requested, detail, CloneReason::Requested);
         }
         Some(MemberRequest::Restart) => {
-            let action = PostgresAction::Stop { mode: StopMode::Fast };
-            return turn.act(Situation::Requested, "a restart".to_owned(), action);
+            return turn.stop(Situation::Requested, "a restart".to_owned());
         }
         None => {}
     }
@@ -76,7 +74,7 @@ fn starting(turn: Turn<'_>, standing: &Standing, role: &ServerRole) -> Decision 
     let attached = known.is_some_and(|known| known.address == upstream_facts.address);
     if known.is_some() && !attached {
         let term = standing.term();
-        return turn.act(situation, standing.holder_name(), PostgresAction::Detach { term });
+        return turn.detach(situation, standing.holder_name(), term);
     }
     if own.system_identifier != upstream_facts.system_identifier {
         return turn.row(situation, String::new()).soon();
@@ -124,11 +122,7 @@ fn attached(
     let same_name = known.application_name == joining(&turn, standing);
     if other || (looked_at && !same_host) || !same_name || standing.promised > standing.term() {
         let term = standing.term().max(standing.promised);
-        return turn.act(
-            Situation::UpstreamMoved,
-            standing.holder_name(),
-            PostgresAction::Detach { term },
-        );
+        return turn.detach(Situation::UpstreamMoved, standing.holder_name(), term);
     }
     if server.receiver_streaming {
         return streaming(turn, standing, server, holder);
@@ -140,7 +134,7 @@ fn attached(
     if facts.address != known.address {
         let detail = format!("\"{}\" is now {}", known.host, facts.address);
         let term = standing.term().max(standing.promised);
-        return turn.act(Situation::UpstreamMoved, detail, PostgresAction::Detach { term });
+        return turn.detach(Situation::UpstreamMoved, detail, term);
     }
     not_streaming(turn, server, facts, holder)
 }
@@ -202,8 +196,7 @@ fn detached(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: 
         return turn.row(Situation::PrimaryUnreachable, detail).soon();
     };
     if facts.system_identifier != server.system_identifier {
-        let action = PostgresAction::Stop { mode: StopMode::Fast };
-        return turn.act(Situation::ForeignDataDirectory, String::new(), action);
+        return turn.stop(Situation::ForeignDataDirectory, String::new());
     }
     match facts.history.relation(position, facts.flush_lsn) {
         Relation::Contained => {

@@ -1,6 +1,6 @@
 //! A forced failover: the operator takes it upon himself that commits may be lost, and nothing else.
 
-use crate::core::decision::{Decision, PostgresAction};
+use crate::core::decision::Decision;
 use crate::core::lease::{LeaseRecord, MoveRequest};
 use crate::core::situation::Situation;
 
@@ -30,11 +30,7 @@ pub(super) fn take_over(turn: Turn<'_>, standing: &Standing, record: &LeaseRecor
     }
     let term = stand::next_term(&turn, record);
     if standing.promised < term {
-        return turn.act(
-            Situation::Detaching,
-            "forced by the operator".to_owned(),
-            PostgresAction::Detach { term },
-        );
+        return turn.detach(Situation::Detaching, "forced by the operator".to_owned(), term);
     }
     let Some(own) = standing.final_position else {
         return turn

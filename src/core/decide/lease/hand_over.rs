@@ -10,7 +10,7 @@ use crate::core::member::Ordinal;
 use crate::core::observation::{Observation, PeerView};
 use crate::core::policy::Policy;
 use crate::core::situation::Situation;
-use crate::core::supervision::{Postmaster, StopMode};
+use crate::core::supervision::Postmaster;
 use crate::core::wal::{Lsn, WalPosition};
 
 use super::standing::Standing;
@@ -48,8 +48,7 @@ pub(super) fn while_running(mut turn: Turn<'_>, standing: &Standing, record: &Le
     if !drained && !handing_over.forced {
         return turn.row(Situation::HandingOver, DRAINING.to_owned()).soon();
     }
-    let action = PostgresAction::Stop { mode: StopMode::Fast };
-    turn.act(Situation::HandingOver, "PostgreSQL is stopped".to_owned(), action)
+    turn.stop(Situation::HandingOver, "PostgreSQL is stopped".to_owned())
 }
 
 /// The move that the operator asks for, begun now.
@@ -226,12 +225,7 @@ fn before_stop(mut turn: Turn<'_>, standing: &Standing) -> Decision {
     turn.memory.lease.handing_over = Some(handing_over);
     if let Some(until_ms) = hold::licence_due(&turn, standing) {
         // A checkpoint and the sessions may take longer than one licence, and the fence would make the stop a crash.
-        let (detail, until_ms) = ("PostgreSQL still serves".to_owned(), Some(until_ms));
-        return turn.act(
-            Situation::Leaving,
-            detail,
-            PostgresAction::GrantLicence { until_ms },
-        );
+        return turn.grant_licence(Situation::Leaving, "PostgreSQL still serves".to_owned(), until_ms);
     }
     if standing.in_right() && turn.observation.writable_server().is_some() {
         if !checkpointed(&turn, handing_over) {
@@ -244,8 +238,7 @@ fn before_stop(mut turn: Turn<'_>, standing: &Standing) -> Decision {
             return turn.row(Situation::Leaving, DRAINING.to_owned()).soon();
         }
     }
-    let action = PostgresAction::Stop { mode: StopMode::Fast };
-    turn.act(Situation::Leaving, "PostgreSQL is stopped".to_owned(), action)
+    turn.stop(Situation::Leaving, "PostgreSQL is stopped".to_owned())
 }
 
 fn checkpointed(turn: &Turn<'_>, handing_over: HandingOver) -> bool {
@@ -257,8 +250,7 @@ fn checkpointed(turn: &Turn<'_>, handing_over: HandingOver) -> bool {
 pub(super) fn leaving(turn: Turn<'_>, standing: &Standing) -> Decision {
     let Some(record) = standing.record.filter(|_| standing.is_holder) else {
         if turn.supervisor.postmaster.ready_primary() {
-            let action = PostgresAction::Stop { mode: StopMode::Fast };
-            return turn.act(Situation::Leaving, standing.holder_name(), action);
+            return turn.stop(Situation::Leaving, standing.holder_name());
         }
         return turn.row(Situation::Leaving, String::new());
     };
@@ -271,8 +263,12 @@ pub(super) fn leaving(turn: Turn<'_>, standing: &Standing) -> Decision {
     let facts = match &turn.supervisor.data_directory {
         DataDirectory::Complete(facts) if stopped => facts,
         _ if stopped => {
-            let write = release(record, standing, None);
-            return turn.lease_row(Situation::Leaving, "the Lease is given back".to_owned(), write);
+            return turn.give_back(
+                standing,
+                record,
+                Situation::Leaving,
+                "the Lease is given back".to_owned(),
+            );
         }
         _ if turn.supervisor.postmaster.ready_primary() => return before_stop(turn, standing),
         _ if record.paused => return hold::stopping(turn, standing, Situation::Leaving),

@@ -13,7 +13,7 @@ use crate::core::sync::Told;
 use super::super::{shared, slots};
 use super::standing::Standing;
 use super::told::{self, Next};
-use super::{Turn, hand_over, office, release, was_primary};
+use super::{Turn, hand_over, office, was_primary};
 
 /// A licence is renewed when it would end earlier than the right by more than this.
 const LICENCE_SLACK_MS: u64 = 200;
@@ -26,10 +26,7 @@ pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
         return turn.row(Situation::LeaseUnread, String::new());
     };
     if let Some(until_ms) = licence_due(&turn, standing) {
-        let action = PostgresAction::GrantLicence {
-            until_ms: Some(until_ms),
-        };
-        return turn.act(Situation::Primary, format!("term {}", record.term), action);
+        return turn.grant_licence(Situation::Primary, format!("term {}", record.term), until_ms);
     }
     let Some(server) = &turn.observation.server else {
         if office::unseen(turn.observation) {
@@ -58,11 +55,7 @@ pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
     }
     if turn.observation.request == Some(MemberRequest::Restart) {
         let detail = "a restart".to_owned();
-        return turn.act(
-            Situation::Requested,
-            detail,
-            PostgresAction::Stop { mode: StopMode::Fast },
-        );
+        return turn.stop(Situation::Requested, detail);
     }
     if turn.memory.lease.handing_over.is_some() || record.request.is_some() {
         return hand_over::while_running(turn, standing, record);
@@ -172,8 +165,7 @@ fn unserved(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, ready: bo
         return turn.row(situation, String::new()).soon();
     }
     if office::provable_elsewhere(turn.observation, record) {
-        let write = release(record, standing, None);
-        return turn.lease_row(Situation::Resigning, detail, write);
+        return turn.give_back(standing, record, Situation::Resigning, detail);
     }
     let useless = ready && down_ms > limit_ms.max(standing.duration_ms);
     if useless || forced_away(&turn, standing, record) {
@@ -214,8 +206,7 @@ pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
     let Some(server) = turn.observation.server.as_ref().filter(|_| ready) else {
         if down_ms > turn.policy.times.recovery_timeout_ms && !record.paused {
             // It has written nothing in this term.
-            let write = release(record, standing, None);
-            return turn.lease_row(Situation::Resigning, detail, write);
+            return turn.give_back(standing, record, Situation::Resigning, detail);
         }
         return turn
             .row(Situation::Promoting, "PostgreSQL does not answer yet".to_owned())
@@ -223,22 +214,16 @@ pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
     };
     if standing.promised > record.term {
         // It has bound itself to a later term than the one in which it was named.
-        let write = release(record, standing, None);
-        return turn.lease_row(Situation::Resigning, detail, write);
+        return turn.give_back(standing, record, Situation::Resigning, detail);
     }
     // Also while nothing is received: an upstream that comes back as a later primary would hand on its timeline in between.
     if server.receiver_present || turn.upstream_in_use().is_some() {
-        return turn.act(
-            Situation::Promoting,
-            detail,
-            PostgresAction::Detach { term: record.term },
-        );
+        return turn.detach(Situation::Promoting, detail, record.term);
     }
     if server.timeline >= record.timeline {
         // WAL of a later primary has come since, which the record that is known here says nothing of.
-        let write = release(record, standing, None);
         let detail = format!("timeline {} has been begun by another member", server.timeline);
-        return turn.lease_row(Situation::Resigning, detail, write);
+        return turn.give_back(standing, record, Situation::Resigning, detail);
     }
     if !standing.in_right() {
         return turn
@@ -246,10 +231,7 @@ pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
             .soon();
     }
     if let Some(until_ms) = licence_due(&turn, standing) {
-        let action = PostgresAction::GrantLicence {
-            until_ms: Some(until_ms),
-        };
-        return turn.act(Situation::Promoting, detail, action);
+        return turn.grant_licence(Situation::Promoting, detail, until_ms);
     }
     let names = told::text(turn.policy, &at_first(&turn, record));
     let action = PostgresAction::Promote {
@@ -271,10 +253,7 @@ pub(super) fn stopping(turn: Turn<'_>, standing: &Standing, situation: Situation
         _ => "PostgreSQL is stopping".to_owned(),
     };
     match licence_due(&turn, standing).filter(|_| standing.is_holder) {
-        Some(until_ms) => {
-            let until_ms = Some(until_ms);
-            turn.act(situation, detail, PostgresAction::GrantLicence { until_ms })
-        }
+        Some(until_ms) => turn.grant_licence(situation, detail, until_ms),
         None => turn.row(situation, detail).soon(),
     }
 }
@@ -298,11 +277,11 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
         );
     }
     if facts.half_rewound {
-        let write = release(record, standing, None);
-        return turn.lease_row(
+        return turn.give_back(
+            standing,
+            record,
             Situation::HolderWithoutData,
             "PGDATA is half rewound".to_owned(),
-            write,
         );
     }
     if record.paused && stopped_by_others(&turn) {
@@ -311,11 +290,11 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
     let others =
         turn.memory.failures >= FAILED_STARTS && office::provable_elsewhere(turn.observation, record);
     if others || forced_away(&turn, standing, record) {
-        let write = release(record, standing, None);
-        return turn.lease_row(
+        return turn.give_back(
+            standing,
+            record,
             Situation::Resigning,
             "PostgreSQL does not start".to_owned(),
-            write,
         );
     }
     if let Some(detail) = turn.failed_start() {
@@ -357,10 +336,7 @@ fn open(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, facts: &DataD
         );
     }
     if let Some(until_ms) = licence_due(&turn, standing) {
-        let action = PostgresAction::GrantLicence {
-            until_ms: Some(until_ms),
-        };
-        return turn.act(Situation::Reopening, detail, action);
+        return turn.grant_licence(Situation::Reopening, detail, until_ms);
     }
     let told = at_first(&turn, record);
     let server = ServerRole::primary(told::text(turn.policy, &told));

@@ -36,7 +36,7 @@ use crate::core::lease::{LeasePurpose, LeaseRecord, LeaseWrite};
 use crate::core::observation::Observation;
 use crate::core::policy::Policy;
 use crate::core::situation::Situation;
-use crate::core::supervision::{JobState, JobStatus, Postmaster, ServerRole, StopMode, Upstream};
+use crate::core::supervision::{JobState, JobStatus, Postmaster, ServerRole, Upstream};
 
 use super::{Turn, shared};
 use standing::Standing;
@@ -117,7 +117,7 @@ fn situation(turn: Turn<'_>, standing: &Standing) -> Decision {
     {
         // Whatever has become of PostgreSQL: what hangs on the disk cannot be killed either.
         let detail = format!("the data volume has taken nothing for {failing_ms} ms");
-        return turn.lease_row(Situation::Resigning, detail, release(record, standing, None));
+        return turn.give_back(standing, record, Situation::Resigning, detail);
     }
     if turn.supervisor.stopping {
         return hand_over::leaving(turn, standing);
@@ -149,21 +149,13 @@ fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, ready: bool) 
             return first::again(turn, standing);
         }
         let detail = standing.holder_name();
-        return turn.act(
-            Situation::LostOffice,
-            detail,
-            PostgresAction::Stop { mode: StopMode::Fast },
-        );
+        return turn.stop(Situation::LostOffice, detail);
     }
     match (standing.is_holder, role) {
         (true, ServerRole::Primary { .. }) => hold::primary(turn, standing, ready),
         (true, ServerRole::Standby { .. }) if writable => {
             // Promoted by somebody else: it comes back under its own configuration.
-            turn.act(
-                Situation::Reopening,
-                String::new(),
-                PostgresAction::Stop { mode: StopMode::Fast },
-            )
+            turn.stop(Situation::Reopening, String::new())
         }
         (true, ServerRole::Standby { .. }) => hold::standby(turn, standing, ready),
         (false, _) => follow::running(turn, standing, role, ready),
@@ -186,8 +178,7 @@ fn not_to_be_opened(turn: Turn<'_>, standing: &Standing, situation: Situation, d
         .filter(|record| standing.is_holder && long && !record.paused)
     {
         Some(record) if office::provable_elsewhere(turn.observation, record) => {
-            let write = release(record, standing, None);
-            turn.lease_row(Situation::Resigning, detail, write)
+            turn.give_back(standing, record, Situation::Resigning, detail)
         }
         _ => turn.row(situation, detail),
     }
@@ -200,8 +191,7 @@ fn empty(turn: Turn<'_>, standing: &Standing) -> Decision {
             first::initdb(turn, standing)
         }
         Some(record) if standing.is_holder => {
-            let write = release(record, standing, None);
-            turn.lease_row(Situation::HolderWithoutData, String::new(), write)
+            turn.give_back(standing, record, Situation::HolderWithoutData, String::new())
         }
         Some(record) if record.system_identifier.is_none() && turn.policy.first() => {
             first::take_over(turn, standing)
@@ -222,8 +212,7 @@ fn complete(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -> 
             facts.system_identifier
         );
         if standing.is_holder {
-            let write = release(record, standing, None);
-            return turn.lease_row(Situation::ForeignDataDirectory, detail, write);
+            return turn.give_back(standing, record, Situation::ForeignDataDirectory, detail);
         }
         return turn.row(Situation::ForeignDataDirectory, detail);
     }
@@ -266,6 +255,28 @@ impl Turn<'_> {
     /// The upstream that the running server was given, if it is a standby.
     fn upstream_in_use(&self) -> Option<&Upstream> {
         self.observation.running_role()?.upstream()
+    }
+
+    /// Promises `term`, and receives nothing any more.
+    fn detach(self, situation: Situation, detail: String, term: u64) -> Decision {
+        self.act(situation, detail, PostgresAction::Detach { term })
+    }
+
+    /// PostgreSQL may run writable until then.
+    fn grant_licence(self, situation: Situation, detail: String, until_ms: u64) -> Decision {
+        let until_ms = Some(until_ms);
+        self.act(situation, detail, PostgresAction::GrantLicence { until_ms })
+    }
+
+    /// The holder gives the Lease back, without the word that it has everything.
+    fn give_back(
+        self,
+        standing: &Standing,
+        record: &LeaseRecord,
+        situation: Situation,
+        detail: String,
+    ) -> Decision {
+        self.lease_row(situation, detail, release(record, standing, None))
     }
 
     /// A row whose one action is a write to the Lease, if one may be begun now.

@@ -3,7 +3,7 @@
 use crate::core::decision::{Decision, PostgresAction};
 use crate::core::observation::{NameState, UpstreamFacts};
 use crate::core::situation::Situation;
-use crate::core::supervision::{CloneReason, JobRequest, StopMode};
+use crate::core::supervision::{CloneReason, JobRequest};
 
 use super::super::shared;
 use super::Turn;
@@ -102,6 +102,5 @@ pub(super) fn condemn(
         return turn.row(situation, detail);
     }
     turn.memory.condemned = Some(reason);
-    let action = PostgresAction::Stop { mode: StopMode::Fast };
-    turn.act(situation, detail, action)
+    turn.stop(situation, detail)
 }

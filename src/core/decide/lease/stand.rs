@@ -6,7 +6,7 @@
 )]
 
 use crate::core::data_directory::{ControlState, DataDirectoryFacts};
-use crate::core::decision::{Decision, PostgresAction};
+use crate::core::decision::Decision;
 use crate::core::lease::{
     Durability, FinalPosition, HISTORY_LIMIT, HistoryEntry, LeadershipReport, LeasePurpose, LeaseRecord,
     LeaseWrite, Rank,
@@ -80,7 +80,7 @@ fn by_proof<'a>(
         return Ok(turn.row(Situation::Suspecting, detail).soon());
     }
     let term = next_term(&turn, record);
-    Ok(turn.act(Situation::Detaching, detail, PostgresAction::Detach { term }))
+    Ok(turn.detach(Situation::Detaching, detail, term))
 }
 
 /// Under `async` nothing proves that a standby has everything: the old primary's right must be over.
@@ -113,7 +113,7 @@ fn by_expiry<'a>(
     }
     let term = next_term(&turn, record);
     let detail = standing.holder_name();
-    Ok(turn.act(Situation::Detaching, detail, PostgresAction::Detach { term }))
+    Ok(turn.detach(Situation::Detaching, detail, term))
 }
 
 /// As far as this member can know: nobody holds the Lease, or it has run out by this clock, and so has what this member confirmed.
@@ -144,19 +144,11 @@ fn compare(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, proof:
     let term = next_term(&turn, record);
     if standing.promised < term {
         // Somebody has promised more: all must stand for the same term.
-        return turn.act(
-            Situation::Detaching,
-            String::new(),
-            PostgresAction::Detach { term },
-        );
+        return turn.detach(Situation::Detaching, String::new(), term);
     }
     let Some(own) = standing.final_position else {
         if turn.upstream_in_use().is_some() {
-            return turn.act(
-                Situation::Detaching,
-                String::new(),
-                PostgresAction::Detach { term },
-            );
+            return turn.detach(Situation::Detaching, String::new(), term);
         }
         return turn
             .row(Situation::Comparing, "waiting for replay to end".to_owned())
@@ -352,7 +344,7 @@ fn name_again(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Deci
     let bound = standing.promised >= term && turn.upstream_in_use().is_none();
     if !bound {
         let detail = standing.holder_name();
-        return turn.act(Situation::Detaching, detail, PostgresAction::Detach { term });
+        return turn.detach(Situation::Detaching, detail, term);
     }
     let Some(own) = standing.final_position.filter(|_| turn.policy.priority.is_some()) else {
         let detail = "waiting for replay to end".to_owned();
