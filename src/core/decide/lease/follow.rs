@@ -1,7 +1,10 @@
 //! Everybody but the holder: follows the primary in office, and never takes WAL of which its own is not a prefix.
 
+use std::ops::ControlFlow::{self, Break, Continue};
+
 use crate::core::data_directory::{ControlState, DataDirectoryFacts};
 use crate::core::decision::{Decision, PostgresAction};
+use crate::core::lease::LeaseRecord;
 use crate::core::member::Ordinal;
 use crate::core::observation::{MemberRequest, UpstreamFacts};
 use crate::core::situation::Situation;
@@ -36,8 +39,8 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
         return turn.stop(Situation::ForeignDataDirectory, String::new());
     }
     let turn = match stand::consider(turn, standing) {
-        Ok(decision) => return decision,
-        Err(turn) => turn,
+        Break(decision) => return decision,
+        Continue(turn) => turn,
     };
     match turn.observation.request {
         Some(MemberRequest::Reinit) => {
@@ -199,21 +202,7 @@ fn detached(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: 
         return turn.stop(Situation::ForeignDataDirectory, String::new());
     }
     match facts.history.relation(position, facts.flush_lsn) {
-        Relation::Contained => {
-            let Some(upstream) = upstream(&turn, standing, holder) else {
-                let detail = probe_text(&turn);
-                return turn.row(Situation::PrimaryUnreachable, detail).soon();
-            };
-            let detail = format!("{} at {}", upstream.host, upstream.address);
-            let server = ServerRole::Standby {
-                upstream: Some(upstream),
-            };
-            turn.act(
-                Situation::UpstreamMoved,
-                detail,
-                PostgresAction::Reload { server },
-            )
-        }
+        Relation::Contained => attach(turn, standing, holder),
         // The primary has lost what it once sent: kept for a person to look at.
         Relation::Ahead => {
             let detail = shared::ahead(position, facts);
@@ -226,14 +215,31 @@ fn detached(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: 
     }
 }
 
+/// Its WAL is a part of the primary's: it follows.
+fn attach(turn: Turn<'_>, standing: &Standing, holder: Ordinal) -> Decision {
+    let Some(upstream) = upstream(&turn, standing, holder) else {
+        let detail = probe_text(&turn);
+        return turn.row(Situation::PrimaryUnreachable, detail).soon();
+    };
+    let detail = format!("{} at {}", upstream.host, upstream.address);
+    let server = ServerRole::Standby {
+        upstream: Some(upstream),
+    };
+    turn.act(
+        Situation::UpstreamMoved,
+        detail,
+        PostgresAction::Reload { server },
+    )
+}
+
 /// PostgreSQL does not run and the directory is complete.
 pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -> Decision {
     let Some(record) = standing.record else {
         return turn.row(unread(standing), String::new());
     };
-    let mut turn = match stand::last_holder(turn, standing, record, facts) {
-        Ok(decision) => return decision,
-        Err(turn) => turn,
+    let turn = match stand::last_holder(turn, standing, record, facts) {
+        Break(decision) => return decision,
+        Continue(turn) => turn,
     };
     if let Some((situation, message)) = turn.failed_job() {
         return turn.row(situation, message);
@@ -242,27 +248,56 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
         .holder_elsewhere
         .and_then(|holder| fresh(&turn, holder, turn.memory.busy_at_ms))
         .filter(|upstream| upstream.system_identifier == facts.system_identifier);
+    let turn = match condemned(turn, standing, record, facts, upstream_facts) {
+        Break(decision) => return decision,
+        Continue(turn) => turn,
+    };
+    match held_against_primary(turn, standing, record, facts, upstream_facts) {
+        Break(decision) => decision,
+        Continue(turn) => start(turn, standing, facts, upstream_facts),
+    }
+}
+
+/// A directory that was given up: by the operator, by a rewind that came to nothing, or when its WAL was judged.
+fn condemned<'a>(
+    mut turn: Turn<'a>,
+    standing: &Standing,
+    record: &LeaseRecord,
+    facts: &DataDirectoryFacts,
+    upstream_facts: Option<&UpstreamFacts>,
+) -> ControlFlow<Decision, Turn<'a>> {
     // What a former primary alone has is kept aside first, by the rewind.
     if turn.observation.request == Some(MemberRequest::Reinit) && !was_primary(facts) {
-        return replace(turn, standing, upstream_facts, CloneReason::Requested);
+        return Break(replace(turn, standing, upstream_facts, CloneReason::Requested));
     }
     if facts.half_rewound {
-        return replace(turn, standing, upstream_facts, CloneReason::NotRewound);
+        return Break(replace(turn, standing, upstream_facts, CloneReason::NotRewound));
     }
     match turn.memory.condemned {
         None => {}
         // The control file may vouch for less than what is there: it was judged while it ran.
-        Some(CloneReason::Diverged) => return rewind(turn, standing, upstream_facts),
+        Some(CloneReason::Diverged) => return Break(rewind(turn, standing, upstream_facts)),
         // A judgement from before it was primary: what it has now must be kept first.
         Some(CloneReason::WalGone) if was_primary(facts) => turn.memory.condemned = None,
         // With the primary lost, this copy may be needed: it is not given up yet.
         Some(_) if standing.suspects || record.holder.is_none() => turn.memory.condemned = None,
-        Some(reason) => return replace(turn, standing, upstream_facts, reason),
+        Some(reason) => return Break(replace(turn, standing, upstream_facts, reason)),
     }
+    Continue(turn)
+}
+
+/// What its control file says against the primary's history: it may be started, is rewound, or has to wait for a look at the primary.
+fn held_against_primary<'a>(
+    turn: Turn<'a>,
+    standing: &Standing,
+    record: &LeaseRecord,
+    facts: &DataDirectoryFacts,
+    upstream_facts: Option<&UpstreamFacts>,
+) -> ControlFlow<Decision, Turn<'a>> {
     let relation = upstream_facts.map(|upstream| relation(facts, upstream));
     if let Some(upstream) = upstream_facts.filter(|_| relation == Some(Relation::Ahead)) {
         let detail = shared::ahead(facts.position(), upstream);
-        return turn.row(Situation::AheadOfPrimary, detail);
+        return Break(turn.row(Situation::AheadOfPrimary, detail));
     }
     let forked = relation.map(|relation| relation == Relation::Forked);
     // It handed over, and may be the one witness of that: it can stand for primary again.
@@ -270,15 +305,24 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
     let incarnation = turn.supervisor.incarnation.as_ref();
     let witness = clean && record.synchronous.has(turn.policy.ordinal, incarnation);
     match (was_primary(facts), forked) {
-        (true, None) if witness && (standing.suspects || record.holder.is_none()) => {}
+        (true, None) if witness && (standing.suspects || record.holder.is_none()) => Continue(turn),
         (true, None) => {
             let detail = probe_text(&turn);
-            return turn.row(Situation::AwaitingPrimary, detail).soon();
+            Break(turn.row(Situation::AwaitingPrimary, detail).soon())
         }
-        (true, Some(false)) if clean => {}
-        (true, Some(_)) | (false, Some(true)) => return rewind(turn, standing, upstream_facts),
-        (false, _) => {}
+        (true, Some(false)) if clean => Continue(turn),
+        (true, Some(_)) | (false, Some(true)) => Break(rewind(turn, standing, upstream_facts)),
+        (false, _) => Continue(turn),
     }
+}
+
+/// It is started as a standby: attached only where it could not be looked into otherwise.
+fn start(
+    turn: Turn<'_>,
+    standing: &Standing,
+    facts: &DataDirectoryFacts,
+    upstream_facts: Option<&UpstreamFacts>,
+) -> Decision {
     if let Some(detail) = turn.failed_start() {
         return turn.row(Situation::StartFailing, detail);
     }

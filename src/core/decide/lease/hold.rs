@@ -7,6 +7,7 @@ use crate::core::decision::{Decision, PostgresAction};
 use crate::core::lease::{LeasePurpose, LeaseRecord, LeaseWrite, MoveRequest};
 use crate::core::observation::MemberRequest;
 use crate::core::situation::Situation;
+use crate::core::status::ServerStatus;
 use crate::core::supervision::{Licence, NextTimeline, Postmaster, ServerRole, StopMode};
 use crate::core::sync::Told;
 
@@ -202,8 +203,8 @@ pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
         return turn.row(Situation::LeaseUnread, String::new());
     };
     let detail = format!("term {}", record.term);
-    let down_ms = turn.memory.lease.down_ms(standing.at_ms);
     let Some(server) = turn.observation.server.as_ref().filter(|_| ready) else {
+        let down_ms = turn.memory.lease.down_ms(standing.at_ms);
         if down_ms > turn.policy.times.recovery_timeout_ms && !record.paused {
             // It has written nothing in this term.
             return turn.give_back(standing, record, Situation::Resigning, detail);
@@ -225,11 +226,17 @@ pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
         let detail = format!("timeline {} has been begun by another member", server.timeline);
         return turn.give_back(standing, record, Situation::Resigning, detail);
     }
+    promote(turn, standing, record, server)
+}
+
+/// It receives nothing, and no member has begun a later timeline: with the right and a licence for it, it begins its own.
+fn promote(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, server: &ServerStatus) -> Decision {
     if !standing.in_right() {
         return turn
             .row(Situation::Promoting, "the Lease is being renewed".to_owned())
             .soon();
     }
+    let detail = format!("term {}", record.term);
     if let Some(until_ms) = licence_due(&turn, standing) {
         return turn.grant_licence(Situation::Promoting, detail, until_ms);
     }

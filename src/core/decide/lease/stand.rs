@@ -1,9 +1,6 @@
 //! Standing for primary: suspect, detach, compare, claim. Each step is taken only with the proof for it.
 
-#![allow(
-    clippy::result_large_err,
-    reason = "what is handed back is the turn, no error that travels"
-)]
+use std::ops::ControlFlow::{self, Break, Continue};
 
 use crate::core::data_directory::{ControlState, DataDirectoryFacts};
 use crate::core::decision::Decision;
@@ -17,32 +14,32 @@ use crate::core::situation::Situation;
 use super::standing::Standing;
 use super::{Turn, forced, office};
 
-/// A standby that runs: what it does about a primary that is lost, if it is. `Err` gives the turn back.
-pub(super) fn consider<'a>(turn: Turn<'a>, standing: &Standing) -> Result<Decision, Turn<'a>> {
+/// A standby that runs: what it does about a primary that is lost, if it is. `Continue` gives the turn back.
+pub(super) fn consider<'a>(turn: Turn<'a>, standing: &Standing) -> ControlFlow<Decision, Turn<'a>> {
     let Some(record) = standing
         .record
         .filter(|record| record.system_identifier.is_some())
     else {
-        return Err(turn);
+        return Continue(turn);
     };
     if record.paused {
-        return Err(turn);
+        return Continue(turn);
     }
     if forced::is_asked(&turn, record) {
-        return Ok(forced::take_over(turn, standing, record));
+        return Break(forced::take_over(turn, standing, record));
     }
     let vacant = record.holder.is_none() || own_name(&turn, record);
     match record.synchronous.proof() {
         _ if (record.holder.is_none() || (vacant && standing.expired)) && named_last(&turn, record) => {
-            Ok(name_again(turn, standing, record))
+            Break(name_again(turn, standing, record))
         }
         Some(proof) => by_proof(turn, standing, record, proof, vacant),
         None if office::nothing_provable(record) && (vacant || standing.suspects) => {
             let detail = "no standby is known to have every commit".to_owned();
-            Ok(turn.row(Situation::NoCandidate, detail))
+            Break(turn.row(Situation::NoCandidate, detail))
         }
         None if record.durability == Durability::Async => by_expiry(turn, standing, record, vacant),
-        None => Err(turn),
+        None => Continue(turn),
     }
 }
 
@@ -59,16 +56,16 @@ fn by_proof<'a>(
     record: &LeaseRecord,
     proof: u32,
     vacant: bool,
-) -> Result<Decision, Turn<'a>> {
+) -> ControlFlow<Decision, Turn<'a>> {
     if standing.promised > record.term {
-        return Ok(compare(turn, standing, record, proof));
+        return Break(compare(turn, standing, record, proof));
     }
     if !vacant && !standing.suspects {
-        return Err(turn);
+        return Continue(turn);
     }
     let detail = standing.holder_name();
     if !in_set(&turn, record) {
-        return Ok(turn.row(
+        return Break(turn.row(
             Situation::NoCandidate,
             "not in the recorded synchronous set".to_owned(),
         ));
@@ -77,10 +74,10 @@ fn by_proof<'a>(
     let enough = lost.max(detached) + 1 >= proof;
     if !enough {
         let detail = format!("{detail}; {} of {proof} members have lost it", lost + 1);
-        return Ok(turn.row(Situation::Suspecting, detail).soon());
+        return Break(turn.row(Situation::Suspecting, detail).soon());
     }
     let term = next_term(&turn, record);
-    Ok(turn.detach(Situation::Detaching, detail, term))
+    Break(turn.detach(Situation::Detaching, detail, term))
 }
 
 /// Under `async` nothing proves that a standby has everything: the old primary's right must be over.
@@ -89,31 +86,32 @@ fn by_expiry<'a>(
     standing: &Standing,
     record: &LeaseRecord,
     vacant: bool,
-) -> Result<Decision, Turn<'a>> {
+) -> ControlFlow<Decision, Turn<'a>> {
     let over = right_over(&turn, standing, record);
     if standing.promised > record.term {
         if !over {
-            return Ok(turn
-                .row(Situation::Comparing, "the Lease has not run out".to_owned())
-                .soon());
+            return Break(
+                turn.row(Situation::Comparing, "the Lease has not run out".to_owned())
+                    .soon(),
+            );
         }
-        return Ok(compare(turn, standing, record, 1));
+        return Break(compare(turn, standing, record, 1));
     }
     if !over {
         if standing.suspects || vacant {
-            return Ok(turn.row(Situation::Suspecting, not_over(standing)));
+            return Break(turn.row(Situation::Suspecting, not_over(standing)));
         }
-        return Err(turn);
+        return Continue(turn);
     }
     if !in_set(&turn, record) {
-        return Ok(turn.row(
+        return Break(turn.row(
             Situation::NoCandidate,
             "not among the recorded standbys".to_owned(),
         ));
     }
     let term = next_term(&turn, record);
     let detail = standing.holder_name();
-    Ok(turn.detach(Situation::Detaching, detail, term))
+    Break(turn.detach(Situation::Detaching, detail, term))
 }
 
 /// As far as this member can know: nobody holds the Lease, or it has run out by this clock, and so has what this member confirmed.
@@ -157,41 +155,66 @@ fn compare(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, proof:
     if !in_set(&turn, record) || turn.policy.priority.is_none() {
         return turn.row(Situation::NoCandidate, "may not take over itself".to_owned());
     }
-    let mut rivals = detached(&turn, record, term);
-    let seeing: Vec<_> = rivals.iter().filter(|rival| rival.sees_api).copied().collect();
-    if seeing.len() + 1 >= proof as usize {
-        // Who cannot reach the API cannot claim, and is not needed for the proof.
-        rivals = seeing;
-    }
-    if rivals.len() + 1 < proof as usize {
-        let detail = format!("{} of {proof} members are detached", rivals.len() + 1);
+    let rivals = rivals(&turn, record, term, proof);
+    if let Some(detail) = more_to_come(&turn, record, term, proof, &rivals) {
         return turn.row(Situation::Comparing, detail).soon();
     }
-    if proof == 1 && record.synchronous.quorum == 0 && still_streaming(&turn, record, term) {
-        return turn
-            .row(
-                Situation::Comparing,
-                "other standbys are about to detach".to_owned(),
-            )
-            .soon();
-    }
-    let mine = Rank::new(own, turn.policy.priority, turn.policy.ordinal);
-    let best = rivals.iter().max_by_key(|rival| rival.rank());
-    if let Some(best) = best.filter(|best| best.rank() > mine) {
-        let since_ms = *turn.memory.lease.waiting_since_ms.get_or_insert(standing.at_ms);
-        let equal = best.position == own && best.priority.is_some();
-        // An equal that does not act is not waited for any longer.
-        let patience_ms = turn.policy.times.peer_timeout_ms;
-        if !(equal && standing.at_ms >= since_ms + patience_ms) {
-            let detail = format!("{}-{}", turn.policy.cluster, best.ordinal);
-            return turn.row(Situation::BetterCandidate, detail).soon();
-        }
-    } else {
-        turn.memory.lease.waiting_since_ms = None;
+    if let Some(better) = better_candidate(&mut turn, standing, own, &rivals) {
+        let detail = format!("{}-{better}", turn.policy.cluster);
+        return turn.row(Situation::BetterCandidate, detail).soon();
     }
     let detail = format!("flushed up to {} on timeline {}", own.flush_lsn, own.timeline);
     let write = claim(&turn, standing, record, term, Some(own), "the primary was lost");
     turn.lease_row(Situation::Standing, detail, write)
+}
+
+/// Whom this member compares itself with: the others that are detached.
+fn rivals(turn: &Turn<'_>, record: &LeaseRecord, term: u64, proof: u32) -> Vec<Rival> {
+    let detached = detached(turn, record, term);
+    let seeing: Vec<_> = detached.iter().filter(|rival| rival.sees_api).copied().collect();
+    if seeing.len() + 1 >= proof as usize {
+        // Who cannot reach the API cannot claim, and is not needed for the proof.
+        seeing
+    } else {
+        detached
+    }
+}
+
+/// Which members must or may detach yet, before positions are compared.
+fn more_to_come(
+    turn: &Turn<'_>,
+    record: &LeaseRecord,
+    term: u64,
+    proof: u32,
+    rivals: &[Rival],
+) -> Option<String> {
+    if rivals.len() + 1 < proof as usize {
+        return Some(format!("{} of {proof} members are detached", rivals.len() + 1));
+    }
+    let nothing_proven = proof == 1 && record.synchronous.quorum == 0;
+    (nothing_proven && still_streaming(turn, record, term))
+        .then(|| "other standbys are about to detach".to_owned())
+}
+
+/// The rival that is to claim instead of this member, and is waited for.
+fn better_candidate(
+    turn: &mut Turn<'_>,
+    standing: &Standing,
+    own: FinalPosition,
+    rivals: &[Rival],
+) -> Option<Ordinal> {
+    let mine = Rank::new(own, turn.policy.priority, turn.policy.ordinal);
+    let best = rivals.iter().max_by_key(|rival| rival.rank());
+    let waiting_since_ms = &mut turn.memory.lease.waiting_since_ms;
+    let Some(best) = best.filter(|best| best.rank() > mine) else {
+        *waiting_since_ms = None;
+        return None;
+    };
+    let since_ms = *waiting_since_ms.get_or_insert(standing.at_ms);
+    let equal = best.position == own && best.priority.is_some();
+    // An equal that does not act is not waited for any longer.
+    let patience_ms = turn.policy.times.peer_timeout_ms;
+    (!(equal && standing.at_ms >= since_ms + patience_ms)).then_some(best.ordinal)
 }
 
 /// Another connected standby has not promised this term yet; under `async` its position may be the best one.
@@ -363,24 +386,24 @@ pub(super) fn last_holder<'a>(
     standing: &Standing,
     record: &LeaseRecord,
     facts: &DataDirectoryFacts,
-) -> Result<Decision, Turn<'a>> {
+) -> ControlFlow<Decision, Turn<'a>> {
     if facts.half_rewound || standing.promised > record.term {
-        return Err(turn);
+        return Continue(turn);
     }
     let clean = facts.control_state == ControlState::ShutDown;
     let released = record.holder.is_none() && record.released_by == Some(turn.policy.ordinal) && clean;
     let mine = released || own_name(&turn, record);
     let unclaimed = record.holder.is_none() && only_since(&turn, record) && !record.paused;
     if !(mine || unclaimed) {
-        return Err(turn);
+        return Continue(turn);
     }
     if !released && !standing.expired {
-        return Ok(turn.row(Situation::AwaitingExpiry, standing.holder_name()).soon());
+        return Break(turn.row(Situation::AwaitingExpiry, standing.holder_name()).soon());
     }
     if let Some(failing_ms) = office::disk_lost_ms(turn.policy, turn.observation, record) {
         // It would only give it back.
         let detail = format!("the data volume has taken nothing for {failing_ms} ms");
-        return Ok(turn.row(Situation::NoCandidate, detail));
+        return Break(turn.row(Situation::NoCandidate, detail));
     }
     let write = claim(
         &turn,
@@ -392,5 +415,5 @@ pub(super) fn last_holder<'a>(
     );
     // Nobody came after it: its PostgreSQL is given as many starts as before.
     turn.memory.failures = 0;
-    Ok(turn.lease_row(Situation::Claiming, format!("term {}", record.term + 1), write))
+    Break(turn.lease_row(Situation::Claiming, format!("term {}", record.term + 1), write))
 }
