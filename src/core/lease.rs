@@ -318,6 +318,14 @@ pub struct LeadershipReport {
     pub sees_api: bool,
 }
 
+impl LeadershipReport {
+    /// The newest term that it knows of or has promised.
+    #[must_use]
+    pub fn newest_term(&self) -> u64 {
+        self.term.max(self.promised_term)
+    }
+}
+
 /// A primary in office, and a number that it counts up while it asks for confirmations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Office {
