@@ -70,7 +70,7 @@ pub fn decide_with(policy: &Policy, mut memory: Box<Memory>, observation: &Obser
     };
     note::note_wal(&mut decision, observation);
     let wanted = read_only::wanted(policy, observation);
-    let decision = read_only::told(decision, supervisor, observation, wanted);
+    let decision = read_only::with_default(decision, supervisor, observation, wanted);
     with_mounted_files(decision, supervisor, observation.at_ms)
 }
 

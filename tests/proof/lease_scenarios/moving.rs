@@ -192,7 +192,7 @@ fn a_synchronous_set_changes_in_steps() {
     );
     let just_told = told(&after_takeover, |memory, observation| {
         observation.barrier = None;
-        memory.lease.named = None;
+        memory.lease.names_in_force = None;
     });
     assert_eq!(
         just_told.postgres, None,

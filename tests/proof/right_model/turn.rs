@@ -159,7 +159,7 @@ fn taken(
     next.asking = lease.beats.iter().filter_map(|(_, sent_ms)| age(*sent_ms)).max();
     next.confirmed = left(lease.confirmed_until_ms);
     let given = lease
-        .confirmed
+        .confirmation_given
         .filter(|(office, _)| office.term == u64::from(there.view.term));
     next.given = given.and_then(|(_, given_ms)| age(given_ms));
     next.report = decision.report.as_ref().map(said);
@@ -294,7 +294,7 @@ fn remembered(bound: Bound, there: &Member) -> Memory {
                 NOW_MS + u64::from(there.confirmed) * TICK_MS
             },
             confirmed_term: term,
-            confirmed: there.given.map(|age| (Office { term, beat: 1 }, ago(age))),
+            confirmation_given: there.given.map(|age| (Office { term, beat: 1 }, ago(age))),
             // Whatever it waits for besides, it has waited for long enough.
             overtaken_since_ms: Some(ago(1)),
             detached: Some((rest(), ago(1))),

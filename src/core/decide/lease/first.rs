@@ -14,7 +14,7 @@ use crate::core::wal::TimelineId;
 
 use super::super::first;
 use super::standing::Standing;
-use super::{Turn, stand, told, unread, was_primary};
+use super::{Turn, failover, told, unread, was_primary};
 
 /// No record: none is known, or there is none.
 pub(super) fn without_lease(
@@ -117,7 +117,7 @@ fn everybody_heard(turn: &Turn<'_>) -> bool {
 
 /// A primary in office whose Lease was deleted writes it again as it was: while its last renewal is valid, and nobody is
 /// heard to know of a later term.
-pub(super) fn again(turn: Turn<'_>, standing: &Standing) -> Decision {
+pub(super) fn write_again(turn: Turn<'_>, standing: &Standing) -> Decision {
     let known = turn.memory.lease.record.as_deref().cloned();
     let own = |record: &LeaseRecord| record.held_by(&turn.policy.identity);
     let valid = |record: &LeaseRecord| renewal_valid(&turn, standing, record);
@@ -256,6 +256,6 @@ pub(super) fn take_over(turn: Turn<'_>, standing: &Standing) -> Decision {
     if record.holder.is_some() && !standing.expired {
         return turn.row(Situation::AwaitingExpiry, standing.holder_name()).soon();
     }
-    let write = stand::claim(&turn, standing, record, record.term + 1, None, "a new cluster");
+    let write = failover::claim(&turn, standing, record, record.term + 1, None, "a new cluster");
     turn.lease_row(Situation::Claiming, format!("term {}", record.term + 1), write)
 }

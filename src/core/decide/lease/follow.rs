@@ -16,10 +16,10 @@ use super::super::{shared, slots};
 use super::repair::{clone, condemn, replace, rewind};
 use super::standing::Standing;
 use super::upstream::{
-    about_to_be_promoted, fresh, joining, name_that_confirms_nothing, position, probe_text, relation,
-    upstream,
+    about_to_be_promoted, holder_as_upstream, joining_name, name_that_confirms_nothing, position,
+    primary_seen_since, probe_text, relation,
 };
-use super::{Turn, stand, unread, was_primary};
+use super::{Turn, failover, unread, was_primary};
 
 /// PostgreSQL runs as a standby.
 pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, ready: bool) -> Decision {
@@ -38,7 +38,7 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
     {
         return turn.stop(Situation::ForeignDataDirectory, String::new());
     }
-    let turn = match stand::consider(turn, standing) {
+    let turn = match failover::consider(turn, standing) {
         Break(decision) => return decision,
         Continue(turn) => turn,
     };
@@ -69,7 +69,7 @@ fn starting(turn: Turn<'_>, standing: &Standing, role: &ServerRole) -> Decision 
     let (Some(holder), false) = (standing.holder_elsewhere, standing.promised > standing.term()) else {
         return turn.row(situation, String::new()).soon();
     };
-    let Some((upstream_facts, own)) = fresh(&turn, holder, since_ms).zip(turn.facts()) else {
+    let Some((upstream_facts, own)) = primary_seen_since(&turn, holder, since_ms).zip(turn.facts()) else {
         let detail = probe_text(&turn);
         return turn.row(situation, detail).soon();
     };
@@ -97,7 +97,7 @@ fn starting(turn: Turn<'_>, standing: &Standing, role: &ServerRole) -> Decision 
     if !own.backup_label && waited_ms < turn.policy.stall_timeout_ms {
         return turn.row(situation, String::new()).soon();
     }
-    let Some(mut upstream) = upstream(&turn, standing, holder) else {
+    let Some(mut upstream) = holder_as_upstream(&turn, standing, holder) else {
         let detail = probe_text(&turn);
         return turn.row(situation, detail).soon();
     };
@@ -122,7 +122,7 @@ fn attached(
     let looked_at = turn.observation.upstream.of == Some(holder);
     let same_host = known.host == turn.observation.upstream.host;
     let other = super::outdated(&turn, standing, &known.host);
-    let same_name = known.application_name == joining(&turn, standing);
+    let same_name = known.application_name == joining_name(&turn, standing);
     if other || (looked_at && !same_host) || !same_name || standing.promised > standing.term() {
         let term = standing.term().max(standing.promised);
         return turn.detach(Situation::UpstreamMoved, standing.holder_name(), term);
@@ -130,7 +130,7 @@ fn attached(
     if server.receiver_streaming {
         return streaming(turn, standing, server, holder);
     }
-    let Some(facts) = fresh(&turn, holder, 0) else {
+    let Some(facts) = primary_seen_since(&turn, holder, 0) else {
         let detail = probe_text(&turn);
         return turn.row(Situation::PrimaryUnreachable, detail);
     };
@@ -192,7 +192,7 @@ fn detached(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: 
         return turn.row(Situation::AwaitingPrimary, detail).soon();
     };
     let position = position(server);
-    let facts = fresh(&turn, holder, since_ms)
+    let facts = primary_seen_since(&turn, holder, since_ms)
         .or_else(|| about_to_be_promoted(&turn, standing, holder, since_ms, position));
     let Some(facts) = facts else {
         let detail = probe_text(&turn);
@@ -217,7 +217,7 @@ fn detached(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: 
 
 /// Its WAL is a part of the primary's: it follows.
 fn attach(turn: Turn<'_>, standing: &Standing, holder: Ordinal) -> Decision {
-    let Some(upstream) = upstream(&turn, standing, holder) else {
+    let Some(upstream) = holder_as_upstream(&turn, standing, holder) else {
         let detail = probe_text(&turn);
         return turn.row(Situation::PrimaryUnreachable, detail).soon();
     };
@@ -237,7 +237,7 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
     let Some(record) = standing.record else {
         return turn.row(unread(standing), String::new());
     };
-    let turn = match stand::last_holder(turn, standing, record, facts) {
+    let turn = match failover::last_holder(turn, standing, record, facts) {
         Break(decision) => return decision,
         Continue(turn) => turn,
     };
@@ -246,7 +246,7 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
     }
     let upstream_facts = standing
         .holder_elsewhere
-        .and_then(|holder| fresh(&turn, holder, turn.memory.busy_at_ms))
+        .and_then(|holder| primary_seen_since(&turn, holder, turn.memory.busy_at_ms))
         .filter(|upstream| upstream.system_identifier == facts.system_identifier);
     let turn = match condemned(turn, standing, record, facts, upstream_facts) {
         Break(decision) => return decision,
@@ -336,7 +336,7 @@ fn start(
     let upstream = standing
         .holder_elsewhere
         .filter(|_| facts.backup_label && upstream_facts.is_some() && !bound)
-        .and_then(|holder| upstream(&turn, standing, holder));
+        .and_then(|holder| holder_as_upstream(&turn, standing, holder));
     let detail = shared::data_text(facts);
     let server = ServerRole::Standby { upstream };
     turn.act(
@@ -353,6 +353,6 @@ pub(super) fn empty(turn: Turn<'_>, standing: &Standing) -> Decision {
     }
     let facts = standing
         .holder_elsewhere
-        .and_then(|holder| fresh(&turn, holder, turn.memory.busy_at_ms));
+        .and_then(|holder| primary_seen_since(&turn, holder, turn.memory.busy_at_ms));
     clone(turn, standing, facts, Situation::ReadyToClone, CloneReason::Empty)
 }

@@ -5,7 +5,7 @@ use crate::core::lease::{LeaseRecord, MoveRequest};
 use crate::core::situation::Situation;
 
 use super::standing::Standing;
-use super::{Turn, stand};
+use super::{Turn, failover};
 
 pub(super) fn is_asked(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
     matches!(record.request, Some(MoveRequest::Failover { to, .. }) if to == turn.policy.ordinal)
@@ -28,7 +28,7 @@ pub(super) fn take_over(turn: Turn<'_>, standing: &Standing, record: &LeaseRecor
             )
             .soon();
     }
-    let term = stand::next_term(&turn, record);
+    let term = failover::next_term(&turn, record);
     if standing.promised < term {
         return turn.detach(Situation::Detaching, "forced by the operator".to_owned(), term);
     }
@@ -37,10 +37,12 @@ pub(super) fn take_over(turn: Turn<'_>, standing: &Standing, record: &LeaseRecor
             .row(Situation::Comparing, "waiting for replay to end".to_owned())
             .soon();
     };
-    if !stand::right_over(&turn, standing, record) || kept_by_others(&turn, standing, record) {
-        return turn.row(Situation::Comparing, stand::not_over(standing)).soon();
+    if !failover::right_over(&turn, standing, record) || kept_by_others(&turn, standing, record) {
+        return turn
+            .row(Situation::Comparing, failover::not_over(standing))
+            .soon();
     }
-    let write = stand::claim(&turn, standing, record, term, Some(own), "forced by the operator");
+    let write = failover::claim(&turn, standing, record, term, Some(own), "forced by the operator");
     turn.lease_row(Situation::Standing, "forced by the operator".to_owned(), write)
 }
 

@@ -87,7 +87,7 @@ fn in_office(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> D
         }
         Next::TellAgain(told) => {
             // An ALTER SYSTEM by somebody: the reload takes it out. Counted from now on, so that it is no more than one a second.
-            if let Some((_, since_ms)) = &mut turn.memory.lease.named {
+            if let Some((_, since_ms)) = &mut turn.memory.lease.names_in_force {
                 *since_ms = standing.at_ms;
             }
             let synchronous_standby_names = told::text(turn.policy, &told);

@@ -13,10 +13,11 @@
 //! | `follow.rs` | everybody but the holder |
 //! | `upstream.rs` | whether this member's WAL fits the holder's history |
 //! | `repair.rs` | a directory that cannot follow as it is: rewound, or cloned |
-//! | `stand.rs` | a member that has lost its primary: suspect, detach, compare, claim |
+//! | `failover.rs` | a member that has lost its primary: suspect, detach, compare, claim |
 //! | `forced.rs` | a forced failover |
 //! | `report.rs` | what a member tells the others of this |
 
+mod failover;
 mod first;
 mod follow;
 mod forced;
@@ -25,7 +26,6 @@ mod hold;
 mod office;
 mod repair;
 mod report;
-mod stand;
 mod standing;
 mod told;
 mod upstream;
@@ -146,7 +146,7 @@ fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, ready: bool) 
     if (role.is_primary() || writable) && !standing.is_holder {
         if standing.record.is_none() {
             // Unless it can be written again, its licence ends by itself.
-            return first::again(turn, standing);
+            return first::write_again(turn, standing);
         }
         let detail = standing.holder_name();
         return turn.stop(Situation::LostOffice, detail);

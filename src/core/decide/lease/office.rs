@@ -59,7 +59,7 @@ fn lets_others_in(
 ) -> bool {
     let down = lease.down_ms(observation.at_ms) > policy.times.recovery_timeout_ms
         && record.system_identifier.is_some()
-        && !policy_alone(policy, record);
+        && !only_member(policy, record);
     down || disk_failing_ms(observation).is_some()
 }
 
@@ -77,7 +77,7 @@ pub(super) fn disk_lost_ms(policy: &Policy, observation: &Observation, record: &
 }
 
 /// Nobody else could take over.
-fn policy_alone(policy: &Policy, record: &LeaseRecord) -> bool {
+fn only_member(policy: &Policy, record: &LeaseRecord) -> bool {
     record.members.iter().all(|member| *member == policy.ordinal)
 }
 
@@ -104,7 +104,7 @@ pub(super) fn note<'a>(policy: &Policy, memory: &mut Memory, observation: &'a Ob
     note_others(lease, observation);
     standing.confirmed_until_ms = lease.confirmed_until_ms;
     note_streaming(policy, lease, observation);
-    note_named(lease, observation);
+    note_names_in_force(lease, observation);
     note_service(lease, observation, &standing);
     note_overtaken(lease, observation, &standing);
     let starting = matches!(
@@ -243,7 +243,7 @@ fn confirmations_needed(policy: &Policy, record: &LeaseRecord) -> usize {
         .keys()
         .filter(|member| **member != policy.ordinal)
         .count();
-    if policy_alone(policy, record) {
+    if only_member(policy, record) {
         return 0;
     }
     match record.synchronous.quorum {
@@ -282,10 +282,10 @@ fn note_streaming(policy: &Policy, lease: &mut LeaseMemory, observation: &Observ
 }
 
 /// Since when the setting is the one that it is: a barrier from before stands for an earlier time of the same setting.
-fn note_named(lease: &mut LeaseMemory, observation: &Observation) {
+fn note_names_in_force(lease: &mut LeaseMemory, observation: &Observation) {
     let server = observation.writable_server();
     let names = server.map(|server| server.synchronous_standby_names.clone());
-    lease.named = unchanged_since(lease.named.take(), names, observation.at_ms);
+    lease.names_in_force = unchanged_since(lease.names_in_force.take(), names, observation.at_ms);
 }
 
 /// Since when a holder's PostgreSQL does not serve as the primary.

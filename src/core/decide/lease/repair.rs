@@ -8,7 +8,7 @@ use crate::core::supervision::{CloneReason, JobRequest};
 use super::super::shared;
 use super::Turn;
 use super::standing::Standing;
-use super::upstream::{probe_text, upstream};
+use super::upstream::{holder_as_upstream, probe_text};
 
 /// A former primary's directory, or one that has gone another way: rewound, and cloned if that fails.
 pub(super) fn rewind(turn: Turn<'_>, standing: &Standing, facts: Option<&UpstreamFacts>) -> Decision {
@@ -18,7 +18,7 @@ pub(super) fn rewind(turn: Turn<'_>, standing: &Standing, facts: Option<&Upstrea
     let Some((facts, upstream)) = facts.zip(
         standing
             .holder_elsewhere
-            .and_then(|h| upstream(&turn, standing, h)),
+            .and_then(|h| holder_as_upstream(&turn, standing, h)),
     ) else {
         let detail = probe_text(&turn);
         return turn.row(Situation::AwaitingPrimary, detail).soon();
@@ -60,7 +60,7 @@ pub(super) fn clone(
     let wanted = standing.record.and_then(|record| record.system_identifier);
     let upstream = standing
         .holder_elsewhere
-        .and_then(|holder| upstream(&turn, standing, holder));
+        .and_then(|holder| holder_as_upstream(&turn, standing, holder));
     let Some((facts, upstream)) = facts
         .zip(upstream)
         .filter(|_| standing.promised <= standing.term())

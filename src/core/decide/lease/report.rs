@@ -21,7 +21,7 @@ pub(super) fn tell(
     let memory = &mut decision.memory.lease;
     let confirms = office::confirms(policy, observation, standing).filter(|_| !standing.suspects);
     if let Some(office) = confirms {
-        memory.confirmed = Some((office, observation.at_ms));
+        memory.confirmation_given = Some((office, observation.at_ms));
     }
     let beat = memory.beats.last().map_or(0, |(beat, _)| *beat);
     let term = standing.term();

@@ -98,7 +98,12 @@ pub(super) fn next(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord, t
         return Next::Tell(at_first(policy, record, observation.lease.uncertain.as_ref()));
     };
     if server.synchronous_standby_names != told_text {
-        let since_ms = turn.memory.lease.named.as_ref().map(|(_, since_ms)| *since_ms);
+        let since_ms = turn
+            .memory
+            .lease
+            .names_in_force
+            .as_ref()
+            .map(|(_, since_ms)| *since_ms);
         if since_ms.is_some_and(|since_ms| observation.at_ms >= since_ms.saturating_add(TELL_AGAIN_MS)) {
             return Next::TellAgain(told);
         }
@@ -163,7 +168,7 @@ fn step(turn: &Turn<'_>, record: &LeaseRecord, told_text: &str, told: &Told, tar
     let uncertain = observation.lease.uncertain.as_ref();
     let uncertain = uncertain.map(|record| &record.synchronous);
     let flushed = flushed(turn);
-    let named = turn.memory.lease.named.as_ref();
+    let named = turn.memory.lease.names_in_force.as_ref();
     let all_know_at_ms = named.map_or(u64::MAX, |(_, since_ms)| since_ms.saturating_add(RELOAD_LAG_MS));
     let barrier = observation
         .barrier

@@ -12,7 +12,11 @@ use super::told::JOINING;
 use super::{Turn, was_primary};
 
 /// What a look at `holder` found that began after `since_ms`: a server that is primary.
-pub(super) fn fresh<'a>(turn: &Turn<'a>, holder: Ordinal, since_ms: u64) -> Option<&'a UpstreamFacts> {
+pub(super) fn primary_seen_since<'a>(
+    turn: &Turn<'a>,
+    holder: Ordinal,
+    since_ms: u64,
+) -> Option<&'a UpstreamFacts> {
     let upstream = &turn.observation.upstream;
     match &upstream.probe {
         ProbeState::Ready { facts } if upstream.of == Some(holder) && upstream.looked_at_ms > since_ms => {
@@ -57,16 +61,16 @@ pub(super) fn probe_text(turn: &Turn<'_>) -> String {
 }
 
 /// The holder as an upstream of this member.
-pub(super) fn upstream(turn: &Turn<'_>, standing: &Standing, holder: Ordinal) -> Option<Upstream> {
+pub(super) fn holder_as_upstream(turn: &Turn<'_>, standing: &Standing, holder: Ordinal) -> Option<Upstream> {
     let mut upstream = turn
         .upstream()
         .filter(|_| turn.observation.upstream.of == Some(holder))?;
-    upstream.application_name = joining(turn, standing);
+    upstream.application_name = joining_name(turn, standing);
     Some(upstream)
 }
 
 /// The name under which a member confirms whose recorded incarnation is another one.
-pub(super) fn joining(turn: &Turn<'_>, standing: &Standing) -> Option<String> {
+pub(super) fn joining_name(turn: &Turn<'_>, standing: &Standing) -> Option<String> {
     let recorded = standing.record?.synchronous.members.get(&turn.policy.ordinal)?;
     let other = turn.supervisor.incarnation.as_ref() != Some(recorded);
     other.then(|| name_that_confirms_nothing(turn))

@@ -28,10 +28,10 @@ pub(super) fn consider<'a>(turn: Turn<'a>, standing: &Standing) -> ControlFlow<D
     if forced::is_asked(&turn, record) {
         return Break(forced::take_over(turn, standing, record));
     }
-    let vacant = record.holder.is_none() || own_name(&turn, record);
+    let vacant = record.holder.is_none() || held_by_earlier_pod(&turn, record);
     match record.synchronous.proof() {
         _ if (record.holder.is_none() || (vacant && standing.expired)) && named_last(&turn, record) => {
-            Break(name_again(turn, standing, record))
+            Break(claim_again(turn, standing, record))
         }
         Some(proof) => by_proof(turn, standing, record, proof, vacant),
         None if office::nothing_provable(record) && (vacant || standing.suspects) => {
@@ -44,7 +44,7 @@ pub(super) fn consider<'a>(turn: Turn<'a>, standing: &Standing) -> ControlFlow<D
 }
 
 /// The record names an earlier pod of this member.
-fn own_name(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
+fn held_by_earlier_pod(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
     let holder = record.holder.as_ref();
     holder.is_some_and(|holder| holder.pod == turn.policy.identity.pod && *holder != turn.policy.identity)
 }
@@ -117,9 +117,13 @@ fn by_expiry<'a>(
 /// As far as this member can know: nobody holds the Lease, or it has run out by this clock, and so has what this member confirmed.
 pub(super) fn right_over(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord) -> bool {
     let deadline_ms = turn.policy.times.renew_deadline_ms;
-    let bound = turn.memory.lease.confirmed.is_some_and(|(office, given_ms)| {
-        office.term == record.term && standing.at_ms < given_ms + deadline_ms
-    });
+    let bound = turn
+        .memory
+        .lease
+        .confirmation_given
+        .is_some_and(|(office, given_ms)| {
+            office.term == record.term && standing.at_ms < given_ms + deadline_ms
+        });
     // What this process confirmed before it was started anew is not known any more.
     let young = turn
         .memory
@@ -342,7 +346,7 @@ pub(super) fn claim(
 
 /// Nobody else has held the Lease since PostgreSQL last ran here as the primary: even if it was given back because of a
 /// failure, this directory has everything.
-fn only_since(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
+fn nobody_since(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
     let held = turn.supervisor.terms.held;
     let own = |entry: &HistoryEntry| entry.new_leader == turn.policy.identity.pod;
     let complete = record.history.len() < HISTORY_LIMIT
@@ -362,7 +366,7 @@ fn named_last(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
 }
 
 /// It was named and has not come to be promoted: it claims again, without anybody's proof.
-fn name_again(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
+fn claim_again(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
     let term = next_term(&turn, record);
     let bound = standing.promised >= term && turn.upstream_in_use().is_none();
     if !bound {
@@ -392,8 +396,8 @@ pub(super) fn last_holder<'a>(
     }
     let clean = facts.control_state == ControlState::ShutDown;
     let released = record.holder.is_none() && record.released_by == Some(turn.policy.ordinal) && clean;
-    let mine = released || own_name(&turn, record);
-    let unclaimed = record.holder.is_none() && only_since(&turn, record) && !record.paused;
+    let mine = released || held_by_earlier_pod(&turn, record);
+    let unclaimed = record.holder.is_none() && nobody_since(&turn, record) && !record.paused;
     if !(mine || unclaimed) {
         return Continue(turn);
     }
