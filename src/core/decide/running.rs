@@ -89,13 +89,10 @@ fn running_standby(turn: Turn<'_>, role: &ServerRole, server: &ServerStatus) -> 
         };
         return turn.row(Situation::PrimaryUnreachable, detail);
     };
-    let moved = match role {
-        ServerRole::Standby {
-            upstream: Some(known),
-        } => known.address != upstream.address,
-        ServerRole::Standby { upstream: None } => true,
-        // It could not take an upstream by a reload.
-        ServerRole::Primary { .. } => false,
+    // A server in the primary's role could not take an upstream by a reload.
+    let moved = match role.upstream() {
+        Some(known) => known.address != upstream.address,
+        None => !role.is_primary(),
     };
     if moved {
         let detail = format!(

@@ -249,10 +249,7 @@ pub(super) fn initdb(turn: Turn<'_>, standing: &Standing) -> Decision {
 }
 
 /// The Lease of a cluster that was never made: its maker, an earlier pod of this name, has gone.
-pub(super) fn take_over(turn: Turn<'_>, standing: &Standing) -> Decision {
-    let Some(record) = standing.record else {
-        return turn.row(unread(standing), String::new());
-    };
+pub(super) fn take_over(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
     if record.holder.is_some() && !standing.expired {
         return turn.row(Situation::AwaitingExpiry, standing.holder_name()).soon();
     }

@@ -97,9 +97,14 @@ fn starting(turn: Turn<'_>, standing: &Standing, role: &ServerRole) -> Decision 
     if !own.backup_label && waited_ms < turn.policy.stall_timeout_ms {
         return turn.row(situation, String::new()).soon();
     }
+    attach_before_ready(turn, standing, holder)
+}
+
+/// It needs WAL before it can answer.
+fn attach_before_ready(turn: Turn<'_>, standing: &Standing, holder: Ordinal) -> Decision {
     let Some(mut upstream) = holder_as_upstream(&turn, standing, holder) else {
         let detail = probe_text(&turn);
-        return turn.row(situation, detail).soon();
+        return turn.row(Situation::Starting, detail).soon();
     };
     // A WAL receiver says that it has all that was replayed, and that may be more than the files say, and another primary's.
     upstream.application_name = Some(name_that_confirms_nothing(&turn));
@@ -107,7 +112,7 @@ fn starting(turn: Turn<'_>, standing: &Standing, role: &ServerRole) -> Decision 
         upstream: Some(upstream),
     };
     let detail = "it needs more WAL".to_owned();
-    turn.act(situation, detail, PostgresAction::Reload { server })
+    turn.act(Situation::Starting, detail, PostgresAction::Reload { server })
 }
 
 /// It has an upstream: the right one, or one that it must let go of before it looks at another.
@@ -144,8 +149,7 @@ fn attached(
 
 fn streaming(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: Ordinal) -> Decision {
     let detail = format!("timeline {}, term {}", server.timeline, standing.term());
-    let paused = standing.record.is_some_and(|record| record.paused);
-    let situation = if paused {
+    let situation = if standing.paused() {
         Situation::Paused
     } else {
         Situation::Streaming
@@ -233,10 +237,12 @@ fn attach(turn: Turn<'_>, standing: &Standing, holder: Ordinal) -> Decision {
 }
 
 /// PostgreSQL does not run and the directory is complete.
-pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -> Decision {
-    let Some(record) = standing.record else {
-        return turn.row(unread(standing), String::new());
-    };
+pub(super) fn stopped(
+    turn: Turn<'_>,
+    standing: &Standing,
+    record: &LeaseRecord,
+    facts: &DataDirectoryFacts,
+) -> Decision {
     let turn = match failover::last_holder(turn, standing, record, facts) {
         Break(decision) => return decision,
         Continue(turn) => turn,

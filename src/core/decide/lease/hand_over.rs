@@ -117,8 +117,7 @@ fn once_written(
 ) -> Decision {
     let facts = turn.supervisor.data_directory.facts();
     let written = facts.filter(|_| turn.supervisor.postmaster.writes_no_more());
-    let record = standing.record.filter(|_| standing.is_holder);
-    let Some((record, facts)) = record.zip(written) else {
+    let Some((record, facts)) = standing.held().zip(written) else {
         return hold::stopping(turn, standing, situation);
     };
     match handed_over(&turn, standing, record, facts, situation, handing_over) {
@@ -217,11 +216,8 @@ pub(super) fn while_stopped(
 
 /// The pod is ending, and its supervisor leaves PostgreSQL running for a while, so that it stops with little left to write.
 fn before_stop(mut turn: Turn<'_>, standing: &Standing) -> Decision {
-    let handing_over = turn.memory.lease.handing_over.unwrap_or(HandingOver {
-        to: None,
-        since_ms: standing.at_ms,
-        forced: false,
-    });
+    let begun = turn.memory.lease.handing_over;
+    let handing_over = begun.unwrap_or(to_whoever_fits(standing.at_ms));
     turn.memory.lease.handing_over = Some(handing_over);
     if let Some(until_ms) = hold::licence_due(&turn, standing) {
         // A checkpoint and the sessions may take longer than one licence, and the fence would make the stop a crash.
@@ -248,52 +244,61 @@ fn checkpointed(turn: &Turn<'_>, handing_over: HandingOver) -> bool {
 
 /// The pod is ending.
 pub(super) fn leaving(turn: Turn<'_>, standing: &Standing) -> Decision {
-    let Some(record) = standing.record.filter(|_| standing.is_holder) else {
+    let Some(record) = standing.held() else {
         if turn.supervisor.postmaster.ready_primary() {
             return turn.stop(Situation::Leaving, standing.holder_name());
         }
         return turn.row(Situation::Leaving, String::new());
     };
-    let handing_over = HandingOver {
-        to: None,
-        since_ms: standing.at_ms,
-        forced: false,
-    };
     let stopped = matches!(turn.supervisor.postmaster, Postmaster::Stopped { .. });
-    let facts = match &turn.supervisor.data_directory {
-        DataDirectory::Complete(facts) if stopped => facts,
+    match &turn.supervisor.data_directory {
+        DataDirectory::Complete(facts) if stopped => after_stop(turn, standing, record, facts),
         _ if stopped => {
-            return turn.give_back(
-                standing,
-                record,
-                Situation::Leaving,
-                "the Lease is given back".to_owned(),
-            );
+            let detail = "the Lease is given back".to_owned();
+            turn.give_back(standing, record, Situation::Leaving, detail)
         }
-        _ if turn.supervisor.postmaster.ready_primary() => return before_stop(turn, standing),
-        _ if record.paused => return hold::stopping(turn, standing, Situation::Leaving),
-        _ => return once_written(turn, standing, Situation::Leaving, handing_over),
-    };
+        _ if turn.supervisor.postmaster.ready_primary() => before_stop(turn, standing),
+        _ if record.paused => hold::stopping(turn, standing, Situation::Leaving),
+        _ => {
+            let handing_over = to_whoever_fits(standing.at_ms);
+            once_written(turn, standing, Situation::Leaving, handing_over)
+        }
+    }
+}
+
+/// A move that nobody asked for.
+fn to_whoever_fits(at_ms: u64) -> HandingOver {
+    HandingOver {
+        to: None,
+        since_ms: at_ms,
+        forced: false,
+    }
+}
+
+/// The pod is ending and PostgreSQL has: to the successor, else back, with the word that this member has everything if it stopped cleanly.
+fn after_stop(
+    turn: Turn<'_>,
+    standing: &Standing,
+    record: &LeaseRecord,
+    facts: &DataDirectoryFacts,
+) -> Decision {
+    let situation = Situation::Leaving;
     let clean = facts.control_state == ControlState::ShutDown;
     if clean && !record.paused {
-        let situation = Situation::Leaving;
+        let handing_over = to_whoever_fits(standing.at_ms);
         if let Some((detail, write)) = handed_over(&turn, standing, record, facts, situation, handing_over) {
             return turn.lease_row(situation, detail, write);
         }
         let waited_ms = stopped_for_ms(&turn, standing);
         let somebody = turn.observation.peers.values().any(|peer| peer.running);
         if somebody && waited_ms < turn.policy.times.peer_timeout_ms / 4 {
-            return turn
-                .row(
-                    Situation::Leaving,
-                    "the successor does not have everything yet".to_owned(),
-                )
-                .soon();
+            let detail = "the successor does not have everything yet".to_owned();
+            return turn.row(situation, detail).soon();
         }
     }
     let by = clean.then_some(turn.policy.ordinal);
     let write = release(record, standing, by);
-    turn.lease_row(Situation::Leaving, "the Lease is given back".to_owned(), write)
+    turn.lease_row(situation, "the Lease is given back".to_owned(), write)
 }
 
 /// Whether this holder has left, with or without its supervisor, or has given its office away, and cannot learn that it was written: the others need
@@ -307,10 +312,9 @@ pub(super) fn left_untold(
     // Of what it has written last it does not know whether it is the primary still.
     let unsure = standing.given_away && standing.unanswered;
     let leaving = unsure || observation.supervisor.as_ref().is_none_or(|s| s.stopping);
-    let paused = standing.record.is_some_and(|record| record.paused);
     let since_ms = memory.lease.stopped_since_ms.filter(|_| standing.is_holder);
     let long = since_ms.is_some_and(|since_ms| standing.at_ms >= since_ms + policy.times.peer_timeout_ms / 2);
-    leaving && !paused && long
+    leaving && !standing.paused() && long
 }
 
 /// How long the successor has had to receive the end of the WAL.

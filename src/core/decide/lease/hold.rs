@@ -22,10 +22,7 @@ const LICENCE_SLACK_MS: u64 = 200;
 const FAILED_STARTS: u32 = 3;
 
 /// PostgreSQL runs as the primary.
-pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decision {
-    let Some(record) = standing.record else {
-        return turn.row(Situation::LeaseUnread, String::new());
-    };
+pub(super) fn primary(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, ready: bool) -> Decision {
     if let Some(until_ms) = licence_due(&turn, standing) {
         return turn.grant_licence(Situation::Primary, format!("term {}", record.term), until_ms);
     }
@@ -54,6 +51,11 @@ pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
             PostgresAction::Hold { term: record.term },
         );
     }
+    in_office(turn, standing, record)
+}
+
+/// It serves by right: what was asked of it first, then its daily work.
+fn in_office(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
     if turn.observation.request == Some(MemberRequest::Restart) {
         let detail = "a restart".to_owned();
         return turn.stop(Situation::Requested, detail);
@@ -68,11 +70,11 @@ pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
             PostgresAction::EnsureRoles,
         );
     }
-    in_office(turn, standing, record)
+    daily_work(turn, standing, record)
 }
 
-/// The daily work of a primary: the synchronous set, then the slots.
-fn in_office(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
+/// The synchronous set, then the slots.
+fn daily_work(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
     let role = turn.supervisor.postmaster.running_role();
     let given = role.and_then(ServerRole::synchronous_standby_names).unwrap_or("");
     let changing = Situation::ChangingSynchronousSet;
@@ -198,10 +200,7 @@ fn overtaken(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Opti
 }
 
 /// The Lease names this member, whose PostgreSQL runs as a standby: it is promoted.
-pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decision {
-    let Some(record) = standing.record else {
-        return turn.row(Situation::LeaseUnread, String::new());
-    };
+pub(super) fn standby(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, ready: bool) -> Decision {
     let detail = format!("term {}", record.term);
     let Some(server) = turn.observation.server.as_ref().filter(|_| ready) else {
         let down_ms = turn.memory.lease.down_ms(standing.at_ms);
@@ -266,10 +265,12 @@ pub(super) fn stopping(turn: Turn<'_>, standing: &Standing, situation: Situation
 }
 
 /// The Lease names this member, whose PostgreSQL does not run.
-pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -> Decision {
-    let Some(record) = standing.record else {
-        return turn.row(Situation::LeaseUnread, String::new());
-    };
+pub(super) fn stopped(
+    turn: Turn<'_>,
+    standing: &Standing,
+    record: &LeaseRecord,
+    facts: &DataDirectoryFacts,
+) -> Decision {
     if turn.memory.lease.handing_over.is_some() {
         return hand_over::while_stopped(turn, standing, record, facts);
     }

@@ -32,7 +32,8 @@ mod upstream;
 
 use crate::core::data_directory::DataDirectoryFacts;
 use crate::core::decision::{Decision, PostgresAction};
-use crate::core::lease::{LeasePurpose, LeaseRecord, LeaseWrite};
+use crate::core::lease::{Identity, LeasePurpose, LeaseRecord, LeaseWrite};
+use crate::core::member::Ordinal;
 use crate::core::observation::Observation;
 use crate::core::policy::Policy;
 use crate::core::situation::Situation;
@@ -79,7 +80,7 @@ pub(super) fn without_supervisor(
 ) -> Decision {
     let standing = office::note(policy, &mut decision.memory, observation);
     let mut gives_up = false;
-    if let Some(record) = standing.record.as_ref().filter(|_| standing.is_holder) {
+    if let Some(record) = standing.held() {
         let long = decision.memory.lease.down_ms(standing.at_ms) > 2 * policy.times.peer_timeout_ms;
         let gone = long || hand_over::left_untold(policy, observation, &decision.memory, &standing);
         gives_up = gone && !record.paused;
@@ -112,7 +113,7 @@ fn situation(turn: Turn<'_>, standing: &Standing) -> Decision {
         }
         return turn.row(situation, shared::progress_text(*progress));
     }
-    if let Some(record) = standing.record.filter(|_| standing.is_holder)
+    if let Some(record) = standing.held()
         && let Some(failing_ms) = office::disk_lost_ms(turn.policy, turn.observation, record)
     {
         // Whatever has become of PostgreSQL: what hangs on the disk cannot be killed either.
@@ -143,23 +144,23 @@ fn outdated(turn: &Turn<'_>, standing: &Standing, host: &str) -> bool {
 
 fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, ready: bool) -> Decision {
     let writable = turn.observation.writable_server().is_some();
-    if (role.is_primary() || writable) && !standing.is_holder {
-        if standing.record.is_none() {
-            // Unless it can be written again, its licence ends by itself.
-            return first::write_again(turn, standing);
-        }
-        let detail = standing.holder_name();
-        return turn.stop(Situation::LostOffice, detail);
-    }
-    match (standing.is_holder, role) {
-        (true, ServerRole::Primary { .. }) => hold::primary(turn, standing, ready),
-        (true, ServerRole::Standby { .. }) if writable => {
+    if let Some(record) = standing.held() {
+        return match role {
+            ServerRole::Primary { .. } => hold::primary(turn, standing, record, ready),
             // Promoted by somebody else: it comes back under its own configuration.
-            turn.stop(Situation::Reopening, String::new())
-        }
-        (true, ServerRole::Standby { .. }) => hold::standby(turn, standing, ready),
-        (false, _) => follow::running(turn, standing, role, ready),
+            ServerRole::Standby { .. } if writable => turn.stop(Situation::Reopening, String::new()),
+            ServerRole::Standby { .. } => hold::standby(turn, standing, record, ready),
+        };
     }
+    if !(role.is_primary() || writable) {
+        return follow::running(turn, standing, role, ready);
+    }
+    if standing.record.is_none() {
+        // Unless it can be written again, its licence ends by itself.
+        return first::write_again(turn, standing);
+    }
+    let detail = standing.holder_name();
+    turn.stop(Situation::LostOffice, detail)
 }
 
 fn stopped(turn: Turn<'_>, standing: &Standing) -> Decision {
@@ -173,10 +174,7 @@ fn stopped(turn: Turn<'_>, standing: &Standing) -> Decision {
 /// What stands at PGDATA cannot be opened by this pod: a holder lets others in who have everything, after a while in which it may come back.
 fn not_to_be_opened(turn: Turn<'_>, standing: &Standing, situation: Situation, detail: String) -> Decision {
     let long = turn.memory.lease.down_ms(standing.at_ms) > 2 * turn.policy.times.peer_timeout_ms;
-    match standing
-        .record
-        .filter(|record| standing.is_holder && long && !record.paused)
-    {
+    match standing.held().filter(|record| long && !record.paused) {
         Some(record) if office::provable_elsewhere(turn.observation, record) => {
             turn.give_back(standing, record, Situation::Resigning, detail)
         }
@@ -194,7 +192,7 @@ fn empty(turn: Turn<'_>, standing: &Standing) -> Decision {
             turn.give_back(standing, record, Situation::HolderWithoutData, String::new())
         }
         Some(record) if record.system_identifier.is_none() && turn.policy.first() => {
-            first::take_over(turn, standing)
+            first::take_over(turn, standing, record)
         }
         Some(_) => follow::empty(turn, standing),
     }
@@ -216,18 +214,17 @@ fn complete(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -> 
         }
         return turn.row(Situation::ForeignDataDirectory, detail);
     }
-    if !standing.is_holder && restored(&turn, record, facts) {
+    if standing.is_holder {
+        return hold::stopped(turn, standing, record, facts);
+    }
+    if restored(&turn, record, facts) {
         let detail = format!(
             "timeline {}, beside a Lease of term {}",
             facts.timeline, record.term
         );
         return turn.row(Situation::Restored, detail);
     }
-    if standing.is_holder {
-        hold::stopped(turn, standing, facts)
-    } else {
-        follow::stopped(turn, standing, facts)
-    }
+    follow::stopped(turn, standing, record, facts)
 }
 
 /// Nothing is known of the Lease: because nobody has said, or because there is none.
@@ -240,11 +237,7 @@ fn unread(standing: &Standing) -> Situation {
 }
 
 /// The record without a holder. `clean`: the holder that stopped with everything written.
-fn release(
-    record: &LeaseRecord,
-    standing: &Standing,
-    clean: Option<crate::core::member::Ordinal>,
-) -> Option<LeaseWrite> {
+fn release(record: &LeaseRecord, standing: &Standing, clean: Option<Ordinal>) -> Option<LeaseWrite> {
     let mut record = record.clone();
     record.holder = None;
     record.released_by = clean;
@@ -300,7 +293,7 @@ fn was_primary(facts: &DataDirectoryFacts) -> bool {
 /// begun, and then nothing tells its WAL from theirs.
 fn restored(turn: &Turn<'_>, record: &LeaseRecord, facts: &DataDirectoryFacts) -> bool {
     let opened = turn.supervisor.terms.held > 0;
-    let ordinal = |holder: &crate::core::lease::Identity| turn.policy.ordinal_of(&holder.pod);
+    let ordinal = |holder: &Identity| turn.policy.ordinal_of(&holder.pod);
     let elsewhere = record.holder.as_ref().map(ordinal);
     let others = elsewhere.is_some_and(|holder| holder != Some(turn.policy.ordinal))
         || !record.synchronous.members.is_empty();

@@ -136,7 +136,7 @@ fn note_confirmations(
     observation: &Observation,
     standing: &Standing,
 ) {
-    let Some(record) = standing.record.filter(|_| standing.is_holder) else {
+    let Some(record) = standing.held() else {
         lease.beats.clear();
         lease.confirmed_until_ms = 0;
         return;

@@ -12,7 +12,7 @@ use super::upstream::{holder_as_upstream, probe_text};
 
 /// A former primary's directory, or one that has gone another way: rewound, and cloned if that fails.
 pub(super) fn rewind(turn: Turn<'_>, standing: &Standing, facts: Option<&UpstreamFacts>) -> Decision {
-    if standing.record.is_some_and(|record| record.paused) {
+    if standing.paused() {
         return turn.row(Situation::Paused, "PGDATA is left as it is".to_owned());
     }
     let Some((facts, upstream)) = facts.zip(
@@ -44,7 +44,7 @@ pub(super) fn replace(
     if !turn.policy.reclone && reason != CloneReason::Requested {
         return turn.row(situation, "cloning afresh is switched off".to_owned());
     }
-    if standing.record.is_some_and(|record| record.paused) && reason != CloneReason::Requested {
+    if standing.paused() && reason != CloneReason::Requested {
         return turn.row(Situation::Paused, "PGDATA is left as it is".to_owned());
     }
     clone(turn, standing, facts, situation, reason)

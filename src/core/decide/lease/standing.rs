@@ -91,6 +91,15 @@ impl<'a> Standing<'a> {
         }
     }
 
+    /// The record, if this member is its holder.
+    pub(super) fn held(&self) -> Option<&'a LeaseRecord> {
+        self.record.filter(|_| self.is_holder)
+    }
+
+    pub(super) fn paused(&self) -> bool {
+        self.record.is_some_and(|record| record.paused)
+    }
+
     pub(super) fn term(&self) -> u64 {
         self.record.map_or(0, |record| record.term)
     }
