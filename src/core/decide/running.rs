@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::core::decision::{Decision, PostgresAction};
-use crate::core::observation::{MemberRequest, ProbeState};
+use crate::core::observation::{MemberRequest, ProbeState, UpstreamFacts};
 use crate::core::situation::Situation;
 use crate::core::status::ServerStatus;
 use crate::core::supervision::{CloneReason, Licence, ServerRole};
@@ -102,6 +102,11 @@ fn running_standby(turn: Turn<'_>, role: &ServerRole, server: &ServerStatus) -> 
         let (at_ms, server) = (turn.observation.at_ms, turn.standby_role());
         return turn.row(Situation::UpstreamMoved, detail).reload(at_ms, server);
     }
+    not_streaming(turn, server, upstream)
+}
+
+/// The primary is there and the WAL receiver does not stream: judged once it has stood still.
+fn not_streaming(turn: Turn<'_>, server: &ServerStatus, upstream: &UpstreamFacts) -> Decision {
     let stood_still = shared::stood_still(&turn);
     let position = WalPosition {
         timeline: server.timeline,

@@ -25,8 +25,7 @@ pub(super) fn complete(turn: Turn<'_>, facts: &DataDirectoryFacts) -> Decision {
     if let Some(detail) = foreign(&turn, facts) {
         return turn.row(Situation::ForeignDataDirectory, detail);
     }
-    let fresh_copy = facts.backup_label && !facts.recovery_signal;
-    if !(facts.standby_signal || fresh_copy || facts.control_state.was_standby()) {
+    if facts.was_primary() {
         let detail = format!(
             "no standby.signal, database cluster state is {:?}, last position {} on timeline {}",
             facts.control_state, facts.control_lsn, facts.timeline

@@ -14,7 +14,7 @@ use crate::core::wal::TimelineId;
 
 use super::super::first;
 use super::standing::Standing;
-use super::{Turn, failover, told, unread, was_primary};
+use super::{Turn, failover, told, unread};
 
 /// No record: none is known, or there is none.
 pub(super) fn without_lease(
@@ -22,7 +22,7 @@ pub(super) fn without_lease(
     standing: &Standing,
     facts: Option<&DataDirectoryFacts>,
 ) -> Decision {
-    if let Some(facts) = facts.filter(|facts| !was_primary(facts) && !facts.half_rewound) {
+    if let Some(facts) = facts.filter(|facts| !facts.was_primary() && !facts.half_rewound) {
         // It serves what it has, detached, until there is somebody to follow.
         let detail = format!("timeline {}, without an upstream", facts.timeline);
         let server = ServerRole::Standby { upstream: None };

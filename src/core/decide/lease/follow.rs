@@ -19,7 +19,7 @@ use super::upstream::{
     about_to_be_promoted, holder_as_upstream, joining_name, name_that_confirms_nothing, position,
     primary_seen_since, probe_text, relation,
 };
-use super::{Turn, failover, unread, was_primary};
+use super::{Turn, failover, unread};
 
 /// PostgreSQL runs as a standby.
 pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, ready: bool) -> Decision {
@@ -273,7 +273,7 @@ fn condemned<'a>(
     upstream_facts: Option<&UpstreamFacts>,
 ) -> ControlFlow<Decision, Turn<'a>> {
     // What a former primary alone has is kept aside first, by the rewind.
-    if turn.observation.request == Some(MemberRequest::Reinit) && !was_primary(facts) {
+    if turn.observation.request == Some(MemberRequest::Reinit) && !facts.was_primary() {
         return Break(replace(turn, standing, upstream_facts, CloneReason::Requested));
     }
     if facts.half_rewound {
@@ -284,7 +284,7 @@ fn condemned<'a>(
         // The control file may vouch for less than what is there: it was judged while it ran.
         Some(CloneReason::Diverged) => return Break(rewind(turn, standing, upstream_facts)),
         // A judgement from before it was primary: what it has now must be kept first.
-        Some(CloneReason::WalGone) if was_primary(facts) => turn.memory.condemned = None,
+        Some(CloneReason::WalGone) if facts.was_primary() => turn.memory.condemned = None,
         // With the primary lost, this copy may be needed: it is not given up yet.
         Some(_) if standing.suspects || record.holder.is_none() => turn.memory.condemned = None,
         Some(reason) => return Break(replace(turn, standing, upstream_facts, reason)),
@@ -310,7 +310,7 @@ fn held_against_primary<'a>(
     let clean = facts.control_state == ControlState::ShutDown;
     let incarnation = turn.supervisor.incarnation.as_ref();
     let witness = clean && record.synchronous.has(turn.policy.ordinal, incarnation);
-    match (was_primary(facts), forked) {
+    match (facts.was_primary(), forked) {
         (true, None) if witness && (standing.suspects || record.holder.is_none()) => Continue(turn),
         (true, None) => {
             let detail = probe_text(&turn);

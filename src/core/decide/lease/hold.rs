@@ -14,7 +14,7 @@ use crate::core::sync::Told;
 use super::super::{shared, slots};
 use super::standing::Standing;
 use super::told::{self, Next};
-use super::{Turn, hand_over, office, was_primary};
+use super::{Turn, hand_over, office};
 
 /// A licence is renewed when it would end earlier than the right by more than this.
 const LICENCE_SLACK_MS: u64 = 200;
@@ -278,19 +278,12 @@ pub(super) fn stopped(
         let mut next = record.clone();
         next.system_identifier = Some(facts.system_identifier);
         let write = standing.write(LeasePurpose::Record, next);
-        return turn.lease_row(
-            Situation::Claiming,
-            "the system identifier is recorded".to_owned(),
-            write,
-        );
+        let detail = "the system identifier is recorded".to_owned();
+        return turn.lease_row(Situation::Claiming, detail, write);
     }
     if facts.half_rewound {
-        return turn.give_back(
-            standing,
-            record,
-            Situation::HolderWithoutData,
-            "PGDATA is half rewound".to_owned(),
-        );
+        let detail = "PGDATA is half rewound".to_owned();
+        return turn.give_back(standing, record, Situation::HolderWithoutData, detail);
     }
     if record.paused && stopped_by_others(&turn) {
         return turn.row(Situation::Paused, "PostgreSQL is not started".to_owned());
@@ -298,12 +291,8 @@ pub(super) fn stopped(
     let others =
         turn.memory.failures >= FAILED_STARTS && office::provable_elsewhere(turn.observation, record);
     if others || forced_away(&turn, standing, record) {
-        return turn.give_back(
-            standing,
-            record,
-            Situation::Resigning,
-            "PostgreSQL does not start".to_owned(),
-        );
+        let detail = "PostgreSQL does not start".to_owned();
+        return turn.give_back(standing, record, Situation::Resigning, detail);
     }
     if let Some(detail) = turn.failed_start() {
         return turn.row(Situation::StartFailing, detail);
@@ -332,7 +321,7 @@ fn stopped_by_others(turn: &Turn<'_>) -> bool {
 
 fn open(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, facts: &DataDirectoryFacts) -> Decision {
     let detail = format!("term {}, timeline {}", record.term, facts.timeline);
-    if !was_primary(facts) {
+    if !facts.was_primary() {
         let server = ServerRole::Standby { upstream: None };
         return turn.act(Situation::Promoting, detail, PostgresAction::Start { server });
     }

@@ -280,12 +280,6 @@ impl Turn<'_> {
     }
 }
 
-/// A directory that was last written by a primary, so that nobody else has all of it for certain.
-fn was_primary(facts: &DataDirectoryFacts) -> bool {
-    let copy = facts.backup_label && !facts.recovery_signal;
-    !(facts.standby_signal || copy || facts.control_state.was_standby())
-}
-
 /// A primary's directory that was never opened under a Lease, beside a record of standbys that confirmed commits or of another holder: it comes from
 /// a backup.
 ///
@@ -297,5 +291,5 @@ fn restored(turn: &Turn<'_>, record: &LeaseRecord, facts: &DataDirectoryFacts) -
     let elsewhere = record.holder.as_ref().map(ordinal);
     let others = elsewhere.is_some_and(|holder| holder != Some(turn.policy.ordinal))
         || !record.synchronous.members.is_empty();
-    was_primary(facts) && !facts.half_rewound && !opened && others
+    facts.was_primary() && !facts.half_rewound && !opened && others
 }

@@ -7,9 +7,9 @@ use crate::core::status::ServerStatus;
 use crate::core::supervision::Upstream;
 use crate::core::wal::{Relation, WalPosition};
 
+use super::Turn;
 use super::standing::Standing;
 use super::told::JOINING;
-use super::{Turn, was_primary};
 
 /// What a look at `holder` found that began after `since_ms`: a server that is primary.
 pub(super) fn primary_seen_since<'a>(
@@ -83,7 +83,7 @@ pub(super) fn name_that_confirms_nothing(turn: &Turn<'_>) -> String {
 /// A former primary that was shut down has its last record where the control file says: it must lie before the fork.
 pub(super) fn relation(facts: &DataDirectoryFacts, upstream: &UpstreamFacts) -> Relation {
     let mut position = facts.position();
-    if was_primary(facts) {
+    if facts.was_primary() {
         position.lsn.0 += 1;
     }
     upstream.history.relation(position, upstream.flush_lsn)
