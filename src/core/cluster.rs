@@ -197,7 +197,7 @@ impl ClusterView {
         }
         let reached = match mode {
             LagMode::Apply => server.replay_lsn,
-            LagMode::Write => server.flush_lsn.max(server.replay_lsn),
+            LagMode::Write => server.end_of_wal(),
         };
         Some(primary.lsn.bytes_since(reached))
     }

@@ -99,6 +99,13 @@ pub struct DataDirectoryFacts {
 }
 
 impl DataDirectoryFacts {
+    /// It was last written by a primary, so that nobody else has all of it for certain.
+    #[must_use]
+    pub fn was_primary(&self) -> bool {
+        let copy = self.backup_label && !self.recovery_signal;
+        !(self.standby_signal || copy || self.control_state.was_standby())
+    }
+
     #[must_use]
     pub fn position(&self) -> WalPosition {
         WalPosition {

@@ -126,7 +126,7 @@ pub struct LeaseMemory {
     pub confirmed_until_ms: u64,
     pub confirmed_term: u64,
     /// The last confirmation given to a primary, and when.
-    pub confirmed: Option<(Office, u64)>,
+    pub confirmation_given: Option<(Office, u64)>,
     /// The last confirmation that each other member said it gave, and when it was first heard.
     #[serde(default)]
     pub confirmed_by_others: BTreeMap<Ordinal, (Office, u64)>,
@@ -144,7 +144,7 @@ pub struct LeaseMemory {
     pub opened_at_ms: Option<u64>,
     /// The primary's `synchronous_standby_names` that has been seen in force without a break, and since when.
     #[serde(default)]
-    pub named: Option<(String, u64)>,
+    pub names_in_force: Option<(String, u64)>,
     /// The holder of this term has told that it has given up and cannot write that, and when this was first heard.
     #[serde(default)]
     pub given_up: Option<(u64, u64)>,
@@ -163,6 +163,15 @@ pub struct LeaseMemory {
     pub starting_since_ms: Option<u64>,
     /// Since when the best candidate has been waited for.
     pub waiting_since_ms: Option<u64>,
+}
+
+impl LeaseMemory {
+    /// For how long a holder's PostgreSQL has not served; 0 while it does.
+    #[must_use]
+    pub fn down_ms(&self, at_ms: u64) -> u64 {
+        self.down_since_ms
+            .map_or(0, |since_ms| at_ms.saturating_sub(since_ms))
+    }
 }
 
 /// See [`LeaseMemory::handing_over`].

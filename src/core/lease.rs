@@ -3,6 +3,7 @@
 //! Sources: Kubernetes API, `coordination.k8s.io/v1` Lease; client-go's `leaderelection`, whose rule is kept
 //! that a record is aged by one's own clock from when it was last seen to change, never by its time stamps.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -305,14 +306,24 @@ pub struct LeadershipReport {
     pub office: Option<Office>,
     /// The primary's beat up to which it confirms that it has promised no newer term.
     pub confirms: Option<Office>,
-    /// It takes the primary of this term for lost, or holds the Lease in this term and wants to be rid of it.
+    /// A standby's word: it takes the primary of this term for lost.
     pub suspects_term: Option<u64>,
+    /// The holder's own word: it holds the Lease in this term and wants to be rid of it.
+    pub gives_up_term: Option<u64>,
     /// Set while it is detached under `promised_term`: nothing more can reach it, and all it has is replayed.
     pub final_position: Option<FinalPosition>,
     /// Lower is preferred among equals; `None`: never primary.
     pub priority: Option<u32>,
     /// The API server has answered it lately.
     pub sees_api: bool,
+}
+
+impl LeadershipReport {
+    /// The newest term that it knows of or has promised.
+    #[must_use]
+    pub fn newest_term(&self) -> u64 {
+        self.term.max(self.promised_term)
+    }
 }
 
 /// A primary in office, and a number that it counts up while it asks for confirmations.
@@ -327,6 +338,26 @@ pub struct Office {
 pub struct FinalPosition {
     pub timeline: TimelineId,
     pub flush_lsn: Lsn,
+}
+
+/// What decides who takes over, the greatest first: the further one; among equals the preferred one, then the lower ordinal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    position: FinalPosition,
+    priority: Reverse<u32>,
+    ordinal: Reverse<Ordinal>,
+}
+
+impl Rank {
+    /// `priority` as in [`LeadershipReport::priority`].
+    #[must_use]
+    pub fn new(position: FinalPosition, priority: Option<u32>, ordinal: Ordinal) -> Self {
+        Self {
+            position,
+            priority: Reverse(priority.unwrap_or(u32::MAX)),
+            ordinal: Reverse(ordinal),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::decision::PostgresAction;
 use super::lease::{LeadershipReport, LeaseView};
 use super::member::Ordinal;
 use super::status::{HeldData, MemberStatus, ServerStatus, SlotStatus};
-use super::supervision::SupervisorStatus;
+use super::supervision::{ServerRole, SupervisorStatus};
 use super::wal::{Lsn, TimelineHistory, TimelineId};
 
 /// One turn's view of the world. `at_ms` is this machine's `CLOCK_BOOTTIME` in milliseconds.
@@ -91,6 +91,18 @@ pub struct FailedAction {
 }
 
 impl Observation {
+    /// PostgreSQL here, while it answers and accepts writes.
+    #[must_use]
+    pub fn writable_server(&self) -> Option<&ServerStatus> {
+        self.server.as_ref().filter(|server| !server.in_recovery)
+    }
+
+    /// The role that a server here was started in, while it runs.
+    #[must_use]
+    pub fn running_role(&self) -> Option<&ServerRole> {
+        self.supervisor.as_ref()?.postmaster.running_role()
+    }
+
     /// DNS has answered, and every peer that it names has been tried at least once.
     #[must_use]
     pub fn peers_asked(&self) -> bool {
@@ -133,6 +145,18 @@ pub struct PeerView {
 }
 
 impl PeerView {
+    /// Its stream is open: what it says counts now.
+    #[must_use]
+    pub fn connected(&self) -> bool {
+        self.contact == PeerContact::Connected
+    }
+
+    /// What it says now of its part in the leadership.
+    #[must_use]
+    pub fn live_report(&self) -> Option<&LeadershipReport> {
+        self.leadership.as_ref().filter(|_| self.connected())
+    }
+
     /// A peer that DNS names and that has not answered yet.
     #[must_use]
     pub fn untried() -> Self {

@@ -158,6 +158,14 @@ pub struct ServerStatus {
     pub archive: Option<ArchiveStatus>,
 }
 
+impl ServerStatus {
+    /// How far the WAL here leads: a server that starts may replay from files more than its WAL receiver has flushed.
+    #[must_use]
+    pub fn end_of_wal(&self) -> Lsn {
+        self.flush_lsn.max(self.replay_lsn)
+    }
+}
+
 /// How far WAL is archived (`pg_stat_archiver`, and what waits in `pg_wal`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArchiveStatus {

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::lease::{Durability, SynchronousSet};
+use super::lease::{Durability, Incarnation, SynchronousSet};
 use super::member::Ordinal;
 use super::wal::Lsn;
 
@@ -43,6 +43,12 @@ impl Told {
 }
 
 impl SynchronousSet {
+    /// Whether `member` is in it with the directory that it has now.
+    #[must_use]
+    pub fn has(&self, member: Ordinal, incarnation: Option<&Incarnation>) -> bool {
+        incarnation.is_some() && self.members.get(&member) == incarnation
+    }
+
     /// How many detached members prove that they have every acknowledged commit among them: n-k+1.
     ///
     /// `None`: none do, since a commit may be on the primary alone.

@@ -389,14 +389,14 @@ pub(crate) fn remembered(choice: &Choice) -> Memory {
         lease: LeaseMemory {
             record: Some(record(choice).into()),
             beats: vec![(9, NOW_MS - 300)],
-            named: Some((told(choice), NOW_MS - 1_000)),
+            names_in_force: Some((told(choice), NOW_MS - 1_000)),
             confirmed_until_ms: if choice.get(Of::Confirmed) == 1 {
                 NOW_MS + 4_000
             } else {
                 0
             },
             confirmed_term: TERM,
-            confirmed: bound.filter(|_| choice.get(Of::Bound) == 1),
+            confirmation_given: bound.filter(|_| choice.get(Of::Bound) == 1),
             overtaken_since_ms: long.then_some(since_ms),
             handing_over: (choice.get(Of::HandingOver) != 0).then_some(HandingOver {
                 to: None,

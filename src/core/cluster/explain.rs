@@ -3,9 +3,8 @@
 //! A reading of one member's view, for people: `decide` alone acts, on the same facts and by the same rules.
 
 use serde::{Deserialize, Serialize};
-use std::cmp::Reverse;
 
-use crate::core::lease::{Durability, LeaseRecord};
+use crate::core::lease::{Durability, FinalPosition, LeaseRecord, Rank};
 use crate::core::member::Ordinal;
 use crate::core::policy::Leadership;
 use crate::core::status::MemberStatus;
@@ -86,9 +85,7 @@ pub fn explain(view: &ClusterView) -> Explanation {
         would_lose: would_lose(view, successor.as_deref()),
         successor,
         blocks,
-        candidates: others
-            .map(|(ordinal, name)| candidate(view, *ordinal, name))
-            .collect(),
+        candidates: others.map(|(_, name)| candidate(view, name)).collect(),
         primary,
     }
 }
@@ -112,7 +109,7 @@ fn read_only(view: &ClusterView) -> Option<String> {
     ))
 }
 
-fn candidate(view: &ClusterView, ordinal: Ordinal, name: &str) -> Candidate {
+fn candidate(view: &ClusterView, name: &str) -> Candidate {
     let status = view.live_members().find(|member| member.name == name);
     let record = view.lease.as_ref();
     Candidate {
@@ -121,20 +118,17 @@ fn candidate(view: &ClusterView, ordinal: Ordinal, name: &str) -> Candidate {
             .err()
             .map(|why| why.to_string()),
         failover: moves::failover(view, name).err().map(|why| why.to_string()),
-        synchronous: record
-            .is_some_and(|record| status.is_some_and(|status| recorded(record, ordinal, status))),
+        synchronous: record.is_some_and(|record| status.is_some_and(|status| recorded(record, status))),
         lag_bytes: status.and_then(|status| view.lag_bytes(status, LagMode::Write)),
         loss: moves::loss(view, name),
     }
 }
 
 /// The member is in the recorded set with the data that it has now.
-fn recorded(record: &LeaseRecord, ordinal: Ordinal, status: &MemberStatus) -> bool {
-    let incarnation = status
-        .leadership
-        .as_ref()
-        .and_then(|report| report.incarnation.as_ref());
-    incarnation.is_some() && record.synchronous.members.get(&ordinal) == incarnation
+fn recorded(record: &LeaseRecord, status: &MemberStatus) -> bool {
+    let report = status.leadership.as_ref();
+    let incarnation = report.and_then(|report| report.incarnation.as_ref());
+    record.synchronous.has(status.ordinal, incarnation)
 }
 
 /// The best of those who may stand, if enough are there to prove that nothing is missing.
@@ -150,9 +144,7 @@ fn successor(
     let others = view
         .live_members()
         .filter(|member| holder != Some(member.name.as_str()));
-    let there: Vec<&MemberStatus> = others
-        .filter(|status| recorded(record, status.ordinal, status))
-        .collect();
+    let there: Vec<&MemberStatus> = others.filter(|status| recorded(record, status)).collect();
     let proof = match record.synchronous.proof() {
         Some(proof) => proof as usize,
         None if record.durability == Durability::Async => {
@@ -185,26 +177,16 @@ fn successor(
     best.map(|(_, name)| name.clone()).filter(|_| !record.paused)
 }
 
-/// The further one; among equals the preferred one, then the lower ordinal. `None`: may not, or cannot claim.
-#[allow(clippy::type_complexity, reason = "a key to sort by")]
-fn rank(
-    status: &MemberStatus,
-) -> Option<(
-    crate::core::wal::TimelineId,
-    crate::core::wal::Lsn,
-    Reverse<u32>,
-    Reverse<Ordinal>,
-)> {
+/// By what `decide` ranks those who stand; `None`: it may not be primary, or cannot claim.
+fn rank(status: &MemberStatus) -> Option<Rank> {
     let report = status.leadership.as_ref()?;
     let priority = report.priority.filter(|_| report.sees_api)?;
     let server = status.server.as_ref()?;
-    let flushed = server.flush_lsn.max(server.replay_lsn);
-    Some((
-        server.timeline,
-        flushed,
-        Reverse(priority),
-        Reverse(status.ordinal),
-    ))
+    let position = FinalPosition {
+        timeline: server.timeline,
+        flush_lsn: server.end_of_wal(),
+    };
+    Some(Rank::new(position, Some(priority), status.ordinal))
 }
 
 fn would_lose(view: &ClusterView, successor: Option<&str>) -> String {

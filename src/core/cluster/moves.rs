@@ -11,8 +11,8 @@ use super::impossible::Impossible;
 use super::table::size_text;
 use super::{ClusterView, LagMode};
 
-/// A standby further behind than this is not handed over to: `decide` has the same bound.
-const MAX_LAG_BYTES: u64 = 16 << 20;
+/// A standby further behind than this is not handed over to.
+pub const MAX_LAG_BYTES: u64 = 16 << 20;
 
 /// What the Lease alone tells of a move, for an operator who reaches no member; gives the member that was named.
 ///

@@ -7,20 +7,15 @@ use crate::core::situation::Situation;
 use crate::core::status::HeldData;
 use crate::core::supervision::{JobRequest, Licence, ServerRole};
 
-use super::Turn;
+use super::{Turn, shared};
 
 /// An empty directory: the only place from which initdb is ever reached.
 pub(super) fn empty(turn: Turn<'_>) -> Decision {
     if let Some((situation, message)) = turn.failed_job() {
         return turn.row(situation, message);
     }
-    if !turn.policy.new_cluster {
-        if let Some(detail) = holder_of_data(&turn) {
-            return turn.row(Situation::PeerHoldsData, detail);
-        }
-        if let Some((situation, detail)) = unanswered(&turn) {
-            return turn.row(situation, detail).soon();
-        }
+    if let Some((situation, detail)) = against_new_cluster(&turn) {
+        return turn.row_while_asking(situation, detail);
     }
     let detail = format!(
         "{}-{} will be the primary",
@@ -35,7 +30,16 @@ pub(super) fn empty(turn: Turn<'_>) -> Decision {
     )
 }
 
-pub(super) fn holder_of_data(turn: &Turn<'_>) -> Option<String> {
+/// What speaks against making a new cluster, unless the operator has said that this is one.
+pub(super) fn against_new_cluster(turn: &Turn<'_>) -> Option<(Situation, String)> {
+    if turn.policy.new_cluster {
+        return None;
+    }
+    let held = holder_of_data(turn).map(|detail| (Situation::PeerHoldsData, detail));
+    held.or_else(|| unanswered(turn))
+}
+
+fn holder_of_data(turn: &Turn<'_>) -> Option<String> {
     let peers = turn.observation.peers.iter();
     let mut holders = peers.filter(|(_, peer)| peer.held_data == HeldData::Some);
     let (ordinal, peer) = holders.next()?;
@@ -53,7 +57,7 @@ pub(super) fn holder_of_data(turn: &Turn<'_>) -> Option<String> {
 ///
 /// A host on which nobody listens is taken as a pod that has not begun once the time is over. One that
 /// does not answer at all may hold data behind a broken network: then nothing is made.
-pub(super) fn unanswered(turn: &Turn<'_>) -> Option<(Situation, String)> {
+fn unanswered(turn: &Turn<'_>) -> Option<(Situation, String)> {
     let mut silent = turn
         .observation
         .peers
@@ -92,12 +96,7 @@ pub(super) fn complete(turn: Turn<'_>, facts: &DataDirectoryFacts) -> Decision {
         return turn.row(Situation::FirstHoldsStandby, detail);
     }
     if let Some((situation, detail)) = contested(&turn, facts) {
-        let decision = turn.row(situation, detail);
-        return if situation == Situation::AskingPeers {
-            decision.soon()
-        } else {
-            decision
-        };
+        return turn.row_while_asking(situation, detail);
     }
     if let Some(detail) = turn.failed_start() {
         return turn.row(Situation::StartFailing, detail);
@@ -106,10 +105,7 @@ pub(super) fn complete(turn: Turn<'_>, facts: &DataDirectoryFacts) -> Decision {
         let action = PostgresAction::GrantLicence { until_ms: None };
         return turn.act(Situation::Unlicensed, String::new(), action);
     }
-    let detail = format!(
-        "system identifier {}, timeline {}",
-        facts.system_identifier, facts.timeline
-    );
+    let detail = shared::data_text(facts);
     let action = PostgresAction::Start {
         server: ServerRole::alone(),
     };
@@ -153,6 +149,15 @@ pub(super) fn behind(turn: &Turn<'_>, facts: &DataDirectoryFacts) -> Option<Stri
 }
 
 impl Turn<'_> {
+    /// A row that rests on what the peers have said, looked at again soon while some of them have not.
+    pub(super) fn row_while_asking(self, situation: Situation, detail: String) -> Decision {
+        let decision = self.row(situation, detail);
+        match situation {
+            Situation::AskingPeers | Situation::PeersUnreachable => decision.soon(),
+            _ => decision,
+        }
+    }
+
     pub(super) fn waited_ms(&self) -> u64 {
         let began_at_ms = self.memory.began_at_ms.unwrap_or(self.observation.at_ms);
         self.observation.at_ms.saturating_sub(began_at_ms)

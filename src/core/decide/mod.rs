@@ -9,20 +9,23 @@ mod lease;
 mod note;
 mod read_only;
 mod running;
+mod shared;
 mod slots;
 mod standby;
 
-use super::data_directory::{DataDirectory, DataDirectoryFacts};
+use super::data_directory::DataDirectoryFacts;
 use super::decision::{Decision, Memory, PostgresAction};
 use super::observation::{NameState, Observation, ProbeState};
 use super::policy::{Leadership, Policy};
 use super::situation::Situation;
-use super::supervision::{JobKind, JobState, JobStatus, Postmaster, ServerRole, SupervisorStatus, Upstream};
+use super::supervision::{JobState, JobStatus, Postmaster, ServerRole, StopMode, SupervisorStatus, Upstream};
 
 /// Look again this soon while something changes by itself.
 const SOON_MS: u64 = 50;
 /// Look again at least this often.
 const REGULARLY_MS: u64 = 1_000;
+/// Look again this soon while the supervisor does not answer.
+const SUPERVISOR_RETRY_MS: u64 = 200;
 
 /// One turn's inputs, with the memory already brought up to date.
 struct Turn<'a> {
@@ -45,17 +48,10 @@ pub fn decide(policy: &Policy, memory: &Memory, observation: &Observation) -> De
 pub fn decide_with(policy: &Policy, mut memory: Box<Memory>, observation: &Observation) -> Decision {
     note::update(policy, &mut memory, observation);
     let Some(supervisor) = &observation.supervisor else {
+        let detail = observation.supervisor_error.clone().unwrap_or_default();
         let decision = Decision {
-            situation: Situation::SupervisorUnreachable,
-            detail: observation.supervisor_error.clone().unwrap_or_default(),
-            postgres: None,
-            lease: None,
-            report: None,
-            upstream: None,
-            gate_until_ms: 0,
-            read_lease: false,
-            memory,
-            recheck_after_ms: 200,
+            recheck_after_ms: SUPERVISOR_RETRY_MS,
+            ..Decision::row(Situation::SupervisorUnreachable, detail, memory)
         };
         return match policy.leadership {
             Leadership::Fixed => decision,
@@ -74,7 +70,7 @@ pub fn decide_with(policy: &Policy, mut memory: Box<Memory>, observation: &Obser
     };
     note::note_wal(&mut decision, observation);
     let wanted = read_only::wanted(policy, observation);
-    let decision = read_only::told(decision, supervisor, observation, wanted);
+    let decision = read_only::with_default(decision, supervisor, observation, wanted);
     with_mounted_files(decision, supervisor, observation.at_ms)
 }
 
@@ -114,12 +110,7 @@ fn fixed(turn: Turn<'_>) -> Decision {
         ..
     }) = &supervisor.job
     {
-        let situation = match kind {
-            JobKind::Initdb => Situation::Initialising,
-            JobKind::Clone => Situation::Cloning,
-            JobKind::Rewind => Situation::Rewinding,
-        };
-        return turn.row(situation, note::progress_text(*progress));
+        return turn.row(shared::while_job_runs(*kind), shared::progress_text(*progress));
     }
     if supervisor.stopping {
         return turn.row(Situation::Leaving, String::new());
@@ -133,40 +124,19 @@ fn fixed(turn: Turn<'_>) -> Decision {
 
 /// PostgreSQL does not run and no job does.
 fn stopped(turn: Turn<'_>) -> Decision {
-    match &turn.supervisor.data_directory {
-        DataDirectory::Unusable { detail } => {
-            let detail = detail.clone();
-            turn.row(Situation::UnusableDataDirectory, detail)
-        }
-        DataDirectory::Complete(facts) if facts.major_version != turn.supervisor.major_version => {
-            let detail = format!(
-                "PGDATA was made by PostgreSQL {}, the programs here are PostgreSQL {}",
-                facts.major_version, turn.supervisor.major_version
-            );
-            turn.row(Situation::WrongMajorVersion, detail)
-        }
-        DataDirectory::Empty if turn.policy.first() => first::empty(turn),
-        DataDirectory::Empty => standby::empty(turn),
-        DataDirectory::Complete(facts) if turn.policy.first() => first::complete(turn, facts),
-        DataDirectory::Complete(facts) => standby::complete(turn, facts),
+    match shared::openable(turn.supervisor) {
+        Err((situation, detail)) => turn.row(situation, detail),
+        Ok(None) if turn.policy.first() => first::empty(turn),
+        Ok(None) => standby::empty(turn),
+        Ok(Some(facts)) if turn.policy.first() => first::complete(turn, facts),
+        Ok(Some(facts)) => standby::complete(turn, facts),
     }
 }
 
 impl<'a> Turn<'a> {
     /// A row without an action.
     fn row(self, situation: Situation, detail: String) -> Decision {
-        Decision {
-            situation,
-            detail,
-            postgres: None,
-            lease: None,
-            report: None,
-            upstream: None,
-            gate_until_ms: 0,
-            read_lease: false,
-            memory: self.memory,
-            recheck_after_ms: REGULARLY_MS,
-        }
+        Decision::row(situation, detail, self.memory)
     }
 
     /// A row with its action; what the action's end must be counted against is noted.
@@ -187,6 +157,11 @@ impl<'a> Turn<'a> {
             ..self.row(situation, detail)
         }
         .soon()
+    }
+
+    /// PostgreSQL ends its sessions and stops.
+    fn stop(self, situation: Situation, detail: String) -> Decision {
+        self.act(situation, detail, PostgresAction::Stop { mode: StopMode::Fast })
     }
 
     fn facts(&self) -> Option<&'a DataDirectoryFacts> {
@@ -254,6 +229,22 @@ impl<'a> Turn<'a> {
 }
 
 impl Decision {
+    /// A row without an action: nothing is done, and nothing is told.
+    fn row(situation: Situation, detail: String, memory: Box<Memory>) -> Self {
+        Self {
+            situation,
+            detail,
+            postgres: None,
+            lease: None,
+            read_lease: false,
+            report: None,
+            upstream: None,
+            gate_until_ms: 0,
+            memory,
+            recheck_after_ms: REGULARLY_MS,
+        }
+    }
+
     /// With a reload, unless the last one was in vain only just now.
     fn reload(mut self, at_ms: u64, server: ServerRole) -> Self {
         if at_ms < self.memory.reload_at_ms {

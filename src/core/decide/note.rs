@@ -4,7 +4,7 @@ use crate::core::decision::{Decision, Memory, PostgresAction, Stalled};
 use crate::core::observation::Observation;
 use crate::core::policy::Policy;
 use crate::core::situation::Situation;
-use crate::core::supervision::{CloneReason, JobKind, JobProgress, JobState, Postmaster, SupervisorStatus};
+use crate::core::supervision::{CloneReason, JobKind, JobState, Postmaster, SupervisorStatus};
 
 use super::slots;
 
@@ -15,6 +15,24 @@ pub(super) fn pause_ms(failures: u32) -> u64 {
 
 /// Pause after a job that said trying again cannot help.
 const REFUSED_PAUSE_MS: u64 = 60_000;
+
+/// Since when something holds without a break: since `known` if it held at the last turn too, else from now on.
+pub(super) fn since(known: Option<u64>, holds: bool, at_ms: u64) -> Option<u64> {
+    holds.then(|| known.unwrap_or(at_ms))
+}
+
+/// A value and since when it has been this one without a break.
+pub(super) fn unchanged_since<T: PartialEq>(
+    known: Option<(T, u64)>,
+    value: Option<T>,
+    at_ms: u64,
+) -> Option<(T, u64)> {
+    let value = value?;
+    let since_ms = known
+        .filter(|(known, _)| *known == value)
+        .map(|(_, since_ms)| since_ms);
+    Some((value, since_ms.unwrap_or(at_ms)))
+}
 
 pub(super) fn update(policy: &Policy, memory: &mut Memory, observation: &Observation) {
     memory.began_at_ms.get_or_insert(observation.at_ms);
@@ -149,18 +167,4 @@ fn note_stall(memory: &mut Memory, observation: &Observation) {
             since_ms: observation.at_ms,
         },
     });
-}
-
-pub(super) fn progress_text(progress: JobProgress) -> String {
-    let JobProgress {
-        done_bytes,
-        total_bytes,
-        bytes_per_second,
-    } = progress;
-    match (done_bytes * 100).checked_div(total_bytes) {
-        None => String::new(),
-        Some(percent) => {
-            format!("{done_bytes} of {total_bytes} bytes, {percent} %, {bytes_per_second} bytes/s")
-        }
-    }
 }

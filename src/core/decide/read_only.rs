@@ -32,7 +32,7 @@ pub(super) fn given(mut action: PostgresAction, wanted: bool) -> PostgresAction 
 }
 
 /// With a reload of a primary that runs with the other default and is left alone otherwise.
-pub(super) fn told(
+pub(super) fn with_default(
     mut decision: Decision,
     supervisor: &SupervisorStatus,
     observation: &Observation,

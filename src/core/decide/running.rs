@@ -3,41 +3,31 @@
 use std::collections::BTreeMap;
 
 use crate::core::decision::{Decision, PostgresAction};
-use crate::core::observation::{MemberRequest, ProbeState};
+use crate::core::observation::{MemberRequest, ProbeState, UpstreamFacts};
 use crate::core::situation::Situation;
 use crate::core::status::ServerStatus;
-use crate::core::supervision::{CloneReason, Licence, ServerRole, StopMode};
+use crate::core::supervision::{CloneReason, Licence, ServerRole};
 use crate::core::wal::{Relation, WalPosition};
 
-use super::{Turn, slots, standby};
-
-const STOP: PostgresAction = PostgresAction::Stop { mode: StopMode::Fast };
+use super::{Turn, shared, slots, standby};
 
 pub(super) fn decide(turn: Turn<'_>, role: &ServerRole, ready: bool) -> Decision {
     let server = turn.observation.server.as_ref();
     if !turn.policy.first() {
-        if server.is_some_and(|server| !server.in_recovery) {
+        if turn.observation.writable_server().is_some() {
             // Somebody promoted it, perhaps for a good reason: an alarm, and no harm done.
             return turn.row(Situation::WritableStandby, String::new());
         }
         if let Some(detail) = turn.facts().and_then(|facts| standby::foreign(&turn, facts)) {
-            return turn.act(Situation::ForeignDataDirectory, detail, STOP);
+            return turn.stop(Situation::ForeignDataDirectory, detail);
         }
     }
     match server {
         _ if !ready => turn.row(Situation::Starting, String::new()).soon(),
-        None => unseen(turn),
+        None => shared::unseen(turn),
         Some(_) if turn.observation.request.is_some() => requested(turn),
         Some(server) if turn.policy.first() => primary(turn, server),
         Some(server) => running_standby(turn, role, server),
-    }
-}
-
-/// PostgreSQL is ready and says nothing. One that merely does not let podgres in serves others, and is left alone.
-pub(super) fn unseen(turn: Turn<'_>) -> Decision {
-    match turn.observation.login_refused.clone() {
-        Some(why) => turn.row(Situation::LoginRefused, why),
-        None => turn.row(Situation::Unresponsive, String::new()).soon(),
     }
 }
 
@@ -51,7 +41,7 @@ fn requested(mut turn: Turn<'_>) -> Decision {
         turn.memory.condemned = Some(CloneReason::Requested);
     }
     let detail = if reinit { "a fresh clone" } else { "a restart" };
-    turn.act(Situation::Requested, detail.to_owned(), STOP)
+    turn.stop(Situation::Requested, detail.to_owned())
 }
 
 fn primary(turn: Turn<'_>, server: &ServerStatus) -> Decision {
@@ -99,13 +89,10 @@ fn running_standby(turn: Turn<'_>, role: &ServerRole, server: &ServerStatus) -> 
         };
         return turn.row(Situation::PrimaryUnreachable, detail);
     };
-    let moved = match role {
-        ServerRole::Standby {
-            upstream: Some(known),
-        } => known.address != upstream.address,
-        ServerRole::Standby { upstream: None } => true,
-        // It could not take an upstream by a reload.
-        ServerRole::Primary { .. } => false,
+    // A server in the primary's role could not take an upstream by a reload.
+    let moved = match role.upstream() {
+        Some(known) => known.address != upstream.address,
+        None => !role.is_primary(),
     };
     if moved {
         let detail = format!(
@@ -115,26 +102,27 @@ fn running_standby(turn: Turn<'_>, role: &ServerRole, server: &ServerStatus) -> 
         let (at_ms, server) = (turn.observation.at_ms, turn.standby_role());
         return turn.row(Situation::UpstreamMoved, detail).reload(at_ms, server);
     }
-    let looked_at_ms = turn.observation.upstream.looked_at_ms;
-    let stood_still = turn.memory.stalled.is_some_and(|stalled| {
-        let waited_ms = turn.observation.at_ms.saturating_sub(stalled.since_ms);
-        waited_ms >= turn.policy.stall_timeout_ms && looked_at_ms > stalled.since_ms
-    });
+    not_streaming(turn, server, upstream)
+}
+
+/// The primary is there and the WAL receiver does not stream: judged once it has stood still.
+fn not_streaming(turn: Turn<'_>, server: &ServerStatus, upstream: &UpstreamFacts) -> Decision {
+    let stood_still = shared::stood_still(&turn);
     let position = WalPosition {
         timeline: server.timeline,
         lsn: server.flush_lsn,
     };
     match upstream.history.relation(position, upstream.flush_lsn) {
         Relation::Ahead if stood_still => {
-            return turn.row(Situation::AheadOfPrimary, standby::ahead(position, upstream));
+            return turn.row(Situation::AheadOfPrimary, shared::ahead(position, upstream));
         }
         Relation::Forked if stood_still => {
-            let detail = standby::ahead(position, upstream);
+            let detail = shared::ahead(position, upstream);
             return condemn(turn, Situation::Diverged, detail, CloneReason::Diverged);
         }
         Relation::Contained | Relation::Ahead | Relation::Forked => {}
     }
-    if let Some(detail) = wal_gone(&turn, server).filter(|_| stood_still) {
+    if let Some(detail) = shared::wal_gone(&turn, server, turn.policy.first_ordinal).filter(|_| stood_still) {
         return condemn(turn, Situation::WalGone, detail, CloneReason::WalGone);
     }
     let detail = format!("replayed up to {}", server.replay_lsn);
@@ -143,29 +131,11 @@ fn running_standby(turn: Turn<'_>, role: &ServerRole, server: &ServerStatus) -> 
     if stood_still { decision } else { decision.soon() }
 }
 
-/// What the primary says of the WAL that this standby needs next, if it is no longer there.
-fn wal_gone(turn: &Turn<'_>, server: &ServerStatus) -> Option<String> {
-    let primary = turn.observation.peers.get(&turn.policy.first_ordinal)?;
-    if primary.slot.as_ref().is_some_and(|slot| slot.lost) {
-        return Some(format!(
-            "replication slot \"{}\" is lost",
-            turn.observation.own_slot
-        ));
-    }
-    let oldest = primary.oldest_wal_lsn?;
-    let segment_size_bytes = primary.wal_segment_size_bytes.max(1 << 20);
-    let needed = server
-        .flush_lsn
-        .max(server.replay_lsn)
-        .segment_start(segment_size_bytes);
-    (needed < oldest).then(|| format!("needs WAL from {needed}, the oldest on the primary is {oldest}"))
-}
-
 /// Marks the directory for a fresh clone and stops the server; the next turns do the rest.
 fn condemn(mut turn: Turn<'_>, situation: Situation, detail: String, reason: CloneReason) -> Decision {
     if !turn.policy.reclone {
         return turn.row(situation, detail);
     }
     turn.memory.condemned = Some(reason);
-    turn.act(situation, detail, STOP)
+    turn.stop(situation, detail)
 }

@@ -5,9 +5,9 @@ use crate::core::decision::{Decision, PostgresAction};
 use crate::core::observation::{MemberRequest, NameState, ProbeState, UpstreamFacts};
 use crate::core::situation::Situation;
 use crate::core::supervision::{CloneReason, JobRequest};
-use crate::core::wal::{Relation, WalPosition};
+use crate::core::wal::Relation;
 
-use super::Turn;
+use super::{Turn, shared};
 
 /// Nothing here: cloned from the primary, and never anything else.
 pub(super) fn empty(turn: Turn<'_>) -> Decision {
@@ -25,8 +25,7 @@ pub(super) fn complete(turn: Turn<'_>, facts: &DataDirectoryFacts) -> Decision {
     if let Some(detail) = foreign(&turn, facts) {
         return turn.row(Situation::ForeignDataDirectory, detail);
     }
-    let fresh_copy = facts.backup_label && !facts.recovery_signal;
-    if !(facts.standby_signal || fresh_copy || facts.control_state.was_standby()) {
+    if facts.was_primary() {
         let detail = format!(
             "no standby.signal, database cluster state is {:?}, last position {} on timeline {}",
             facts.control_state, facts.control_lsn, facts.timeline
@@ -45,7 +44,7 @@ pub(super) fn complete(turn: Turn<'_>, facts: &DataDirectoryFacts) -> Decision {
         match upstream.history.relation(facts.position(), upstream.flush_lsn) {
             Relation::Contained => {}
             Relation::Ahead => {
-                let detail = ahead(facts.position(), upstream);
+                let detail = shared::ahead(facts.position(), upstream);
                 return turn.row(Situation::AheadOfPrimary, detail);
             }
             Relation::Forked => return replace(turn, CloneReason::Diverged),
@@ -59,22 +58,11 @@ pub(super) fn complete(turn: Turn<'_>, facts: &DataDirectoryFacts) -> Decision {
         return turn.row(Situation::StartFailing, detail);
     }
     let server = turn.standby_role();
-    let detail = format!(
-        "system identifier {}, timeline {}",
-        facts.system_identifier, facts.timeline
-    );
+    let detail = shared::data_text(facts);
     turn.act(
         Situation::ReadyAsStandby,
         detail,
         PostgresAction::Start { server },
-    )
-}
-
-/// What is here and not on the primary, in words.
-pub(super) fn ahead(position: WalPosition, upstream: &UpstreamFacts) -> String {
-    format!(
-        "here {} on timeline {}, the primary {} on timeline {}",
-        position.lsn, position.timeline, upstream.flush_lsn, upstream.history.timeline
     )
 }
 
@@ -98,11 +86,7 @@ pub(super) fn foreign(turn: &Turn<'_>, facts: &DataDirectoryFacts) -> Option<Str
 
 /// Clones over a directory that is known to be of no further use to this standby.
 fn replace(turn: Turn<'_>, reason: CloneReason) -> Decision {
-    let situation = match reason {
-        CloneReason::Diverged | CloneReason::NotRewound => Situation::Diverged,
-        CloneReason::WalGone | CloneReason::Empty => Situation::WalGone,
-        CloneReason::Requested => Situation::Requested,
-    };
+    let situation = shared::while_replacing(reason);
     if !turn.policy.reclone && reason != CloneReason::Requested {
         return turn.row(situation, "cloning afresh is switched off".to_owned());
     }

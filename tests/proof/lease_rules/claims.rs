@@ -180,7 +180,7 @@ fn stands(case: &Case<'_>, record: &LeaseRecord, term: u64) -> bool {
     let bound = case
         .memory
         .lease
-        .confirmed
+        .confirmation_given
         .is_some_and(|(office, given)| office.term == record.term && recently(given));
     let young = case.memory.began_at_ms.is_none_or(recently);
     let over = vacant || (case.expired() && !bound && !young);

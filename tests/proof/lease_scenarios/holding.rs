@@ -372,15 +372,15 @@ fn a_primary_that_was_told_otherwise_is_told_again() {
         told(&primary(&[]), |memory, observation| {
             let server = observation.server.as_mut().expect("a server");
             server.synchronous_standby_names = String::new();
-            memory.lease.named = Some((String::new(), observation.at_ms - for_ms));
+            memory.lease.names_in_force = Some((String::new(), observation.at_ms - for_ms));
         })
     };
     let (moment, again) = (otherwise(999), otherwise(1_000));
     assert_eq!(moment.postgres, None, "a reload takes a moment");
     assert!(!waits_for(&again).is_empty());
-    let (_, since_ms) = again.memory.lease.named.expect("what is in force");
+    let (_, since_ms) = again.memory.lease.names_in_force.expect("what is in force");
     assert!(
-        since_ms > moment.memory.lease.named.expect("the same").1,
+        since_ms > moment.memory.lease.names_in_force.expect("the same").1,
         "once a second"
     );
 }

@@ -192,7 +192,7 @@ fn a_synchronous_set_changes_in_steps() {
     );
     let just_told = told(&after_takeover, |memory, observation| {
         observation.barrier = None;
-        memory.lease.named = None;
+        memory.lease.names_in_force = None;
     });
     assert_eq!(
         just_told.postgres, None,
@@ -383,7 +383,7 @@ fn a_primary_whose_hand_over_was_not_answered_kept_its_silence() {
         })
         .report
         .expect("a report")
-        .suspects_term
+        .gives_up_term
     };
     assert_eq!(says(1_000, |_| {}), Some(TERM));
     assert_eq!(says(999, |_| {}), None, "an answer may come");

@@ -31,7 +31,7 @@ fn a_primary_that_left_unseen_by_the_api_server_is_believed_by_those_who_see_it(
     };
     let of_before: Change = |_, observation| {
         let holder = observation.peers.get_mut(&Ordinal(0)).expect("the holder");
-        holder.leadership.as_mut().expect("its report").suspects_term = Some(TERM - 1);
+        holder.leadership.as_mut().expect("its report").gives_up_term = Some(TERM - 1);
     };
     let receives: Change = |_, observation| {
         observation.server.as_mut().expect("a server").receiver_streaming = true;

@@ -65,7 +65,7 @@ pub(super) fn holder_peer(choice: &Choice) -> Option<PeerView> {
             ..member(
                 choice.other(),
                 LeadershipReport {
-                    suspects_term: Some(TERM),
+                    gives_up_term: Some(TERM),
                     ..content(TERM)
                 },
             )

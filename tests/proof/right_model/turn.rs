@@ -159,7 +159,7 @@ fn taken(
     next.asking = lease.beats.iter().filter_map(|(_, sent_ms)| age(*sent_ms)).max();
     next.confirmed = left(lease.confirmed_until_ms);
     let given = lease
-        .confirmed
+        .confirmation_given
         .filter(|(office, _)| office.term == u64::from(there.view.term));
     next.given = given.and_then(|(_, given_ms)| age(given_ms));
     next.report = decision.report.as_ref().map(said);
@@ -221,6 +221,7 @@ fn said(report: &LeadershipReport) -> Report {
             .filter(|office| office.beat > 0)
             .and_then(|office| age(office.beat))
     };
+    assert_eq!(report.gives_up_term, None, "nobody's PostgreSQL stops in this model");
     Report {
         promised: u8::try_from(report.promised_term).expect("few terms"),
         term: u8::try_from(report.term).expect("few terms"),
@@ -245,6 +246,7 @@ fn words(peer: u8, report: &Report) -> LeadershipReport {
         office: report.office.then(|| office(report.beat)),
         confirms: report.confirms.map(|beat| office(Some(beat))),
         suspects_term: report.suspects.then_some(term),
+        gives_up_term: None,
         final_position: report.detached.then_some(rest()),
         priority: Some(0),
         sees_api: true,
@@ -292,7 +294,7 @@ fn remembered(bound: Bound, there: &Member) -> Memory {
                 NOW_MS + u64::from(there.confirmed) * TICK_MS
             },
             confirmed_term: term,
-            confirmed: there.given.map(|age| (Office { term, beat: 1 }, ago(age))),
+            confirmation_given: there.given.map(|age| (Office { term, beat: 1 }, ago(age))),
             // Whatever it waits for besides, it has waited for long enough.
             overtaken_since_ms: Some(ago(1)),
             detached: Some((rest(), ago(1))),

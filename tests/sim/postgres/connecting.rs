@@ -85,13 +85,13 @@ impl World {
         if parted && !(known && self.random.chance(50)) {
             return false;
         }
-        self.begin_stream(member, pg, name, (from, parted));
+        self.begin_stream(member, pg, name, from, parted);
         true
     }
 
     /// `parted`: a WAL receiver asks for the segment in which its WAL ends from the beginning, and says how much it has: an
     /// upstream whose timeline left that WAL within this segment takes the word for it, and ends the stream where they part.
-    fn begin_stream(&mut self, member: usize, pg: u64, name: String, (from, parted): (usize, bool)) {
+    fn begin_stream(&mut self, member: usize, pg: u64, name: String, from: usize, parted: bool) {
         if !parted {
             self.check_stream(from, member);
         }

@@ -1,22 +1,25 @@
 //! Everybody but the holder: follows the primary in office, and never takes WAL of which its own is not a prefix.
 
+use std::ops::ControlFlow::{self, Break, Continue};
+
 use crate::core::data_directory::{ControlState, DataDirectoryFacts};
 use crate::core::decision::{Decision, PostgresAction};
+use crate::core::lease::LeaseRecord;
 use crate::core::member::Ordinal;
 use crate::core::observation::{MemberRequest, UpstreamFacts};
 use crate::core::situation::Situation;
 use crate::core::status::ServerStatus;
-use crate::core::supervision::{CloneReason, ServerRole, StopMode, Upstream};
+use crate::core::supervision::{CloneReason, ServerRole, Upstream};
 use crate::core::wal::Relation;
 
-use super::super::{slots, standby};
-use super::repair::{clone, condemn, replace, rewind, wal_gone};
-use super::standing::{Standing, recorded};
+use super::super::{shared, slots};
+use super::repair::{clone, condemn, replace, rewind};
+use super::standing::Standing;
 use super::upstream::{
-    about_to_be_promoted, fresh, joining, name_that_confirms_nothing, position, probe_text, relation,
-    upstream,
+    about_to_be_promoted, holder_as_upstream, joining_name, name_that_confirms_nothing, position,
+    primary_seen_since, probe_text, relation,
 };
-use super::{Turn, stand, unread, was_primary};
+use super::{Turn, failover, unread};
 
 /// PostgreSQL runs as a standby.
 pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, ready: bool) -> Decision {
@@ -24,7 +27,7 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
         return starting(turn, standing, role);
     }
     let Some(server) = &turn.observation.server else {
-        return super::super::running::unseen(turn);
+        return shared::unseen(turn);
     };
     let Some(record) = standing.record else {
         return turn.row(unread(standing), String::new());
@@ -33,12 +36,11 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
         .system_identifier
         .is_some_and(|recorded| recorded != server.system_identifier)
     {
-        let action = PostgresAction::Stop { mode: StopMode::Fast };
-        return turn.act(Situation::ForeignDataDirectory, String::new(), action);
+        return turn.stop(Situation::ForeignDataDirectory, String::new());
     }
-    let turn = match stand::consider(turn, standing) {
-        Ok(decision) => return decision,
-        Err(turn) => turn,
+    let turn = match failover::consider(turn, standing) {
+        Break(decision) => return decision,
+        Continue(turn) => turn,
     };
     match turn.observation.request {
         Some(MemberRequest::Reinit) => {
@@ -46,19 +48,16 @@ pub(super) fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, re
             return condemn(turn, Situation::Requested, detail, CloneReason::Requested);
         }
         Some(MemberRequest::Restart) => {
-            let action = PostgresAction::Stop { mode: StopMode::Fast };
-            return turn.act(Situation::Requested, "a restart".to_owned(), action);
+            return turn.stop(Situation::Requested, "a restart".to_owned());
         }
         None => {}
     }
     let Some(holder) = standing.holder_elsewhere else {
         return turn.row(Situation::AwaitingPrimary, standing.holder_name());
     };
-    match role {
-        ServerRole::Standby {
-            upstream: Some(known),
-        } => attached(turn, standing, server, (holder, known)),
-        _ => detached(turn, standing, server, holder),
+    match role.upstream() {
+        Some(known) => attached(turn, standing, server, holder, known),
+        None => detached(turn, standing, server, holder),
     }
 }
 
@@ -70,18 +69,15 @@ fn starting(turn: Turn<'_>, standing: &Standing, role: &ServerRole) -> Decision 
     let (Some(holder), false) = (standing.holder_elsewhere, standing.promised > standing.term()) else {
         return turn.row(situation, String::new()).soon();
     };
-    let Some((upstream_facts, own)) = fresh(&turn, holder, since_ms).zip(turn.facts()) else {
+    let Some((upstream_facts, own)) = primary_seen_since(&turn, holder, since_ms).zip(turn.facts()) else {
         let detail = probe_text(&turn);
         return turn.row(situation, detail).soon();
     };
-    let known = match role {
-        ServerRole::Standby { upstream } => upstream.as_ref(),
-        ServerRole::Primary { .. } => None,
-    };
+    let known = role.upstream();
     let attached = known.is_some_and(|known| known.address == upstream_facts.address);
     if known.is_some() && !attached {
         let term = standing.term();
-        return turn.act(situation, standing.holder_name(), PostgresAction::Detach { term });
+        return turn.detach(situation, standing.holder_name(), term);
     }
     if own.system_identifier != upstream_facts.system_identifier {
         return turn.row(situation, String::new()).soon();
@@ -92,7 +88,7 @@ fn starting(turn: Turn<'_>, standing: &Standing, role: &ServerRole) -> Decision 
         Relation::Contained => {}
         Relation::Ahead => return turn.row(situation, "ahead of the primary".to_owned()).soon(),
         Relation::Forked => {
-            let detail = standby::ahead(own.position(), upstream_facts);
+            let detail = shared::ahead(own.position(), upstream_facts);
             return condemn(turn, Situation::Diverged, detail, CloneReason::Diverged);
         }
     }
@@ -101,9 +97,14 @@ fn starting(turn: Turn<'_>, standing: &Standing, role: &ServerRole) -> Decision 
     if !own.backup_label && waited_ms < turn.policy.stall_timeout_ms {
         return turn.row(situation, String::new()).soon();
     }
-    let Some(mut upstream) = upstream(&turn, standing, holder) else {
+    attach_before_ready(turn, standing, holder)
+}
+
+/// It needs WAL before it can answer.
+fn attach_before_ready(turn: Turn<'_>, standing: &Standing, holder: Ordinal) -> Decision {
+    let Some(mut upstream) = holder_as_upstream(&turn, standing, holder) else {
         let detail = probe_text(&turn);
-        return turn.row(situation, detail).soon();
+        return turn.row(Situation::Starting, detail).soon();
     };
     // A WAL receiver says that it has all that was replayed, and that may be more than the files say, and another primary's.
     upstream.application_name = Some(name_that_confirms_nothing(&turn));
@@ -111,7 +112,7 @@ fn starting(turn: Turn<'_>, standing: &Standing, role: &ServerRole) -> Decision 
         upstream: Some(upstream),
     };
     let detail = "it needs more WAL".to_owned();
-    turn.act(situation, detail, PostgresAction::Reload { server })
+    turn.act(Situation::Starting, detail, PostgresAction::Reload { server })
 }
 
 /// It has an upstream: the right one, or one that it must let go of before it looks at another.
@@ -119,40 +120,36 @@ fn attached(
     turn: Turn<'_>,
     standing: &Standing,
     server: &ServerStatus,
-    (holder, known): (Ordinal, &Upstream),
+    holder: Ordinal,
+    known: &Upstream,
 ) -> Decision {
     // By its name at once; by its address in DNS once that is known.
     let looked_at = turn.observation.upstream.of == Some(holder);
     let same_host = known.host == turn.observation.upstream.host;
     let other = super::outdated(&turn, standing, &known.host);
-    let same_name = known.application_name == joining(&turn, standing);
+    let same_name = known.application_name == joining_name(&turn, standing);
     if other || (looked_at && !same_host) || !same_name || standing.promised > standing.term() {
         let term = standing.term().max(standing.promised);
-        return turn.act(
-            Situation::UpstreamMoved,
-            standing.holder_name(),
-            PostgresAction::Detach { term },
-        );
+        return turn.detach(Situation::UpstreamMoved, standing.holder_name(), term);
     }
     if server.receiver_streaming {
         return streaming(turn, standing, server, holder);
     }
-    let Some(facts) = fresh(&turn, holder, 0) else {
+    let Some(facts) = primary_seen_since(&turn, holder, 0) else {
         let detail = probe_text(&turn);
         return turn.row(Situation::PrimaryUnreachable, detail);
     };
     if facts.address != known.address {
         let detail = format!("\"{}\" is now {}", known.host, facts.address);
         let term = standing.term().max(standing.promised);
-        return turn.act(Situation::UpstreamMoved, detail, PostgresAction::Detach { term });
+        return turn.detach(Situation::UpstreamMoved, detail, term);
     }
     not_streaming(turn, server, facts, holder)
 }
 
 fn streaming(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: Ordinal) -> Decision {
     let detail = format!("timeline {}, term {}", server.timeline, standing.term());
-    let paused = standing.record.is_some_and(|record| record.paused);
-    let situation = if paused {
+    let situation = if standing.paused() {
         Situation::Paused
     } else {
         Situation::Streaming
@@ -173,18 +170,14 @@ fn streaming(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder:
 
 /// The primary is there and the WAL receiver does not stream: judged once it has stood still.
 fn not_streaming(turn: Turn<'_>, server: &ServerStatus, facts: &UpstreamFacts, holder: Ordinal) -> Decision {
-    let looked_at_ms = turn.observation.upstream.looked_at_ms;
-    let stood_still = turn.memory.stalled.is_some_and(|stalled| {
-        let waited_ms = turn.observation.at_ms.saturating_sub(stalled.since_ms);
-        waited_ms >= turn.policy.stall_timeout_ms && looked_at_ms > stalled.since_ms
-    });
-    if stood_still && let Some(detail) = wal_gone(&turn, server, holder) {
+    let stood_still = shared::stood_still(&turn);
+    if stood_still && let Some(detail) = shared::wal_gone(&turn, server, holder) {
         return condemn(turn, Situation::WalGone, detail, CloneReason::WalGone);
     }
     let position = position(server);
     let forked = facts.history.relation(position, facts.flush_lsn) == Relation::Forked;
     if stood_still && forked {
-        let detail = standby::ahead(position, facts);
+        let detail = shared::ahead(position, facts);
         return condemn(turn, Situation::Diverged, detail, CloneReason::Diverged);
     }
     let detail = format!("replayed up to {}", server.replay_lsn);
@@ -203,97 +196,139 @@ fn detached(turn: Turn<'_>, standing: &Standing, server: &ServerStatus, holder: 
         return turn.row(Situation::AwaitingPrimary, detail).soon();
     };
     let position = position(server);
-    let facts = fresh(&turn, holder, since_ms)
-        .or_else(|| about_to_be_promoted(&turn, standing, (holder, since_ms), position));
+    let facts = primary_seen_since(&turn, holder, since_ms)
+        .or_else(|| about_to_be_promoted(&turn, standing, holder, since_ms, position));
     let Some(facts) = facts else {
         let detail = probe_text(&turn);
         return turn.row(Situation::PrimaryUnreachable, detail).soon();
     };
     if facts.system_identifier != server.system_identifier {
-        let action = PostgresAction::Stop { mode: StopMode::Fast };
-        return turn.act(Situation::ForeignDataDirectory, String::new(), action);
+        return turn.stop(Situation::ForeignDataDirectory, String::new());
     }
     match facts.history.relation(position, facts.flush_lsn) {
-        Relation::Contained => {
-            let Some(upstream) = upstream(&turn, standing, holder) else {
-                let detail = probe_text(&turn);
-                return turn.row(Situation::PrimaryUnreachable, detail).soon();
-            };
-            let detail = format!("{} at {}", upstream.host, upstream.address);
-            let server = ServerRole::Standby {
-                upstream: Some(upstream),
-            };
-            turn.act(
-                Situation::UpstreamMoved,
-                detail,
-                PostgresAction::Reload { server },
-            )
-        }
+        Relation::Contained => attach(turn, standing, holder),
         // The primary has lost what it once sent: kept for a person to look at.
         Relation::Ahead => {
-            let detail = standby::ahead(position, facts);
+            let detail = shared::ahead(position, facts);
             turn.row(Situation::AheadOfPrimary, detail)
         }
         Relation::Forked => {
-            let detail = standby::ahead(position, facts);
+            let detail = shared::ahead(position, facts);
             condemn(turn, Situation::Diverged, detail, CloneReason::Diverged)
         }
     }
 }
 
-/// PostgreSQL does not run and the directory is complete.
-pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -> Decision {
-    let Some(record) = standing.record else {
-        return turn.row(unread(standing), String::new());
+/// Its WAL is a part of the primary's: it follows.
+fn attach(turn: Turn<'_>, standing: &Standing, holder: Ordinal) -> Decision {
+    let Some(upstream) = holder_as_upstream(&turn, standing, holder) else {
+        let detail = probe_text(&turn);
+        return turn.row(Situation::PrimaryUnreachable, detail).soon();
     };
-    let mut turn = match stand::last_holder(turn, standing, record, facts) {
-        Ok(decision) => return decision,
-        Err(turn) => turn,
+    let detail = format!("{} at {}", upstream.host, upstream.address);
+    let server = ServerRole::Standby {
+        upstream: Some(upstream),
+    };
+    turn.act(
+        Situation::UpstreamMoved,
+        detail,
+        PostgresAction::Reload { server },
+    )
+}
+
+/// PostgreSQL does not run and the directory is complete.
+pub(super) fn stopped(
+    turn: Turn<'_>,
+    standing: &Standing,
+    record: &LeaseRecord,
+    facts: &DataDirectoryFacts,
+) -> Decision {
+    let turn = match failover::last_holder(turn, standing, record, facts) {
+        Break(decision) => return decision,
+        Continue(turn) => turn,
     };
     if let Some((situation, message)) = turn.failed_job() {
         return turn.row(situation, message);
     }
     let upstream_facts = standing
         .holder_elsewhere
-        .and_then(|holder| fresh(&turn, holder, turn.memory.busy_at_ms))
+        .and_then(|holder| primary_seen_since(&turn, holder, turn.memory.busy_at_ms))
         .filter(|upstream| upstream.system_identifier == facts.system_identifier);
+    let turn = match condemned(turn, standing, record, facts, upstream_facts) {
+        Break(decision) => return decision,
+        Continue(turn) => turn,
+    };
+    match held_against_primary(turn, standing, record, facts, upstream_facts) {
+        Break(decision) => decision,
+        Continue(turn) => start(turn, standing, facts, upstream_facts),
+    }
+}
+
+/// A directory that was given up: by the operator, by a rewind that came to nothing, or when its WAL was judged.
+fn condemned<'a>(
+    mut turn: Turn<'a>,
+    standing: &Standing,
+    record: &LeaseRecord,
+    facts: &DataDirectoryFacts,
+    upstream_facts: Option<&UpstreamFacts>,
+) -> ControlFlow<Decision, Turn<'a>> {
     // What a former primary alone has is kept aside first, by the rewind.
-    if turn.observation.request == Some(MemberRequest::Reinit) && !was_primary(facts) {
-        return replace(turn, standing, upstream_facts, CloneReason::Requested);
+    if turn.observation.request == Some(MemberRequest::Reinit) && !facts.was_primary() {
+        return Break(replace(turn, standing, upstream_facts, CloneReason::Requested));
     }
     if facts.half_rewound {
-        return replace(turn, standing, upstream_facts, CloneReason::NotRewound);
+        return Break(replace(turn, standing, upstream_facts, CloneReason::NotRewound));
     }
     match turn.memory.condemned {
         None => {}
         // The control file may vouch for less than what is there: it was judged while it ran.
-        Some(CloneReason::Diverged) => return rewind(turn, standing, upstream_facts),
+        Some(CloneReason::Diverged) => return Break(rewind(turn, standing, upstream_facts)),
         // A judgement from before it was primary: what it has now must be kept first.
-        Some(CloneReason::WalGone) if was_primary(facts) => turn.memory.condemned = None,
+        Some(CloneReason::WalGone) if facts.was_primary() => turn.memory.condemned = None,
         // With the primary lost, this copy may be needed: it is not given up yet.
         Some(_) if standing.suspects || record.holder.is_none() => turn.memory.condemned = None,
-        Some(reason) => return replace(turn, standing, upstream_facts, reason),
+        Some(reason) => return Break(replace(turn, standing, upstream_facts, reason)),
     }
+    Continue(turn)
+}
+
+/// What its control file says against the primary's history: it may be started, is rewound, or has to wait for a look at the primary.
+fn held_against_primary<'a>(
+    turn: Turn<'a>,
+    standing: &Standing,
+    record: &LeaseRecord,
+    facts: &DataDirectoryFacts,
+    upstream_facts: Option<&UpstreamFacts>,
+) -> ControlFlow<Decision, Turn<'a>> {
     let relation = upstream_facts.map(|upstream| relation(facts, upstream));
     if let Some(upstream) = upstream_facts.filter(|_| relation == Some(Relation::Ahead)) {
-        let detail = standby::ahead(facts.position(), upstream);
-        return turn.row(Situation::AheadOfPrimary, detail);
+        let detail = shared::ahead(facts.position(), upstream);
+        return Break(turn.row(Situation::AheadOfPrimary, detail));
     }
     let forked = relation.map(|relation| relation == Relation::Forked);
     // It handed over, and may be the one witness of that: it can stand for primary again.
     let clean = facts.control_state == ControlState::ShutDown;
     let incarnation = turn.supervisor.incarnation.as_ref();
-    let witness = clean && recorded(record, turn.policy.ordinal, incarnation);
-    match (was_primary(facts), forked) {
-        (true, None) if witness && (standing.suspects || record.holder.is_none()) => {}
+    let witness = clean && record.synchronous.has(turn.policy.ordinal, incarnation);
+    match (facts.was_primary(), forked) {
+        (true, None) if witness && (standing.suspects || record.holder.is_none()) => Continue(turn),
         (true, None) => {
             let detail = probe_text(&turn);
-            return turn.row(Situation::AwaitingPrimary, detail).soon();
+            Break(turn.row(Situation::AwaitingPrimary, detail).soon())
         }
-        (true, Some(false)) if clean => {}
-        (true, Some(_)) | (false, Some(true)) => return rewind(turn, standing, upstream_facts),
-        (false, _) => {}
+        (true, Some(false)) if clean => Continue(turn),
+        (true, Some(_)) | (false, Some(true)) => Break(rewind(turn, standing, upstream_facts)),
+        (false, _) => Continue(turn),
     }
+}
+
+/// It is started as a standby: attached only where it could not be looked into otherwise.
+fn start(
+    turn: Turn<'_>,
+    standing: &Standing,
+    facts: &DataDirectoryFacts,
+    upstream_facts: Option<&UpstreamFacts>,
+) -> Decision {
     if let Some(detail) = turn.failed_start() {
         return turn.row(Situation::StartFailing, detail);
     }
@@ -307,11 +342,8 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
     let upstream = standing
         .holder_elsewhere
         .filter(|_| facts.backup_label && upstream_facts.is_some() && !bound)
-        .and_then(|holder| upstream(&turn, standing, holder));
-    let detail = format!(
-        "system identifier {}, timeline {}",
-        facts.system_identifier, facts.timeline
-    );
+        .and_then(|holder| holder_as_upstream(&turn, standing, holder));
+    let detail = shared::data_text(facts);
     let server = ServerRole::Standby { upstream };
     turn.act(
         Situation::ReadyAsStandby,
@@ -327,11 +359,6 @@ pub(super) fn empty(turn: Turn<'_>, standing: &Standing) -> Decision {
     }
     let facts = standing
         .holder_elsewhere
-        .and_then(|holder| fresh(&turn, holder, turn.memory.busy_at_ms));
-    clone(
-        turn,
-        standing,
-        facts,
-        (Situation::ReadyToClone, CloneReason::Empty),
-    )
+        .and_then(|holder| primary_seen_since(&turn, holder, turn.memory.busy_at_ms));
+    clone(turn, standing, facts, Situation::ReadyToClone, CloneReason::Empty)
 }

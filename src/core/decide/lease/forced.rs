@@ -1,12 +1,11 @@
 //! A forced failover: the operator takes it upon himself that commits may be lost, and nothing else.
 
-use crate::core::cluster::PeerContact;
-use crate::core::decision::{Decision, PostgresAction};
+use crate::core::decision::Decision;
 use crate::core::lease::{LeaseRecord, MoveRequest};
 use crate::core::situation::Situation;
 
 use super::standing::Standing;
-use super::{Turn, stand};
+use super::{Turn, failover};
 
 pub(super) fn is_asked(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
     matches!(record.request, Some(MoveRequest::Failover { to, .. }) if to == turn.policy.ordinal)
@@ -18,8 +17,8 @@ pub(super) fn take_over(turn: Turn<'_>, standing: &Standing, record: &LeaseRecor
         .holder_elsewhere
         .and_then(|holder| turn.observation.peers.get(&holder));
     let in_office = holder.is_some_and(|peer| {
-        let office = peer.leadership.as_ref().and_then(|report| report.office);
-        peer.contact == PeerContact::Connected && office.is_some_and(|office| office.term == record.term)
+        let office = peer.live_report().and_then(|report| report.office);
+        office.is_some_and(|office| office.term == record.term)
     });
     if in_office {
         return turn
@@ -29,29 +28,21 @@ pub(super) fn take_over(turn: Turn<'_>, standing: &Standing, record: &LeaseRecor
             )
             .soon();
     }
-    let term = stand::next_term(&turn, record);
+    let term = failover::next_term(&turn, record);
     if standing.promised < term {
-        return turn.act(
-            Situation::Detaching,
-            "forced by the operator".to_owned(),
-            PostgresAction::Detach { term },
-        );
+        return turn.detach(Situation::Detaching, "forced by the operator".to_owned(), term);
     }
     let Some(own) = standing.final_position else {
         return turn
             .row(Situation::Comparing, "waiting for replay to end".to_owned())
             .soon();
     };
-    if !stand::right_over(&turn, standing, record) || kept_by_others(&turn, standing, record) {
-        return turn.row(Situation::Comparing, stand::not_over(standing)).soon();
+    if !failover::right_over(&turn, standing, record) || kept_by_others(&turn, standing, record) {
+        return turn
+            .row(Situation::Comparing, failover::not_over(standing))
+            .soon();
     }
-    let write = stand::claim(
-        &turn,
-        standing,
-        record,
-        (term, Some(own)),
-        "forced by the operator",
-    );
+    let write = failover::claim(&turn, standing, record, term, Some(own), "forced by the operator");
     turn.lease_row(Situation::Standing, "forced by the operator".to_owned(), write)
 }
 

@@ -1,37 +1,29 @@
 //! A planned move: the holder stops PostgreSQL, sees that the successor has everything, and writes its name into the Lease.
 
-use crate::core::cluster::PeerContact;
+use crate::core::cluster::moves::MAX_LAG_BYTES;
 use crate::core::data_directory::{ControlState, DataDirectory, DataDirectoryFacts};
 use crate::core::decision::{Decision, HandingOver, Memory, PostgresAction};
 use crate::core::lease::{
-    HistoryEntry, Identity, Incarnation, LeasePurpose, LeaseRecord, LeaseWrite, SynchronousSet,
+    HistoryEntry, Identity, Incarnation, LeasePurpose, LeaseRecord, LeaseWrite, MoveRequest, SynchronousSet,
 };
 use crate::core::member::Ordinal;
 use crate::core::observation::{Observation, PeerView};
 use crate::core::policy::Policy;
 use crate::core::situation::Situation;
-use crate::core::supervision::{Postmaster, ServerRole, StopMode};
+use crate::core::supervision::Postmaster;
 use crate::core::wal::{Lsn, WalPosition};
 
 use super::standing::Standing;
 use super::{Turn, hold, release};
 
-/// A standby further behind than this is not waited for.
-const MAX_LAG_BYTES: u64 = 16 << 20;
 /// How long the checkpoint before a planned move is waited for: for less time than the operator is waited with.
 const CHECKPOINT_TIMEOUT_MS: u64 = 25_000;
 const DRAINING: &str = "clients' sessions end between transactions";
 
 /// PostgreSQL still serves: a checkpoint, then the stop.
 pub(super) fn while_running(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
-    let asked = hold::asked_to_move(record);
-    let handing_over = turn.memory.lease.handing_over.or_else(|| {
-        asked.map(|(to, forced)| HandingOver {
-            to,
-            since_ms: standing.at_ms,
-            forced,
-        })
-    });
+    let asked = asked_to_move(record, standing.at_ms);
+    let handing_over = turn.memory.lease.handing_over.or(asked);
     let Some(handing_over) = handing_over.filter(|_| asked.is_some()) else {
         turn.memory.lease.handing_over = None;
         return turn
@@ -56,8 +48,20 @@ pub(super) fn while_running(mut turn: Turn<'_>, standing: &Standing, record: &Le
     if !drained && !handing_over.forced {
         return turn.row(Situation::HandingOver, DRAINING.to_owned()).soon();
     }
-    let action = PostgresAction::Stop { mode: StopMode::Fast };
-    turn.act(Situation::HandingOver, "PostgreSQL is stopped".to_owned(), action)
+    turn.stop(Situation::HandingOver, "PostgreSQL is stopped".to_owned())
+}
+
+/// The move that the operator asks for, begun now.
+fn asked_to_move(record: &LeaseRecord, at_ms: u64) -> Option<HandingOver> {
+    let (to, forced) = match record.request.as_ref()? {
+        MoveRequest::Switchover { to, .. } => (*to, false),
+        MoveRequest::Failover { to, .. } => (Some(*to), true),
+    };
+    Some(HandingOver {
+        to,
+        since_ms: at_ms,
+        forced,
+    })
 }
 
 /// The operator's request is answered without a move.
@@ -92,7 +96,7 @@ fn successor_now(turn: &Turn<'_>, handing_over: HandingOver) -> Option<Ordinal> 
         timeline: server.timeline,
         lsn: near,
     };
-    successor(turn, handing_over, position).map(|(ordinal, _)| ordinal)
+    successor(turn, handing_over, position).map(|successor| successor.ordinal)
 }
 
 /// PostgreSQL is on its way down for a planned move.
@@ -113,11 +117,10 @@ fn once_written(
 ) -> Decision {
     let facts = turn.supervisor.data_directory.facts();
     let written = facts.filter(|_| turn.supervisor.postmaster.writes_no_more());
-    let record = standing.record.filter(|_| standing.is_holder);
-    let Some((record, facts)) = record.zip(written) else {
+    let Some((record, facts)) = standing.held().zip(written) else {
         return hold::stopping(turn, standing, situation);
     };
-    match handed_over(&turn, standing, (record, facts), situation, handing_over) {
+    match handed_over(&turn, standing, record, facts, situation, handing_over) {
         Some((detail, write)) => turn.lease_row(situation, detail, write),
         None => hold::stopping(turn, standing, situation),
     }
@@ -135,7 +138,8 @@ fn may_move(record: &LeaseRecord) -> bool {
 fn handed_over(
     turn: &Turn<'_>,
     standing: &Standing,
-    (record, facts): (&LeaseRecord, &DataDirectoryFacts),
+    record: &LeaseRecord,
+    facts: &DataDirectoryFacts,
     situation: Situation,
     handing_over: HandingOver,
 ) -> Option<(String, Option<LeaseWrite>)> {
@@ -148,8 +152,8 @@ fn handed_over(
         ..handing_over
     };
     let clean = facts.control_state == ControlState::ShutDown;
-    let found = successor(turn, asked, facts.position()).filter(|_| clean)?;
-    if !(ended || preferred(turn, asked, found.1)) {
+    let to = successor(turn, asked, facts.position()).filter(|_| clean)?;
+    if !(ended || preferred(turn, asked, to.peer)) {
         return None;
     }
     let reason = match situation {
@@ -157,8 +161,8 @@ fn handed_over(
         _ if handing_over.forced => "forced by the operator",
         _ => "switchover",
     };
-    let detail = format!("to {}-{}", turn.policy.cluster, found.0);
-    Some((detail, named(turn, standing, record, facts, found, reason)))
+    let detail = format!("to {}-{}", turn.policy.cluster, to.ordinal);
+    Some((detail, named(turn, standing, record, facts, &to, reason)))
 }
 
 /// Whether nobody who is to come before `peer` may have everything in a moment too.
@@ -183,7 +187,7 @@ pub(super) fn while_stopped(
     let waited_ms = stopped_for_ms(&turn, standing);
     // Then nobody else can be told either: the peers may confirm it as the primary that it was.
     let in_vain = standing.unanswered && waited_ms >= turn.policy.times.peer_timeout_ms;
-    let handed_over = handed_over(&turn, standing, (record, facts), situation, handing_over);
+    let handed_over = handed_over(&turn, standing, record, facts, situation, handing_over);
     if let Some((detail, write)) = handed_over.filter(|_| !in_vain) {
         return turn.lease_row(situation, detail, write);
     }
@@ -212,23 +216,14 @@ pub(super) fn while_stopped(
 
 /// The pod is ending, and its supervisor leaves PostgreSQL running for a while, so that it stops with little left to write.
 fn before_stop(mut turn: Turn<'_>, standing: &Standing) -> Decision {
-    let handing_over = turn.memory.lease.handing_over.unwrap_or(HandingOver {
-        to: None,
-        since_ms: standing.at_ms,
-        forced: false,
-    });
+    let begun = turn.memory.lease.handing_over;
+    let handing_over = begun.unwrap_or(to_whoever_fits(standing.at_ms));
     turn.memory.lease.handing_over = Some(handing_over);
     if let Some(until_ms) = hold::licence_due(&turn, standing) {
         // A checkpoint and the sessions may take longer than one licence, and the fence would make the stop a crash.
-        let (detail, until_ms) = ("PostgreSQL still serves".to_owned(), Some(until_ms));
-        return turn.act(
-            Situation::Leaving,
-            detail,
-            PostgresAction::GrantLicence { until_ms },
-        );
+        return turn.grant_licence(Situation::Leaving, "PostgreSQL still serves".to_owned(), until_ms);
     }
-    let server = turn.observation.server.as_ref();
-    if standing.in_right() && server.is_some_and(|server| !server.in_recovery) {
+    if standing.in_right() && turn.observation.writable_server().is_some() {
         if !checkpointed(&turn, handing_over) {
             let detail = "a checkpoint first".to_owned();
             return turn.act(Situation::Leaving, detail, PostgresAction::Checkpoint);
@@ -239,19 +234,7 @@ fn before_stop(mut turn: Turn<'_>, standing: &Standing) -> Decision {
             return turn.row(Situation::Leaving, DRAINING.to_owned()).soon();
         }
     }
-    let action = PostgresAction::Stop { mode: StopMode::Fast };
-    turn.act(Situation::Leaving, "PostgreSQL is stopped".to_owned(), action)
-}
-
-fn serves(postmaster: &Postmaster) -> bool {
-    matches!(
-        postmaster,
-        Postmaster::Running {
-            role: ServerRole::Primary { .. },
-            ready: true,
-            ..
-        }
-    )
+    turn.stop(Situation::Leaving, "PostgreSQL is stopped".to_owned())
 }
 
 fn checkpointed(turn: &Turn<'_>, handing_over: HandingOver) -> bool {
@@ -261,50 +244,61 @@ fn checkpointed(turn: &Turn<'_>, handing_over: HandingOver) -> bool {
 
 /// The pod is ending.
 pub(super) fn leaving(turn: Turn<'_>, standing: &Standing) -> Decision {
-    let Some(record) = standing.record.filter(|_| standing.is_holder) else {
-        if serves(&turn.supervisor.postmaster) {
-            let action = PostgresAction::Stop { mode: StopMode::Fast };
-            return turn.act(Situation::Leaving, standing.holder_name(), action);
+    let Some(record) = standing.held() else {
+        if turn.supervisor.postmaster.ready_primary() {
+            return turn.stop(Situation::Leaving, standing.holder_name());
         }
         return turn.row(Situation::Leaving, String::new());
     };
-    let handing_over = HandingOver {
-        to: None,
-        since_ms: standing.at_ms,
-        forced: false,
-    };
     let stopped = matches!(turn.supervisor.postmaster, Postmaster::Stopped { .. });
-    let facts = match &turn.supervisor.data_directory {
-        DataDirectory::Complete(facts) if stopped => facts,
+    match &turn.supervisor.data_directory {
+        DataDirectory::Complete(facts) if stopped => after_stop(turn, standing, record, facts),
         _ if stopped => {
-            let write = release(record, standing, None);
-            return turn.lease_row(Situation::Leaving, "the Lease is given back".to_owned(), write);
+            let detail = "the Lease is given back".to_owned();
+            turn.give_back(standing, record, Situation::Leaving, detail)
         }
-        _ if serves(&turn.supervisor.postmaster) => return before_stop(turn, standing),
-        _ if record.paused => return hold::stopping(turn, standing, Situation::Leaving),
-        _ => return once_written(turn, standing, Situation::Leaving, handing_over),
-    };
+        _ if turn.supervisor.postmaster.ready_primary() => before_stop(turn, standing),
+        _ if record.paused => hold::stopping(turn, standing, Situation::Leaving),
+        _ => {
+            let handing_over = to_whoever_fits(standing.at_ms);
+            once_written(turn, standing, Situation::Leaving, handing_over)
+        }
+    }
+}
+
+/// A move that nobody asked for.
+fn to_whoever_fits(at_ms: u64) -> HandingOver {
+    HandingOver {
+        to: None,
+        since_ms: at_ms,
+        forced: false,
+    }
+}
+
+/// The pod is ending and PostgreSQL has: to the successor, else back, with the word that this member has everything if it stopped cleanly.
+fn after_stop(
+    turn: Turn<'_>,
+    standing: &Standing,
+    record: &LeaseRecord,
+    facts: &DataDirectoryFacts,
+) -> Decision {
+    let situation = Situation::Leaving;
     let clean = facts.control_state == ControlState::ShutDown;
     if clean && !record.paused {
-        let situation = Situation::Leaving;
-        if let Some((detail, write)) = handed_over(&turn, standing, (record, facts), situation, handing_over)
-        {
+        let handing_over = to_whoever_fits(standing.at_ms);
+        if let Some((detail, write)) = handed_over(&turn, standing, record, facts, situation, handing_over) {
             return turn.lease_row(situation, detail, write);
         }
         let waited_ms = stopped_for_ms(&turn, standing);
         let somebody = turn.observation.peers.values().any(|peer| peer.running);
         if somebody && waited_ms < turn.policy.times.peer_timeout_ms / 4 {
-            return turn
-                .row(
-                    Situation::Leaving,
-                    "the successor does not have everything yet".to_owned(),
-                )
-                .soon();
+            let detail = "the successor does not have everything yet".to_owned();
+            return turn.row(situation, detail).soon();
         }
     }
     let by = clean.then_some(turn.policy.ordinal);
     let write = release(record, standing, by);
-    turn.lease_row(Situation::Leaving, "the Lease is given back".to_owned(), write)
+    turn.lease_row(situation, "the Lease is given back".to_owned(), write)
 }
 
 /// Whether this holder has left, with or without its supervisor, or has given its office away, and cannot learn that it was written: the others need
@@ -318,10 +312,9 @@ pub(super) fn left_untold(
     // Of what it has written last it does not know whether it is the primary still.
     let unsure = standing.given_away && standing.unanswered;
     let leaving = unsure || observation.supervisor.as_ref().is_none_or(|s| s.stopping);
-    let paused = standing.record.is_some_and(|record| record.paused);
     let since_ms = memory.lease.stopped_since_ms.filter(|_| standing.is_holder);
     let long = since_ms.is_some_and(|since_ms| standing.at_ms >= since_ms + policy.times.peer_timeout_ms / 2);
-    leaving && !paused && long
+    leaving && !standing.paused() && long
 }
 
 /// How long the successor has had to receive the end of the WAL.
@@ -330,12 +323,14 @@ fn stopped_for_ms(turn: &Turn<'_>, standing: &Standing) -> u64 {
     since_ms.map_or(0, |since_ms| standing.at_ms.saturating_sub(since_ms))
 }
 
+/// The member that takes over.
+struct Successor<'a> {
+    ordinal: Ordinal,
+    peer: &'a PeerView,
+}
+
 /// A connected member that may be primary and has flushed up to `position`: the named one, else the one with the most.
-fn successor<'a>(
-    turn: &Turn<'a>,
-    handing_over: HandingOver,
-    position: WalPosition,
-) -> Option<(Ordinal, &'a PeerView)> {
+fn successor<'a>(turn: &Turn<'a>, handing_over: HandingOver, position: WalPosition) -> Option<Successor<'a>> {
     let fits = |ordinal: Ordinal, peer: &PeerView| {
         let same_timeline = peer.timeline == Some(position.timeline);
         // The position is where the last checkpoint's record begins: one that has not got it would leave the old primary with WAL of its own.
@@ -351,7 +346,10 @@ fn successor<'a>(
         .filter(|(ordinal, peer)| fits(**ordinal, peer));
     let best = candidates
         .min_by_key(|(ordinal, peer)| (std::cmp::Reverse(peer.flush_lsn), priority(peer), **ordinal));
-    best.map(|(ordinal, peer)| (*ordinal, peer))
+    best.map(|(ordinal, peer)| Successor {
+        ordinal: *ordinal,
+        peer,
+    })
 }
 
 /// A connected member that may be primary, and is asked for if one is.
@@ -359,7 +357,7 @@ fn may_succeed(handing_over: HandingOver, ordinal: Ordinal, peer: &PeerView) -> 
     let report = peer.leadership.as_ref();
     let willing = report.is_some_and(|report| report.priority.is_some() && report.incarnation.is_some());
     let named = handing_over.to.is_none_or(|to| to == ordinal);
-    peer.contact == PeerContact::Connected && willing && named && !peer.writable
+    peer.connected() && willing && named && !peer.writable
 }
 
 fn priority(peer: &PeerView) -> Option<u32> {
@@ -372,21 +370,21 @@ fn named(
     standing: &Standing,
     record: &LeaseRecord,
     facts: &DataDirectoryFacts,
-    to: (Ordinal, &PeerView),
+    to: &Successor<'_>,
     reason: &str,
 ) -> Option<LeaseWrite> {
-    let pod = format!("{}-{}", turn.policy.cluster, to.0);
+    let pod = format!("{}-{}", turn.policy.cluster, to.ordinal);
     let mut next = record.clone();
     next.holder = Some(Identity {
         pod: pod.clone(),
-        uid: to.1.uid.clone(),
+        uid: to.peer.uid.clone(),
     });
     next.term += 1;
     next.renewals = 0;
     next.request = None;
     next.released_by = None;
     next.timeline = record.next_timeline(facts.timeline);
-    next.synchronous = witnesses(turn, record, facts.position(), to.0);
+    next.synchronous = witnesses(turn, record, facts.position(), to.ordinal);
     next.remember(HistoryEntry {
         term: next.term,
         timeline: Some(facts.timeline),
@@ -417,7 +415,7 @@ fn witnesses(
         peer.is_some_and(|peer| {
             let report = peer.leadership.as_ref();
             report.and_then(|report| report.incarnation.as_ref()) == Some(incarnation)
-                && peer.contact == PeerContact::Connected
+                && peer.connected()
                 && peer.timeline == Some(position.timeline)
                 && peer.flush_lsn.is_some_and(|flushed| flushed >= position.lsn)
         })

@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 
 use crate::core::data_directory::DataDirectoryFacts;
 use crate::core::decision::{Decision, PostgresAction};
-use crate::core::lease::{LeasePurpose, LeaseRecord, MoveRequest};
+use crate::core::lease::{LeasePurpose, LeaseRecord, LeaseWrite, MoveRequest};
 use crate::core::observation::MemberRequest;
 use crate::core::situation::Situation;
+use crate::core::status::ServerStatus;
 use crate::core::supervision::{Licence, NextTimeline, Postmaster, ServerRole, StopMode};
 use crate::core::sync::Told;
 
-use super::super::{running, slots};
+use super::super::{shared, slots};
 use super::standing::Standing;
 use super::told::{self, Next};
-use super::{Turn, hand_over, office, release, standby_upstream, was_primary};
+use super::{Turn, hand_over, office};
 
 /// A licence is renewed when it would end earlier than the right by more than this.
 const LICENCE_SLACK_MS: u64 = 200;
@@ -21,19 +22,13 @@ const LICENCE_SLACK_MS: u64 = 200;
 const FAILED_STARTS: u32 = 3;
 
 /// PostgreSQL runs as the primary.
-pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decision {
-    let Some(record) = standing.record else {
-        return turn.row(Situation::LeaseUnread, String::new());
-    };
+pub(super) fn primary(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, ready: bool) -> Decision {
     if let Some(until_ms) = licence_due(&turn, standing) {
-        let action = PostgresAction::GrantLicence {
-            until_ms: Some(until_ms),
-        };
-        return turn.act(Situation::Primary, format!("term {}", record.term), action);
+        return turn.grant_licence(Situation::Primary, format!("term {}", record.term), until_ms);
     }
     let Some(server) = &turn.observation.server else {
         if office::unseen(turn.observation) {
-            return running::unseen(turn);
+            return shared::unseen(turn);
         }
         return unserved(turn, standing, record, ready);
     };
@@ -44,8 +39,8 @@ pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
     if !standing.in_right() {
         return turn.row(Situation::RightLapsed, String::new()).soon();
     }
-    if let Some(decision) = overtaken(&turn, standing, record) {
-        return decision;
+    if let Some((detail, write)) = overtaken(&turn, standing, record) {
+        return turn.lease_row(Situation::Claiming, detail, Some(write));
     }
     if turn.supervisor.terms.held < record.term {
         // It went on as primary in a term that it began itself.
@@ -56,13 +51,14 @@ pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
             PostgresAction::Hold { term: record.term },
         );
     }
+    in_office(turn, standing, record)
+}
+
+/// It serves by right: what was asked of it first, then its daily work.
+fn in_office(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
     if turn.observation.request == Some(MemberRequest::Restart) {
         let detail = "a restart".to_owned();
-        return turn.act(
-            Situation::Requested,
-            detail,
-            PostgresAction::Stop { mode: StopMode::Fast },
-        );
+        return turn.stop(Situation::Requested, detail);
     }
     if turn.memory.lease.handing_over.is_some() || record.request.is_some() {
         return hand_over::while_running(turn, standing, record);
@@ -74,22 +70,13 @@ pub(super) fn primary(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
             PostgresAction::EnsureRoles,
         );
     }
-    in_office(turn, standing, record)
+    daily_work(turn, standing, record)
 }
 
-/// The daily work of a primary: the synchronous set, then the slots.
-fn in_office(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
-    let given = match &turn.supervisor.postmaster {
-        Postmaster::Running {
-            role:
-                ServerRole::Primary {
-                    synchronous_standby_names,
-                    ..
-                },
-            ..
-        } => synchronous_standby_names.as_str(),
-        _ => "",
-    };
+/// The synchronous set, then the slots.
+fn daily_work(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
+    let role = turn.supervisor.postmaster.running_role();
+    let given = role.and_then(ServerRole::synchronous_standby_names).unwrap_or("");
     let changing = Situation::ChangingSynchronousSet;
     match told::next(&turn, standing, record, given) {
         Next::Nothing => {}
@@ -102,7 +89,7 @@ fn in_office(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> D
         }
         Next::TellAgain(told) => {
             // An ALTER SYSTEM by somebody: the reload takes it out. Counted from now on, so that it is no more than one a second.
-            if let Some((_, since_ms)) = &mut turn.memory.lease.named {
+            if let Some((_, since_ms)) = &mut turn.memory.lease.names_in_force {
                 *since_ms = standing.at_ms;
             }
             let synchronous_standby_names = told::text(turn.policy, &told);
@@ -181,8 +168,7 @@ fn unserved(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, ready: bo
         return turn.row(situation, String::new()).soon();
     }
     if office::provable_elsewhere(turn.observation, record) {
-        let write = release(record, standing, None);
-        return turn.lease_row(Situation::Resigning, detail, write);
+        return turn.give_back(standing, record, Situation::Resigning, detail);
     }
     let useless = ready && down_ms > limit_ms.max(standing.duration_ms);
     if useless || forced_away(&turn, standing, record) {
@@ -195,7 +181,7 @@ fn unserved(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, ready: bo
 }
 
 /// A peer has promised a newer term and nobody has claimed it: this primary begins that term itself.
-fn overtaken(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Option<Decision> {
+fn overtaken(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Option<(String, LeaseWrite)> {
     let since_ms = turn.memory.lease.overtaken_since_ms?;
     if standing.at_ms < since_ms + 2 * turn.policy.times.peer_timeout_ms {
         return None;
@@ -210,37 +196,17 @@ fn overtaken(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Opti
     next.term = newest.max(record.term + 1);
     next.renewals += 1;
     let write = standing.write(LeasePurpose::Claim, next)?;
-    let decision = Decision {
-        situation: Situation::Claiming,
-        detail: format!("a standby has promised term {newest}"),
-        postgres: None,
-        lease: Some(write),
-        report: None,
-        upstream: None,
-        gate_until_ms: 0,
-        read_lease: false,
-        memory: turn.memory.clone(),
-        recheck_after_ms: 0,
-    };
-    Some(decision.soon())
+    Some((format!("a standby has promised term {newest}"), write))
 }
 
 /// The Lease names this member, whose PostgreSQL runs as a standby: it is promoted.
-pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decision {
-    let Some(record) = standing.record else {
-        return turn.row(Situation::LeaseUnread, String::new());
-    };
+pub(super) fn standby(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, ready: bool) -> Decision {
     let detail = format!("term {}", record.term);
-    let down_ms = turn
-        .memory
-        .lease
-        .down_since_ms
-        .map_or(0, |since| standing.at_ms.saturating_sub(since));
     let Some(server) = turn.observation.server.as_ref().filter(|_| ready) else {
+        let down_ms = turn.memory.lease.down_ms(standing.at_ms);
         if down_ms > turn.policy.times.recovery_timeout_ms && !record.paused {
             // It has written nothing in this term.
-            let write = release(record, standing, None);
-            return turn.lease_row(Situation::Resigning, detail, write);
+            return turn.give_back(standing, record, Situation::Resigning, detail);
         }
         return turn
             .row(Situation::Promoting, "PostgreSQL does not answer yet".to_owned())
@@ -248,33 +214,30 @@ pub(super) fn standby(turn: Turn<'_>, standing: &Standing, ready: bool) -> Decis
     };
     if standing.promised > record.term {
         // It has bound itself to a later term than the one in which it was named.
-        let write = release(record, standing, None);
-        return turn.lease_row(Situation::Resigning, detail, write);
+        return turn.give_back(standing, record, Situation::Resigning, detail);
     }
     // Also while nothing is received: an upstream that comes back as a later primary would hand on its timeline in between.
-    if server.receiver_present || standby_upstream(turn.observation).is_some() {
-        return turn.act(
-            Situation::Promoting,
-            detail,
-            PostgresAction::Detach { term: record.term },
-        );
+    if server.receiver_present || turn.upstream_in_use().is_some() {
+        return turn.detach(Situation::Promoting, detail, record.term);
     }
     if server.timeline >= record.timeline {
         // WAL of a later primary has come since, which the record that is known here says nothing of.
-        let write = release(record, standing, None);
         let detail = format!("timeline {} has been begun by another member", server.timeline);
-        return turn.lease_row(Situation::Resigning, detail, write);
+        return turn.give_back(standing, record, Situation::Resigning, detail);
     }
+    promote(turn, standing, record, server)
+}
+
+/// It receives nothing, and no member has begun a later timeline: with the right and a licence for it, it begins its own.
+fn promote(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, server: &ServerStatus) -> Decision {
     if !standing.in_right() {
         return turn
             .row(Situation::Promoting, "the Lease is being renewed".to_owned())
             .soon();
     }
+    let detail = format!("term {}", record.term);
     if let Some(until_ms) = licence_due(&turn, standing) {
-        let action = PostgresAction::GrantLicence {
-            until_ms: Some(until_ms),
-        };
-        return turn.act(Situation::Promoting, detail, action);
+        return turn.grant_licence(Situation::Promoting, detail, until_ms);
     }
     let names = told::text(turn.policy, &at_first(&turn, record));
     let action = PostgresAction::Promote {
@@ -296,19 +259,18 @@ pub(super) fn stopping(turn: Turn<'_>, standing: &Standing, situation: Situation
         _ => "PostgreSQL is stopping".to_owned(),
     };
     match licence_due(&turn, standing).filter(|_| standing.is_holder) {
-        Some(until_ms) => {
-            let until_ms = Some(until_ms);
-            turn.act(situation, detail, PostgresAction::GrantLicence { until_ms })
-        }
+        Some(until_ms) => turn.grant_licence(situation, detail, until_ms),
         None => turn.row(situation, detail).soon(),
     }
 }
 
 /// The Lease names this member, whose PostgreSQL does not run.
-pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -> Decision {
-    let Some(record) = standing.record else {
-        return turn.row(Situation::LeaseUnread, String::new());
-    };
+pub(super) fn stopped(
+    turn: Turn<'_>,
+    standing: &Standing,
+    record: &LeaseRecord,
+    facts: &DataDirectoryFacts,
+) -> Decision {
     if turn.memory.lease.handing_over.is_some() {
         return hand_over::while_stopped(turn, standing, record, facts);
     }
@@ -316,19 +278,12 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
         let mut next = record.clone();
         next.system_identifier = Some(facts.system_identifier);
         let write = standing.write(LeasePurpose::Record, next);
-        return turn.lease_row(
-            Situation::Claiming,
-            "the system identifier is recorded".to_owned(),
-            write,
-        );
+        let detail = "the system identifier is recorded".to_owned();
+        return turn.lease_row(Situation::Claiming, detail, write);
     }
     if facts.half_rewound {
-        let write = release(record, standing, None);
-        return turn.lease_row(
-            Situation::HolderWithoutData,
-            "PGDATA is half rewound".to_owned(),
-            write,
-        );
+        let detail = "PGDATA is half rewound".to_owned();
+        return turn.give_back(standing, record, Situation::HolderWithoutData, detail);
     }
     if record.paused && stopped_by_others(&turn) {
         return turn.row(Situation::Paused, "PostgreSQL is not started".to_owned());
@@ -336,12 +291,8 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
     let others =
         turn.memory.failures >= FAILED_STARTS && office::provable_elsewhere(turn.observation, record);
     if others || forced_away(&turn, standing, record) {
-        let write = release(record, standing, None);
-        return turn.lease_row(
-            Situation::Resigning,
-            "PostgreSQL does not start".to_owned(),
-            write,
-        );
+        let detail = "PostgreSQL does not start".to_owned();
+        return turn.give_back(standing, record, Situation::Resigning, detail);
     }
     if let Some(detail) = turn.failed_start() {
         return turn.row(Situation::StartFailing, detail);
@@ -357,8 +308,7 @@ pub(super) fn stopped(turn: Turn<'_>, standing: &Standing, facts: &DataDirectory
 /// The operator wants another whatever is lost, and PostgreSQL does not come up here to be stopped for it.
 fn forced_away(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord) -> bool {
     let asked = matches!(record.request, Some(MoveRequest::Failover { to, .. }) if to != turn.policy.ordinal);
-    let since_ms = turn.memory.lease.down_since_ms.unwrap_or(standing.at_ms);
-    asked && standing.at_ms >= since_ms + 2 * turn.policy.times.peer_timeout_ms
+    asked && turn.memory.lease.down_ms(standing.at_ms) >= 2 * turn.policy.times.peer_timeout_ms
 }
 
 /// PostgreSQL ran here and ended, and not because podgres stopped it: while paused that is somebody's work.
@@ -371,7 +321,7 @@ fn stopped_by_others(turn: &Turn<'_>) -> bool {
 
 fn open(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, facts: &DataDirectoryFacts) -> Decision {
     let detail = format!("term {}, timeline {}", record.term, facts.timeline);
-    if !was_primary(facts) {
+    if !facts.was_primary() {
         let server = ServerRole::Standby { upstream: None };
         return turn.act(Situation::Promoting, detail, PostgresAction::Start { server });
     }
@@ -383,10 +333,7 @@ fn open(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, facts: &DataD
         );
     }
     if let Some(until_ms) = licence_due(&turn, standing) {
-        let action = PostgresAction::GrantLicence {
-            until_ms: Some(until_ms),
-        };
-        return turn.act(Situation::Reopening, detail, action);
+        return turn.grant_licence(Situation::Reopening, detail, until_ms);
     }
     let told = at_first(&turn, record);
     let server = ServerRole::primary(told::text(turn.policy, &told));
@@ -395,12 +342,4 @@ fn open(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, facts: &DataD
 
 fn at_first(turn: &Turn<'_>, record: &LeaseRecord) -> Told {
     told::at_first(turn.policy, record, turn.observation.lease.uncertain.as_ref())
-}
-
-/// Whether the operator's request is for the holder to act on.
-pub(super) fn asked_to_move(record: &LeaseRecord) -> Option<(Option<crate::core::member::Ordinal>, bool)> {
-    match record.request.as_ref()? {
-        MoveRequest::Switchover { to, .. } => Some((*to, false)),
-        MoveRequest::Failover { to, .. } => Some((Some(*to), true)),
-    }
 }

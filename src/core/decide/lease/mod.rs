@@ -13,10 +13,11 @@
 //! | `follow.rs` | everybody but the holder |
 //! | `upstream.rs` | whether this member's WAL fits the holder's history |
 //! | `repair.rs` | a directory that cannot follow as it is: rewound, or cloned |
-//! | `stand.rs` | a member that has lost its primary: suspect, detach, compare, claim |
+//! | `failover.rs` | a member that has lost its primary: suspect, detach, compare, claim |
 //! | `forced.rs` | a forced failover |
 //! | `report.rs` | what a member tells the others of this |
 
+mod failover;
 mod first;
 mod follow;
 mod forced;
@@ -25,21 +26,20 @@ mod hold;
 mod office;
 mod repair;
 mod report;
-mod stand;
 mod standing;
 mod told;
 mod upstream;
 
-use crate::core::data_directory::{DataDirectory, DataDirectoryFacts};
+use crate::core::data_directory::DataDirectoryFacts;
 use crate::core::decision::{Decision, PostgresAction};
-use crate::core::lease::{LeasePurpose, LeaseRecord, LeaseWrite};
+use crate::core::lease::{Identity, LeasePurpose, LeaseRecord, LeaseWrite};
+use crate::core::member::Ordinal;
 use crate::core::observation::Observation;
 use crate::core::policy::Policy;
 use crate::core::situation::Situation;
-use crate::core::supervision::{JobKind, JobState, JobStatus, Postmaster, ServerRole, StopMode};
+use crate::core::supervision::{JobState, JobStatus, Postmaster, ServerRole, Upstream};
 
-use super::Turn;
-use super::note::progress_text;
+use super::{Turn, shared};
 use standing::Standing;
 
 /// The whole of a turn under a Lease; PostgreSQL's part and the Lease's are independent of each other.
@@ -80,9 +80,8 @@ pub(super) fn without_supervisor(
 ) -> Decision {
     let standing = office::note(policy, &mut decision.memory, observation);
     let mut gives_up = false;
-    if let Some(record) = standing.record.as_ref().filter(|_| standing.is_holder) {
-        let since_ms = decision.memory.lease.down_since_ms.unwrap_or(standing.at_ms);
-        let long = standing.at_ms.saturating_sub(since_ms) > 2 * policy.times.peer_timeout_ms;
+    if let Some(record) = standing.held() {
+        let long = decision.memory.lease.down_ms(standing.at_ms) > 2 * policy.times.peer_timeout_ms;
         let gone = long || hand_over::left_untold(policy, observation, &decision.memory, &standing);
         gives_up = gone && !record.paused;
         decision.lease = if gives_up && office::provable_elsewhere(observation, record) {
@@ -104,11 +103,7 @@ fn situation(turn: Turn<'_>, standing: &Standing) -> Decision {
         ..
     }) = &turn.supervisor.job
     {
-        let situation = match kind {
-            JobKind::Initdb => Situation::Initialising,
-            JobKind::Clone => Situation::Cloning,
-            JobKind::Rewind => Situation::Rewinding,
-        };
+        let situation = shared::while_job_runs(*kind);
         if upstream
             .as_ref()
             .is_some_and(|host| outdated(&turn, standing, host))
@@ -116,14 +111,14 @@ fn situation(turn: Turn<'_>, standing: &Standing) -> Decision {
             let detail = standing.holder_name();
             return turn.act(situation, detail, PostgresAction::Cancel).soon();
         }
-        return turn.row(situation, progress_text(*progress));
+        return turn.row(situation, shared::progress_text(*progress));
     }
-    if let Some(record) = standing.record.filter(|_| standing.is_holder)
+    if let Some(record) = standing.held()
         && let Some(failing_ms) = office::disk_lost_ms(turn.policy, turn.observation, record)
     {
         // Whatever has become of PostgreSQL: what hangs on the disk cannot be killed either.
         let detail = format!("the data volume has taken nothing for {failing_ms} ms");
-        return turn.lease_row(Situation::Resigning, detail, release(record, standing, None));
+        return turn.give_back(standing, record, Situation::Resigning, detail);
     }
     if turn.supervisor.stopping {
         return hand_over::leaving(turn, standing);
@@ -148,68 +143,40 @@ fn outdated(turn: &Turn<'_>, standing: &Standing, host: &str) -> bool {
 }
 
 fn running(turn: Turn<'_>, standing: &Standing, role: &ServerRole, ready: bool) -> Decision {
-    let writable = turn
-        .observation
-        .server
-        .as_ref()
-        .is_some_and(|server| !server.in_recovery);
-    let primary = matches!(role, ServerRole::Primary { .. });
-    if (primary || writable) && !standing.is_holder {
-        if standing.record.is_none() {
-            // Unless it can be written again, its licence ends by itself.
-            return first::again(turn, standing);
-        }
-        let detail = standing.holder_name();
-        return turn.act(
-            Situation::LostOffice,
-            detail,
-            PostgresAction::Stop { mode: StopMode::Fast },
-        );
-    }
-    match (standing.is_holder, role) {
-        (true, ServerRole::Primary { .. }) => hold::primary(turn, standing, ready),
-        (true, ServerRole::Standby { .. }) if writable => {
+    let writable = turn.observation.writable_server().is_some();
+    if let Some(record) = standing.held() {
+        return match role {
+            ServerRole::Primary { .. } => hold::primary(turn, standing, record, ready),
             // Promoted by somebody else: it comes back under its own configuration.
-            turn.act(
-                Situation::Reopening,
-                String::new(),
-                PostgresAction::Stop { mode: StopMode::Fast },
-            )
-        }
-        (true, ServerRole::Standby { .. }) => hold::standby(turn, standing, ready),
-        (false, _) => follow::running(turn, standing, role, ready),
+            ServerRole::Standby { .. } if writable => turn.stop(Situation::Reopening, String::new()),
+            ServerRole::Standby { .. } => hold::standby(turn, standing, record, ready),
+        };
     }
+    if !(role.is_primary() || writable) {
+        return follow::running(turn, standing, role, ready);
+    }
+    if standing.record.is_none() {
+        // Unless it can be written again, its licence ends by itself.
+        return first::write_again(turn, standing);
+    }
+    let detail = standing.holder_name();
+    turn.stop(Situation::LostOffice, detail)
 }
 
 fn stopped(turn: Turn<'_>, standing: &Standing) -> Decision {
-    match &turn.supervisor.data_directory {
-        DataDirectory::Unusable { detail } => {
-            let detail = detail.clone();
-            not_to_be_opened(turn, standing, Situation::UnusableDataDirectory, detail)
-        }
-        DataDirectory::Complete(facts) if facts.major_version != turn.supervisor.major_version => {
-            let detail = format!(
-                "PGDATA was made by PostgreSQL {}, the programs here are PostgreSQL {}",
-                facts.major_version, turn.supervisor.major_version
-            );
-            not_to_be_opened(turn, standing, Situation::WrongMajorVersion, detail)
-        }
-        DataDirectory::Empty => empty(turn, standing),
-        DataDirectory::Complete(facts) => complete(turn, standing, facts),
+    match shared::openable(turn.supervisor) {
+        Err((situation, detail)) => not_to_be_opened(turn, standing, situation, detail),
+        Ok(None) => empty(turn, standing),
+        Ok(Some(facts)) => complete(turn, standing, facts),
     }
 }
 
 /// What stands at PGDATA cannot be opened by this pod: a holder lets others in who have everything, after a while in which it may come back.
 fn not_to_be_opened(turn: Turn<'_>, standing: &Standing, situation: Situation, detail: String) -> Decision {
-    let since_ms = turn.memory.lease.down_since_ms.unwrap_or(standing.at_ms);
-    let long = standing.at_ms.saturating_sub(since_ms) > 2 * turn.policy.times.peer_timeout_ms;
-    match standing
-        .record
-        .filter(|record| standing.is_holder && long && !record.paused)
-    {
+    let long = turn.memory.lease.down_ms(standing.at_ms) > 2 * turn.policy.times.peer_timeout_ms;
+    match standing.held().filter(|record| long && !record.paused) {
         Some(record) if office::provable_elsewhere(turn.observation, record) => {
-            let write = release(record, standing, None);
-            turn.lease_row(Situation::Resigning, detail, write)
+            turn.give_back(standing, record, Situation::Resigning, detail)
         }
         _ => turn.row(situation, detail),
     }
@@ -222,11 +189,10 @@ fn empty(turn: Turn<'_>, standing: &Standing) -> Decision {
             first::initdb(turn, standing)
         }
         Some(record) if standing.is_holder => {
-            let write = release(record, standing, None);
-            turn.lease_row(Situation::HolderWithoutData, String::new(), write)
+            turn.give_back(standing, record, Situation::HolderWithoutData, String::new())
         }
         Some(record) if record.system_identifier.is_none() && turn.policy.first() => {
-            first::take_over(turn, standing)
+            first::take_over(turn, standing, record)
         }
         Some(_) => follow::empty(turn, standing),
     }
@@ -244,23 +210,21 @@ fn complete(turn: Turn<'_>, standing: &Standing, facts: &DataDirectoryFacts) -> 
             facts.system_identifier
         );
         if standing.is_holder {
-            let write = release(record, standing, None);
-            return turn.lease_row(Situation::ForeignDataDirectory, detail, write);
+            return turn.give_back(standing, record, Situation::ForeignDataDirectory, detail);
         }
         return turn.row(Situation::ForeignDataDirectory, detail);
     }
-    if !standing.is_holder && restored(&turn, record, facts) {
+    if standing.is_holder {
+        return hold::stopped(turn, standing, record, facts);
+    }
+    if restored(&turn, record, facts) {
         let detail = format!(
             "timeline {}, beside a Lease of term {}",
             facts.timeline, record.term
         );
         return turn.row(Situation::Restored, detail);
     }
-    if standing.is_holder {
-        hold::stopped(turn, standing, facts)
-    } else {
-        follow::stopped(turn, standing, facts)
-    }
+    follow::stopped(turn, standing, record, facts)
 }
 
 /// Nothing is known of the Lease: because nobody has said, or because there is none.
@@ -273,11 +237,7 @@ fn unread(standing: &Standing) -> Situation {
 }
 
 /// The record without a holder. `clean`: the holder that stopped with everything written.
-fn release(
-    record: &LeaseRecord,
-    standing: &Standing,
-    clean: Option<crate::core::member::Ordinal>,
-) -> Option<LeaseWrite> {
+fn release(record: &LeaseRecord, standing: &Standing, clean: Option<Ordinal>) -> Option<LeaseWrite> {
     let mut record = record.clone();
     record.holder = None;
     record.released_by = clean;
@@ -285,18 +245,39 @@ fn release(
 }
 
 impl Turn<'_> {
+    /// The upstream that the running server was given, if it is a standby.
+    fn upstream_in_use(&self) -> Option<&Upstream> {
+        self.observation.running_role()?.upstream()
+    }
+
+    /// Promises `term`, and receives nothing any more.
+    fn detach(self, situation: Situation, detail: String, term: u64) -> Decision {
+        self.act(situation, detail, PostgresAction::Detach { term })
+    }
+
+    /// PostgreSQL may run writable until then.
+    fn grant_licence(self, situation: Situation, detail: String, until_ms: u64) -> Decision {
+        let until_ms = Some(until_ms);
+        self.act(situation, detail, PostgresAction::GrantLicence { until_ms })
+    }
+
+    /// The holder gives the Lease back, without the word that it has everything.
+    fn give_back(
+        self,
+        standing: &Standing,
+        record: &LeaseRecord,
+        situation: Situation,
+        detail: String,
+    ) -> Decision {
+        self.lease_row(situation, detail, release(record, standing, None))
+    }
+
     /// A row whose one action is a write to the Lease, if one may be begun now.
     fn lease_row(self, situation: Situation, detail: String, write: Option<LeaseWrite>) -> Decision {
         let mut decision = self.row(situation, detail);
         decision.lease = write;
         decision.soon()
     }
-}
-
-/// A directory that was last written by a primary, so that nobody else has all of it for certain.
-fn was_primary(facts: &DataDirectoryFacts) -> bool {
-    let copy = facts.backup_label && !facts.recovery_signal;
-    !(facts.standby_signal || copy || facts.control_state.was_standby())
 }
 
 /// A primary's directory that was never opened under a Lease, beside a record of standbys that confirmed commits or of another holder: it comes from
@@ -306,20 +287,9 @@ fn was_primary(facts: &DataDirectoryFacts) -> bool {
 /// begun, and then nothing tells its WAL from theirs.
 fn restored(turn: &Turn<'_>, record: &LeaseRecord, facts: &DataDirectoryFacts) -> bool {
     let opened = turn.supervisor.terms.held > 0;
-    let ordinal = |holder: &crate::core::lease::Identity| turn.policy.ordinal_of(&holder.pod);
+    let ordinal = |holder: &Identity| turn.policy.ordinal_of(&holder.pod);
     let elsewhere = record.holder.as_ref().map(ordinal);
     let others = elsewhere.is_some_and(|holder| holder != Some(turn.policy.ordinal))
         || !record.synchronous.members.is_empty();
-    was_primary(facts) && !facts.half_rewound && !opened && others
-}
-
-/// The role that the running server was given, as a standby's.
-fn standby_upstream(observation: &Observation) -> Option<&crate::core::supervision::Upstream> {
-    match &observation.supervisor.as_ref()?.postmaster {
-        Postmaster::Running {
-            role: ServerRole::Standby { upstream },
-            ..
-        } => upstream.as_ref(),
-        _ => None,
-    }
+    facts.was_primary() && !facts.half_rewound && !opened && others
 }

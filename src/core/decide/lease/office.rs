@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::core::cluster::PeerContact;
 use crate::core::decision::{LeaseMemory, Memory};
 use crate::core::lease::{Durability, LeadershipReport, LeasePurpose, LeaseRecord, LeaseWrite, Office};
 use crate::core::member::Ordinal;
@@ -11,7 +10,8 @@ use crate::core::policy::Policy;
 use crate::core::status::HeldData;
 use crate::core::supervision::{Postmaster, ServerRole};
 
-use super::standing::{self, Standing, recorded};
+use super::super::note::{since, unchanged_since};
+use super::standing::{self, Standing};
 
 /// How often a primary asks its peers while the API server is silent.
 const BEAT_MS: u64 = 250;
@@ -43,7 +43,7 @@ pub(super) fn renewal(
     let mut next = record.clone();
     next.renewals += 1;
     next.lease_duration_ms = policy.times.lease_duration_ms;
-    if let Some(server) = observation.server.as_ref().filter(|server| !server.in_recovery) {
+    if let Some(server) = observation.writable_server() {
         next.timeline = next.timeline.max(server.timeline);
     }
     standing.write(LeasePurpose::Renew, next)
@@ -57,12 +57,9 @@ fn lets_others_in(
     observation: &Observation,
     record: &LeaseRecord,
 ) -> bool {
-    let down_ms = lease
-        .down_since_ms
-        .map_or(0, |since| observation.at_ms.saturating_sub(since));
-    let down = down_ms > policy.times.recovery_timeout_ms
+    let down = lease.down_ms(observation.at_ms) > policy.times.recovery_timeout_ms
         && record.system_identifier.is_some()
-        && !policy_alone(policy, record);
+        && !only_member(policy, record);
     down || disk_failing_ms(observation).is_some()
 }
 
@@ -80,19 +77,13 @@ pub(super) fn disk_lost_ms(policy: &Policy, observation: &Observation, record: &
 }
 
 /// Nobody else could take over.
-fn policy_alone(policy: &Policy, record: &LeaseRecord) -> bool {
+fn only_member(policy: &Policy, record: &LeaseRecord) -> bool {
     record.members.iter().all(|member| *member == policy.ordinal)
 }
 
 /// Until when the gate may confirm: only while PostgreSQL runs here as the primary by right.
 pub(super) fn gate_until_ms(observation: &Observation, standing: &Standing) -> u64 {
-    let primary = matches!(
-        observation.supervisor.as_ref().map(|s| &s.postmaster),
-        Some(Postmaster::Running {
-            role: ServerRole::Primary { .. },
-            ..
-        })
-    );
+    let primary = observation.running_role().is_some_and(ServerRole::is_primary);
     if primary && standing.is_holder {
         standing.right_until_ms()
     } else {
@@ -103,10 +94,7 @@ pub(super) fn gate_until_ms(observation: &Observation, standing: &Standing) -> u
 /// Brings what is remembered up to date before any row is looked at; who is what with that.
 pub(super) fn note<'a>(policy: &Policy, memory: &mut Memory, observation: &'a Observation) -> Standing<'a> {
     let given_up = standing::gives_up(policy, observation);
-    memory.lease.given_up = given_up.map(|term| match memory.lease.given_up {
-        Some((known, heard_ms)) if known == term => (term, heard_ms),
-        _ => (term, observation.at_ms),
-    });
+    memory.lease.given_up = unchanged_since(memory.lease.given_up, given_up, observation.at_ms);
     let mut standing = Standing::of(policy, memory, observation);
     let lease = &mut memory.lease;
     if let Some(stored) = &observation.lease.stored {
@@ -116,7 +104,7 @@ pub(super) fn note<'a>(policy: &Policy, memory: &mut Memory, observation: &'a Ob
     note_others(lease, observation);
     standing.confirmed_until_ms = lease.confirmed_until_ms;
     note_streaming(policy, lease, observation);
-    note_named(lease, observation);
+    note_names_in_force(lease, observation);
     note_service(lease, observation, &standing);
     note_overtaken(lease, observation, &standing);
     let starting = matches!(
@@ -127,14 +115,8 @@ pub(super) fn note<'a>(policy: &Policy, memory: &mut Memory, observation: &'a Ob
             ..
         })
     );
-    lease.starting_since_ms = match lease.starting_since_ms {
-        Some(since) if starting => Some(since),
-        _ => starting.then_some(observation.at_ms),
-    };
-    lease.detached = standing.final_position.map(|position| match lease.detached {
-        Some((known, since_ms)) if known == position => (known, since_ms),
-        _ => (position, observation.at_ms),
-    });
+    lease.starting_since_ms = since(lease.starting_since_ms, starting, observation.at_ms);
+    lease.detached = unchanged_since(lease.detached, standing.final_position, observation.at_ms);
     let rested_ms = lease
         .detached
         .map_or(0, |(_, since_ms)| standing.at_ms.saturating_sub(since_ms));
@@ -154,7 +136,7 @@ fn note_confirmations(
     observation: &Observation,
     standing: &Standing,
 ) {
-    let Some(record) = standing.record.filter(|_| standing.is_holder) else {
+    let Some(record) = standing.held() else {
         lease.beats.clear();
         lease.confirmed_until_ms = 0;
         return;
@@ -188,8 +170,7 @@ fn note_confirmations(
 /// What the others confirm.
 fn note_others(lease: &mut LeaseMemory, observation: &Observation) {
     for (ordinal, peer) in &observation.peers {
-        let said = peer.leadership.as_ref().and_then(|report| report.confirms);
-        let Some(office) = said.filter(|_| peer.contact == PeerContact::Connected) else {
+        let Some(office) = peer.live_report().and_then(|report| report.confirms) else {
             continue;
         };
         let known = lease.confirmed_by_others.get(ordinal);
@@ -245,7 +226,8 @@ fn confirmed_beat(
     let peer = observation.peers.get(&member)?;
     let report = peer.leadership.as_ref()?;
     let office = report.confirms.filter(|office| office.term == record.term)?;
-    let known = recorded(record, member, report.incarnation.as_ref()) && report.promised_term <= record.term;
+    let known =
+        record.synchronous.has(member, report.incarnation.as_ref()) && report.promised_term <= record.term;
     let beat = lease.beats.iter().find(|(beat, _)| *beat == office.beat)?;
     known.then_some(beat.1)
 }
@@ -261,7 +243,7 @@ fn confirmations_needed(policy: &Policy, record: &LeaseRecord) -> usize {
         .keys()
         .filter(|member| **member != policy.ordinal)
         .count();
-    if policy_alone(policy, record) {
+    if only_member(policy, record) {
         return 0;
     }
     match record.synchronous.quorum {
@@ -275,15 +257,14 @@ pub(super) fn confirms(policy: &Policy, observation: &Observation, standing: &St
     let record = standing.record?;
     let holder = standing.holder_elsewhere?;
     let peer = observation.peers.get(&holder)?;
-    let office = peer.leadership.as_ref()?.office?;
+    let office = peer.live_report()?.office?;
     let same = office.term == record.term && record.holder.as_ref().is_some_and(|h| h.uid == peer.uid);
-    let connected = peer.contact == PeerContact::Connected;
     let bound = standing.promised <= record.term && holder != policy.ordinal;
-    (same && connected && bound && office.beat > 0).then_some(office)
+    (same && bound && office.beat > 0).then_some(office)
 }
 
 fn note_streaming(policy: &Policy, lease: &mut LeaseMemory, observation: &Observation) {
-    let Some(server) = observation.server.as_ref().filter(|server| !server.in_recovery) else {
+    let Some(server) = observation.writable_server() else {
         lease.streamed_at_ms.clear();
         lease.opened_at_ms = None;
         return;
@@ -301,30 +282,20 @@ fn note_streaming(policy: &Policy, lease: &mut LeaseMemory, observation: &Observ
 }
 
 /// Since when the setting is the one that it is: a barrier from before stands for an earlier time of the same setting.
-fn note_named(lease: &mut LeaseMemory, observation: &Observation) {
-    let server = observation.server.as_ref().filter(|server| !server.in_recovery);
-    let Some(names) = server.map(|server| &server.synchronous_standby_names) else {
-        lease.named = None;
-        return;
-    };
-    if lease.named.as_ref().is_none_or(|(known, _)| known != names) {
-        lease.named = Some((names.clone(), observation.at_ms));
-    }
+fn note_names_in_force(lease: &mut LeaseMemory, observation: &Observation) {
+    let server = observation.writable_server();
+    let names = server.map(|server| server.synchronous_standby_names.clone());
+    lease.names_in_force = unchanged_since(lease.names_in_force.take(), names, observation.at_ms);
 }
 
 /// Since when a holder's PostgreSQL does not serve as the primary.
 fn note_service(lease: &mut LeaseMemory, observation: &Observation, standing: &Standing) {
-    let serves = observation
-        .server
-        .as_ref()
-        .is_some_and(|server| !server.in_recovery);
+    let serves = observation.writable_server().is_some();
     let down = standing.is_holder && !serves && !unseen(observation);
     // Nobody took the Lease that it let run out: it is this member's turn again.
     let unwanted = standing.unchanged_ms >= 2 * standing.duration_ms;
-    lease.down_since_ms = match lease.down_since_ms {
-        Some(since) if down && !unwanted => Some(since),
-        _ => down.then_some(observation.at_ms),
-    };
+    let down_since_ms = lease.down_since_ms.filter(|_| !unwanted);
+    lease.down_since_ms = since(down_since_ms, down, observation.at_ms);
     // A supervisor that has ended after its PostgreSQL leaves it stopped.
     let stopped = observation
         .supervisor
@@ -333,26 +304,14 @@ fn note_service(lease: &mut LeaseMemory, observation: &Observation, standing: &S
             matches!(supervisor.postmaster, Postmaster::Stopped { .. })
         });
     let stopped = standing.is_holder && stopped;
-    lease.stopped_since_ms = match lease.stopped_since_ms {
-        Some(since) if stopped => Some(since),
-        _ => stopped.then_some(observation.at_ms),
-    };
+    lease.stopped_since_ms = since(lease.stopped_since_ms, stopped, observation.at_ms);
     let unanswered = down && observation.server.is_none() && ready_primary(observation);
-    lease.unanswered_since_ms = match lease.unanswered_since_ms {
-        Some(since) if unanswered => Some(since),
-        _ => unanswered.then_some(observation.at_ms),
-    };
+    lease.unanswered_since_ms = since(lease.unanswered_since_ms, unanswered, observation.at_ms);
 }
 
 fn ready_primary(observation: &Observation) -> bool {
-    matches!(
-        observation.supervisor.as_ref().map(|s| &s.postmaster),
-        Some(Postmaster::Running {
-            role: ServerRole::Primary { .. },
-            ready: true,
-            ..
-        })
-    )
+    let supervisor = observation.supervisor.as_ref();
+    supervisor.is_some_and(|supervisor| supervisor.postmaster.ready_primary())
 }
 
 /// PostgreSQL runs as the primary and does not let podgres in: it serves others, and a stop would not help, since every copy has the
@@ -363,14 +322,11 @@ pub(super) fn unseen(observation: &Observation) -> bool {
 
 fn note_overtaken(lease: &mut LeaseMemory, observation: &Observation, standing: &Standing) {
     let newer = observation.peers.values().any(|peer| {
-        let promised = peer.leadership.as_ref().map_or(0, |report| report.promised_term);
-        peer.contact == PeerContact::Connected && promised > standing.term()
+        let report = peer.live_report();
+        report.is_some_and(|report| report.promised_term > standing.term())
     });
     let overtaken = standing.is_holder && newer;
-    lease.overtaken_since_ms = match lease.overtaken_since_ms {
-        Some(since) if overtaken => Some(since),
-        _ => overtaken.then_some(observation.at_ms),
-    };
+    lease.overtaken_since_ms = since(lease.overtaken_since_ms, overtaken, observation.at_ms);
 }
 
 /// Whether a commit may have been acknowledged that only the primary has.
@@ -387,10 +343,10 @@ pub(super) fn provable_elsewhere(observation: &Observation, record: &LeaseRecord
     let there: Vec<&LeadershipReport> = members
         .filter_map(|member| {
             let peer = observation.peers.get(member)?;
-            let report = peer.leadership.as_ref()?;
-            let has_it =
-                peer.held_data == HeldData::Some && recorded(record, *member, report.incarnation.as_ref());
-            (has_it && peer.contact == PeerContact::Connected).then_some(report)
+            let report = peer.live_report()?;
+            let has_it = peer.held_data == HeldData::Some
+                && record.synchronous.has(*member, report.incarnation.as_ref());
+            has_it.then_some(report)
         })
         .collect();
     there.len() >= proof as usize && there.iter().any(|report| report.priority.is_some())

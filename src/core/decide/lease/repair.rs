@@ -1,25 +1,24 @@
 //! A directory that cannot follow as it is: rewound, or replaced by a clone, never by anything else.
 
 use crate::core::decision::{Decision, PostgresAction};
-use crate::core::member::Ordinal;
 use crate::core::observation::{NameState, UpstreamFacts};
 use crate::core::situation::Situation;
-use crate::core::status::ServerStatus;
-use crate::core::supervision::{CloneReason, JobRequest, StopMode};
+use crate::core::supervision::{CloneReason, JobRequest};
 
+use super::super::shared;
 use super::Turn;
 use super::standing::Standing;
-use super::upstream::{probe_text, upstream};
+use super::upstream::{holder_as_upstream, probe_text};
 
 /// A former primary's directory, or one that has gone another way: rewound, and cloned if that fails.
 pub(super) fn rewind(turn: Turn<'_>, standing: &Standing, facts: Option<&UpstreamFacts>) -> Decision {
-    if standing.record.is_some_and(|record| record.paused) {
+    if standing.paused() {
         return turn.row(Situation::Paused, "PGDATA is left as it is".to_owned());
     }
     let Some((facts, upstream)) = facts.zip(
         standing
             .holder_elsewhere
-            .and_then(|h| upstream(&turn, standing, h)),
+            .and_then(|h| holder_as_upstream(&turn, standing, h)),
     ) else {
         let detail = probe_text(&turn);
         return turn.row(Situation::AwaitingPrimary, detail).soon();
@@ -41,30 +40,27 @@ pub(super) fn replace(
     facts: Option<&UpstreamFacts>,
     reason: CloneReason,
 ) -> Decision {
-    let situation = match reason {
-        CloneReason::Diverged | CloneReason::NotRewound => Situation::Diverged,
-        CloneReason::WalGone | CloneReason::Empty => Situation::WalGone,
-        CloneReason::Requested => Situation::Requested,
-    };
+    let situation = shared::while_replacing(reason);
     if !turn.policy.reclone && reason != CloneReason::Requested {
         return turn.row(situation, "cloning afresh is switched off".to_owned());
     }
-    if standing.record.is_some_and(|record| record.paused) && reason != CloneReason::Requested {
+    if standing.paused() && reason != CloneReason::Requested {
         return turn.row(Situation::Paused, "PGDATA is left as it is".to_owned());
     }
-    clone(turn, standing, facts, (situation, reason))
+    clone(turn, standing, facts, situation, reason)
 }
 
 pub(super) fn clone(
     turn: Turn<'_>,
     standing: &Standing,
     facts: Option<&UpstreamFacts>,
-    (situation, reason): (Situation, CloneReason),
+    situation: Situation,
+    reason: CloneReason,
 ) -> Decision {
     let wanted = standing.record.and_then(|record| record.system_identifier);
     let upstream = standing
         .holder_elsewhere
-        .and_then(|holder| upstream(&turn, standing, holder));
+        .and_then(|holder| holder_as_upstream(&turn, standing, holder));
     let Some((facts, upstream)) = facts
         .zip(upstream)
         .filter(|_| standing.promised <= standing.term())
@@ -106,24 +102,5 @@ pub(super) fn condemn(
         return turn.row(situation, detail);
     }
     turn.memory.condemned = Some(reason);
-    let action = PostgresAction::Stop { mode: StopMode::Fast };
-    turn.act(situation, detail, action)
-}
-
-/// What the primary says of the WAL that this standby needs next, if it is no longer there.
-pub(super) fn wal_gone(turn: &Turn<'_>, server: &ServerStatus, holder: Ordinal) -> Option<String> {
-    let primary = turn.observation.peers.get(&holder)?;
-    if primary.slot.as_ref().is_some_and(|slot| slot.lost) {
-        return Some(format!(
-            "replication slot \"{}\" is lost",
-            turn.observation.own_slot
-        ));
-    }
-    let oldest = primary.oldest_wal_lsn?;
-    let segment_size_bytes = primary.wal_segment_size_bytes.max(1 << 20);
-    let needed = server
-        .flush_lsn
-        .max(server.replay_lsn)
-        .segment_start(segment_size_bytes);
-    (needed < oldest).then(|| format!("needs WAL from {needed}, the oldest on the primary is {oldest}"))
+    turn.stop(situation, detail)
 }

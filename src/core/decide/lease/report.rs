@@ -21,7 +21,7 @@ pub(super) fn tell(
     let memory = &mut decision.memory.lease;
     let confirms = office::confirms(policy, observation, standing).filter(|_| !standing.suspects);
     if let Some(office) = confirms {
-        memory.confirmed = Some((office, observation.at_ms));
+        memory.confirmation_given = Some((office, observation.at_ms));
     }
     let beat = memory.beats.last().map_or(0, |(beat, _)| *beat);
     let term = standing.term();
@@ -34,7 +34,8 @@ pub(super) fn tell(
         incarnation: supervisor.and_then(|supervisor| supervisor.incarnation.clone()),
         office: in_office.then_some(Office { term, beat }),
         confirms,
-        suspects_term: (standing.suspects || gives_up).then_some(term),
+        suspects_term: standing.suspects.then_some(term),
+        gives_up_term: gives_up.then_some(term),
         final_position: standing.final_position,
         priority: policy.priority,
         sees_api: standing::sees_api(policy, observation),

@@ -2,7 +2,7 @@
 
 use crate::core::cluster::PeerContact;
 use crate::core::decision::{LeaseMemory, Memory};
-use crate::core::lease::{FinalPosition, Incarnation, LeasePurpose, LeaseRecord, LeaseWrite};
+use crate::core::lease::{FinalPosition, LeasePurpose, LeaseRecord, LeaseWrite};
 use crate::core::member::Ordinal;
 use crate::core::observation::{Observation, PeerView};
 use crate::core::policy::Policy;
@@ -57,7 +57,7 @@ impl<'a> Standing<'a> {
             .write_failed_at_ms
             .is_some_and(|failed| at_ms < failed + WRITE_PAUSE_MS);
         let holder = holder(policy, record);
-        let patience_ms = patience_ms(policy, memory, observation, (record, holder));
+        let patience_ms = patience_ms(policy, memory, observation, record, holder);
         Self {
             at_ms,
             version: lease
@@ -89,6 +89,15 @@ impl<'a> Standing<'a> {
             suspects_in_ms: patience_ms.filter(|left_ms| *left_ms > 0),
             record,
         }
+    }
+
+    /// The record, if this member is its holder.
+    pub(super) fn held(&self) -> Option<&'a LeaseRecord> {
+        self.record.filter(|_| self.is_holder)
+    }
+
+    pub(super) fn paused(&self) -> bool {
+        self.record.is_some_and(|record| record.paused)
     }
 
     pub(super) fn term(&self) -> u64 {
@@ -158,7 +167,7 @@ fn final_position(observation: &Observation) -> Option<FinalPosition> {
     let rests = server.in_recovery && !server.receiver_present && server.replay_waiting;
     (detached && rests).then_some(FinalPosition {
         timeline: server.timeline,
-        flush_lsn: server.flush_lsn.max(server.replay_lsn),
+        flush_lsn: server.end_of_wal(),
     })
 }
 
@@ -170,7 +179,8 @@ fn patience_ms(
     policy: &Policy,
     memory: &Memory,
     observation: &Observation,
-    (record, holder): (Option<&LeaseRecord>, Option<Ordinal>),
+    record: Option<&LeaseRecord>,
+    holder: Option<Ordinal>,
 ) -> Option<u64> {
     let identity = record?.holder.as_ref()?;
     let ordinal = holder.filter(|ordinal| *ordinal != policy.ordinal)?;
@@ -182,12 +192,12 @@ fn patience_ms(
         // DNS no longer knows it, and it was never heard.
         return (observation.peers_asked() && receiver.is_none()).then_some(0);
     };
-    if peer.contact == PeerContact::Connected {
+    if peer.connected() {
         // Another pod under the holder's name: the one that held the Lease is gone.
         // One that serves without a Lease is the primary of a cluster that had fixed leadership meanwhile.
         let fixed = peer.writable && peer.leadership.is_none();
         let replaced = !peer.uid.is_empty() && peer.uid != identity.uid && !fixed;
-        let given_up = || receiver.is_none() && given_up(memory, observation, ordinal);
+        let given_up = || receiver.is_none() && given_up(memory, observation);
         return (replaced || given_up()).then_some(0);
     }
     let looking_ms = observation.at_ms
@@ -208,13 +218,13 @@ fn patience_ms(
 pub(super) fn gives_up(policy: &Policy, observation: &Observation) -> Option<u64> {
     let record = &observation.lease.stored.as_ref()?.record;
     let peer = observation.peers.get(&holder(policy, Some(record))?)?;
-    let said = peer.leadership.as_ref()?.suspects_term;
-    said.filter(|term| peer.contact == PeerContact::Connected && *term == record.term)
+    let said = peer.live_report()?.gives_up_term;
+    said.filter(|term| *term == record.term)
 }
 
 /// The holder cannot write that it has given up, and somebody else could: the API server has answered since it was first heard, this
 /// member or another that draws the same conclusion.
-fn given_up(memory: &Memory, observation: &Observation, holder: Ordinal) -> bool {
+fn given_up(memory: &Memory, observation: &Observation) -> bool {
     let Some((term, heard_ms)) = memory.lease.given_up else {
         return false;
     };
@@ -222,11 +232,11 @@ fn given_up(memory: &Memory, observation: &Observation, holder: Ordinal) -> bool
         .lease
         .answered_at_ms
         .is_some_and(|at_ms| at_ms >= heard_ms);
-    let concludes = |(ordinal, peer): (&Ordinal, &PeerView)| {
-        let said = peer.leadership.as_ref().and_then(|report| report.suspects_term);
-        *ordinal != holder && peer.contact == PeerContact::Connected && said == Some(term)
+    let concludes = |peer: &PeerView| {
+        let report = peer.live_report();
+        report.is_some_and(|report| report.suspects_term == Some(term))
     };
-    answered || observation.peers.iter().any(concludes)
+    answered || observation.peers.values().any(concludes)
 }
 
 /// The API server has answered lately.
@@ -241,9 +251,4 @@ pub(super) fn sees_api(policy: &Policy, observation: &Observation) -> bool {
 /// The network says that the peer's process is not there.
 fn gone(peer: &PeerView) -> bool {
     matches!(peer.contact, PeerContact::Refused | PeerContact::Unreachable)
-}
-
-/// Whether `incarnation` is the one that the record has for `member`.
-pub(super) fn recorded(record: &LeaseRecord, member: Ordinal, incarnation: Option<&Incarnation>) -> bool {
-    incarnation.is_some() && record.synchronous.members.get(&member) == incarnation
 }

@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::core::cluster::PeerContact;
 use crate::core::lease::{Durability, LeaseRecord, SynchronousSet};
 use crate::core::member::Ordinal;
-use crate::core::observation::Observation;
+use crate::core::observation::{Observation, PeerView};
 use crate::core::policy::Policy;
 use crate::core::sync::{self, Change, Step, Told};
 use crate::core::synchronous_names;
@@ -89,7 +88,7 @@ pub(super) enum Next {
     Wait(&'static str),
 }
 
-/// `told`: what the server was given last.
+/// `told_text`: what the server was given last.
 pub(super) fn next(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord, told_text: &str) -> Next {
     let (policy, observation) = (turn.policy, turn.observation);
     let Some(server) = &observation.server else {
@@ -99,39 +98,77 @@ pub(super) fn next(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord, t
         return Next::Tell(at_first(policy, record, observation.lease.uncertain.as_ref()));
     };
     if server.synchronous_standby_names != told_text {
-        let since_ms = turn.memory.lease.named.as_ref().map(|(_, since_ms)| *since_ms);
+        let since_ms = turn
+            .memory
+            .lease
+            .names_in_force
+            .as_ref()
+            .map(|(_, since_ms)| *since_ms);
         if since_ms.is_some_and(|since_ms| observation.at_ms >= since_ms.saturating_add(TELL_AGAIN_MS)) {
             return Next::TellAgain(told);
         }
         return Next::Wait("synchronous_standby_names is not in force yet");
     }
-    let fit = fit(turn, record);
-    let mut joined: Vec<Ordinal> = record.members.clone();
-    joined.extend(fit.members.keys().copied().chain([policy.ordinal]));
-    joined.sort_unstable();
-    joined.dedup();
-    joined.retain(|member| !scaled_away(turn, *member));
-    let target = sync::target(
-        policy.durability,
-        joined.len(),
-        fit,
-        &record.synchronous,
-        policy.ordinal,
-    );
-    let same_members = joined == record.members && record.durability == policy.durability;
-    let plain = Told::plain(&target, policy.ordinal);
-    let uncertain = observation
-        .lease
-        .uncertain
-        .as_ref()
-        .map(|record| &record.synchronous);
+    let target = Target::of(turn, record);
+    let plain = Told::plain(&target.synchronous, policy.ordinal);
     // So it is nearly always: there is nothing to change.
-    let settled = same_members && uncertain.is_none() && told == plain && target == record.synchronous;
+    let settled = target.same_members(policy, record)
+        && observation.lease.uncertain.is_none()
+        && told == plain
+        && target.synchronous == record.synchronous;
     if settled || plain.impossible() {
         return Next::Nothing;
     }
+    step(turn, record, told_text, &told, &target).unless_writing(standing)
+}
+
+/// What the record is to say in the end.
+struct Target {
+    members: Vec<Ordinal>,
+    synchronous: SynchronousSet,
+}
+
+impl Target {
+    /// Who has joined stays until it is scaled away; who streams is to be waited for, as far as the durability asks for it.
+    fn of(turn: &Turn<'_>, record: &LeaseRecord) -> Self {
+        let policy = turn.policy;
+        let fit = fit(turn, record);
+        let mut members: Vec<Ordinal> = record.members.clone();
+        members.extend(fit.members.keys().copied().chain([policy.ordinal]));
+        members.sort_unstable();
+        members.dedup();
+        members.retain(|member| !scaled_away(turn, *member));
+        let synchronous = sync::target(
+            policy.durability,
+            members.len(),
+            fit,
+            &record.synchronous,
+            policy.ordinal,
+        );
+        Self { members, synchronous }
+    }
+
+    fn same_members(&self, policy: &Policy, record: &LeaseRecord) -> bool {
+        self.members == record.members && record.durability == policy.durability
+    }
+
+    /// The record on the way there, with this set.
+    fn recorded_with(&self, policy: &Policy, record: &LeaseRecord, synchronous: SynchronousSet) -> Next {
+        let mut next = record.clone();
+        next.synchronous = synchronous;
+        next.members.clone_from(&self.members);
+        next.durability = policy.durability;
+        Next::Record(Box::new(next))
+    }
+}
+
+/// The next safe step from what is told and recorded to the target.
+fn step(turn: &Turn<'_>, record: &LeaseRecord, told_text: &str, told: &Told, target: &Target) -> Next {
+    let (policy, observation) = (turn.policy, turn.observation);
+    let uncertain = observation.lease.uncertain.as_ref();
+    let uncertain = uncertain.map(|record| &record.synchronous);
     let flushed = flushed(turn);
-    let named = turn.memory.lease.named.as_ref();
+    let named = turn.memory.lease.names_in_force.as_ref();
     let all_know_at_ms = named.map_or(u64::MAX, |(_, since_ms)| since_ms.saturating_add(RELOAD_LAG_MS));
     let barrier = observation
         .barrier
@@ -139,32 +176,24 @@ pub(super) fn next(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord, t
         .filter(|b| b.synchronous_standby_names == told_text && all_know_at_ms <= b.at_ms);
     let change = Change {
         holder: policy.ordinal,
-        told: &told,
+        told,
         recorded: &record.synchronous,
         uncertain: uncertain.filter(|set| **set != record.synchronous),
-        target: &target,
+        target: &target.synchronous,
         barrier: barrier.map(|barrier| barrier.lsn),
         flushed: &flushed,
     };
-    let with = |set: SynchronousSet| {
-        let mut record = record.clone();
-        record.synchronous = set;
-        record.members.clone_from(&joined);
-        record.durability = policy.durability;
-        Next::Record(Box::new(record))
-    };
     match sync::step(&change) {
-        Step::Settled if same_members => Next::Nothing,
-        Step::Settled => with(record.synchronous.clone()),
+        Step::Settled if target.same_members(policy, record) => Next::Nothing,
+        Step::Settled => target.recorded_with(policy, record, record.synchronous.clone()),
         Step::Tell(told) => Next::Tell(told),
-        Step::Record(set) => with(set),
+        Step::Record(set) => target.recorded_with(policy, record, set),
         Step::Mark if observation.at_ms < all_know_at_ms => {
             Next::Wait("not every WAL sender may know the setting yet")
         }
         Step::Mark => Next::Mark,
         Step::CatchUp => Next::Wait("standbys have yet to receive what was acknowledged before"),
     }
-    .unless_writing(standing)
 }
 
 impl Next {
@@ -196,7 +225,7 @@ fn fit(turn: &Turn<'_>, record: &LeaseRecord) -> SynchronousSet {
     for ordinal in &others(turn.policy, turn.observation, Some(record)) {
         // A recorded one may stream although DNS does not name it for a moment.
         let peer = turn.observation.peers.get(ordinal);
-        let connected = peer.is_some_and(|peer| peer.contact == PeerContact::Connected);
+        let connected = peer.is_some_and(PeerView::connected);
         let streamed_at_ms = turn.memory.lease.streamed_at_ms.get(ordinal).copied();
         let times = turn.policy.times;
         // Where writes need not wait for lost standbys they do so shortly.

@@ -7,12 +7,16 @@ use crate::core::status::ServerStatus;
 use crate::core::supervision::Upstream;
 use crate::core::wal::{Relation, WalPosition};
 
+use super::Turn;
 use super::standing::Standing;
 use super::told::JOINING;
-use super::{Turn, was_primary};
 
 /// What a look at `holder` found that began after `since_ms`: a server that is primary.
-pub(super) fn fresh<'a>(turn: &Turn<'a>, holder: Ordinal, since_ms: u64) -> Option<&'a UpstreamFacts> {
+pub(super) fn primary_seen_since<'a>(
+    turn: &Turn<'a>,
+    holder: Ordinal,
+    since_ms: u64,
+) -> Option<&'a UpstreamFacts> {
     let upstream = &turn.observation.upstream;
     match &upstream.probe {
         ProbeState::Ready { facts } if upstream.of == Some(holder) && upstream.looked_at_ms > since_ms => {
@@ -30,7 +34,8 @@ pub(super) fn fresh<'a>(turn: &Turn<'a>, holder: Ordinal, since_ms: u64) -> Opti
 pub(super) fn about_to_be_promoted<'a>(
     turn: &Turn<'a>,
     standing: &Standing,
-    (holder, since_ms): (Ordinal, u64),
+    holder: Ordinal,
+    since_ms: u64,
     position: WalPosition,
 ) -> Option<&'a UpstreamFacts> {
     let report = turn.observation.peers.get(&holder)?.leadership.as_ref()?;
@@ -56,16 +61,16 @@ pub(super) fn probe_text(turn: &Turn<'_>) -> String {
 }
 
 /// The holder as an upstream of this member.
-pub(super) fn upstream(turn: &Turn<'_>, standing: &Standing, holder: Ordinal) -> Option<Upstream> {
+pub(super) fn holder_as_upstream(turn: &Turn<'_>, standing: &Standing, holder: Ordinal) -> Option<Upstream> {
     let mut upstream = turn
         .upstream()
         .filter(|_| turn.observation.upstream.of == Some(holder))?;
-    upstream.application_name = joining(turn, standing);
+    upstream.application_name = joining_name(turn, standing);
     Some(upstream)
 }
 
 /// The name under which a member confirms whose recorded incarnation is another one.
-pub(super) fn joining(turn: &Turn<'_>, standing: &Standing) -> Option<String> {
+pub(super) fn joining_name(turn: &Turn<'_>, standing: &Standing) -> Option<String> {
     let recorded = standing.record?.synchronous.members.get(&turn.policy.ordinal)?;
     let other = turn.supervisor.incarnation.as_ref() != Some(recorded);
     other.then(|| name_that_confirms_nothing(turn))
@@ -78,7 +83,7 @@ pub(super) fn name_that_confirms_nothing(turn: &Turn<'_>) -> String {
 /// A former primary that was shut down has its last record where the control file says: it must lie before the fork.
 pub(super) fn relation(facts: &DataDirectoryFacts, upstream: &UpstreamFacts) -> Relation {
     let mut position = facts.position();
-    if was_primary(facts) {
+    if facts.was_primary() {
         position.lsn.0 += 1;
     }
     upstream.history.relation(position, upstream.flush_lsn)
@@ -87,6 +92,6 @@ pub(super) fn relation(facts: &DataDirectoryFacts, upstream: &UpstreamFacts) -> 
 pub(super) fn position(server: &ServerStatus) -> WalPosition {
     WalPosition {
         timeline: server.timeline,
-        lsn: server.flush_lsn.max(server.replay_lsn),
+        lsn: server.end_of_wal(),
     }
 }

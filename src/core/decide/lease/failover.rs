@@ -1,54 +1,50 @@
 //! Standing for primary: suspect, detach, compare, claim. Each step is taken only with the proof for it.
 
-#![allow(
-    clippy::result_large_err,
-    reason = "what is handed back is the turn, no error that travels"
-)]
+use std::ops::ControlFlow::{self, Break, Continue};
 
-use crate::core::cluster::PeerContact;
 use crate::core::data_directory::{ControlState, DataDirectoryFacts};
-use crate::core::decision::{Decision, PostgresAction};
+use crate::core::decision::Decision;
 use crate::core::lease::{
     Durability, FinalPosition, HISTORY_LIMIT, HistoryEntry, LeadershipReport, LeasePurpose, LeaseRecord,
-    LeaseWrite,
+    LeaseWrite, Rank,
 };
 use crate::core::member::Ordinal;
 use crate::core::situation::Situation;
 
-use super::standing::{Standing, recorded};
+use super::standing::Standing;
 use super::{Turn, forced, office};
 
-/// A standby that runs: what it does about a primary that is lost, if it is. `Err` gives the turn back.
-pub(super) fn consider<'a>(turn: Turn<'a>, standing: &Standing) -> Result<Decision, Turn<'a>> {
+/// A standby that runs: what it does about a primary that is lost, if it is. `Continue` gives the turn back.
+pub(super) fn consider<'a>(turn: Turn<'a>, standing: &Standing) -> ControlFlow<Decision, Turn<'a>> {
     let Some(record) = standing
         .record
         .filter(|record| record.system_identifier.is_some())
     else {
-        return Err(turn);
+        return Continue(turn);
     };
     if record.paused {
-        return Err(turn);
+        return Continue(turn);
     }
     if forced::is_asked(&turn, record) {
-        return Ok(forced::take_over(turn, standing, record));
+        return Break(forced::take_over(turn, standing, record));
     }
-    let vacant = record.holder.is_none() || own_name(&turn, record);
+    let vacant = record.holder.is_none() || held_by_earlier_pod(&turn, record);
     match record.synchronous.proof() {
         _ if (record.holder.is_none() || (vacant && standing.expired)) && named_last(&turn, record) => {
-            Ok(name_again(turn, standing, record))
+            Break(claim_again(turn, standing, record))
         }
-        Some(proof) => by_proof(turn, standing, record, (proof, vacant)),
+        Some(proof) => by_proof(turn, standing, record, proof, vacant),
         None if office::nothing_provable(record) && (vacant || standing.suspects) => {
             let detail = "no standby is known to have every commit".to_owned();
-            Ok(turn.row(Situation::NoCandidate, detail))
+            Break(turn.row(Situation::NoCandidate, detail))
         }
         None if record.durability == Durability::Async => by_expiry(turn, standing, record, vacant),
-        None => Err(turn),
+        None => Continue(turn),
     }
 }
 
 /// The record names an earlier pod of this member.
-fn own_name(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
+fn held_by_earlier_pod(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
     let holder = record.holder.as_ref();
     holder.is_some_and(|holder| holder.pod == turn.policy.identity.pod && *holder != turn.policy.identity)
 }
@@ -58,17 +54,18 @@ fn by_proof<'a>(
     turn: Turn<'a>,
     standing: &Standing,
     record: &LeaseRecord,
-    (proof, vacant): (u32, bool),
-) -> Result<Decision, Turn<'a>> {
+    proof: u32,
+    vacant: bool,
+) -> ControlFlow<Decision, Turn<'a>> {
     if standing.promised > record.term {
-        return Ok(compare(turn, standing, record, proof));
+        return Break(compare(turn, standing, record, proof));
     }
     if !vacant && !standing.suspects {
-        return Err(turn);
+        return Continue(turn);
     }
     let detail = standing.holder_name();
     if !in_set(&turn, record) {
-        return Ok(turn.row(
+        return Break(turn.row(
             Situation::NoCandidate,
             "not in the recorded synchronous set".to_owned(),
         ));
@@ -77,10 +74,10 @@ fn by_proof<'a>(
     let enough = lost.max(detached) + 1 >= proof;
     if !enough {
         let detail = format!("{detail}; {} of {proof} members have lost it", lost + 1);
-        return Ok(turn.row(Situation::Suspecting, detail).soon());
+        return Break(turn.row(Situation::Suspecting, detail).soon());
     }
     let term = next_term(&turn, record);
-    Ok(turn.act(Situation::Detaching, detail, PostgresAction::Detach { term }))
+    Break(turn.detach(Situation::Detaching, detail, term))
 }
 
 /// Under `async` nothing proves that a standby has everything: the old primary's right must be over.
@@ -89,39 +86,44 @@ fn by_expiry<'a>(
     standing: &Standing,
     record: &LeaseRecord,
     vacant: bool,
-) -> Result<Decision, Turn<'a>> {
+) -> ControlFlow<Decision, Turn<'a>> {
     let over = right_over(&turn, standing, record);
     if standing.promised > record.term {
         if !over {
-            return Ok(turn
-                .row(Situation::Comparing, "the Lease has not run out".to_owned())
-                .soon());
+            return Break(
+                turn.row(Situation::Comparing, "the Lease has not run out".to_owned())
+                    .soon(),
+            );
         }
-        return Ok(compare(turn, standing, record, 1));
+        return Break(compare(turn, standing, record, 1));
     }
     if !over {
         if standing.suspects || vacant {
-            return Ok(turn.row(Situation::Suspecting, not_over(standing)));
+            return Break(turn.row(Situation::Suspecting, not_over(standing)));
         }
-        return Err(turn);
+        return Continue(turn);
     }
     if !in_set(&turn, record) {
-        return Ok(turn.row(
+        return Break(turn.row(
             Situation::NoCandidate,
             "not among the recorded standbys".to_owned(),
         ));
     }
     let term = next_term(&turn, record);
     let detail = standing.holder_name();
-    Ok(turn.act(Situation::Detaching, detail, PostgresAction::Detach { term }))
+    Break(turn.detach(Situation::Detaching, detail, term))
 }
 
 /// As far as this member can know: nobody holds the Lease, or it has run out by this clock, and so has what this member confirmed.
 pub(super) fn right_over(turn: &Turn<'_>, standing: &Standing, record: &LeaseRecord) -> bool {
     let deadline_ms = turn.policy.times.renew_deadline_ms;
-    let bound = turn.memory.lease.confirmed.is_some_and(|(office, given_ms)| {
-        office.term == record.term && standing.at_ms < given_ms + deadline_ms
-    });
+    let bound = turn
+        .memory
+        .lease
+        .confirmation_given
+        .is_some_and(|(office, given_ms)| {
+            office.term == record.term && standing.at_ms < given_ms + deadline_ms
+        });
     // What this process confirmed before it was started anew is not known any more.
     let young = turn
         .memory
@@ -144,19 +146,11 @@ fn compare(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, proof:
     let term = next_term(&turn, record);
     if standing.promised < term {
         // Somebody has promised more: all must stand for the same term.
-        return turn.act(
-            Situation::Detaching,
-            String::new(),
-            PostgresAction::Detach { term },
-        );
+        return turn.detach(Situation::Detaching, String::new(), term);
     }
     let Some(own) = standing.final_position else {
-        if super::standby_upstream(turn.observation).is_some() {
-            return turn.act(
-                Situation::Detaching,
-                String::new(),
-                PostgresAction::Detach { term },
-            );
+        if turn.upstream_in_use().is_some() {
+            return turn.detach(Situation::Detaching, String::new(), term);
         }
         return turn
             .row(Situation::Comparing, "waiting for replay to end".to_owned())
@@ -165,43 +159,66 @@ fn compare(mut turn: Turn<'_>, standing: &Standing, record: &LeaseRecord, proof:
     if !in_set(&turn, record) || turn.policy.priority.is_none() {
         return turn.row(Situation::NoCandidate, "may not take over itself".to_owned());
     }
-    let mut rivals = detached(&turn, record, term);
-    let seeing: Vec<_> = rivals.iter().filter(|rival| rival.sees_api).copied().collect();
-    if seeing.len() + 1 >= proof as usize {
-        // Who cannot reach the API cannot claim, and is not needed for the proof.
-        rivals = seeing;
-    }
-    if rivals.len() + 1 < proof as usize {
-        let detail = format!("{} of {proof} members are detached", rivals.len() + 1);
+    let rivals = rivals(&turn, record, term, proof);
+    if let Some(detail) = more_to_come(&turn, record, term, proof, &rivals) {
         return turn.row(Situation::Comparing, detail).soon();
     }
-    if proof == 1 && record.synchronous.quorum == 0 && still_streaming(&turn, record, term) {
-        return turn
-            .row(
-                Situation::Comparing,
-                "other standbys are about to detach".to_owned(),
-            )
-            .soon();
-    }
-    let mine = rank(own, turn.policy.priority, turn.policy.ordinal);
-    let best = rivals
-        .iter()
-        .max_by_key(|rival| rank(rival.position, rival.priority, rival.ordinal));
-    if let Some(best) = best.filter(|best| rank(best.position, best.priority, best.ordinal) > mine) {
-        let since_ms = *turn.memory.lease.waiting_since_ms.get_or_insert(standing.at_ms);
-        let equal = best.position == own && best.priority.is_some();
-        // An equal that does not act is not waited for any longer.
-        let patience_ms = turn.policy.times.peer_timeout_ms;
-        if !(equal && standing.at_ms >= since_ms + patience_ms) {
-            let detail = format!("{}-{}", turn.policy.cluster, best.ordinal);
-            return turn.row(Situation::BetterCandidate, detail).soon();
-        }
-    } else {
-        turn.memory.lease.waiting_since_ms = None;
+    if let Some(better) = better_candidate(&mut turn, standing, own, &rivals) {
+        let detail = format!("{}-{better}", turn.policy.cluster);
+        return turn.row(Situation::BetterCandidate, detail).soon();
     }
     let detail = format!("flushed up to {} on timeline {}", own.flush_lsn, own.timeline);
-    let write = claim(&turn, standing, record, (term, Some(own)), "the primary was lost");
+    let write = claim(&turn, standing, record, term, Some(own), "the primary was lost");
     turn.lease_row(Situation::Standing, detail, write)
+}
+
+/// Whom this member compares itself with: the others that are detached.
+fn rivals(turn: &Turn<'_>, record: &LeaseRecord, term: u64, proof: u32) -> Vec<Rival> {
+    let detached = detached(turn, record, term);
+    let seeing: Vec<_> = detached.iter().filter(|rival| rival.sees_api).copied().collect();
+    if seeing.len() + 1 >= proof as usize {
+        // Who cannot reach the API cannot claim, and is not needed for the proof.
+        seeing
+    } else {
+        detached
+    }
+}
+
+/// Which members must or may detach yet, before positions are compared.
+fn more_to_come(
+    turn: &Turn<'_>,
+    record: &LeaseRecord,
+    term: u64,
+    proof: u32,
+    rivals: &[Rival],
+) -> Option<String> {
+    if rivals.len() + 1 < proof as usize {
+        return Some(format!("{} of {proof} members are detached", rivals.len() + 1));
+    }
+    let nothing_proven = proof == 1 && record.synchronous.quorum == 0;
+    (nothing_proven && still_streaming(turn, record, term))
+        .then(|| "other standbys are about to detach".to_owned())
+}
+
+/// The rival that is to claim instead of this member, and is waited for.
+fn better_candidate(
+    turn: &mut Turn<'_>,
+    standing: &Standing,
+    own: FinalPosition,
+    rivals: &[Rival],
+) -> Option<Ordinal> {
+    let mine = Rank::new(own, turn.policy.priority, turn.policy.ordinal);
+    let best = rivals.iter().max_by_key(|rival| rival.rank());
+    let waiting_since_ms = &mut turn.memory.lease.waiting_since_ms;
+    let Some(best) = best.filter(|best| best.rank() > mine) else {
+        *waiting_since_ms = None;
+        return None;
+    };
+    let since_ms = *waiting_since_ms.get_or_insert(standing.at_ms);
+    let equal = best.position == own && best.priority.is_some();
+    // An equal that does not act is not waited for any longer.
+    let patience_ms = turn.policy.times.peer_timeout_ms;
+    (!(equal && standing.at_ms >= since_ms + patience_ms)).then_some(best.ordinal)
 }
 
 /// Another connected standby has not promised this term yet; under `async` its position may be the best one.
@@ -219,7 +236,7 @@ fn still_streaming(turn: &Turn<'_>, record: &LeaseRecord, term: u64) -> bool {
             let report = peer.leadership.as_ref();
             let final_position =
                 report.is_some_and(|r| r.promised_term >= term && r.final_position.is_some());
-            peer.contact == PeerContact::Connected && peer.running && !final_position
+            peer.connected() && peer.running && !final_position
         });
     patient && pending
 }
@@ -231,6 +248,12 @@ struct Rival {
     position: FinalPosition,
     priority: Option<u32>,
     sees_api: bool,
+}
+
+impl Rival {
+    fn rank(&self) -> Rank {
+        Rank::new(self.position, self.priority, self.ordinal)
+    }
 }
 
 fn detached(turn: &Turn<'_>, record: &LeaseRecord, term: u64) -> Vec<Rival> {
@@ -251,16 +274,6 @@ fn detached(turn: &Turn<'_>, record: &LeaseRecord, term: u64) -> Vec<Rival> {
     rivals
 }
 
-/// The further one; among equals the preferred one, then the lower ordinal.
-fn rank(
-    position: FinalPosition,
-    priority: Option<u32>,
-    ordinal: Ordinal,
-) -> (FinalPosition, std::cmp::Reverse<u32>, std::cmp::Reverse<Ordinal>) {
-    let priority = std::cmp::Reverse(priority.unwrap_or(u32::MAX));
-    (position, priority, std::cmp::Reverse(ordinal))
-}
-
 /// Connected members of the recorded set, with what they say of themselves.
 fn recorded_peers<'a>(
     turn: &Turn<'a>,
@@ -268,10 +281,8 @@ fn recorded_peers<'a>(
 ) -> impl Iterator<Item = (Ordinal, &'a LeadershipReport)> {
     let own = turn.policy.ordinal;
     turn.observation.peers.iter().filter_map(move |(ordinal, peer)| {
-        let report = peer.leadership.as_ref()?;
-        let counts = peer.contact == PeerContact::Connected
-            && *ordinal != own
-            && recorded(record, *ordinal, report.incarnation.as_ref());
+        let report = peer.live_report()?;
+        let counts = *ordinal != own && record.synchronous.has(*ordinal, report.incarnation.as_ref());
         counts.then_some((*ordinal, report))
     })
 }
@@ -279,14 +290,9 @@ fn recorded_peers<'a>(
 /// How many other recorded members have lost the primary, and how many have bound themselves already.
 fn others(turn: &Turn<'_>, record: &LeaseRecord) -> (u32, u32) {
     let (mut lost, mut bound) = (0, 0);
-    let holder = record
-        .holder
-        .as_ref()
-        .and_then(|holder| turn.policy.ordinal_of(&holder.pod));
-    for (ordinal, report) in recorded_peers(turn, record) {
+    for (_, report) in recorded_peers(turn, record) {
         let promised = report.promised_term > record.term;
-        // The holder's word of itself is not that of one who has lost it.
-        let suspects = report.suspects_term == Some(record.term) && Some(ordinal) != holder;
+        let suspects = report.suspects_term == Some(record.term);
         lost += u32::from(promised || suspects || record.holder.is_none());
         bound += u32::from(promised);
     }
@@ -294,7 +300,9 @@ fn others(turn: &Turn<'_>, record: &LeaseRecord) -> (u32, u32) {
 }
 
 fn in_set(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
-    recorded(record, turn.policy.ordinal, turn.supervisor.incarnation.as_ref())
+    record
+        .synchronous
+        .has(turn.policy.ordinal, turn.supervisor.incarnation.as_ref())
 }
 
 /// The term to stand for: newer than the record's, and not older than what a member has promised already.
@@ -311,7 +319,8 @@ pub(super) fn claim(
     turn: &Turn<'_>,
     standing: &Standing,
     record: &LeaseRecord,
-    (term, position): (u64, Option<FinalPosition>),
+    term: u64,
+    position: Option<FinalPosition>,
     reason: &str,
 ) -> Option<LeaseWrite> {
     let mut next = record.clone();
@@ -337,7 +346,7 @@ pub(super) fn claim(
 
 /// Nobody else has held the Lease since PostgreSQL last ran here as the primary: even if it was given back because of a
 /// failure, this directory has everything.
-fn only_since(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
+fn nobody_since(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
     let held = turn.supervisor.terms.held;
     let own = |entry: &HistoryEntry| entry.new_leader == turn.policy.identity.pod;
     let complete = record.history.len() < HISTORY_LIMIT
@@ -352,24 +361,24 @@ fn named_last(turn: &Turn<'_>, record: &LeaseRecord) -> bool {
         return false;
     };
     let then = last.timeline.zip(last.lsn);
-    let here = (server.timeline, server.flush_lsn.max(server.replay_lsn));
+    let here = (server.timeline, server.end_of_wal());
     last.new_leader == turn.policy.identity.pod && then.is_some_and(|then| here >= then)
 }
 
 /// It was named and has not come to be promoted: it claims again, without anybody's proof.
-fn name_again(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
+fn claim_again(turn: Turn<'_>, standing: &Standing, record: &LeaseRecord) -> Decision {
     let term = next_term(&turn, record);
-    let bound = standing.promised >= term && super::standby_upstream(turn.observation).is_none();
+    let bound = standing.promised >= term && turn.upstream_in_use().is_none();
     if !bound {
         let detail = standing.holder_name();
-        return turn.act(Situation::Detaching, detail, PostgresAction::Detach { term });
+        return turn.detach(Situation::Detaching, detail, term);
     }
     let Some(own) = standing.final_position.filter(|_| turn.policy.priority.is_some()) else {
         let detail = "waiting for replay to end".to_owned();
         return turn.row(Situation::Comparing, detail).soon();
     };
     let detail = format!("flushed up to {} on timeline {}", own.flush_lsn, own.timeline);
-    let write = claim(&turn, standing, record, (term, Some(own)), "it was named already");
+    let write = claim(&turn, standing, record, term, Some(own), "it was named already");
     turn.lease_row(Situation::Standing, detail, write)
 }
 
@@ -381,33 +390,34 @@ pub(super) fn last_holder<'a>(
     standing: &Standing,
     record: &LeaseRecord,
     facts: &DataDirectoryFacts,
-) -> Result<Decision, Turn<'a>> {
+) -> ControlFlow<Decision, Turn<'a>> {
     if facts.half_rewound || standing.promised > record.term {
-        return Err(turn);
+        return Continue(turn);
     }
     let clean = facts.control_state == ControlState::ShutDown;
     let released = record.holder.is_none() && record.released_by == Some(turn.policy.ordinal) && clean;
-    let mine = released || own_name(&turn, record);
-    let unclaimed = record.holder.is_none() && only_since(&turn, record) && !record.paused;
+    let mine = released || held_by_earlier_pod(&turn, record);
+    let unclaimed = record.holder.is_none() && nobody_since(&turn, record) && !record.paused;
     if !(mine || unclaimed) {
-        return Err(turn);
+        return Continue(turn);
     }
     if !released && !standing.expired {
-        return Ok(turn.row(Situation::AwaitingExpiry, standing.holder_name()).soon());
+        return Break(turn.row(Situation::AwaitingExpiry, standing.holder_name()).soon());
     }
     if let Some(failing_ms) = office::disk_lost_ms(turn.policy, turn.observation, record) {
         // It would only give it back.
         let detail = format!("the data volume has taken nothing for {failing_ms} ms");
-        return Ok(turn.row(Situation::NoCandidate, detail));
+        return Break(turn.row(Situation::NoCandidate, detail));
     }
     let write = claim(
         &turn,
         standing,
         record,
-        (record.term + 1, None),
+        record.term + 1,
+        None,
         "the last primary came back",
     );
     // Nobody came after it: its PostgreSQL is given as many starts as before.
     turn.memory.failures = 0;
-    Ok(turn.lease_row(Situation::Claiming, format!("term {}", record.term + 1), write))
+    Break(turn.lease_row(Situation::Claiming, format!("term {}", record.term + 1), write))
 }
