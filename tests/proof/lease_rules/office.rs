@@ -170,9 +170,9 @@ pub(super) fn reports(case: &Case<'_>) -> bool {
     let confirms = report
         .confirms
         .is_none_or(|office| office.term == case.term() && case.promised() <= office.term && !case.holds());
-    let remembered = report
-        .confirms
-        .is_none_or(|office| case.decision.memory.lease.confirmation_given == Some((office, case.observation.at_ms)));
+    let remembered = report.confirms.is_none_or(|office| {
+        case.decision.memory.lease.confirmation_given == Some((office, case.observation.at_ms))
+    });
     report.promised_term == case.promised()
         && report.final_position == own
         && office

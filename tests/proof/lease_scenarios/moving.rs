@@ -219,6 +219,30 @@ fn a_synchronous_set_changes_in_steps() {
     assert_eq!((settled.situation, settled.lease), (Situation::Primary, None));
 }
 
+/// For as long as its slot was kept, ten minutes, each restart of a standby cost writes.
+#[test]
+fn a_member_that_was_scaled_away_had_two_others_waited_for_in_its_place() {
+    let of_four = primary(&[(Set, 8), (Told, 2)]);
+    let missing_for = |missing_ms: u64, members: &[u32]| {
+        told(&of_four, |memory, observation| {
+            let stored = observation.lease.stored.as_mut().expect("a record");
+            let record = std::sync::Arc::make_mut(&mut stored.record);
+            record.members = members.iter().copied().map(Ordinal).collect();
+            let since_ms = observation.at_ms - missing_ms;
+            memory.missing_since_ms.insert(Ordinal(3), since_ms);
+        })
+    };
+    let moved = missing_for(59_999, &[0, 1, 2, 3]);
+    assert_eq!((moved.situation, moved.lease), (Situation::Primary, None));
+    let away = missing_for(60_000, &[0, 1, 2, 3]);
+    let record = written(&away, LeasePurpose::Record);
+    assert_eq!(record.synchronous, set(&[0, 2], 1));
+    // It may come back, and know of a later term.
+    assert_eq!(record.members, [0, 1, 2, 3].map(Ordinal));
+    let of_five = missing_for(60_000, &[0, 1, 2, 3, 4]);
+    assert_eq!(of_five.lease, None, "two of the four that are left");
+}
+
 #[test]
 fn a_new_cluster_begins_with_the_lease_and_only_in_the_first_ordinal() {
     let empty = all(usual(STOPPED), &[(Directory, 0), (Holder, 5), (Peers, 1)]);

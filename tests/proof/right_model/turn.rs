@@ -221,7 +221,10 @@ fn said(report: &LeadershipReport) -> Report {
             .filter(|office| office.beat > 0)
             .and_then(|office| age(office.beat))
     };
-    assert_eq!(report.gives_up_term, None, "nobody's PostgreSQL stops in this model");
+    assert_eq!(
+        report.gives_up_term, None,
+        "nobody's PostgreSQL stops in this model"
+    );
     Report {
         promised: u8::try_from(report.promised_term).expect("few terms"),
         term: u8::try_from(report.term).expect("few terms"),

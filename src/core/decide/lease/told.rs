@@ -20,6 +20,8 @@ pub(super) const JOINING: &str = "_joining";
 const RELOAD_LAG_MS: u64 = 250;
 /// What was told is in force by then, unless somebody else has told PostgreSQL otherwise.
 const TELL_AGAIN_MS: u64 = 1_000;
+/// Longer than a pod that is only being moved has no name.
+const UNCOUNTED_AFTER_MS: u64 = 60_000;
 
 /// Whether a WAL sender serves `member`, joined already or not.
 pub(super) fn belongs(policy: &Policy, application_name: &str, member: Ordinal) -> bool {
@@ -138,9 +140,10 @@ impl Target {
         members.sort_unstable();
         members.dedup();
         members.retain(|member| !scaled_away(turn, *member));
+        let counted = counted(turn, &members, &fit);
         let synchronous = sync::target(
             policy.durability,
-            members.len(),
+            counted,
             fit,
             &record.synchronous,
             policy.ordinal,
@@ -257,9 +260,23 @@ fn fit(turn: &Turn<'_>, record: &LeaseRecord) -> SynchronousSet {
     SynchronousSet { members, quorum: 0 }
 }
 
+/// Of how many members a commit needs the majority: one that DNS has not named for a while is probably scaled away, and waiting for others in its
+/// place costs writes whenever one of these is away. But of three at least, so that no commit is on the primary alone.
+fn counted(turn: &Turn<'_>, members: &[Ordinal], fit: &SynchronousSet) -> usize {
+    let there = members.iter().filter(|member| {
+        fit.members.contains_key(*member) || !missing_for(turn, **member, UNCOUNTED_AFTER_MS)
+    });
+    there.count().max(members.len().min(3))
+}
+
 fn scaled_away(turn: &Turn<'_>, member: Ordinal) -> bool {
+    missing_for(turn, member, turn.policy.slot_retention_ms)
+}
+
+/// DNS has not named it for so long.
+fn missing_for(turn: &Turn<'_>, member: Ordinal, limit_ms: u64) -> bool {
     let since = turn.memory.missing_since_ms.get(&member);
-    since.is_some_and(|since| turn.observation.at_ms.saturating_sub(*since) >= turn.policy.slot_retention_ms)
+    since.is_some_and(|since| turn.observation.at_ms.saturating_sub(*since) >= limit_ms)
 }
 
 /// What each standby has flushed of this primary's WAL.
