@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use crate::clock::boottime_ms;
@@ -18,8 +19,9 @@ use crate::postgres::routed::RoutedServer;
 
 use super::Counters;
 
-/// While somebody waits, replay is looked at so often.
+/// While somebody waits, replay is looked at so often, and at once so many times when nobody waited before.
 const WATCH_PAUSE: Duration = Duration::from_millis(1);
+const QUICK_LOOKS: u32 = 8;
 /// After an error.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -120,16 +122,29 @@ impl Drop for Waiting<'_> {
 }
 
 /// One look for all who wait; none while nobody does.
+///
+/// What was written a moment ago is replayed within a millisecond or two, and a pause takes longer: the first looks follow each other.
 async fn watch_replay(positions: Arc<Positions>) {
     loop {
         positions.somebody.notified().await;
+        let mut quick = QUICK_LOOKS;
         while positions.waiting.load(Ordering::Acquire) > 0 {
-            match positions.watched.replayed().await {
+            let pause = match positions.watched.replayed().await {
                 Ok(lsn) => {
                     positions.replayed.send_replace(lsn);
-                    sleep(WATCH_PAUSE).await;
+                    WATCH_PAUSE
                 }
-                Err(_) => sleep(RETRY_PAUSE).await,
+                Err(_) => RETRY_PAUSE,
+            };
+            if quick > 0 && pause == WATCH_PAUSE {
+                quick -= 1;
+                // Who has waited for this goes first.
+                yield_now().await;
+                continue;
+            }
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = positions.somebody.notified(), if pause == WATCH_PAUSE => {}
             }
         }
     }
