@@ -181,3 +181,34 @@ fn a_starting_standby_was_given_an_upstream_that_counted_its_word_before_it_coul
         "{waiting:#?}"
     );
 }
+
+/// It had handed over and stopped, and the one that it had handed over to was lost: nobody else could say what the cluster had.
+#[test]
+fn the_one_witness_of_a_hand_over_stayed_down() {
+    let witness = all(
+        usual(STOPPED),
+        &[
+            (Directory, 2),
+            (Held, 1),
+            (Set, 4),
+            (HolderPeer, 4),
+            (Upstream, 0),
+        ],
+    );
+    let decision = decided(&witness);
+    assert_eq!(decision.situation, Situation::ReadyAsStandby, "{decision:#?}");
+    assert_eq!(upstream_given(&decision), None);
+    assert!(matches!(decision.postgres, Some(PostgresAction::Start { .. })));
+    for (of, value, why) in [
+        (HolderPeer, 0, "the other is there"),
+        (Incarnation, 1, "it is another directory than the one recorded"),
+        (Directory, 3, "it did not stop cleanly"),
+    ] {
+        let decision = decided(&witness.with(of, value));
+        assert_eq!(
+            decision.situation,
+            Situation::AwaitingPrimary,
+            "{why}: {decision:#?}"
+        );
+    }
+}
