@@ -9,6 +9,8 @@ use tokio::sync::Notify;
 use crate::core::cluster::PeerEntry;
 use crate::core::lease::ReadOnlySwitch;
 use crate::core::switch::SwitchPosition;
+use crate::files;
+use crate::postgres::error::describe;
 
 const FILE_NAME: &str = "read-only.json";
 
@@ -70,8 +72,8 @@ impl Switchboard {
         }
         known.clone_from(position);
         let text = serde_json::to_vec(&*known).unwrap_or_default();
-        if let Err(error) = std::fs::write(&self.path, text) {
-            tracing::warn!(path = %self.path.display(), %error, "could not keep the read-only switch");
+        if let Err(error) = files::write_generated(&self.path, &text) {
+            tracing::warn!("could not keep the read-only switch: {}", describe(&error));
         }
     }
 
