@@ -129,22 +129,20 @@ async fn watch_replay(positions: Arc<Positions>) {
         positions.somebody.notified().await;
         let mut quick = QUICK_LOOKS;
         while positions.waiting.load(Ordering::Acquire) > 0 {
-            let pause = match positions.watched.replayed().await {
-                Ok(lsn) => {
-                    positions.replayed.send_replace(lsn);
-                    WATCH_PAUSE
-                }
-                Err(_) => RETRY_PAUSE,
+            let Ok(lsn) = positions.watched.replayed().await else {
+                sleep(RETRY_PAUSE).await;
+                continue;
             };
-            if quick > 0 && pause == WATCH_PAUSE {
+            positions.replayed.send_replace(lsn);
+            if quick > 0 {
                 quick -= 1;
                 // Who has waited for this goes first.
                 yield_now().await;
                 continue;
             }
             tokio::select! {
-                () = sleep(pause) => {}
-                () = positions.somebody.notified(), if pause == WATCH_PAUSE => {}
+                () = sleep(WATCH_PAUSE) => {}
+                () = positions.somebody.notified() => {}
             }
         }
     }
